@@ -1,0 +1,5 @@
+"""`python -m oodline`."""
+
+from oodline.cli import main
+
+main()

@@ -1,0 +1,96 @@
+"""What a classifier computed for a batch: the one record that statistics and detectors read."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from oodline.errors import InputError
+from oodline.head import Head
+
+
+class Needs(enum.Flag):
+    """What a detector or a statistic reads of `Activations`; a pass computes the union and no more.
+
+    Features and logits come at no cost and are always there; naming them documents what the score depends on.
+    """
+
+    LOGITS = enum.auto()
+    """The output of the classifier."""
+    FEATURES = enum.auto()
+    """The input of its head."""
+    HEAD = enum.auto()
+    """The head, as a function from features to logits."""
+    LINEAR_HEAD = enum.auto()
+    """The head as one matrix and one bias; a head of several layers is refused."""
+    FEATURE_MAP = enum.auto()
+    """The map (N, K, H, W) before pooling."""
+    INPUTS = enum.auto()
+    """The batch itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Penultimate features and logits of one batch, with the head that maps the first to the second.
+
+    Parameters
+    ----------
+    features : Tensor (N, D)
+        Input of the head; float32, or float64 for a classifier that computes in it.
+    logits : Tensor (N, C)
+        Output of the classifier, same dtype.
+    head : LinearHead or LayeredHead
+        `head(features)` equals `logits` up to the classifier's own rounding.
+    index : Tensor (N,), int64
+        Position of each sample in its data set, on the CPU.
+    feature_map : Tensor (N, K, H, W), optional
+        Only when some detector declares `Needs.FEATURE_MAP`.
+    layers : mapping of str to Tensor
+        Outputs of the modules that some detector named.
+    inputs : Tensor or mapping, optional
+        Only when some detector declares `Needs.INPUTS`.
+    """
+
+    features: Float[Tensor, "n d"]
+    logits: Float[Tensor, "n c"]
+    head: Head
+    index: Int[Tensor, " n"]
+    feature_map: Tensor | None = None
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Tensor | Mapping[str, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    def replace(self, **changes: object) -> Activations:
+        """Return a copy with some fields replaced: how a rectifier hands changed activations on."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Activations:
+        """Return the same activations on another device, or in another floating dtype; itself where nothing changes."""
+        features = self.features.to(device=device, dtype=dtype)
+        if features is self.features:
+            return self
+        return self.replace(
+            features=features,
+            logits=self.logits.to(features),
+            head=self.head.to(features),
+            feature_map=None if self.feature_map is None else self.feature_map.to(features),
+            layers={name: value.to(features) for name, value in self.layers.items()},
+        )
+
+    def check_finite(self, where: str) -> None:
+        """Raise `InputError`, with a count and the first sample, where features or logits hold NaN or infinity."""
+        finite = torch.isfinite(self.features).all(1) & torch.isfinite(self.logits).all(1)
+        if bool(finite.all()):
+            return
+        bad = torch.nonzero(~finite.cpu()).flatten()
+        raise InputError(
+            f"NaN or infinite activations in {len(bad)} of {len(self)} rows of {where} (first: sample "
+            f"{int(self.index[bad[0]])} of the data set). Look at that input, or for half-precision overflow."
+        )

@@ -1,0 +1,274 @@
+"""One safetensors file that holds fitted detectors, their calibration and all that is needed to use them again.
+
+Tensors are the detectors' buffers and calibration scores; everything else is one JSON document in the file's metadata.
+Nothing in it is code. A digest over manifest and tensors finds damage and careless edits; it is no signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from oodline._version import __version__
+from oodline.calibration import Calibration
+from oodline.classifier import Classifier
+from oodline.detectors.base import Detector
+from oodline.detectors.catalog import CATALOG, build_detector
+from oodline.errors import ArtifactError, MismatchError, OodlineError
+from oodline.files import write_atomically
+from oodline.head import HeadInfo
+from oodline.preprocessing import Preprocessing
+
+FORMAT_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSource(_Record):
+    """Which classifier it was fitted on, as the command line named it."""
+
+    reference: str
+    weights: str | None = None
+    head: str | None = None
+
+
+class FitInfo(_Record):
+    """How it was fitted."""
+
+    data: str
+    samples: int
+    calibration_data: str | None = None
+
+
+class DetectorRecord(_Record):
+    """A detector by its name in the catalog and its settings; a member is a record in turn."""
+
+    method: str
+    settings: dict[str, Any]
+
+
+class CalibrationRecord(_Record):
+    """The threshold and the rate it was chosen for; the scores are a tensor of the file."""
+
+    tpr: float
+    threshold: float
+
+
+class HeadRecord(_Record):
+    """The head it was fitted on."""
+
+    num_classes: int
+    num_features: int
+    fingerprint: str
+
+
+class Manifest(_Record):
+    """The JSON document in the metadata."""
+
+    format: Literal["oodline"] = "oodline"
+    format_version: int = FORMAT_VERSION
+    oodline_version: str
+    torch_version: str
+    detectors: dict[str, DetectorRecord]
+    calibrations: dict[str, CalibrationRecord]
+    head: HeadRecord
+    class_names: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
+    model: ModelSource | None
+    fit: FitInfo | None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Fitted detectors of one classifier, with what is known of it.
+
+    Parameters
+    ----------
+    detectors : dict of str to Detector
+        By name; the first is the one that decides.
+    head : HeadInfo
+        The head they were fitted on.
+    calibrations : dict of str to Calibration
+        By the detector's name, for those that were calibrated.
+    class_names : tuple of str, optional
+        In the order of the logits.
+    preprocessing : Preprocessing, optional
+        From image to input.
+    model : ModelSource, optional
+        How the command line named the classifier.
+    fit : FitInfo, optional
+        What it was fitted on.
+    """
+
+    detectors: dict[str, Detector]
+    head: HeadInfo
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    model: ModelSource | None = None
+    fit: FitInfo | None = None
+
+    def check(self, classifier: Classifier) -> None:
+        """Raise `MismatchError`, saying what differs, where `classifier` has not the head it was fitted on."""
+        now = HeadInfo.of(classifier.head)
+        if now.num_features != self.head.num_features or now.num_classes not in (0, self.head.num_classes):
+            raise MismatchError(
+                f"this file was fitted on a head of {self.head.num_classes} classes and {self.head.num_features} "
+                f"features; the classifier's head '{classifier.head_name}' has {now.num_classes} and "
+                f"{now.num_features}."
+            )
+        if now.fingerprint != self.head.fingerprint:
+            raise MismatchError(
+                f"this file was fitted on a head of the same size but other weights (fingerprint "
+                f"{self.head.fingerprint[:12]}, the classifier's is {now.fingerprint[:12]}). Load the weights it was "
+                "fitted with, in the same precision, or fit again."
+            )
+
+
+def write_artifact(artifact: Artifact, path: str | Path) -> Path:
+    """Write the file, whole or not at all.
+
+    Raises
+    ------
+    ArtifactError
+        A detector is not in the catalog, or a setting is not plain data.
+    DataError
+        The file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, detector in artifact.detectors.items():
+        tensors |= {f"detector/{name}/{key}": value for key, value in detector.state_dict().items()}
+    for name, calibration in artifact.calibrations.items():
+        tensors[f"calibration/{name}"] = calibration.scores
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    manifest = Manifest(
+        oodline_version=__version__,
+        torch_version=torch.__version__,
+        detectors={name: _describe(detector) for name, detector in artifact.detectors.items()},
+        calibrations={
+            name: CalibrationRecord(tpr=c.tpr, threshold=c.threshold) for name, c in artifact.calibrations.items()
+        },
+        head=HeadRecord(**vars(artifact.head)),
+        class_names=artifact.class_names,
+        preprocessing=artifact.preprocessing,
+        model=artifact.model,
+        fit=artifact.fit,
+    ).model_dump_json()
+    metadata = {"oodline": manifest, "sha256": _digest(manifest, tensors)}
+    content = save(tensors, metadata)
+    return write_atomically(path, lambda file: file.write(content))
+
+
+def read_artifact(path: str | Path) -> Artifact:
+    """Read and check a file that `write_artifact` wrote; nothing in it is run.
+
+    Raises
+    ------
+    ArtifactError
+        Missing, truncated, not an oodline file, of a newer format, changed after it was written, or describing a
+        detector that this version does not know; the message says which.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}.")
+    metadata, tensors = _read(path)
+    if "oodline" not in metadata:
+        raise ArtifactError(f"{path} is a safetensors file, but not one that oodline wrote: it has no manifest.")
+    text = metadata["oodline"]
+    version = _format_version(path, text)
+    if version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has format {version}; this oodline {__version__} reads up to {FORMAT_VERSION}. Upgrade oodline."
+        )
+    if metadata.get("sha256") != _digest(text, tensors):
+        raise ArtifactError(
+            f"{path} was changed after it was written: manifest and tensors do not match its digest. Fit it again, or "
+            "restore the original."
+        )
+    try:
+        manifest = Manifest.model_validate_json(text)
+        head = HeadInfo(**manifest.head.model_dump())
+        detectors = {name: _rebuild(record) for name, record in manifest.detectors.items()}
+        for name, detector in detectors.items():
+            start = f"detector/{name}/"
+            detector.load_state_dict({k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
+            detector.mark_fitted(head)
+        calibrations = {
+            name: Calibration(tensors[f"calibration/{name}"], record.tpr, record.threshold)
+            for name, record in manifest.calibrations.items()
+        }
+    except (ValidationError, OodlineError, RuntimeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"the manifest of {path} does not describe a guard: {_first_line(error)}") from error
+    return Artifact(
+        detectors=detectors,
+        head=head,
+        calibrations=calibrations,
+        class_names=manifest.class_names,
+        preprocessing=manifest.preprocessing,
+        model=manifest.model,
+        fit=manifest.fit,
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        size = path.stat().st_size
+        needed = struct.unpack("<Q", path.read_bytes()[:8])[0] + 8 if size >= 8 else 8
+        what = "truncated" if "ncomplete" in str(error) or size < needed < 2**32 else "no safetensors file, or damaged"
+        raise ArtifactError(f"{path} is {what} ({size} bytes; {error}). Copy or fit it again.") from error
+
+
+def _format_version(path: Path, text: str) -> int:
+    try:
+        return int(json.loads(text)["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"the manifest of {path} is not the JSON document it should be.") from error
+
+
+def _describe(detector: Detector) -> DetectorRecord:
+    name = type(detector).__name__
+    home = f"{type(detector).__module__}:{name}"
+    if CATALOG.get(detector.name) != home:
+        raise ArtifactError(
+            f"{name} ({home}) is not in oodline's catalog, so a file could not say how to build it again. "
+            "Save its state_dict() yourself, or add it to oodline.detectors.catalog."
+        )
+    settings = {k: _describe(v).model_dump() if isinstance(v, Detector) else v for k, v in detector.settings.items()}
+    try:
+        json.dumps(settings)
+    except TypeError as error:
+        raise ArtifactError(f"the settings of {name} are not plain data: {error}.") from error
+    return DetectorRecord(method=detector.name, settings=settings)
+
+
+def _rebuild(record: DetectorRecord) -> Detector:
+    settings = {k: _rebuild(DetectorRecord(**v)) if isinstance(v, dict) else v for k, v in record.settings.items()}
+    return build_detector(record.method, settings)
+
+
+def _digest(manifest: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(manifest.encode())
+    for key in sorted(tensors):
+        value = tensors[key]
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

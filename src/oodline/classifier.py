@@ -1,0 +1,335 @@
+"""Split a frozen classifier once: features and logits in the same forward pass, the model left as it was.
+
+Features are read by a forward-pre-hook on the head that lives for one call and records only what its own thread
+computes, so any number of detectors, guards and threads share one model and never see each other's values.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oodline.activations import Activations, Needs
+from oodline.batch import Batch
+from oodline.errors import HeadError, InputError
+from oodline.head import Head, candidates, find_head, read_head
+
+Inputs = Tensor | Mapping[str, Any]
+
+
+class Classifier:
+    """A trained classifier, split into features, head and logits.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any classifier whose last step is a linear layer; it returns logits (N, C), or an object or a dict with
+        `logits` (transformers). It is used in evaluation mode and without gradients, and comes back with the
+        modes, hooks and `requires_grad` it had.
+    head : str, optional
+        Name of the head, where it is not what timm states or the last `nn.Linear`; a 1x1 convolution after pooling and
+        a Sequential of several layers must be named.
+    feature_map : str, optional
+        Name of the module whose output is the feature map; without it, the input of the last average pooling.
+
+    Raises
+    ------
+    HeadError
+        No head or several: the message lists the candidates and what to pass.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3)))
+    >>> classifier
+    Classifier(Sequential, head='3', classes=3, features=5)
+    >>> activations = classifier(torch.ones(2, 3, 2, 2))
+    >>> activations.features.shape, activations.logits.shape
+    (torch.Size([2, 5]), torch.Size([2, 3]))
+    """
+
+    def __init__(self, model: nn.Module, head: str | None = None, *, feature_map: str | None = None) -> None:
+        self.model = model
+        self.head_name = find_head(model, head)
+        self.feature_map_name = feature_map
+        self._num_classes = 0  # of a head of several layers: known after a first pass
+        if feature_map is not None:
+            self._submodule(feature_map)
+
+    @property
+    def head(self) -> Head:
+        """The head as it is now, sharing its tensors with the model."""
+        return read_head(self.model.get_submodule(self.head_name), self.head_name, self._num_classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head lives, and where inputs are moved to."""
+        return self.head.linear.weight.device
+
+    def __repr__(self) -> str:
+        head = self.head
+        return (
+            f"Classifier({type(self.model).__name__}, head='{self.head_name}', classes={head.num_classes or '?'}, "
+            f"features={head.num_features})"
+        )
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        *,
+        needs: Needs = Needs.LOGITS,
+        layers: Sequence[str] = (),
+        index: Tensor | None = None,
+    ) -> Activations:
+        """Run the model once over a batch.
+
+        Parameters
+        ----------
+        inputs : Tensor or mapping
+            What the model takes: a tensor as its one argument, a mapping as keyword arguments.
+        needs : Needs
+            Which optional fields to fill.
+        layers : sequence of str
+            Modules whose output to keep.
+        index : Tensor (N,), optional
+            Position of each sample in its data set; 0..N-1 without it.
+
+        Raises
+        ------
+        HeadError
+            The head was not called, or its output is not what the model returns.
+        InputError
+            The model refuses the batch, or features or logits hold NaN or infinity.
+        """
+        inputs = self._moved(inputs)
+        seen: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            stack.enter_context(_evaluating(self.model))
+            stack.enter_context(torch.no_grad())
+            self._listen(stack, seen, needs, layers)
+            output = self._run(inputs)
+        logits = self._logits(output)
+        features = self._features(seen, logits)
+        if index is None:
+            index = torch.arange(len(features))
+        activations = Activations(
+            features=_at_least_float32(features),
+            logits=_at_least_float32(logits),
+            head=self.head.to(_at_least_float32(features)),
+            index=index,
+            feature_map=self._feature_map(seen, features) if Needs.FEATURE_MAP in needs else None,
+            layers={name: _at_least_float32(seen[f"layer {name}"]) for name in layers},
+            inputs=inputs if Needs.INPUTS in needs else None,
+        )
+        activations.check_finite("this batch")
+        return activations
+
+    def stream(
+        self, loader: Iterable[Any], *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()
+    ) -> Iterator[tuple[Activations, Tensor | None]]:
+        """Run the model once over a loader; yields (activations, labels or None) batch by batch.
+
+        A batch may be a tensor, a mapping (with `labels` or `label`, as transformers has it), an `oodline.data.Batch`,
+        or a sequence whose first two members are inputs and labels.
+
+        Raises
+        ------
+        InputError
+            The loader is empty.
+        """
+        total = 0
+        for batch in loader:
+            inputs, labels, index = _unpack(batch, total)
+            activations = self(inputs, needs=needs, layers=layers, index=index)
+            total += len(activations)
+            yield activations, labels
+        if total == 0:
+            raise InputError(
+                "the loader yielded no batch. Check the path and the split, and whether the loader is a generator that "
+                "was already used up."
+            )
+
+    def _moved(self, inputs: Inputs) -> Inputs:
+        if isinstance(inputs, Mapping):
+            return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        if not isinstance(inputs, Tensor):
+            raise InputError(f"a batch must be a tensor or a mapping of tensors, not {type(inputs).__name__}.")
+        if inputs.ndim == 0 or len(inputs) == 0:
+            raise InputError(f"a batch needs at least one sample; this one has shape {tuple(inputs.shape)}.")
+        if inputs.is_floating_point() and not torch.is_autocast_enabled(self.device.type):
+            dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), inputs.dtype)
+            return inputs.to(self.device, dtype)
+        return inputs.to(self.device)
+
+    def _listen(self, stack: ExitStack, seen: dict[str, Tensor], needs: Needs, layers: Sequence[str]) -> None:
+        me = threading.get_ident()
+
+        def record(name: str, value: Any) -> None:
+            # another thread may be running the same model: its values are not ours
+            if threading.get_ident() == me:
+                seen[name] = value
+
+        def before(module: str, name: str) -> None:
+            handle = self._submodule(module).register_forward_pre_hook(lambda _m, args: record(name, args[0]))
+            stack.callback(handle.remove)
+
+        def after(module: str, name: str) -> None:
+            handle = self._submodule(module).register_forward_hook(lambda _m, _args, out: record(name, out))
+            stack.callback(handle.remove)
+
+        before(self.head_name, "features")
+        after(self.head_name, "head output")
+        for layer in layers:
+            after(layer, f"layer {layer}")
+        if Needs.FEATURE_MAP in needs:
+            if self.feature_map_name is not None:
+                after(self.feature_map_name, "feature map")
+            elif pool := _last_pooling(self.model):
+                before(pool, "feature map")
+
+    def _submodule(self, name: str) -> nn.Module:
+        try:
+            return self.model.get_submodule(name)
+        except AttributeError:
+            last = ", ".join(n for n, _ in list(self.model.named_modules())[-5:])
+            raise HeadError(
+                f"{type(self.model).__name__} has no module named '{name}'. Its last ones: {last}."
+            ) from None
+
+    def _run(self, inputs: Inputs) -> Any:
+        try:
+            return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            shape = (
+                tuple(inputs.shape) if isinstance(inputs, Tensor) else {k: tuple(v.shape) for k, v in inputs.items()}
+            )
+            raise InputError(
+                f"{type(self.model).__name__} refused a batch of shape {shape}: {error}. Check that it has a batch "
+                "dimension, and the size, channels and dtype that the model was trained on."
+            ) from error
+
+    def _logits(self, output: Any) -> Tensor:
+        if isinstance(output, Mapping) and "logits" in output:
+            output = output["logits"]
+        output = getattr(output, "logits", output)
+        if not isinstance(output, Tensor):
+            raise HeadError(
+                f"{type(self.model).__name__} returns a {type(output).__name__}, not one tensor of logits: it seems to "
+                f"have several heads. Wrap it so that it returns the logits of one. {candidates(self.model)}"
+            )
+        if output.ndim != 2:
+            raise InputError(
+                f"the model returned logits of shape {tuple(output.shape)}, but one row a sample, (N, C), is needed. "
+                "Check that the input has a batch dimension."
+            )
+        return output
+
+    def _features(self, seen: dict[str, Tensor], logits: Tensor) -> Tensor:
+        name = self.head_name
+        if "features" not in seen:
+            raise HeadError(f"the head '{name}' was not called in the forward pass. {candidates(self.model)}")
+        features, output = seen["features"], seen["head output"]
+        if features.ndim == 4 and features.shape[2:] == (1, 1):
+            features = features.flatten(1)
+        same = output.numel() == logits.numel() and (
+            output.data_ptr() == logits.data_ptr() or torch.equal(output.reshape_as(logits), logits)
+        )
+        if not same:
+            raise HeadError(
+                f"the output of '{name}', shape {tuple(output.shape)}, is not the logits that the model returns, shape "
+                f"{tuple(logits.shape)}. {candidates(self.model)}"
+            )
+        if features.ndim != 2 or features.shape[1] != self.head.num_features:
+            raise HeadError(
+                f"the head '{name}' reads an input of shape {tuple(features.shape)}; one row of "
+                f"{self.head.num_features} features a sample is needed."
+            )
+        self._num_classes = logits.shape[1]
+        return features
+
+    def _feature_map(self, seen: dict[str, Tensor], features: Tensor) -> Tensor:
+        found = seen.get("feature map")
+        advice = "Name the module whose output it is: Classifier(model, feature_map='NAME')."
+        if not isinstance(found, Tensor) or found.ndim != 4:
+            raise HeadError(f"no feature map (N, K, H, W) was found in {type(self.model).__name__}. {advice}")
+        if self.feature_map_name is None and not (
+            found.shape[1] == features.shape[1]
+            and torch.allclose(found.float().mean((2, 3)), features.float(), rtol=1e-2, atol=1e-3)
+        ):
+            raise HeadError(
+                f"the input of the last average pooling, shape {tuple(found.shape)}, does not average to the features, "
+                f"shape {tuple(features.shape)}, and so is not the feature map. {advice}"
+            )
+        return _at_least_float32(found)
+
+
+def _unpack(batch: Any, start: int) -> tuple[Inputs, Tensor | None, Tensor]:
+    inputs: Inputs
+    labels = index = None
+    if isinstance(batch, Batch):
+        inputs, labels, index = batch.inputs, batch.labels, batch.index
+    elif isinstance(batch, Mapping):
+        inputs = {key: value for key, value in batch.items() if key not in ("label", "labels")}
+        labels = batch.get("labels", batch.get("label"))
+    elif isinstance(batch, tuple | list):
+        if not batch:
+            raise InputError("the loader yielded an empty sequence as a batch.")
+        inputs, labels = batch[0], batch[1] if len(batch) > 1 else None
+    else:
+        inputs = batch
+    if index is None:
+        first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
+        size = len(first) if isinstance(first, Tensor) and first.ndim else 0
+        index = torch.arange(start, start + size)
+    return inputs, None if labels is None else torch.as_tensor(labels), index
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _last_pooling(model: nn.Module) -> str | None:
+    pools = [n for n, m in model.named_modules() if isinstance(m, nn.AdaptiveAvgPool2d | nn.AvgPool2d)]
+    return pools[-1] if pools else None
+
+
+class _Modes:
+    """Which modules of a model were in training mode before the first of several concurrent passes began."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.training: list[nn.Module] = []
+
+
+_modes: weakref.WeakKeyDictionary[nn.Module, _Modes] = weakref.WeakKeyDictionary()
+_modes_lock = threading.Lock()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    # the first pass in switches to evaluation and the last one out restores, so that overlapping passes of several
+    # threads neither run in training mode nor leave the model in evaluation mode
+    with _modes_lock:
+        modes = _modes.setdefault(model, _Modes())
+        if modes.users == 0:
+            modes.training = [m for m in model.modules() if m.training]
+            for module in modes.training:
+                module.training = False
+        modes.users += 1
+    try:
+        yield
+    finally:
+        with _modes_lock:
+            modes.users -= 1
+            if modes.users == 0:
+                for module in modes.training:
+                    module.training = True
+                modes.training = []

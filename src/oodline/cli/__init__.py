@@ -1,0 +1,41 @@
+"""The command line: parse, call, print. Commands are imported when they run, so `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App
+
+from oodline._version import __version__
+from oodline.errors import OodlineError
+
+app = App(
+    name="oodline",
+    help="Post-hoc out-of-distribution detection for trained PyTorch classifiers, led by LINe.",
+    version=__version__,
+)
+app.command(
+    "oodline.cli.demo:demo", help="The main job in under a minute, offline, on data that ships with scikit-learn."
+)
+app.command("oodline.cli.methods:methods", help="List the detectors: paper, what each needs, settings.")
+app.command("oodline.cli.fit:fit", help="Fit detectors on ID training data in one forward pass; write one file.")
+app.command("oodline.cli.score:score", help="Judge images with a fitted file; write one row an image.")
+app.command("oodline.cli.evaluate:evaluate", help="Compare fitted detectors on ID and OOD data sets.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit with 0, 1 for an error that says what to do, 2 for wrong usage, 130 for Ctrl-C."""
+    try:
+        app(arguments)
+    except OodlineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # whoever read our output, like `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,50 @@
+"""`oodline methods`: the catalog as a table."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from oodline.cli.options import Json, print_json
+
+
+def methods(*, json: Json = False) -> None:
+    """List the detectors: paper, what each reads, settings with their defaults.
+
+    Parameters
+    ----------
+    json
+        Print one JSON document on standard output, and nothing else there.
+    """
+    from oodline.detectors.catalog import CATALOG, detector_class
+
+    rows: list[dict[str, Any]] = []
+    for name in CATALOG:
+        cls = detector_class(name)
+        defaults = {k: p.default for k, p in inspect.signature(cls).parameters.items()}
+        needs = [flag.name.lower().replace("_", " ") for flag in cls.needs if flag.name]
+        rows.append(
+            {
+                "name": name,
+                "class": f"oodline.{cls.__name__}",
+                "paper": cls.paper.title,
+                "venue": cls.paper.venue,
+                "arxiv": cls.paper.arxiv,
+                "needs": needs,
+                "fitted": bool(cls.fitted_buffers),
+                "settings": defaults,
+            }
+        )
+    if json:
+        print_json(rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "needs", "fitted on data", "settings", "paper", title="oodline methods")
+    for row in rows:
+        settings = ", ".join(f"{k}={v}" for k, v in row["settings"].items() if v is not None)
+        paper = f"{row['paper']} ({row['venue']}" + (f", arXiv {row['arxiv']})" if row["arxiv"] else ")")
+        table.add_row(row["name"], ", ".join(row["needs"]), "yes" if row["fitted"] else "no", settings, paper)
+    Console().print(table)
+    print("A higher score always means more in-distribution. Settings: --detector NAME,setting=value")

@@ -1,0 +1,206 @@
+"""What several commands take: the classifier, the data, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from oodline.errors import ModelError, SettingError
+
+if TYPE_CHECKING:
+    from oodline.artifact import Artifact
+    from oodline.classifier import Classifier
+    from oodline.data import ImageLoader
+    from oodline.preprocessing import Preprocessing
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which classifier to use."""
+
+    model: str | None = None
+    """timm:NAME, torchvision:NAME, hf:NAME, or python:FILE_OR_MODULE:FACTORY; options follow as ,key=value."""
+    weights: Path | None = None
+    """Weights to load: .safetensors, or .pt under weights_only."""
+    head: str | None = None
+    """Name of the linear head, where it is not found on its own."""
+    preprocessing: str | None = None
+    """JSON, or a file of it, in place of the model's own: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps; the GPU if there is one."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DataOptions:
+    """How to read data sets."""
+
+    batch_size: int = 64
+    """Images a batch."""
+    workers: int = 0
+    """Processes that read images beside the main one."""
+    limit: int | None = None
+    """Read only the first so many images of each set."""
+    label_offset: int = 0
+    """Added to every label, for a head whose classes start later (1 for a background class at 0)."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What to do with an image that cannot be read; skipped ones are counted."""
+
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+"""Print one JSON document on standard output, and nothing else there."""
+
+
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """A classifier with what its source knew about it."""
+
+    classifier: Classifier
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+    reference: str
+    weights: str | None
+
+
+def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> LoadedClassifier:
+    """Build the classifier that the options name, or the one that a file was fitted on.
+
+    Raises
+    ------
+    ModelError
+        No model is named; or only the file names it, as `python:` code, which a file may not have run.
+    """
+    import torch
+
+    from oodline.classifier import Classifier
+    from oodline.preprocessing import Preprocessing
+    from oodline.zoo import load_model
+
+    source = artifact.model if artifact is not None else None
+    reference, weights, head = options.model, options.weights, options.head
+    if reference is None:
+        if source is None:
+            raise ModelError("no classifier is named. Pass --model, such as --model timm:resnet50.")
+        if source.reference.startswith("python:"):
+            raise ModelError(
+                f"the file was fitted on {source.reference}, and a file may not say which code to run. If you trust "
+                f"it, name it yourself: --model {source.reference}"
+            )
+        reference = source.reference
+    if source is not None and reference == source.reference:
+        weights = weights or (Path(source.weights) if source.weights else None)
+        head = head or source.head
+    loaded = load_model(reference, weights)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = Classifier(loaded.model.to(device), head or loaded.head)
+    if options.preprocessing is not None:
+        preprocessing = _read_preprocessing(options.preprocessing)
+    else:
+        known = artifact.preprocessing if artifact is not None else None
+        preprocessing = known or loaded.preprocessing or Preprocessing()
+        if known is None and loaded.preprocessing is None:
+            warnings.warn(
+                f"{reference} does not say how images are prepared for it: they are scaled to [0, 1] and nothing else. "
+                "Pass --preprocessing.",
+                stacklevel=2,
+            )
+    if artifact is not None:
+        artifact.check(classifier)
+        for detector in artifact.detectors.values():
+            detector.to(device)
+    return LoadedClassifier(
+        classifier, preprocessing, loaded.class_names, reference, None if weights is None else str(weights)
+    )
+
+
+def open_loader(spec: str, preprocessing: Preprocessing, options: DataOptions) -> ImageLoader:
+    """Open a data set by its path or name."""
+    from oodline.data import image_loader, open_images
+
+    return image_loader(
+        open_images(spec),
+        preprocessing,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        limit=options.limit,
+        on_error=options.on_error,
+        label_offset=options.label_offset,
+    )
+
+
+def named(specs: list[str]) -> dict[str, str]:
+    """Split NAME=SPEC; without a name, the last part of the path is the name.
+
+    Raises
+    ------
+    SettingError
+        Two sets have the same name.
+
+    Examples
+    --------
+    >>> named(["ood/svhn.parquet", "far=textures/"])
+    {'svhn': 'ood/svhn.parquet', 'far': 'textures/'}
+    """
+    found: dict[str, str] = {}
+    for spec in specs:
+        before, equals, after = spec.partition("=")
+        plain = equals and not any(c in before for c in "/\\:,.")
+        name, path = (before, after) if plain else (Path(spec.split(",")[0].rstrip("/")).stem, spec)
+        if name in found:
+            raise SettingError(f"two data sets are called '{name}'. Name them: --ood NAME={path}")
+        found[name] = path
+    return found
+
+
+def report_skipped(loaders: dict[str, ImageLoader]) -> dict[str, int]:
+    """Say on standard error which images could not be read; return how many by data set."""
+    counts = {}
+    for name, loader in loaders.items():
+        if loader.skipped:
+            counts[name] = len(loader.skipped)
+            shown = ", ".join(loader.skipped[:5]) + (", ..." if len(loader.skipped) > 5 else "")
+            print(f"warning: {len(loader.skipped)} unreadable images of {name} were skipped: {shown}", file=sys.stderr)
+    return counts
+
+
+def show_warnings() -> None:
+    """Print warnings as one line each, without the source line that raised them."""
+    warnings.showwarning = lambda message, *_args, **_more: print(f"warning: {message}", file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """Print a JSON document on standard output."""
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def _read_preprocessing(text: str) -> Preprocessing:
+    from pydantic import ValidationError
+
+    from oodline.preprocessing import Preprocessing
+
+    try:
+        content = text if text.lstrip().startswith("{") else Path(text).read_text()
+        return Preprocessing.model_validate_json(content)
+    except (OSError, ValidationError) as error:
+        raise SettingError(f"--preprocessing {text!r} is neither JSON nor a file of it: {error}") from error
+
+
+__all__ = [
+    "DataOptions",
+    "Json",
+    "LoadedClassifier",
+    "ModelOptions",
+    "load_classifier",
+    "named",
+    "open_loader",
+    "print_json",
+    "report_skipped",
+    "show_warnings",
+]

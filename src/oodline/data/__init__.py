@@ -1,0 +1,23 @@
+"""Image data sets as a user has them: folders, Parquet files, torchvision and Hugging Face data sets.
+
+A source knows its images by position: a name to print, a label, and the image itself. A loader turns a source into
+batches that carry those positions, so that a skipped image never shifts the identity of the others.
+"""
+
+from oodline.data.hub import HuggingFaceImages, TorchvisionImages
+from oodline.data.loader import ImageDataset, ImageLoader, image_loader
+from oodline.data.opening import open_images
+from oodline.data.parquet import ParquetImages
+from oodline.data.sources import ImageFolder, ImageSource
+
+__all__ = [
+    "HuggingFaceImages",
+    "ImageDataset",
+    "ImageFolder",
+    "ImageLoader",
+    "ImageSource",
+    "ParquetImages",
+    "TorchvisionImages",
+    "image_loader",
+    "open_images",
+]

@@ -1,0 +1,125 @@
+"""Data sets that torchvision and Hugging Face `datasets` know by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+from oodline.errors import DataError, missing_extra, unknown_name
+from oodline.references import Reference
+
+
+class TorchvisionImages:
+    """A torchvision data set whose items are (PIL image, integer label).
+
+    Parameters
+    ----------
+    dataset : torchvision.datasets.VisionDataset
+        Built without a transform.
+    name : str
+        What to call it.
+    """
+
+    def __init__(self, dataset: Any, name: str | None = None) -> None:
+        self.dataset = dataset
+        self.title = name or type(dataset).__name__
+        classes = getattr(dataset, "classes", None)
+        self.class_names = tuple(str(c) for c in classes) if classes else None
+        labels = getattr(dataset, "targets", getattr(dataset, "labels", getattr(dataset, "_labels", None)))
+        self._labels = None if labels is None else [int(v) for v in labels]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def name(self, i: int) -> str:
+        """Data set and position."""
+        return f"{self.title}#{i}"
+
+    def label(self, i: int) -> int | None:
+        """The label, from the list of labels where the data set has one, else with the image."""
+        return self._labels[i] if self._labels is not None else int(self.dataset[i][1])
+
+    def read(self, i: int) -> Image.Image:
+        """The image, as the data set decodes it."""
+        image: Image.Image = self.dataset[i][0]
+        return image
+
+
+class HuggingFaceImages:
+    """A Hugging Face `datasets.Dataset` with an image column.
+
+    Raises
+    ------
+    DataError
+        There is no such column.
+    """
+
+    def __init__(self, dataset: Any, image: str = "image", label: str = "label", name: str = "dataset") -> None:
+        names = {"image": (image, "img"), "label": (label, "labels", "fine_label")}
+        found = {k: next((c for c in v if c in dataset.column_names), None) for k, v in names.items()}
+        if found["image"] is None:
+            raise DataError(f"{name} has no column '{image}'; its columns are {', '.join(dataset.column_names)}.")
+        self.dataset, self.title, self.image = dataset, name, found["image"]
+        self._labels = None if found["label"] is None else dataset[found["label"]]
+        feature = None if found["label"] is None else dataset.features[found["label"]]
+        self.class_names: tuple[str, ...] | None = tuple(getattr(feature, "names", None) or ()) or None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def name(self, i: int) -> str:
+        """Data set and row."""
+        return f"{self.title}#{i}"
+
+    def label(self, i: int) -> int | None:
+        """Value of the label column, None for -1 (unlabelled)."""
+        value = None if self._labels is None else self._labels[i]
+        return None if value is None or value < 0 else int(value)
+
+    def read(self, i: int) -> Image.Image:
+        """The image, as the data set decodes it."""
+        image: Image.Image = self.dataset[i][self.image]
+        return image
+
+
+def open_torchvision(reference: Reference) -> TorchvisionImages:
+    """Build a torchvision data set from `NAME` and its constructor's options; `root` is `data` unless said.
+
+    Raises
+    ------
+    UnknownNameError, DataError
+        No such data set; or torchvision cannot build it, for instance without `download=true`.
+    """
+    from torchvision import datasets
+
+    options = dict(reference.options)
+    options.setdefault("root", "data")
+    if reference.name not in datasets.__all__:
+        raise unknown_name("torchvision data set", reference.name, datasets.__all__)
+    try:
+        return TorchvisionImages(getattr(datasets, reference.name)(**options), reference.name)
+    except (RuntimeError, TypeError, ValueError, OSError) as error:
+        raise DataError(f"torchvision:{reference.name} could not be opened with {options}: {error}") from error
+
+
+def open_hugging_face(reference: Reference) -> HuggingFaceImages:
+    """Load a Hugging Face data set from `NAME` and options of `load_dataset`; `split` is `train` unless said.
+
+    Raises
+    ------
+    MissingExtraError, DataError
+        The package `datasets` is not installed; or it cannot load the data set.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing_extra("datasets", "transformers", "hf: data sets") from error
+    options = dict(reference.options)
+    columns = {key: str(options.pop(key)) for key in ("image", "label") if key in options}
+    options.setdefault("split", "train")
+    try:
+        dataset = datasets.load_dataset(reference.name, **options)
+    except Exception as error:
+        raise DataError(f"hf:{reference.name} could not be opened with {options}: {error}") from error
+    return HuggingFaceImages(dataset, **columns, name=reference.name)

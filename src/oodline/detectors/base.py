@@ -1,0 +1,195 @@
+"""The contract of a detector: what it reads, what it is fitted from, and one score a sample.
+
+A detector is a small `nn.Module`. Its fitted state is buffers, its forward is pure, and **a higher score always means
+more in-distribution**. A new method is one file: subclass `Detector`, say `name`, `paper`, `needs` and
+`fitted_buffers`, and write `statistics`, `estimate` and `score`.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from oodline.activations import Activations, Needs
+from oodline.classifier import Classifier
+from oodline.errors import HeadError, MismatchError, NotFittedError
+from oodline.fitting import fit
+from oodline.head import Head, HeadInfo, LinearHead
+from oodline.statistics import Statistic
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from: title, venue and year, arXiv number where there is one."""
+
+    title: str
+    venue: str
+    arxiv: str | None = None
+
+
+class FewSamplesWarning(UserWarning):
+    """An estimate rests on so few samples that it is mostly noise."""
+
+
+class Detector(nn.Module, abc.ABC):
+    """Base of every detector.
+
+    A subclass takes its settings as keyword arguments and keeps each under its own name, as scikit-learn does.
+    """
+
+    name: ClassVar[str]
+    """Name in tables, files and on the command line."""
+    paper: ClassVar[Paper]
+    """The publication whose formula it computes."""
+    needs: ClassVar[Needs]
+    """What it reads of the activations."""
+    fitted_buffers: ClassVar[tuple[str, ...]] = ()
+    """Names of the fitted tensors; a detector without any needs no fitting."""
+
+    layers: tuple[str, ...] = ()
+    """Modules of the classifier whose output it reads, by name."""
+
+    fitted_on: HeadInfo | None = None
+    """The head it was fitted on; None before, and for detectors that need no fitting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in self.fitted_buffers:
+            self.register_buffer(name, None)
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Empty statistics of the ID training data to fill, by a name of the detector's choice."""
+        return {}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Turn the filled statistics into buffers."""
+
+    @abc.abstractmethod
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """One score a sample (N,), higher = more in-distribution; called by `forward`, which checks first."""
+
+    def forward(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Score a batch.
+
+        Parameters
+        ----------
+        activations : Activations
+            Of N samples, on any device; computed in the dtype of the detector's state.
+
+        Returns
+        -------
+        Tensor (N,)
+            Higher = more in-distribution. A sample's score does not depend on the others in the batch.
+
+        Raises
+        ------
+        NotFittedError
+            The detector needs fitting first.
+        MismatchError
+            The activations come from a head of another size.
+        HeadError
+            The detector needs one linear layer as head, and this head has several.
+        """
+        if not self.fitted:
+            raise NotFittedError(f"{type(self).__name__} is not fitted. Call {type(self).__name__}.fit(...) first.")
+        self._check_head(activations.head)
+        state = next((b for b in self._buffers.values() if b is not None and b.is_floating_point()), None)
+        if state is not None:
+            activations = activations.to(state.device, state.dtype)
+        # scores are differences of large sums: they keep full precision where the network itself runs in half
+        with torch.autocast(activations.features.device.type, enabled=False):
+            return self.score(activations)
+
+    def fit(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Self:
+        """Fit on ID training data in one forward pass; see `oodline.fit` to fit many in the same pass."""
+        fit([self], classifier, loader, progress=progress)
+        return self
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it can score: all buffers are there, of its members too."""
+        return all(self._buffers[name] is not None for name in self.fitted_buffers) and all(
+            m.fitted for _, m in self.members
+        )
+
+    @property
+    def members(self) -> list[tuple[str, Detector]]:
+        """The detectors it is made of, by attribute name."""
+        return [(name, child) for name, child in self.named_children() if isinstance(child, Detector)]
+
+    @property
+    def all_needs(self) -> Needs:
+        """What it and its members read."""
+        needs = self.needs
+        for _, member in self.members:
+            needs |= member.all_needs
+        return needs
+
+    @property
+    def all_layers(self) -> tuple[str, ...]:
+        """Modules of the classifier whose output it and its members read."""
+        return (*self.layers, *(layer for _, member in self.members for layer in member.all_layers))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, by name; a member is given as the detector it is."""
+        return {
+            name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"
+        }
+
+    def requests(self, head: Head) -> dict[str, Statistic]:
+        """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""
+        self._check_head(head, fitting=True)
+        found = dict(self.statistics(head))
+        for prefix, member in self.members:
+            found |= {f"{prefix}.{name}": statistic for name, statistic in member.requests(head).items()}
+        return found
+
+    def settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
+        """Estimate its own and its members' buffers from the filled `requests`."""
+        self.estimate({name: s for name, s in statistics.items() if "." not in name}, head)
+        for prefix, member in self.members:
+            start = f"{prefix}."
+            member.settle({k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}, head)
+        self.to(head.linear.weight.device)
+        self.mark_fitted(HeadInfo.of(head))
+
+    def mark_fitted(self, head: HeadInfo) -> None:
+        """Record which head it was fitted on, for itself and its members; detectors without state record none."""
+        if self.fitted_buffers or self.members:
+            self.fitted_on = head
+        for _, member in self.members:
+            member.mark_fitted(head)
+
+    def extra_repr(self) -> str:
+        """The settings, as they would be written."""
+        return ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if not isinstance(v, Detector))
+
+    def _check_head(self, head: Head, *, fitting: bool = False) -> None:
+        if Needs.LINEAR_HEAD in self.needs and not isinstance(head, LinearHead):
+            raise HeadError(
+                f"{type(self).__name__} needs one linear layer as head, but this one has several. Name the last one: "
+                "Classifier(model, head='NAME')."
+            )
+        known = self.fitted_on
+        if known is None or fitting:
+            return
+        if known.num_features != head.num_features or known.num_classes != head.num_classes:
+            raise MismatchError(
+                f"{type(self).__name__} was fitted on a head of {known.num_classes} classes and {known.num_features} "
+                f"features, but these activations come from one of {head.num_classes} and {head.num_features}."
+            )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # a fresh detector does not know the sizes of its state yet: take them from the file
+        for name in self.fitted_buffers:
+            if (value := state_dict.get(prefix + name)) is not None:
+                self._buffers[name] = torch.empty_like(value)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,86 @@
+"""The table of all detectors: name on the command line -> where it lives. Explicit, lazy, free of torch."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from oodline.errors import SettingError, unknown_name
+from oodline.references import parse_reference
+
+if TYPE_CHECKING:
+    from oodline.detectors.base import Detector
+
+CATALOG: dict[str, str] = {
+    "line": "oodline.detectors.line:LINe",
+    "msp": "oodline.detectors.msp:MSP",
+    "max-logit": "oodline.detectors.max_logit:MaxLogit",
+    "energy": "oodline.detectors.energy:Energy",
+    "react": "oodline.detectors.react:ReAct",
+    "dice": "oodline.detectors.dice:DICE",
+    "ash-s": "oodline.detectors.ash:ASHS",
+    "mahalanobis": "oodline.detectors.mahalanobis:Mahalanobis",
+    "knn": "oodline.detectors.knn:KNN",
+    "kl-matching": "oodline.detectors.kl_matching:KLMatching",
+}
+
+
+def detector_class(name: str) -> type[Detector]:
+    """Look up the class of a detector.
+
+    Raises
+    ------
+    UnknownNameError
+        There is none of that name; the message says the nearest.
+
+    Examples
+    --------
+    >>> detector_class("energy").__name__
+    'Energy'
+    """
+    if name not in CATALOG:
+        raise unknown_name("detector", name, CATALOG)
+    module, _, attribute = CATALOG[name].partition(":")
+    found: type[Detector] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def create_detector(reference: str) -> Detector:
+    """Build a detector from `name,setting=value,...`, as the command line writes it.
+
+    Raises
+    ------
+    UnknownNameError
+        Unknown detector.
+    SettingError
+        Unknown setting, or one out of range.
+
+    Examples
+    --------
+    >>> create_detector("line,p_a=.9,p_w=0.9,clip=1.0").settings["p_a"]
+    0.9
+    >>> create_detector("react,scorer=dice").scorer.name
+    'dice'
+    """
+    parsed = parse_reference(reference)
+    return build_detector(parsed.name, parsed.options)
+
+
+def build_detector(name: str, settings: dict[str, Any]) -> Detector:
+    """Build a detector from its name and settings; a setting that holds a member may be its name.
+
+    Raises
+    ------
+    UnknownNameError, SettingError
+        As `create_detector`.
+    """
+    cls = detector_class(name)
+    parameters = inspect.signature(cls).parameters
+    unknown = [key for key in settings if key not in parameters]
+    if unknown:
+        known = ", ".join(parameters) or "none at all"
+        raise SettingError(f"'{name}' has no setting '{unknown[0]}'. It has: {known}.")
+    if isinstance(member := settings.get("scorer"), str):
+        settings = {**settings, "scorer": build_detector(member, {})}
+    return cls(**settings)

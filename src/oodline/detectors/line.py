@@ -1,0 +1,224 @@
+"""LINe: Leveraging Important Neurons (Ahn, Park and Kim, CVPR 2023), after the authors' code (commit 465ddf5).
+
+For the predicted class c, keep only the neurons and the weights whose Shapley contribution matters (Sec. 3.2), clip
+activations so that the number of active class features counts rather than their size (Sec. 3.3), and read the energy of
+what remains.
+
+Both masks of a class are one threshold a neuron. A weight survives when `|S[c,d]| W[k,d] > t[c]`, that is when
+`W[k,d] > t[c] / |S[c,d]|`, and no weight of a pruned neuron does, which is a threshold of infinity. So the fitted
+state is a matrix (C, D), never a mask (C, C, D).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, FewSamplesWarning, Paper
+from oodline.detectors.rectifier import Rectifier, check_fraction, percentile
+from oodline.errors import LabelError, SettingError
+from oodline.head import Head, LinearHead
+from oodline.statistics import ClassMoments, Contributions, Statistic
+
+FEW_SAMPLES = 10
+"""Below this many samples of a class, `fit` warns that its mean contribution is mostly noise."""
+
+
+def weight_thresholds(
+    contribution: Float[Tensor, "c d"], weight: Float[Tensor, "k d"], p_a: float, p_w: float, *, absolute: bool
+) -> Float[Tensor, "c d"]:
+    """For each class c and neuron d, the value above which a weight `W[k, d]` is kept.
+
+    Parameters
+    ----------
+    contribution : Tensor (C, D), float64
+        S, the mean contribution of each neuron to each class.
+    weight : Tensor (K, D), float32
+        W, the layer that reads the features.
+    p_a, p_w : float
+        Fractions of neurons and of weights to prune, in [0, 1).
+    absolute : bool
+        Rank the neurons by |S| in place of S.
+
+    Returns
+    -------
+    Tensor (C, D), float32
+        `W[k, d] > threshold[c, d]` holds exactly where, in float64, neuron d is kept for class c and
+        `|S[c, d]| W[k, d] > percentile(|S[c, :]| W, 100 p_w)`.
+    """
+    S = contribution.cpu().double().numpy()
+    W = weight.cpu().numpy().astype(np.float32)
+    ranked = np.abs(S) if absolute else S
+    kept = ranked > np.quantile(ranked, p_a, axis=1, keepdims=True)
+    with ThreadPoolExecutor() as pool:  # NumPy sorts without holding the interpreter lock
+        rows = list(pool.map(lambda s: _row_thresholds(s, W, p_w), np.abs(S)))
+    thresholds = np.where(kept, np.stack(rows), np.float32(np.inf))
+    return torch.from_numpy(thresholds)
+
+
+def _row_thresholds(size: NDArray[np.float64], W: NDArray[np.float32], p_w: float) -> NDArray[np.float32]:
+    t = percentile(size * W, p_w)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        quotient = np.where(size > 0, t / size, np.where(t < 0, -np.inf, np.inf)).astype(np.float32)
+        # the quotient was rounded twice: step down where the rounded value itself should have been kept
+        above = np.isfinite(quotient) & (size * quotient.astype(np.float64) > t)
+        return np.where(above, np.nextafter(quotient, np.float32(-np.inf)), quotient)
+
+
+class LINe(Rectifier):
+    """Energy of the logits that the important neurons and weights of the predicted class give.
+
+    With `S[c, d] = W[c, d] mean_c(f_d)`, the mean taken over ID training images labelled c, and `h = min(f, clip)`:
+    the class is `c = argmax(W h + b)`, the logits `z[k] = sum_d W[k, d] M[c, k, d] A[c, d] h[d] + b[k]`, the score
+    `logsumexp(z)`, where
+
+    - `A[c, d] = [S[c, d] > percentile(S[c, :], 100 p_a)]` keeps neurons (Eq. 4),
+    - `M[c, k, d] = [|S[c, d]| W[k, d] > percentile over (k, d), 100 p_w]` keeps weights (Eq. 5).
+
+    Higher = more in-distribution; units of the logits.
+
+    Parameters
+    ----------
+    p_a, p_w : float
+        Fraction of the neurons, and of the weights, that is pruned, in [0, 1).
+    clip : float
+        Largest activation that counts, above 0.
+    contribution : {"signed", "absolute"}
+        What ranks the neurons: S, as in the code that made the published numbers, or |S|, as in the paper's Eq. 4.
+    route : {"clipped", "full"}
+        Which features choose the class: the clipped ones, as in the code, or the full ones.
+    unseen : {"error", "dense"}
+        What becomes of a class without training samples: an error, or all its neurons and weights are kept (a network
+        with a background class that no data set shows needs this).
+    scorer : Detector, optional
+        Scores the masked logits; energy by default.
+
+    Raises
+    ------
+    SettingError
+        A setting is out of range.
+    LabelError
+        A class has no sample, or contributions so equal that no neuron would be kept.
+
+    Warns
+    -----
+    FewSamplesWarning
+        A class has fewer than `FEW_SAMPLES` samples.
+
+    Notes
+    -----
+    The paper's settings (p_w, p_a, clip): CIFAR-10 DenseNet-100 (0.9, 0.9, 1.0), CIFAR-100 DenseNet-100
+    (0.9, 0.1, 1.0), ImageNet ResNet-50 (0.1, 0.1, 0.8), the default here.
+
+    On a head of several layers S is the mean of feature times gradient of the labelled logit, and M masks the first
+    layer, the one that reads the features; the paper does not treat this case.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> detector = LINe(p_a=0.5, p_w=0.5).fit(classifier, loader)
+    >>> detector(classifier(loader[0][0])).shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "line"
+    needs: ClassVar = Needs.FEATURES | Needs.HEAD
+    paper: ClassVar = Paper(
+        "LINe: Out-of-Distribution Detection by Leveraging Important Neurons", "CVPR 2023", "2303.13995"
+    )
+    fitted_buffers: ClassVar = ("contribution_", "threshold")
+    contribution_: Tensor
+    threshold: Tensor
+
+    def __init__(
+        self,
+        *,
+        p_a: float = 0.1,
+        p_w: float = 0.1,
+        clip: float = 0.8,
+        contribution: Literal["signed", "absolute"] = "signed",
+        route: Literal["clipped", "full"] = "clipped",
+        unseen: Literal["error", "dense"] = "error",
+        scorer: Detector | None = None,
+    ) -> None:
+        super().__init__(scorer)
+        check_fraction("LINe", p_a=p_a, p_w=p_w)
+        if not clip > 0:
+            raise SettingError(f"LINe needs clip above 0, the largest activation that counts; {clip} is not.")
+        for setting, value, choices in (
+            ("contribution", contribution, ("signed", "absolute")),
+            ("route", route, ("clipped", "full")),
+            ("unseen", unseen, ("error", "dense")),
+        ):
+            if value not in choices:
+                raise SettingError(f"LINe knows {setting}={' or '.join(map(repr, choices))}, not {value!r}.")
+        self.p_a = p_a
+        self.p_w = p_w
+        self.clip = clip
+        self.contribution = contribution
+        self.route = route
+        self.unseen = unseen
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Class means of the features, or of activation times gradient where the head has several layers."""
+        return {"class_mean": ClassMoments() if isinstance(head, LinearHead) else ClassMoments(Contributions())}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Turn class means into contributions and thresholds."""
+        moments: ClassMoments = statistics["class_mean"]
+        seen = moments.count > 0
+        if self.unseen == "error":
+            moments.check_every_class()
+        weight = head.linear.weight.cpu().float()
+        S = moments.mean * weight.double() if isinstance(head, LinearHead) else moments.mean
+        self._check_contributions(S, moments, seen)
+        threshold = torch.full(S.shape, -torch.inf)
+        threshold[seen] = weight_thresholds(
+            S[seen], weight, self.p_a, self.p_w, absolute=self.contribution == "absolute"
+        )
+        self.contribution_ = S.float()
+        self.threshold = threshold
+
+    def rectify(self, activations: Activations) -> Activations:
+        """Clip the features and recompute the logits with the neurons and weights that are left."""
+        head = activations.head
+        clipped = activations.features.clamp(max=self.clip)
+        routed = head(clipped) if self.route == "clipped" else activations.logits
+        predicted = routed.argmax(1)
+        weight, bias = head.linear.weight, head.linear.bias
+        hidden = clipped.new_empty(len(clipped), len(weight))
+        for c in sorted(set(predicted.tolist())):
+            rows = predicted == c
+            left = torch.where(weight > self.threshold[c], weight, 0.0)
+            hidden[rows] = torch.nn.functional.linear(clipped[rows], left, bias)
+        return activations.replace(features=clipped, logits=head.finish(hidden))
+
+    def _check_contributions(self, S: Tensor, moments: ClassMoments, seen: Tensor) -> None:
+        flat = torch.nonzero(seen & (S.amax(1) == S.amin(1))).flatten().tolist()
+        if flat:
+            count = int(moments.count[flat[0]])
+            raise LabelError(
+                f"the contributions of all {S.shape[1]} neurons to class {flat[0]} ({count} samples) "
+                "are equal, so none is more important than another. Look for a dead layer before the head, or for "
+                "constant images of that class."
+            )
+        few = torch.nonzero(seen & (moments.count < FEW_SAMPLES)).flatten()
+        if len(few):
+            fewest = int(moments.count[few].min())
+            warnings.warn(
+                f"{len(few)} of {len(seen)} classes have fewer than {FEW_SAMPLES} samples (class "
+                f"{int(few[moments.count[few].argmin()])} has {fewest}): LINe's contributions rest on means of so few "
+                "images and are noisy. Fit on more images a class.",
+                FewSamplesWarning,
+                stacklevel=2,
+            )

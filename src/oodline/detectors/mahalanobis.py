@@ -1,0 +1,87 @@
+"""Mahalanobis distance to the nearest class mean (Lee et al., NeurIPS 2018, Eq. 2), on the penultimate features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.errors import LabelError
+from oodline.head import Head
+from oodline.statistics import Covariance, Statistic
+
+
+def whitening(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d r"]:
+    """Matrix L with `L L' = pinv(covariance)`; directions without variance are left out, so r <= D."""
+    values, vectors = torch.linalg.eigh(covariance)
+    # the cut-off of numpy.linalg.pinv(hermitian=True) with its rounding error, D times the machine epsilon
+    solid = values > values.amax() * len(values) * torch.finfo(values.dtype).eps
+    found: Tensor = vectors[:, solid] / values[solid].sqrt()
+    return found
+
+
+class Mahalanobis(Detector):
+    """Negative squared distance to the nearest class: `-min_c (f - mu_c)' P (f - mu_c)`. Higher = more in-distribution.
+
+    `mu_c` are the means of the features by label and `P` is the (pseudo-)inverse of the covariance around them, pooled
+    over the classes. Range: (-inf, 0], no unit.
+
+    Raises
+    ------
+    LabelError
+        A class has no sample, or no class has two different ones, so that there is no covariance.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> detector = Mahalanobis().fit(classifier, loader)
+    >>> near, far = loader[0][0], 100 * loader[0][0]
+    >>> bool(detector(classifier(near)).mean() > detector(classifier(far)).mean())
+    True
+    """
+
+    name: ClassVar = "mahalanobis"
+    needs: ClassVar = Needs.FEATURES
+    paper: ClassVar = Paper(
+        "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
+        "NeurIPS 2018",
+        "1807.03888",
+    )
+    fitted_buffers: ClassVar = ("centre", "whiten", "means")
+    centre: Tensor
+    whiten: Tensor
+    means: Tensor
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Class means and pooled covariance of the features."""
+        return {"covariance": Covariance()}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Whiten the class means."""
+        covariance: Covariance = statistics["covariance"]
+        covariance.moments.check_every_class()
+        pooled = covariance.pooled()
+        if not bool((pooled.diagonal() > 0).any()):
+            raise LabelError(
+                f"the covariance within classes is zero: the {covariance.moments.total} samples of "
+                f"{len(covariance.count)} classes do not vary within a class. Fit on at least two images a class."
+            )
+        whiten = whitening(pooled)
+        # distances are taken between whitened points near the origin, where single precision loses least
+        centre = covariance.moments.overall_mean
+        self.centre = centre.float()
+        self.whiten = whiten.float()
+        self.means = ((covariance.mean - centre) @ whiten).float()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Negative squared distance to the nearest class mean (N,)."""
+        points = (activations.features - self.centre) @ self.whiten
+        nearest = torch.cdist(points, self.means).argmin(1)
+        # once more without the cancellation of |a|^2 - 2ab + |b|^2
+        return -(points - self.means[nearest]).square().sum(1)

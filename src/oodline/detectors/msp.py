@@ -1,0 +1,45 @@
+"""Maximum softmax probability, the baseline of the field (Hendrycks and Gimpel, ICLR 2017, Sec. 2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+
+
+def log_max_softmax(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    """Log of the largest softmax probability of each row, exact also where the probability rounds to one."""
+    top, winner = logits.max(dim=1, keepdim=True)
+    others = (logits - top).exp().scatter(1, winner, 0.0).sum(1)
+    return -others.log1p()
+
+
+class MSP(Detector):
+    """Log of the maximum softmax probability: `log max_c softmax(z)_c`. Higher = more in-distribution.
+
+    The logarithm keeps the ranking of the paper's score and does not saturate: two confident samples whose
+    probabilities both round to 1 still differ. `exp(score)` is the probability. Range: [-log C, 0].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from oodline.testing import activations_of
+    >>> MSP()(activations_of(torch.tensor([[0.0, 0.0], [0.0, 9.0]]))).exp()
+    tensor([0.5000, 0.9999])
+    """
+
+    name: ClassVar = "msp"
+    needs: ClassVar = Needs.LOGITS
+    paper: ClassVar = Paper(
+        "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
+        "ICLR 2017",
+        "1610.02136",
+    )
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Log probability of the predicted class (N,)."""
+        return log_max_softmax(activations.logits)

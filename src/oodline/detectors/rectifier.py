@@ -1,0 +1,56 @@
+"""Rectifiers: methods that change features or weights and leave the score to another detector."""
+
+from __future__ import annotations
+
+import abc
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodline.activations import Activations
+from oodline.detectors.base import Detector
+from oodline.detectors.energy import Energy
+from oodline.errors import SettingError
+
+
+class Rectifier(Detector):
+    """Base of the detectors that clip, prune, scale or mask, and then score by `scorer`.
+
+    How activations are rectified and how the result is scored are independent: `ReAct(scorer=DICE(scorer=MSP()))`
+    clips, then masks the head, then takes the softmax. Members are fitted on the activations as the classifier gives
+    them, all in the same pass.
+
+    Parameters
+    ----------
+    scorer : Detector, optional
+        What scores the rectified activations; `Energy()`, as in the papers, by default.
+    """
+
+    scorer: Detector
+
+    def __init__(self, scorer: Detector | None = None) -> None:
+        super().__init__()
+        self.scorer = scorer if scorer is not None else Energy()
+
+    @abc.abstractmethod
+    def rectify(self, activations: Activations) -> Activations:
+        """Activations with changed features, logits or both."""
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Score of the rectified activations (N,)."""
+        scores: Tensor = self.scorer(self.rectify(activations))
+        return scores
+
+
+def check_fraction(method: str, **settings: float) -> None:
+    """Raise `SettingError` where a fraction to prune is outside [0, 1)."""
+    for name, value in settings.items():
+        if not 0 <= value < 1:
+            raise SettingError(f"{method} needs {name} in [0, 1), the fraction that is pruned; {value} is not.")
+
+
+def percentile(values: NDArray[np.float64], fraction: float) -> float:
+    """The percentile that the papers' code takes: linear interpolation, over all entries."""
+    return float(np.quantile(values, fraction))

@@ -1,0 +1,135 @@
+"""One forward pass over the ID training data fits any number of detectors.
+
+The detectors say which statistics they need; equal ones are the same one; the pass fills them; each detector then
+estimates its state. Nothing is changed before the pass is over, so an interrupted fit leaves no half-fitted detector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypedDict
+
+from oodline.activations import Needs
+from oodline.classifier import Classifier
+from oodline.errors import OodlineError
+from oodline.head import Head
+from oodline.progress import track
+from oodline.statistics import Statistic
+
+
+class Fittable(Protocol):
+    """What `fit` needs to know of a detector."""
+
+    name: ClassVar[str]
+    """Name in tables and messages."""
+
+    @property
+    def all_needs(self) -> Needs:
+        """What its statistics and scores read of the activations."""
+        ...
+
+    @property
+    def all_layers(self) -> tuple[str, ...]:
+        """Modules whose output they read."""
+        ...
+
+    def requests(self, head: Head) -> dict[str, Statistic]:
+        """Empty statistics to fill."""
+        ...
+
+    def settle(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Estimate its state from the filled ones."""
+        ...
+
+
+class Reads(TypedDict):
+    """The arguments of `Classifier.stream` that say what a pass must compute."""
+
+    needs: Needs
+    layers: tuple[str, ...]
+
+
+def reads(detectors: Iterable[Fittable]) -> Reads:
+    """What one pass must compute for all of `detectors`."""
+    needs, layers = Needs.LOGITS, dict[str, None]()
+    for detector in detectors:
+        needs |= detector.all_needs
+        layers |= dict.fromkeys(detector.all_layers)
+    return Reads(needs=needs, layers=tuple(layers))
+
+
+class FitError(OodlineError, ValueError):
+    """Some of several detectors could not be estimated; the others are fitted.
+
+    Attributes
+    ----------
+    failures : dict of str to OodlineError
+        Why, by the detector's name.
+    """
+
+    def __init__(self, failures: dict[str, OodlineError]) -> None:
+        reasons = "\n".join(f"  {name}: {error}" for name, error in failures.items())
+        super().__init__(f"{len(failures)} of the detectors could not be fitted, the others are:\n{reasons}")
+        self.failures = failures
+
+
+def fit(
+    detectors: Sequence[Fittable], classifier: Classifier, loader: Iterable[Any], *, progress: bool = False
+) -> None:
+    """Fit detectors on ID training data in one forward pass, in memory that does not grow with the data.
+
+    Parameters
+    ----------
+    detectors : sequence of Detector
+        Fitted in place. Those that need no data are left as they are; if none needs any, no pass is made.
+    classifier : Classifier
+        The frozen classifier.
+    loader : iterable
+        Batches of (inputs, labels): inputs (N, ...) as the model takes them, integer labels (N,) in the order of the
+        logits. Anything `Classifier.stream` takes.
+    progress : bool
+        Show a progress bar with rate and time left on standard error.
+
+    Raises
+    ------
+    InputError
+        Empty loader, NaN or infinite activations.
+    LabelError
+        Labels missing or out of range, or a class without samples where a detector needs one.
+    FitError
+        Several detectors were asked for and some could not be estimated; names each with its reason.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from oodline import Classifier, LINe, Mahalanobis, fit
+    >>> _ = torch.manual_seed(0)
+    >>> classifier = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)))
+    >>> loader = [(torch.randn(60, 4), torch.arange(60) % 3)]
+    >>> line, mahalanobis = LINe(), Mahalanobis()
+    >>> fit([line, mahalanobis], classifier, loader)
+    >>> line.fitted and mahalanobis.fitted
+    True
+    """
+    head = classifier.head
+    requests = [detector.requests(head) for detector in detectors]
+    shared: dict[tuple[object, ...], Statistic] = {}
+    for request in requests:
+        for name, statistic in request.items():
+            request[name] = shared.setdefault(statistic.key, statistic)
+    if shared:
+        batches = classifier.stream(loader, **reads(detectors))
+        for activations, labels in track(batches, "fitting", loader, shown=progress):
+            for statistic in shared.values():
+                statistic.update(activations, labels)
+        head = classifier.head
+    failures: dict[str, OodlineError] = {}
+    for detector, request in zip(detectors, requests, strict=True):
+        try:
+            detector.settle(request, head)
+        except OodlineError as error:
+            if len(detectors) == 1:
+                raise
+            failures[detector.name] = error
+    if failures:
+        raise FitError(failures)

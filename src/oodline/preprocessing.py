@@ -1,0 +1,57 @@
+"""From an image file's pixels to the tensor a classifier was trained on, as plain data that an artifact can carry."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+
+class Preprocessing(BaseModel):
+    """Resize, centre-crop, scale to [0, 1], normalise: the evaluation transform of nearly every image classifier.
+
+    Parameters
+    ----------
+    resize : int or (int, int), optional
+        Length of the shorter side after resizing, or an exact (height, width); None leaves the size alone.
+    crop : int or (int, int), optional
+        Centre crop (a square, or height and width); None does not crop.
+    mean, std : tuple of float
+        Per channel, for pixels in [0, 1].
+    interpolation : {"nearest", "bilinear", "bicubic", "lanczos"}
+        How PIL resizes (always antialiased).
+    mode : {"RGB", "L"}
+        Colour, or grey, what an image is converted to first.
+
+    Examples
+    --------
+    >>> p = Preprocessing(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    >>> p(Image.new("L", (40, 64), 255)).shape, float(p(Image.new("L", (40, 64), 255)).max())
+    (torch.Size([3, 32, 32]), 2.0)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    crop: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    mode: Literal["RGB", "L"] = "RGB"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Turn one PIL image into a float32 tensor (channels, height, width)."""
+        image = image.convert(self.mode)
+        if self.resize is not None:
+            size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
+            image = tv.resize(image, size, InterpolationMode(self.interpolation))
+        if self.crop is not None:
+            image = tv.center_crop(image, [self.crop] * 2 if isinstance(self.crop, int) else list(self.crop))
+        pixels: Tensor = tv.to_tensor(image)
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (pixels - mean) / std

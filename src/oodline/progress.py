@@ -1,0 +1,40 @@
+"""A progress bar with rate and time left, on standard error, only where someone asked to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def track(batches: Iterable[T], task: str, loader: Iterable[Any], *, shown: bool) -> Iterator[T]:
+    """Yield `batches`, one for each batch of `loader`, and show how far it is.
+
+    Parameters
+    ----------
+    batches : iterable
+        What to iterate.
+    task : str
+        A word in front of the bar.
+    loader : iterable
+        Whose length, where it has one, is the number of batches.
+    shown : bool
+        Without it, `batches` pass through untouched.
+    """
+    if not shown:
+        yield from batches
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns += [TextColumn("batches, {task.fields[rate]}/s, left"), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        total = len(loader) if isinstance(loader, Sized) else None
+        this = bar.add_task(task, total=total, rate="?")
+        for batch in batches:
+            yield batch
+            bar.advance(this)
+            speed = bar.tasks[0].speed
+            bar.update(this, rate="?" if speed is None else f"{speed:.1f}")

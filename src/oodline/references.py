@@ -1,0 +1,62 @@
+"""The one grammar for naming things on a command line: `SCHEME:NAME,key=value,key=value`.
+
+`timm:mobilenetv2_100,num_classes=1001`, `torchvision:CIFAR10,root=data`, `line,p_a=0.9,clip=1.0`.
+It needs no quoting in a shell.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+_OPTION = re.compile(r",([A-Za-z_]\w*)=")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A parsed reference: optional scheme, name, and options already turned into Python values."""
+
+    scheme: str | None
+    name: str
+    options: dict[str, object] = field(default_factory=dict)
+
+
+def parse_reference(text: str, schemes: Collection[str] = ()) -> Reference:
+    """Split `text` into scheme, name and options.
+
+    Parameters
+    ----------
+    text : str
+        What the user wrote.
+    schemes : collection of str
+        The prefixes that count as a scheme; anything else before a colon belongs to the name, so that
+        `python:file.py:factory` and plain paths come through.
+
+    Returns
+    -------
+    Reference
+        Option values are read as JSON where they are JSON (numbers, true, false, null, "text"), else kept as text.
+
+    Examples
+    --------
+    >>> parse_reference("timm:mobilenetv2_100,num_classes=1001,pad_type=same", {"timm"})
+    Reference(scheme='timm', name='mobilenetv2_100', options={'num_classes': 1001, 'pad_type': 'same'})
+    >>> parse_reference("images/,new").name
+    'images/,new'
+    """
+    head, *rest = _OPTION.split(text)
+    options = {key: _value(value) for key, value in zip(rest[::2], rest[1::2], strict=True)}
+    scheme, colon, name = head.partition(":")
+    if colon and scheme in schemes:
+        return Reference(scheme, name, options)
+    return Reference(None, head, options)
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        # ".9" is how people write fractions, and is not JSON
+        return float(text) if re.fullmatch(r"[+-]?\.\d+", text) else text

@@ -1,0 +1,151 @@
+"""Score once: one forward pass over a data set gives the scores of any number of detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from oodline.classifier import Classifier
+from oodline.detectors.base import Detector
+from oodline.errors import InputError, MismatchError, SettingError
+from oodline.fitting import reads
+from oodline.head import HeadInfo
+from oodline.progress import track
+
+Detectors = Detector | Sequence[Detector] | Mapping[str, Detector]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Everything one pass over a data set gave.
+
+    Parameters
+    ----------
+    scores : dict of str to Tensor (N,), float64
+        One entry a detector, higher = more in-distribution.
+    predicted : Tensor (N,), int64
+        Class with the largest logit.
+    index : Tensor (N,), int64
+        Position of each sample in its data set.
+    labels : Tensor (N,), int64, optional
+        As the loader yielded them, None where it yields none.
+    """
+
+    scores: dict[str, Float[Tensor, " n"]]
+    predicted: Int[Tensor, " n"]
+    index: Int[Tensor, " n"]
+    labels: Int[Tensor, " n"] | None
+
+
+def score(
+    detectors: Detectors, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False
+) -> dict[str, Float[Tensor, " n"]]:
+    """Score a data set by any number of detectors in one forward pass.
+
+    Parameters
+    ----------
+    detectors : Detector, sequence, or mapping from name to Detector
+        Those that need fitting must be fitted. A mapping names the columns; otherwise each detector's own name does.
+    classifier : Classifier
+        The classifier that the detectors were fitted on.
+    loader : iterable
+        Batches; labels, where there are any, are not used.
+    progress : bool
+        Show a progress bar with rate and time left on standard error.
+
+    Returns
+    -------
+    dict of str to Tensor (N,), float64
+        In the order of the loader; higher = more in-distribution.
+
+    Raises
+    ------
+    InputError
+        Empty loader, or NaN or infinite activations or scores.
+    MismatchError
+        A detector was fitted on another head.
+    NotFittedError
+        A detector is not fitted.
+
+    Examples
+    --------
+    >>> from oodline import Classifier, Energy, MSP, score
+    >>> _ = torch.manual_seed(0)
+    >>> classifier = Classifier(torch.nn.Linear(4, 3))
+    >>> scores = score([Energy(), MSP()], classifier, [torch.randn(5, 4), torch.randn(2, 4)])
+    >>> {name: values.shape for name, values in scores.items()}
+    {'energy': torch.Size([7]), 'msp': torch.Size([7])}
+    """
+    return score_all(detectors, classifier, loader, progress=progress).scores
+
+
+def score_all(detectors: Detectors, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Scores:
+    """As `score`, with predicted classes, labels and the position of each sample beside the scores."""
+    named = name_detectors(detectors)
+    check_fitted_on(named, classifier)
+    columns: dict[str, list[Tensor]] = {name: [] for name in named}
+    predicted, index, labels = [], [], []
+    batches = classifier.stream(loader, **reads(named.values()))
+    for activations, batch_labels in track(batches, "scoring", loader, shown=progress):
+        for name, detector in named.items():
+            values = detector(activations).to("cpu", torch.float64)
+            if not bool(torch.isfinite(values).all()):
+                bad = torch.nonzero(~torch.isfinite(values)).flatten()
+                raise InputError(
+                    f"'{name}' gave NaN or infinite scores for {len(bad)} of {len(values)} samples of a batch (first: "
+                    f"sample {int(activations.index[bad[0]])} of the data set)."
+                )
+            columns[name].append(values)
+        predicted.append(activations.logits.argmax(1).cpu())
+        index.append(activations.index)
+        labels.append(batch_labels)
+    known = [batch for batch in labels if batch is not None]
+    return Scores(
+        scores={name: torch.cat(parts) for name, parts in columns.items()},
+        predicted=torch.cat(predicted),
+        index=torch.cat(index),
+        labels=torch.cat(known).cpu().long() if len(known) == len(labels) else None,
+    )
+
+
+def name_detectors(detectors: Detectors) -> dict[str, Detector]:
+    """Detectors by name.
+
+    Raises
+    ------
+    SettingError
+        There is none, or two share a name.
+    """
+    if isinstance(detectors, Mapping):
+        named = dict(detectors)
+    else:
+        listed = [detectors] if isinstance(detectors, Detector) else list(detectors)
+        named = {detector.name: detector for detector in listed}
+        if len(named) < len(listed):
+            raise SettingError(
+                f"{len(listed)} detectors share {len(named)} names ({', '.join(named)}). Tell them apart by a mapping: "
+                "{'line p=.1': LINe(...), 'line p=.9': LINe(...)}."
+            )
+    if not named:
+        raise SettingError("no detector was given.")
+    return named
+
+
+def check_fitted_on(detectors: Mapping[str, Detector], classifier: Classifier) -> None:
+    """Raise `MismatchError` where a detector was fitted on another head than the classifier's."""
+    fitted = {name: d.fitted_on for name, d in detectors.items() if d.fitted_on is not None}
+    if not fitted:
+        return
+    now = HeadInfo.of(classifier.head)
+    for name, known in fitted.items():
+        if known.fingerprint != now.fingerprint:
+            raise MismatchError(
+                f"'{name}' was fitted on another classifier: a head of {known.num_classes} classes and "
+                f"{known.num_features} features with fingerprint {known.fingerprint[:12]}, while this one has "
+                f"{now.num_classes} and {now.num_features} with {now.fingerprint[:12]}. Fit it again on this one."
+            )

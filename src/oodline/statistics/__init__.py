@@ -1,0 +1,21 @@
+"""Mergeable sufficient statistics of the ID training data: what one pass over it leaves behind."""
+
+from oodline.statistics.base import Statistic
+from oodline.statistics.class_moments import ClassMoments
+from oodline.statistics.covariance import Covariance
+from oodline.statistics.quantiles import Quantiles
+from oodline.statistics.reservoir import Reservoir
+from oodline.statistics.sources import Contributions, Features, Logits, Probabilities, Source
+
+__all__ = [
+    "ClassMoments",
+    "Contributions",
+    "Covariance",
+    "Features",
+    "Logits",
+    "Probabilities",
+    "Quantiles",
+    "Reservoir",
+    "Source",
+    "Statistic",
+]

@@ -1,0 +1,146 @@
+"""A uniform sample of fixed size: the k samples whose index hashes lowest.
+
+Which samples are kept depends on their indices alone, so one worker or many, in any order, keep the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodline.activations import Activations
+from oodline.errors import SettingError, StatisticsError
+from oodline.statistics.base import Statistic
+from oodline.statistics.sources import Features, Source, group
+
+
+@dataclass(frozen=True)
+class _Sample:
+    rows: Tensor
+    index: Tensor
+    groups: Tensor
+
+
+class Reservoir(Statistic):
+    """At most `size` samples of a source, in the order of their hash.
+
+    Parameters
+    ----------
+    size : int
+        How many samples to keep at most; about twice as many are in memory while it fills.
+    of : Source
+        What to keep of each; features by default. Kept in float32.
+    seed : int
+        Another seed keeps another sample.
+
+    Notes
+    -----
+    A sample is known by its index in the data set (`Activations.index`). A loader that shuffles and does not say the
+    index is counted by position, and then another order keeps another, equally uniform, sample.
+
+    Examples
+    --------
+    >>> from oodline.activations import Activations
+    >>> from oodline.head import LinearHead
+    >>> head = LinearHead(torch.eye(2), torch.zeros(2))
+    >>> f = torch.randn(100, 2)
+    >>> whole, left, right = Reservoir(5), Reservoir(5), Reservoir(5)
+    >>> whole.update(Activations(f, f, head, torch.arange(100)), None)
+    >>> left.update(Activations(f[:60], f[:60], head, torch.arange(60)), None)
+    >>> right.update(Activations(f[60:], f[60:], head, torch.arange(60, 100)), None)
+    >>> torch.equal(right.merge(left).rows, whole.rows)
+    True
+    """
+
+    tensors: ClassVar = ("rows", "index", "groups")
+
+    def __init__(self, size: int, of: Source | None = None, *, seed: int = 0) -> None:
+        if size < 1:
+            raise SettingError(f"a reservoir keeps at least one sample; size={size} does not.")
+        self.size = size
+        self.of = of if of is not None else Features()
+        self.seed = seed
+        self._kept: _Sample | None = None
+        self._pending: list[_Sample] = []
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The class, source, size and seed."""
+        return (type(self).__name__, self.of, self.size, self.seed)
+
+    @property
+    def rows(self) -> Float[Tensor, "s k"]:
+        """What was kept of each sample (S, K), S <= size, ordered by hash."""
+        return self._sample("rows")
+
+    @property
+    def index(self) -> Int[Tensor, " s"]:
+        """Index of each kept sample in its data set (S,)."""
+        return self._sample("index")
+
+    @property
+    def groups(self) -> Int[Tensor, " s"]:
+        """Label of each kept sample (S,), or its predicted class where the loader yields no labels."""
+        return self._sample("groups")
+
+    def update(self, activations: Activations, labels: Tensor | None) -> None:
+        """Take in one batch; see `Statistic.update`."""
+        groups, _ = group(activations, labels, "predicted" if labels is None else "label")
+        index = activations.index.cpu().long()
+        chosen = torch.ones(len(index), dtype=torch.bool)
+        if self._kept is not None and len(self._kept.index) == self.size:
+            # nearly every sample after the first ones ends here: it hashes above all that are kept
+            chosen = torch.from_numpy(self._hash(index) < self._hash(self._kept.index[-1:]))
+            if not bool(chosen.any()):
+                return
+        rows = self.of(activations, groups)[chosen.to(activations.features.device)].to("cpu", torch.float32)
+        self._pending.append(_Sample(rows, index[chosen], groups[chosen]))
+        # sorting only when as much is waiting as is kept makes the cost a row constant
+        if sum(len(sample.index) for sample in self._pending) >= self.size:
+            self._settle()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Become what `state()` described; see `Statistic.load_state`."""
+        self._check_names(state)
+        self._pending = []
+        self._kept = _Sample(*(state[name].clone() for name in self.tensors)) if state else None
+
+    def _absorb(self, other: Self) -> None:
+        both = torch.isin(other.index, self.index)
+        if bool(both.any()):
+            raise StatisticsError(
+                f"cannot merge: sample {int(other.index[both][0])} is in both reservoirs, so a shard was counted twice."
+            )
+        self._pending.append(_Sample(other.rows, other.index, other.groups))
+        self._settle()
+
+    def _sample(self, name: str) -> Tensor:
+        self._settle()
+        return None if self._kept is None else getattr(self._kept, name)  # type: ignore[return-value]
+
+    def _settle(self) -> None:
+        if not self._pending:
+            return
+        parts = [self._kept, *self._pending] if self._kept is not None else self._pending
+        rows, index, groups = (torch.cat([getattr(part, name) for part in parts]) for name in self.tensors)
+        order = torch.from_numpy(np.argsort(self._hash(index), kind="stable")[: self.size])
+        self._kept, self._pending = _Sample(rows[order], index[order], groups[order]), []
+
+    def _hash(self, index: Tensor) -> NDArray[np.uint64]:
+        return _splitmix64(index.numpy().astype(np.uint64) + np.uint64(self.seed) * np.uint64(0x9E3779B97F4A7C15))
+
+
+def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # the finaliser of SplitMix64 (Steele, Lea and Flood, 2014): a bijection, so two indices never share a hash
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))

@@ -1,0 +1,102 @@
+"""What a statistic is computed of: a function from activations to one vector a sample, comparable by value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from oodline.activations import Activations
+from oodline.errors import LabelError
+
+Grouping = Literal["label", "predicted", "all"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A frozen record that turns activations into vectors; equal records give equal vectors."""
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
+        """Vectors (N, K); `groups` says which class each sample counts for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """The penultimate features (N, D)."""
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """The features as they are."""
+        return activations.features
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The logits (N, C)."""
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n c"]:
+        """The logits as they are."""
+        return activations.logits
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """The softmax of the logits (N, C), in float64."""
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n c"]:
+        """The probabilities."""
+        return torch.softmax(activations.logits.cpu().double(), dim=1)
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Feature times gradient of the group's logit with respect to the features (N, D).
+
+    The first-order contribution of each feature to the logit of the class that the sample counts for (LINe, Sec. 3.2).
+    On a linear head it is `W[c] * f`, the exact Shapley value against a zero baseline, and no pass needs it; it is for
+    heads of several layers.
+    """
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """One backward pass through the head for the whole batch."""
+        with torch.enable_grad():
+            features = activations.features.detach().clone().requires_grad_()
+            logits = activations.head(features)
+            # samples do not interact in a head in evaluation mode, so the gradient of the sum holds each one's own
+            chosen = logits.gather(1, groups.to(logits.device).unsqueeze(1)).sum()
+            (gradient,) = torch.autograd.grad(chosen, features)
+        return (features * gradient).detach()
+
+
+def group(activations: Activations, labels: Tensor | None, by: Grouping) -> tuple[Int[Tensor, " n"], int]:
+    """Class each sample counts for, on the CPU, and the number of classes there are.
+
+    Raises
+    ------
+    LabelError
+        `by="label"` and labels are missing, of the wrong shape, not integers, or outside [0, C).
+    """
+    if by == "all":
+        return torch.zeros(len(activations), dtype=torch.int64), 1
+    classes = activations.logits.shape[1]
+    if by == "predicted":
+        return activations.logits.argmax(1).cpu(), classes
+    if labels is None:
+        raise LabelError("this statistic is grouped by class, but the loader yields no labels; yield (inputs, labels).")
+    if labels.shape != (len(activations),):
+        raise LabelError(f"labels have shape {tuple(labels.shape)}; ({len(activations)},), one a sample, is needed.")
+    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
+        raise LabelError(f"labels are {labels.dtype}; integers from 0 to {classes - 1} are needed.")
+    labels = labels.cpu().long()
+    outside = (labels < 0) | (labels >= classes)
+    if bool(outside.any()):
+        first = int(torch.nonzero(outside)[0])
+        raise LabelError(
+            f"{int(outside.sum())} of {len(labels)} labels are outside [0, {classes - 1}], the classes of this "
+            f"classifier (first: label {int(labels[first])} of sample {int(activations.index[first])}). "
+            "Map the labels of the data set to the order of the logits."
+        )
+    return labels, classes

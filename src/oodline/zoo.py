@@ -1,0 +1,327 @@
+"""From a model reference to a classifier with its preprocessing: `timm:`, `torchvision:`, `hf:` and `python:`.
+
+Weights are safetensors, or a PyTorch file read with `weights_only`: loading weights never runs code. A `python:`
+reference does run the code it names, which is why it is followed only when a user writes it, never when a file does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from oodline.errors import ModelError, missing_extra, unknown_name
+from oodline.preprocessing import Preprocessing
+from oodline.references import Reference, parse_reference
+
+EXAMPLES = {
+    "timm": "timm:resnet50",
+    "torchvision": "torchvision:resnet50",
+    "hf": "hf:microsoft/resnet-50",
+    "python": "python:my_models.py:build,num_classes=10",
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A classifier in evaluation mode, with what its source says of it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    preprocessing : Preprocessing, optional
+        As the model's own configuration has it.
+    class_names : tuple of str, optional
+        In the order of the logits.
+    head : str, optional
+        Name of the head, where the source states it.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] | None = None
+    head: str | None = None
+
+
+def load_model(reference: str, weights: str | Path | None = None) -> LoadedModel:
+    """Build the classifier that a reference names.
+
+    Parameters
+    ----------
+    reference : str
+        `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER` or `python:MODULE_OR_FILE:FACTORY`, each with options for
+        its constructor as `,key=value`. Pretrained weights are fetched by the library that has them, unless
+        `weights` is given or the reference says `pretrained=false`.
+    weights : str or Path, optional
+        A file of weights to load into it.
+
+    Raises
+    ------
+    ModelError
+        Unknown scheme, name or factory, a constructor that fails, weights that do not fit or cannot be read.
+    MissingExtraError
+        timm or transformers is not installed.
+
+    Examples
+    --------
+    >>> loaded = load_model("torchvision:resnet18,pretrained=false,num_classes=10")
+    >>> loaded.model.fc.out_features, loaded.preprocessing.crop
+    (10, 224)
+    """
+    parsed = parse_reference(reference, EXAMPLES)
+    if parsed.scheme is None:
+        raise ModelError(
+            f"'{reference}' does not say where the model comes from. Write {', '.join(EXAMPLES.values())}."
+        )
+    options = dict(parsed.options)
+    if parsed.scheme != "python":
+        options["pretrained"] = options.get("pretrained", weights is None)
+    loaded = _LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
+    if weights is not None:
+        load_weights(loaded.model, weights)
+    loaded.model.eval()
+    return loaded
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a file of weights into a model; all of its tensors, and no others, must be there.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Changed in place.
+    path : str or Path
+        `.safetensors`, or a PyTorch file of tensors. A `state_dict`, `model` or `model_state_dict` entry is
+        unpacked, and a `module.` or `model.` prefix removed where the names then fit.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, damaged or would run code, or its tensors do not fit; the message lists them.
+    """
+    path = Path(path)
+    state = _read_weights(path)
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state.get(key), Mapping):
+            state = dict(state[key])
+    expected = model.state_dict()
+    for prefix in ("module.", "model."):
+        if state.keys() != expected.keys() and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    missing = [key for key in expected if key not in state]
+    # counters of batches seen do not take part in inference, and files that were converted often lack them
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in expected]
+    shapes = [
+        f"{key}: file {tuple(value.shape)}, model {tuple(expected[key].shape)}"
+        for key, value in state.items()
+        if key in expected and isinstance(value, Tensor) and value.shape != expected[key].shape
+    ]
+    problems = [
+        f"{len(found)} {what} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
+        for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if found
+    ]
+    if problems:
+        raise ModelError(
+            f"the weights in {path} do not fit {type(model).__name__}: {'; '.join(problems)}. Check the model "
+            "reference and its options, such as num_classes."
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ModelError(f"there is no weight file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file, or is truncated: {error}. Copy it again.") from error
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} holds more than tensors, and loading it could run code, so it was not loaded. Save its "
+            "state_dict as safetensors."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{path} is not a PyTorch weight file, or is truncated: {error}. Copy it again.") from error
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
+    return dict(content)
+
+
+def _load_timm(reference: Reference) -> LoadedModel:
+    try:
+        import timm
+        from timm.data import resolve_model_data_config
+    except ImportError as error:
+        raise missing_extra("timm", "timm", "timm: references") from error
+    if not timm.is_model(reference.name.split(".")[0].removeprefix("hf_hub:")) and ":" not in reference.name:
+        raise ModelError(str(unknown_name("timm model", reference.name, timm.list_models())).split(" Known:")[0])
+    model = _built(reference, lambda options: timm.create_model(reference.name, **options))
+    config = resolve_model_data_config(model)
+    size = config["input_size"][1]
+    head = getattr(model, "pretrained_cfg", {}).get("classifier")
+    return LoadedModel(
+        model,
+        Preprocessing(
+            resize=int(size / config["crop_pct"]),
+            crop=tuple(config["input_size"][1:]),
+            mean=config["mean"],
+            std=config["std"],
+            interpolation=config["interpolation"],
+        ),
+        head=head if isinstance(head, str) else None,
+    )
+
+
+def _load_torchvision(reference: Reference) -> LoadedModel:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if reference.name not in known:
+        raise ModelError(str(unknown_name("torchvision model", reference.name, known)).split(" Known:")[0])
+    default = models.get_model_weights(reference.name).DEFAULT
+
+    def build(options: dict[str, Any]) -> nn.Module:
+        pretrained = options.pop("pretrained")
+        made: nn.Module = models.get_model(reference.name, weights=default if pretrained else None, **options)
+        return made
+
+    model = _built(reference, build)
+    transform = default.transforms()
+    categories = tuple(default.meta.get("categories", ()))
+    return LoadedModel(
+        model,
+        Preprocessing(
+            resize=transform.resize_size[0],
+            crop=transform.crop_size[0],
+            mean=tuple(transform.mean),
+            std=tuple(transform.std),
+            interpolation=transform.interpolation.value,
+        ),
+        class_names=None if "num_classes" in reference.options else categories or None,
+    )
+
+
+def _load_hugging_face(reference: Reference) -> LoadedModel:
+    try:
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    except ImportError as error:
+        raise missing_extra("transformers", "transformers", "hf: references") from error
+
+    def build(options: dict[str, Any]) -> nn.Module:
+        safe = {"trust_remote_code": False}
+        made: nn.Module
+        if options.pop("pretrained"):
+            made = AutoModelForImageClassification.from_pretrained(
+                reference.name, use_safetensors=True, **safe, **options
+            )
+        else:
+            config = AutoConfig.from_pretrained(reference.name, **safe, **options)
+            made = AutoModelForImageClassification.from_config(config)
+        return made
+
+    model = _built(reference, build)
+    try:
+        processor = AutoImageProcessor.from_pretrained(reference.name, trust_remote_code=False).to_dict()
+    except (OSError, ValueError):
+        processor = {}
+    names: Mapping[int, str] = model.config.id2label  # type: ignore[assignment, union-attr]
+    return LoadedModel(model, _from_processor(processor), tuple(names[i] for i in sorted(names)))
+
+
+def _from_processor(processor: Mapping[str, Any]) -> Preprocessing | None:
+    size, crop = processor.get("size"), processor.get("crop_size")
+    if not size or not processor.get("image_mean"):
+        return None
+    exact = (size["height"], size["width"]) if "height" in size else None
+    resize = exact or int(size["shortest_edge"] / processor.get("crop_pct", 1.0))
+    cropped: Any = (crop["height"], crop["width"]) if crop and processor.get("do_center_crop") else None
+    if "crop_pct" in processor and not exact:
+        cropped = (size["shortest_edge"], size["shortest_edge"])
+    names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+    return Preprocessing(
+        resize=resize,
+        crop=cropped,
+        mean=tuple(processor["image_mean"]),
+        std=tuple(processor["image_std"]),
+        interpolation=names.get(int(processor.get("resample", 2)), "bilinear"),  # type: ignore[arg-type]
+    )
+
+
+def _load_python(reference: Reference) -> LoadedModel:
+    home, colon, factory_name = reference.name.rpartition(":")
+    if not colon or not factory_name.isidentifier():
+        raise ModelError(f"'python:{reference.name}' must name a file or module and a factory: {EXAMPLES['python']}.")
+    module = _import(home)
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise ModelError(str(unknown_name(f"factory in {home}", factory_name, known)))
+    model = _built(reference, lambda options: factory(**options))
+    stated = getattr(model, "preprocessing", None)
+    try:
+        preprocessing = Preprocessing.model_validate(stated) if stated is not None else None
+    except ValidationError as error:
+        raise ModelError(f"the preprocessing that {home}:{factory_name} states is not one: {error}") from error
+    names = getattr(model, "class_names", None)
+    return LoadedModel(model, preprocessing, None if names is None else tuple(names))
+
+
+def _import(home: str) -> ModuleType:
+    path = Path(home)
+    try:
+        if path.suffix != ".py":
+            return importlib.import_module(home)
+        spec = importlib.util.spec_from_file_location(f"oodline_user_{path.stem}", path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise ModelError(f"there is no Python file {home}.")
+        module = importlib.util.module_from_spec(spec)
+        # dataclasses and the like look their module up while it is being run
+        sys.modules[spec.name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{home} could not be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _built(reference: Reference, build: Callable[[dict[str, Any]], Any]) -> nn.Module:
+    try:
+        model = build(dict(reference.options))
+    except Exception as error:
+        raise ModelError(
+            f"{reference.scheme}:{reference.name} could not be built with {reference.options}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{reference.scheme}:{reference.name} gave a {type(model).__name__}, not an nn.Module.")
+    return model
+
+
+_LOADERS: dict[str, Callable[[Reference], LoadedModel]] = {
+    "timm": _load_timm,
+    "torchvision": _load_torchvision,
+    "hf": _load_hugging_face,
+    "python": _load_python,
+}
