@@ -88,6 +88,7 @@ class Manifest(_Record):
     preprocessing: Preprocessing | None
     model: ModelSource | None
     fit: FitInfo | None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,9 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
         preprocessing=artifact.preprocessing,
         model=artifact.model,
         fit=artifact.fit,
-    ).model_dump_json()
-    metadata = {"oodline": manifest, "sha256": _digest(manifest, tensors)}
-    content = save(tensors, metadata)
+    ).model_dump(mode="json")
+    manifest["sha256"] = _digest(manifest, tensors)
+    content = save(tensors, {"oodline": json.dumps(manifest)})
     return write_atomically(path, lambda file: file.write(content))
 
 
@@ -186,19 +187,19 @@ def read_artifact(path: str | Path) -> Artifact:
     metadata, tensors = _read(path)
     if "oodline" not in metadata:
         raise ArtifactError(f"{path} is a safetensors file, but not one that oodline wrote: it has no manifest.")
-    text = metadata["oodline"]
-    version = _format_version(path, text)
+    document = _document(path, metadata["oodline"])
+    version = document["format_version"]
     if version > FORMAT_VERSION:
         raise ArtifactError(
             f"{path} has format {version}; this oodline {__version__} reads up to {FORMAT_VERSION}. Upgrade oodline."
         )
-    if metadata.get("sha256") != _digest(text, tensors):
+    if document.get("sha256") != _digest(document, tensors):
         raise ArtifactError(
             f"{path} was changed after it was written: manifest and tensors do not match its digest. Fit it again, or "
             "restore the original."
         )
     try:
-        manifest = Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate(document)
         head = HeadInfo(**manifest.head.model_dump())
         detectors = {name: _rebuild(record) for name, record in manifest.detectors.items()}
         for name, detector in detectors.items():
@@ -233,11 +234,14 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise ArtifactError(f"{path} is {what} ({size} bytes; {error}). Copy or fit it again.") from error
 
 
-def _format_version(path: Path, text: str) -> int:
+def _document(path: Path, text: str) -> dict[str, Any]:
     try:
-        return int(json.loads(text)["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"the manifest of {path} is not the JSON document it should be.") from error
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("format_version"), int):
+        raise ArtifactError(f"the manifest of {path} is not the JSON document it should be.")
+    return found
 
 
 def _describe(detector: Detector) -> DetectorRecord:
@@ -261,8 +265,9 @@ def _rebuild(record: DetectorRecord) -> Detector:
     return build_detector(record.method, settings)
 
 
-def _digest(manifest: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(manifest.encode())
+def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    signed = {key: value for key, value in manifest.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(signed, sort_keys=True).encode())
     for key in sorted(tensors):
         value = tensors[key]
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

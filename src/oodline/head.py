@@ -7,6 +7,7 @@ every pass: it can never be stale after `model.to(...)` or a weight update.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class LayeredHead:
     first : LinearHead
         The layer that reads the features; its `num_classes` is the width of the hidden layer.
     rest : nn.Module
-        Everything after it.
+        Everything after it, in evaluation mode.
     num_classes : int
         Number of logits C.
     """
@@ -206,11 +207,19 @@ def read_head(module: nn.Module, name: str, num_classes: int) -> Head:
             first = cast(LinearHead, read_head(layers[0], name, 0))
             if len(layers) == 1:
                 return first
-            return LayeredHead(first, nn.Sequential(*layers[1:]), num_classes)
+            return LayeredHead(first, _evaluation_view(nn.Sequential(*layers[1:])), num_classes)
     raise HeadError(
         f"'{name}' is a {type(module).__name__} and cannot serve as head: it must be an nn.Linear, a 1x1 nn.Conv2d "
         "after pooling, or an nn.Sequential that begins with an nn.Linear."
     )
+
+
+def _evaluation_view(module: nn.Module) -> nn.Module:
+    # a head is also called between passes, when the model may be training: modules of our own, the model's tensors
+    view = copy.copy(module)
+    view._modules = {name: child and _evaluation_view(child) for name, child in module._modules.items()}
+    view.training = False
+    return view
 
 
 def candidates(model: nn.Module, most: int = 5) -> str:

@@ -15,6 +15,7 @@ app = App(
     name="oodline",
     help="Post-hoc out-of-distribution detection for trained PyTorch classifiers, led by LINe.",
     version=__version__,
+    suppress_keyboard_interrupt=False,
 )
 app.command(
     "oodline.cli.demo:demo", help="The main job in under a minute, offline, on data that ships with scikit-learn."

@@ -75,4 +75,6 @@ class ImageFolder:
 
     def read(self, i: int) -> Image.Image:
         """Decode the file."""
-        return Image.open(self.root / self.files[i])
+        with Image.open(self.root / self.files[i]) as image:
+            image.load()  # here, so that the file is closed whether or not it can be decoded
+            return image

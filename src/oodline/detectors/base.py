@@ -120,6 +120,11 @@ class Detector(nn.Module, abc.ABC):
         )
 
     @property
+    def has_state(self) -> bool:
+        """Whether it or a member needs fitting."""
+        return bool(self.fitted_buffers) or any(member.has_state for _, member in self.members)
+
+    @property
     def members(self) -> list[tuple[str, Detector]]:
         """The detectors it is made of, by attribute name."""
         return [(name, child) for name, child in self.named_children() if isinstance(child, Detector)]
@@ -153,17 +158,22 @@ class Detector(nn.Module, abc.ABC):
         return found
 
     def settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
-        """Estimate its own and its members' buffers from the filled `requests`."""
-        self.estimate({name: s for name, s in statistics.items() if "." not in name}, head)
-        for prefix, member in self.members:
-            start = f"{prefix}."
-            member.settle({k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}, head)
+        """Estimate its own and its members' buffers from the filled `requests`; where that fails, keep the old ones."""
+        before = dict(self._buffers)
+        try:
+            self.estimate({name: s for name, s in statistics.items() if "." not in name}, head)
+            for prefix, member in self.members:
+                start = f"{prefix}."
+                member.settle({k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}, head)
+        except BaseException:
+            self._buffers.update(before)
+            raise
         self.to(head.linear.weight.device)
         self.mark_fitted(HeadInfo.of(head))
 
     def mark_fitted(self, head: HeadInfo) -> None:
         """Record which head it was fitted on, for itself and its members; detectors without state record none."""
-        if self.fitted_buffers or self.members:
+        if self.has_state:
             self.fitted_on = head
         for _, member in self.members:
             member.mark_fitted(head)

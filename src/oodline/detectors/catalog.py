@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
 
 from oodline.errors import SettingError, unknown_name
 from oodline.references import parse_reference
@@ -83,4 +83,19 @@ def build_detector(name: str, settings: dict[str, Any]) -> Detector:
         raise SettingError(f"'{name}' has no setting '{unknown[0]}'. It has: {known}.")
     if isinstance(member := settings.get("scorer"), str):
         settings = {**settings, "scorer": build_detector(member, {})}
-    return cls(**settings)
+    hints = get_type_hints(cls.__init__)
+    return cls(**{key: _checked(name, key, value, hints[key]) for key, value in settings.items()})
+
+
+def _checked(name: str, key: str, value: Any, hint: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    # a literal's own check says what it knows; this one only asks for the right type
+    kind = str if get_origin(hint) is Literal else hint
+    own = inspect.isclass(kind) or get_origin(kind) is not None
+    adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True) if own else None)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].lower()
+        raise SettingError(f"'{name}' does not take {key}={value!r}: {problem}.") from error

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
-from oodline.detectors.rectifier import Rectifier, check_fraction, percentile
+from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Statistic
 
@@ -24,7 +24,7 @@ class DICE(Rectifier):
     p : float
         Fraction of the C D weights pruned, in [0, 1); 0.9 in the paper's CIFAR experiments, 0.7 on ImageNet.
     scorer : Detector, optional
-        Scores the new logits; energy by default.
+        Scores the new logits, reading nothing else; energy by default.
 
     Examples
     --------
@@ -45,6 +45,7 @@ class DICE(Rectifier):
     def __init__(self, *, p: float = 0.9, scorer: Detector | None = None) -> None:
         super().__init__(scorer)
         check_fraction("DICE", p=p)
+        check_scorer_reads_logits(self)
         self.p = p
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
@@ -60,4 +61,4 @@ class DICE(Rectifier):
         """Recompute the logits with the weights that are left."""
         head = activations.head.linear
         sparse = LinearHead(head.weight * self.mask.to(head.weight.device), head.bias)
-        return activations.replace(head=sparse, logits=sparse(activations.features))
+        return activations.replace(logits=sparse(activations.features))

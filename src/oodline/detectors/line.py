@@ -24,7 +24,7 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper
-from oodline.detectors.rectifier import Rectifier, check_fraction, percentile
+from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.errors import LabelError, SettingError
 from oodline.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Contributions, Statistic
@@ -100,7 +100,7 @@ class LINe(Rectifier):
         What becomes of a class without training samples: an error, or all its neurons and weights are kept (a network
         with a background class that no data set shows needs this).
     scorer : Detector, optional
-        Scores the masked logits; energy by default.
+        Scores the masked logits, reading nothing else; energy by default.
 
     Raises
     ------
@@ -153,6 +153,7 @@ class LINe(Rectifier):
     ) -> None:
         super().__init__(scorer)
         check_fraction("LINe", p_a=p_a, p_w=p_w)
+        check_scorer_reads_logits(self)
         if not clip > 0:
             raise SettingError(f"LINe needs clip above 0, the largest activation that counts; {clip} is not.")
         for setting, value, choices in (
@@ -181,11 +182,12 @@ class LINe(Rectifier):
             moments.check_every_class()
         weight = head.linear.weight.cpu().float()
         S = moments.mean * weight.double() if isinstance(head, LinearHead) else moments.mean
-        self._check_contributions(S, moments, seen)
         threshold = torch.full(S.shape, -torch.inf)
         threshold[seen] = weight_thresholds(
             S[seen], weight, self.p_a, self.p_w, absolute=self.contribution == "absolute"
         )
+        _check_something_is_kept(threshold, moments)
+        _warn_of_few_samples(moments)
         self.contribution_ = S.float()
         self.threshold = threshold
 
@@ -203,22 +205,26 @@ class LINe(Rectifier):
             hidden[rows] = torch.nn.functional.linear(clipped[rows], left, bias)
         return activations.replace(features=clipped, logits=head.finish(hidden))
 
-    def _check_contributions(self, S: Tensor, moments: ClassMoments, seen: Tensor) -> None:
-        flat = torch.nonzero(seen & (S.amax(1) == S.amin(1))).flatten().tolist()
-        if flat:
-            count = int(moments.count[flat[0]])
-            raise LabelError(
-                f"the contributions of all {S.shape[1]} neurons to class {flat[0]} ({count} samples) "
-                "are equal, so none is more important than another. Look for a dead layer before the head, or for "
-                "constant images of that class."
-            )
-        few = torch.nonzero(seen & (moments.count < FEW_SAMPLES)).flatten()
-        if len(few):
-            fewest = int(moments.count[few].min())
-            warnings.warn(
-                f"{len(few)} of {len(seen)} classes have fewer than {FEW_SAMPLES} samples (class "
-                f"{int(few[moments.count[few].argmin()])} has {fewest}): LINe's contributions rest on means of so few "
-                "images and are noisy. Fit on more images a class.",
-                FewSamplesWarning,
-                stacklevel=2,
-            )
+
+def _check_something_is_kept(threshold: Tensor, moments: ClassMoments) -> None:
+    empty = torch.nonzero((threshold == torch.inf).all(1)).flatten().tolist()
+    if empty:
+        raise LabelError(
+            f"no neuron is left for class {empty[0]} ({int(moments.count[empty[0]])} samples): the contributions of "
+            f"its {threshold.shape[1]} neurons are equal, or tied at the percentile, so that none is above it. Look "
+            "for a dead layer before the head or constant images of that class, or prune less."
+        )
+
+
+def _warn_of_few_samples(moments: ClassMoments) -> None:
+    count = moments.count
+    few = torch.nonzero((count > 0) & (count < FEW_SAMPLES)).flatten()
+    if len(few):
+        fewest = int(few[count[few].argmin()])
+        warnings.warn(
+            f"{len(few)} of {len(count)} classes have fewer than {FEW_SAMPLES} samples (class {fewest} has "
+            f"{int(count[fewest])}): LINe's contributions rest on means of so few images and are noisy. Fit on more "
+            "images a class.",
+            FewSamplesWarning,
+            stacklevel=2,
+        )

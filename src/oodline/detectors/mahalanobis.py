@@ -15,6 +15,9 @@ from oodline.errors import LabelError
 from oodline.head import Head
 from oodline.statistics import Covariance, Statistic
 
+SMALLEST_SPREAD = 1e-12
+"""Standard deviation, relative to the largest mean, below which copies of one sample differ by rounding alone."""
+
 
 def whitening(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d r"]:
     """Matrix L with `L L' = pinv(covariance)`; directions without variance are left out, so r <= D."""
@@ -67,7 +70,8 @@ class Mahalanobis(Detector):
         covariance: Covariance = statistics["covariance"]
         covariance.moments.check_every_class()
         pooled = covariance.pooled()
-        if not bool((pooled.diagonal() > 0).any()):
+        spread, size = pooled.diagonal().amax().sqrt(), covariance.mean.abs().amax()
+        if spread <= SMALLEST_SPREAD * size:
             raise LabelError(
                 f"the covariance within classes is zero: the {covariance.moments.total} samples of "
                 f"{len(covariance.count)} classes do not vary within a class. Fit on at least two images a class."

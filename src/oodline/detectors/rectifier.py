@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oodline.activations import Activations
+from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector
 from oodline.detectors.energy import Energy
 from oodline.errors import SettingError
@@ -42,6 +42,15 @@ class Rectifier(Detector):
         """Score of the rectified activations (N,)."""
         scores: Tensor = self.scorer(self.rectify(activations))
         return scores
+
+
+def check_scorer_reads_logits(rectifier: Rectifier) -> None:
+    """Raise `SettingError` where the scorer would compute logits anew, without the weights that were masked."""
+    if rectifier.scorer.all_needs != Needs.LOGITS:
+        raise SettingError(
+            f"{type(rectifier).__name__} masks weights, so its scorer must read the logits that are left and nothing "
+            f"else; {type(rectifier.scorer).__name__} reads more. Try energy, msp or max-logit."
+        )
 
 
 def check_fraction(method: str, **settings: float) -> None:

@@ -81,7 +81,8 @@ class Table:
 
         Examples
         --------
-        >>> table = tabulate({"energy": [2.0, 3.0]}, {"svhn": {"energy": [1.0, 2.5]}})
+        >>> from torch import tensor
+        >>> table = tabulate({"energy": tensor([2.0, 3.0])}, {"svhn": {"energy": tensor([1.0, 2.5])}})
         >>> print(table.to_markdown("auroc"))
         | detector | svhn | mean |
         |---|---|---|

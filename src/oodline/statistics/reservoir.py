@@ -18,7 +18,7 @@ from torch import Tensor
 from oodline.activations import Activations
 from oodline.errors import SettingError, StatisticsError
 from oodline.statistics.base import Statistic
-from oodline.statistics.sources import Features, Source, group
+from oodline.statistics.sources import Features, Grouping, Source, group
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Reservoir(Statistic):
         How many samples to keep at most; about twice as many are in memory while it fills.
     of : Source
         What to keep of each; features by default. Kept in float32.
+    by : {"all", "label", "predicted"}
+        Which group is remembered of each; without it labels are not read.
     seed : int
         Another seed keeps another sample.
 
@@ -61,19 +63,20 @@ class Reservoir(Statistic):
 
     tensors: ClassVar = ("rows", "index", "groups")
 
-    def __init__(self, size: int, of: Source | None = None, *, seed: int = 0) -> None:
+    def __init__(self, size: int, of: Source | None = None, by: Grouping = "all", *, seed: int = 0) -> None:
         if size < 1:
             raise SettingError(f"a reservoir keeps at least one sample; size={size} does not.")
         self.size = size
         self.of = of if of is not None else Features()
+        self.by = by
         self.seed = seed
         self._kept: _Sample | None = None
         self._pending: list[_Sample] = []
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The class, source, size and seed."""
-        return (type(self).__name__, self.of, self.size, self.seed)
+        """The class, source, grouping, size and seed."""
+        return (type(self).__name__, self.of, self.by, self.size, self.seed)
 
     @property
     def rows(self) -> Float[Tensor, "s k"]:
@@ -87,12 +90,17 @@ class Reservoir(Statistic):
 
     @property
     def groups(self) -> Int[Tensor, " s"]:
-        """Label of each kept sample (S,), or its predicted class where the loader yields no labels."""
+        """Group of each kept sample (S,), as `by` says."""
         return self._sample("groups")
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was taken in yet."""
+        return self._kept is None and not self._pending
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Take in one batch; see `Statistic.update`."""
-        groups, _ = group(activations, labels, "predicted" if labels is None else "label")
+        groups, _ = group(activations, labels, self.by)
         index = activations.index.cpu().long()
         chosen = torch.ones(len(index), dtype=torch.bool)
         if self._kept is not None and len(self._kept.index) == self.size:
@@ -123,7 +131,10 @@ class Reservoir(Statistic):
 
     def _sample(self, name: str) -> Tensor:
         self._settle()
-        return None if self._kept is None else getattr(self._kept, name)  # type: ignore[return-value]
+        if self._kept is None:
+            raise StatisticsError("the reservoir is empty: nothing was taken in yet.")
+        found: Tensor = getattr(self._kept, name)
+        return found
 
     def _settle(self) -> None:
         if not self._pending:

@@ -62,7 +62,8 @@ class Contributions:
 
     def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """One backward pass through the head for the whole batch."""
-        with torch.enable_grad():
+        # under autocast the products would lose what the float64 sums keep
+        with torch.enable_grad(), torch.autocast(activations.features.device.type, enabled=False):
             features = activations.features.detach().clone().requires_grad_()
             logits = activations.head(features)
             # samples do not interact in a head in evaluation mode, so the gradient of the sum holds each one's own

@@ -1,0 +1,269 @@
+"""The command line end to end on images in a folder: what it writes, prints and refuses."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pyarrow import parquet
+from safetensors.torch import save_file
+
+from oodline.cli import main
+from oodline.cli.options import named
+from oodline.errors import SettingError
+
+FACTORY = """
+import torch
+from torch import nn
+
+def build(classes=3, seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+    model.preprocessing = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
+    return model
+
+def headless():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+def broken():
+    model = build()
+    model[0].weight.data[:] = float("nan")
+    return model
+
+def slow():
+    model = build()
+    model[0].register_forward_hook(lambda *_: __import__("time").sleep(0.2))
+    return model
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with a model factory, labelled images of three colours, and noise."""
+    random = np.random.default_rng(0)
+    for label, name in enumerate(("red", "green", "blue")):
+        for i in range(12):
+            pixels = random.integers(0, 60, (10, 10, 3))
+            pixels[..., label] += 150
+            path = tmp_path / "train" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype("uint8")).save(path)
+    (tmp_path / "noise").mkdir()
+    for i in range(9):
+        Image.fromarray(random.integers(0, 255, (10, 10, 3)).astype("uint8")).save(tmp_path / "noise" / f"{i}.png")
+    (tmp_path / "models.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+MODEL = ["--model", "python:models.py:build"]
+FIT = ["fit", *MODEL, "--data", "train", "-o", "guard.safetensors"]
+
+
+def run(*arguments, fails=False):
+    """Run a command in this process; it must succeed, or exit with 1."""
+    if fails:
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in arguments])
+        assert stop.value.code == 1
+        return
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as stop:
+        assert stop.code in (0, None)
+
+
+def test_fit_score_evaluate(place, capsys):
+    run(
+        *FIT,
+        "--detector",
+        "line,p_a=.5,p_w=0.5,clip=1.0",
+        "--detector",
+        "all",
+        "--detector",
+        "knn,k=5",
+        "--calibrate",
+        "train",
+    )
+    out = capsys.readouterr().out
+    assert "fitted line, knn, msp" in out
+    assert "on 36 images" in out
+    assert "threshold of line" in out
+
+    for suffix in ("parquet", "csv", "jsonl"):
+        run("score", "guard.safetensors", "train", *MODEL, "-o", f"scores.{suffix}")
+    rows = parquet.read_table("scores.parquet").to_pylist()
+    assert [r["name"] for r in rows][:2] == ["blue/0.png", "blue/1.png"]
+    assert list(rows[0])[:8] == ["name", "index", "label", "class_name", "score", "p_value", "threshold", "is_ood"]
+    assert "score_knn" in rows[0]
+    assert sum(r["is_ood"] for r in rows) == 1  # 95 % of 36 is 34.2, so 35 are accepted
+    assert rows[0]["class_name"] in ("blue", "green", "red")
+    assert [json.loads(line) for line in Path("scores.jsonl").read_text().splitlines()] == rows
+    with Path("scores.csv").open() as file:
+        assert [float(r["score"]) for r in csv.DictReader(file)] == [r["score"] for r in rows]
+
+    capsys.readouterr()
+    run("evaluate", "guard.safetensors", *MODEL, "--id", "train", "--ood", "noise", "--ood", "again=noise", "--json")
+    table = json.loads(capsys.readouterr().out)["rows"]
+    assert {(r["detector"], r["ood"]) for r in table} >= {("line", "noise"), ("mahalanobis", "again")}
+    assert all(r["n_id"] == 36 and r["n_ood"] == 9 for r in table)
+    assert all(r["auroc"] > 0.99 for r in table if r["detector"] == "mahalanobis")
+    run("evaluate", "guard.safetensors", *MODEL, "--id", "train", "--ood", "noise", "-o", "table.csv")
+    assert "FPR@95TPR, OOD positive" in capsys.readouterr().out
+    assert len(Path("table.csv").read_text().splitlines()) == 11
+
+
+def test_json_of_fit_and_score_is_all_that_is_printed(place, capsys):
+    run(*FIT, "--detector", "energy", "--json")
+    assert json.loads(capsys.readouterr().out)["detectors"] == ["energy"]
+    run("score", "guard.safetensors", "noise", *MODEL, "-o", "s.csv", "--json")
+    assert json.loads(capsys.readouterr().out) == {
+        "output": "s.csv", "images": 9, "detector": "energy", "flagged": None, "skipped": {},
+    }  # fmt: skip
+
+
+def test_methods_lists_the_catalog(capsys):
+    run("methods", "--json")
+    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert listed["line"]["venue"] == "CVPR 2023"
+    assert listed["line"]["settings"]["p_w"] == 0.1
+    run("methods")
+    assert "kl-matching" in capsys.readouterr().out
+
+
+def test_a_file_does_not_choose_code_to_run(place, capsys):
+    run(*FIT, "--detector", "energy")
+    run("score", "guard.safetensors", "noise", "-o", "s.csv", fails=True)
+    assert "a file may not say which code to run" in capsys.readouterr().err
+    assert not Path("s.csv").exists()
+
+
+def test_a_file_names_a_library_model_and_its_weights(place, capsys):
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    save_file(get_model("resnet18", num_classes=3).state_dict(), "weights.safetensors")
+    model = ["--model", "torchvision:resnet18,num_classes=3", "--weights", "weights.safetensors"]
+    run("fit", *model, "--data", "train", "--detector", "energy", "--calibrate", "train", "-o", "g.safetensors")
+    run("score", "g.safetensors", "noise", "-o", "without.csv")
+    run("score", "g.safetensors", "noise", *model, "-o", "with.csv")
+    assert Path("without.csv").read_text() == Path("with.csv").read_text()
+    torch.manual_seed(1)
+    save_file(get_model("resnet18", num_classes=3).state_dict(), "weights.safetensors")
+    run("score", "g.safetensors", "noise", "-o", "other.csv", fails=True)
+    assert "same size but other weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "python:models.py:headless"], "has no nn.Linear to serve as head"),
+        (["--model", "python:models.py:broken"], "NaN or infinite activations in 36 of 36 rows"),
+        (["--model", "python:models.py:built"], "Did you mean 'build'"),
+        (["--model", "resnet50"], "does not say where the model comes from"),
+        (["--model", "python:models.py:build,classes=2"], "labels are outside [0, 1]"),
+        (["--model", "python:models.py:build,classes=4"], "1 of 4 classes have fewer than 1 samples"),
+        ([*MODEL, "--label-offset", "1"], "labels are outside [0, 2]"),
+        ([*MODEL, "--detector", "lime"], "Did you mean 'line'"),
+        ([*MODEL, "--detector", "line,p_q=0.5"], "'line' has no setting 'p_q'"),
+        ([*MODEL, "--detector", "line,p_a=1.5"], "p_a in [0, 1)"),
+        ([*MODEL, "--weights", "nowhere.safetensors"], "no weight file nowhere.safetensors"),
+        ([*MODEL, "--head", "9"], "no module named '9'"),
+        ([*MODEL, "--preprocessing", '{"resize": 8, "zoom": 2}'], "zoom"),
+        ([*MODEL, "--data", "nowhere"], "no file or folder nowhere"),
+        ([*MODEL, "--data", "noise"], "yields no labels"),
+        ([*MODEL, "-o", "nowhere/guard.safetensors"], "could not write nowhere/guard.safetensors"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, arguments, sentence):
+    given = {"--data": "train", "-o": "guard.safetensors"}
+    for key in [a for a in arguments if a in given]:
+        del given[key]
+    before = sorted(p.name for p in place.iterdir())
+    run("fit", *arguments, *(part for item in given.items() for part in item), fails=True)
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("error: ") or "error: " in captured.err
+    assert sentence in captured.err
+    assert "Traceback" not in captured.err
+    assert sorted(p.name for p in place.iterdir() if p.name != "__pycache__") == before
+
+
+def test_a_truncated_image_is_named_or_skipped_and_counted(place, capsys):
+    victim = place / "train" / "green" / "3.png"
+    victim.write_bytes(victim.read_bytes()[:60])
+    run(*FIT, "--detector", "line", fails=True)
+    assert "image green/3.png (number 17) cannot be read" in capsys.readouterr().err
+    run(*FIT, "--detector", "line", "--on-error", "skip", "--json")
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert summary["samples"] == 35
+    assert summary["skipped"] == {"data": 1}
+    assert "1 unreadable images of data were skipped: green/3.png" in captured.err
+
+
+@pytest.mark.filterwarnings("always::oodline.detectors.base.FewSamplesWarning")
+def test_detectors_that_cannot_be_fitted_are_left_out_with_their_reason(place, capsys):
+    for path in (place / "train").rglob("*.png"):
+        if path.name != "0.png":
+            path.unlink()
+    run(*FIT, "--detector", "all")
+    captured = capsys.readouterr()
+    assert "left out mahalanobis: the covariance within classes is zero" in captured.out
+    assert "left out knn: KNN(k=50) needs at least 50 training samples; 3 were seen" in captured.out
+    assert "warning: 3 of 3 classes have fewer than 10 samples" in captured.err
+    assert "fitted line, msp" in captured.out
+
+
+def test_ctrl_c_leaves_nothing_behind(place):
+    command = [sys.executable, "-m", "oodline", "fit", "--model", "python:models.py:slow", "--data", "train"]
+    command += ["--batch-size", "1", "-o", "guard.safetensors"]
+    before = sorted(p.name for p in place.iterdir())
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    )
+    time.sleep(6)  # imports take about three seconds and the pass seven
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; nothing was written" in error
+    assert "Traceback" not in error
+    assert sorted(p.name for p in place.iterdir()) == before
+
+
+def test_help_needs_no_torch():
+    script = (
+        "import sys\nfrom oodline.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'numpy', 'pyarrow', 'pydantic'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "evaluate" in done.stdout
+
+
+def test_names_of_data_sets():
+    assert named(["a/svhn.parquet", "far=b/", "torchvision:SVHN,root=d"]) == {
+        "svhn": "a/svhn.parquet", "far": "b/", "torchvision:SVHN": "torchvision:SVHN,root=d",
+    }  # fmt: skip
+    with pytest.raises(SettingError, match="two data sets are called 'x'"):
+        named(["a/x.parquet", "b/x"])
+
+
+def test_demo_flags_what_it_was_never_taught(tmp_path, capsys):
+    run("demo", "-o", tmp_path / "demo", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"] > 0.97
+    assert found["flagged"]["test"] < 0.12
+    assert min(found["flagged"][name] for name in ("digits 8, 9", "photographs", "noise")) > 0.7
+    line = [r["auroc"] for r in found["rows"] if r["detector"] == "line"]
+    assert len(line) == 3
+    assert min(line) > 0.93
+    with Image.open(tmp_path / "demo" / "scores.png") as picture:
+        assert picture.size[0] > 600

@@ -1,0 +1,205 @@
+"""A guard judges, saves and loads; a file that is not what it should be is refused with a sentence."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import oodline as ol
+from oodline.artifact import FORMAT_VERSION, Artifact, ModelSource, read_artifact, write_artifact
+from oodline.detectors.catalog import CATALOG, create_detector
+from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedError, UnknownNameError
+from oodline.head import HeadInfo
+from oodline.preprocessing import Preprocessing
+from oodline.testing import toy_problem
+
+
+@pytest.fixture
+def guard():
+    classifier, loader = toy_problem()
+    detector = ol.LINe(p_a=0.5, p_w=0.5, clip=5.0).fit(classifier, loader)
+    return ol.Guard(classifier, detector, class_names="abc").calibrate(loader, tpr=0.9)
+
+
+@pytest.fixture
+def saved(guard, tmp_path):
+    return guard.save(tmp_path / "guard.safetensors")
+
+
+def rewrite(path, change):
+    """Load a file, let `change(metadata, tensors)` edit it, and save it without mending the digest."""
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    change(metadata, tensors)
+    save_file(tensors, path, metadata)
+
+
+def test_verdict_says_label_score_threshold_and_ood(guard):
+    classifier, loader = toy_problem()
+    images, _ = loader[0]
+    verdict = guard(torch.cat([images, torch.zeros(2, 4)]))
+    assert int(verdict.is_ood[:60].sum()) == 6  # tpr=0.9 of the 60 samples it was calibrated on
+    assert verdict.is_ood[60:].all()
+    assert torch.equal(verdict.label, classifier(torch.cat([images, torch.zeros(2, 4)])).logits.argmax(1))
+    assert torch.equal(verdict.is_ood, verdict.score.double() < verdict.threshold)
+    row = verdict.rows()[-1]
+    assert row["class_name"] == "abc"[row["label"]]
+    assert row["is_ood"] is True
+    assert 0 < row["p_value"] < 0.1
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_a_guard_needs_a_fitted_detector_a_threshold_and_its_own_classifier(guard):
+    classifier, loader = toy_problem()
+    with pytest.raises(NotFittedError, match=r"LINe is not fitted. Call LINe.fit\(classifier, train_loader\)"):
+        ol.Guard(classifier, ol.LINe())
+    with pytest.raises(NotFittedError, match=r"guard.calibrate\(held_out_loader\)"):
+        ol.Guard(classifier, ol.Energy())(loader[0][0])
+    other, _ = toy_problem(seed=1)
+    with pytest.raises(MismatchError, match="'line' was fitted on another classifier"):
+        ol.Guard(other, guard.detector)
+
+
+def test_a_batch_of_the_wrong_shape_or_with_nan_is_refused(guard):
+    with pytest.raises(InputError, match=r"refused a batch of shape \(2, 7\)"):
+        guard(torch.zeros(2, 7))
+    with pytest.raises(InputError, match="NaN or infinite activations in 1 of 2 rows"):
+        guard(torch.tensor([[0.0] * 4, [float("nan")] * 4]))
+
+
+@pytest.mark.parametrize("name", [*CATALOG, "react,scorer=dice"])
+def test_every_detector_survives_a_file_bit_for_bit(name, tmp_path):
+    classifier, loader = toy_problem()
+    detector = create_detector(name)
+    ol.fit([detector], classifier, loader)
+    guard = ol.Guard(classifier, detector, preprocessing=Preprocessing(resize=8, crop=8)).calibrate(loader)
+    loaded = ol.Guard.load(guard.save(tmp_path / "g.safetensors"), classifier)
+    images = torch.randn(30, 4)
+    before, after = guard(images), loaded(images)
+    assert torch.equal(before.score, after.score)
+    assert torch.equal(before.is_ood, after.is_ood)
+    assert torch.equal(before.p_value, after.p_value)
+    assert loaded.preprocessing == guard.preprocessing
+    assert repr(loaded.detector) == repr(guard.detector)
+
+
+def test_saving_twice_gives_the_same_bytes(guard, tmp_path):
+    first, second = (guard.save(tmp_path / name).read_bytes() for name in ("a", "b"))
+    assert first == second
+
+
+def test_several_detectors_in_one_file(tmp_path):
+    classifier, loader = toy_problem()
+    detectors = {"energy": ol.Energy(), "knn": ol.KNN(k=3)}
+    ol.fit(list(detectors.values()), classifier, loader)
+    source = ModelSource(reference="timm:resnet50", head="fc")
+    path = write_artifact(Artifact(detectors, HeadInfo.of(classifier.head), model=source), tmp_path / "many")
+    assert list(read_artifact(path).detectors) == ["energy", "knn"]
+    assert read_artifact(path).model == source
+    assert ol.Guard.load(path, classifier, "knn").detector.k == 3
+    with pytest.raises(UnknownNameError, match="Did you mean 'energy'"):
+        ol.Guard.load(path, classifier, "enregy")
+
+
+def test_another_classifier_is_refused(saved, guard):
+    with pytest.raises(MismatchError, match=r"3 classes and 16 features; .* has 5 and 16"):
+        ol.Guard.load(saved, ol.Classifier(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 5))))
+    changed = copy.deepcopy(guard.classifier.model)
+    with torch.no_grad():
+        changed[2].weight[0, 0] += 1e-3
+    with pytest.raises(MismatchError, match="same size but other weights"):
+        ol.Guard.load(saved, ol.Classifier(changed))
+
+
+def test_a_missing_truncated_or_foreign_file_is_refused(saved, guard, tmp_path):
+    with pytest.raises(ArtifactError, match="there is no file"):
+        ol.Guard.load(tmp_path / "nowhere.safetensors", guard.classifier)
+    content = saved.read_bytes()
+    for size in (0, 5, 100, len(content) - 1):
+        saved.write_bytes(content[:size])
+        with pytest.raises(ArtifactError, match="truncated"):
+            ol.Guard.load(saved, guard.classifier)
+    saved.write_bytes(b"PK\x03\x04" + b"\xff" * 500)
+    with pytest.raises(ArtifactError, match="no safetensors file, or damaged"):
+        ol.Guard.load(saved, guard.classifier)
+    save_file({"x": torch.zeros(1)}, saved)
+    with pytest.raises(ArtifactError, match="not one that oodline wrote"):
+        ol.Guard.load(saved, guard.classifier)
+
+
+def tamper_tensor(metadata, tensors):
+    tensors["detector/line/contribution_"][0, 0] += 1
+
+
+def tamper_calibration(metadata, tensors):
+    tensors["calibration/line"] = tensors["calibration/line"] - 1
+
+
+def tamper_threshold(metadata, tensors):
+    manifest = json.loads(metadata["oodline"])
+    manifest["calibrations"]["line"]["threshold"] = -1e9
+    metadata["oodline"] = json.dumps(manifest)
+
+
+def tamper_digest(metadata, tensors):
+    metadata["oodline"] = metadata["oodline"].replace("sha256", "sha257")
+
+
+@pytest.mark.parametrize("change", [tamper_tensor, tamper_calibration, tamper_threshold, tamper_digest])
+def test_a_file_that_was_changed_is_refused(saved, guard, change):
+    rewrite(saved, change)
+    with pytest.raises(ArtifactError, match="was changed after it was written"):
+        ol.Guard.load(saved, guard.classifier)
+
+
+def test_one_flipped_bit_anywhere_in_the_tensors_is_found(saved, guard):
+    content = bytearray(saved.read_bytes())
+    for position in range(len(content) - 200, len(content), 37):
+        content[position] ^= 1
+        saved.write_bytes(bytes(content))
+        with pytest.raises(ArtifactError, match="was changed"):
+            ol.Guard.load(saved, guard.classifier)
+        content[position] ^= 1
+
+
+def test_a_newer_format_is_refused_before_anything_else(saved, guard):
+    def newer(metadata, tensors):
+        manifest = json.loads(metadata["oodline"]) | {"format_version": FORMAT_VERSION + 1, "unheard_of": True}
+        metadata["oodline"] = json.dumps(manifest)
+
+    rewrite(saved, newer)
+    with pytest.raises(ArtifactError, match=rf"has format {FORMAT_VERSION + 1}; this oodline .* reads up to .*Upgrade"):
+        ol.Guard.load(saved, guard.classifier)
+
+
+def test_a_method_of_another_version_is_named(saved, guard):
+    from oodline.artifact import _digest
+
+    def rename(metadata, tensors):
+        manifest = json.loads(metadata["oodline"])
+        manifest["detectors"]["line"]["method"] = "lime"
+        metadata["oodline"] = json.dumps(manifest | {"sha256": _digest(manifest, tensors)})
+
+    rewrite(saved, rename)
+    with pytest.raises(ArtifactError, match=r"unknown detector 'lime'\. Did you mean 'line'"):
+        ol.Guard.load(saved, guard.classifier)
+
+
+def test_a_detector_of_ones_own_cannot_be_written_silently(tmp_path):
+    class Mine(ol.Energy):
+        """Higher = more in-distribution."""
+
+    classifier, loader = toy_problem()
+    guard = ol.Guard(classifier, Mine()).calibrate(loader)
+    with pytest.raises(ArtifactError, match=r"Mine .* is not in oodline's catalog"):
+        guard.save(tmp_path / "mine.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_state_is_small_and_holds_no_weights_of_the_classifier(saved):
+    with safe_open(saved, framework="pt") as file:
+        assert set(file.keys()) == {"detector/line/contribution_", "detector/line/threshold", "calibration/line"}
