@@ -1,0 +1,90 @@
+"""The table: one pass a data set, every detector on every set."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+import torch
+
+from oodline.detectors.energy import Energy
+from oodline.detectors.knn import KNN
+from oodline.detectors.msp import MSP
+from oodline.errors import InputError
+from oodline.evaluation.evaluate import PERCENT, Table, evaluate, tabulate
+from oodline.evaluation.metrics import Metrics, compute_metrics
+from oodline.scoring import score
+from oodline.testing import toy_problem
+
+
+@pytest.fixture
+def table() -> Table:
+    random = torch.Generator().manual_seed(0)
+    drawn = {name: torch.randn(50, generator=random) for name in ("good", "bad")}
+    return tabulate(
+        {"good": drawn["good"] + 2, "bad": drawn["bad"]},
+        {ood: {name: torch.randn(40, generator=random) for name in drawn} for ood in ("near", "far")},
+    )
+
+
+def test_each_data_set_is_passed_once_for_all_detectors():
+    classifier, loader = toy_problem()
+    detectors = [Energy(), MSP(), KNN(k=3).fit(classifier, loader)]
+    passes = []
+    classifier.model.register_forward_hook(lambda _m, args, _out: passes.append(len(args[0])))
+    near, far = torch.randn(20, 4), 9 * torch.randn(30, 4)
+    table = evaluate(detectors, classifier, loader, {"near": [near], "far": [far[:10], far[10:]]})
+    assert passes == [60, 20, 10, 20]
+    for detector in detectors:
+        scores = [score(detector, classifier, data)[detector.name] for data in (loader, [near], [far])]
+        assert table.cells[detector.name] == {
+            "near": compute_metrics(scores[0], scores[1]),
+            "far": compute_metrics(scores[0], scores[2]),
+        }
+
+
+def test_the_mean_counts_every_set_the_same(table):
+    cells = table.cells["good"]
+    assert table.mean("good", "auroc") == pytest.approx((cells["near"].auroc + cells["far"].auroc) / 2, abs=1e-15)
+    assert table.value("good", "auroc", None) == table.mean("good", "auroc")
+
+
+@pytest.mark.parametrize("metric", PERCENT)
+def test_the_best_is_the_highest_area_and_the_lowest_rate(table, metric):
+    values = [table.value(name, metric, "near") for name in ("good", "bad")]
+    assert table.best(metric, "near") == (min(values) if metric.startswith("fpr") else max(values))
+    assert table.best(metric, "near") == table.value("good", metric, "near")
+
+
+def test_csv_holds_every_number_in_full(table):
+    rows = list(csv.DictReader(io.StringIO(table.to_csv())))
+    assert [(r["detector"], r["ood"]) for r in rows] == [
+        ("good", "near"), ("good", "far"), ("bad", "near"), ("bad", "far"),
+    ]  # fmt: skip
+    for row in rows:
+        found = Metrics(**{k: (int if k[:2] == "n_" else float)(row[k]) for k in Metrics.__dataclass_fields__})
+        assert found == table.cells[row["detector"]][row["ood"]]
+
+
+def test_markdown_marks_the_best_of_each_column(table):
+    header, rule, good, bad = table.to_markdown("fpr95_id_positive").splitlines()
+    assert header == "| detector | near | far | mean |"
+    assert rule == "|---|---|---|---|"
+    assert good.count("**") == 6
+    values = [100 * table.value("bad", "fpr95_id_positive", ood) for ood in ("near", "far", None)]
+    assert bad == f"| bad | {values[0]:.2f} | {values[1]:.2f} | {values[2]:.2f} |"
+
+
+def test_bad_input_is_refused():
+    classifier, loader = toy_problem()
+    with pytest.raises(InputError, match="at least one OOD data set"):
+        evaluate(Energy(), classifier, loader, {})
+    with pytest.raises(InputError, match="at least one OOD data set"):
+        tabulate({"energy": torch.zeros(1)}, {})
+    with pytest.raises(InputError, match="no batch"):
+        evaluate(Energy(), classifier, loader, {"empty": []})
+    with pytest.raises(InputError, match=r"2 of 3 rows .*sample 1"):
+        evaluate(
+            Energy(), classifier, loader, {"nan": [torch.tensor([[0.0] * 4, [float("nan")] * 4, [torch.inf] * 4])]}
+        )
