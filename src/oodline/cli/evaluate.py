@@ -81,6 +81,7 @@ def evaluate(
 
 def print_table(table: Table) -> None:
     """Print AUROC and both FPR@95TPR, best values in bold."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -88,9 +89,10 @@ def print_table(table: Table) -> None:
 
     columns: list[str | None] = [*table.ood_sets, None]
     for metric in _PRINTED:
-        shown = RichTable("detector", title=f"{TITLES[metric]}, %", title_justify="left")
+        shown = RichTable(title=f"{TITLES[metric]}, %", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        shown.add_column("detector", overflow="fold")
         for column in columns:
-            shown.add_column(column or "mean", justify="right")
+            shown.add_column(column or "mean", justify="right", overflow="fold")
         for detector in table.cells:
             cells = []
             for column in columns:

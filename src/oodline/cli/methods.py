@@ -41,10 +41,13 @@ def methods(*, json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "needs", "fitted on data", "settings", "paper", title="oodline methods")
+    table = Table.grid(padding=(0, 2))
     for row in rows:
         settings = ", ".join(f"{k}={v}" for k, v in row["settings"].items() if v is not None)
         paper = f"{row['paper']} ({row['venue']}" + (f", arXiv {row['arxiv']})" if row["arxiv"] else ")")
-        table.add_row(row["name"], ", ".join(row["needs"]), "yes" if row["fitted"] else "no", settings, paper)
-    Console().print(table)
-    print("A higher score always means more in-distribution. Settings: --detector NAME,setting=value")
+        reads = f"reads {', '.join(row['needs'])}; {'fitted on ID data' if row['fitted'] else 'needs no fitting'}"
+        lines = [paper, reads, f"settings: {settings}"] if settings else [paper, reads]
+        table.add_row(f"[bold]{row['name']}[/bold]", "\n".join(lines))
+        table.add_row()
+    Console(highlight=False).print(table)
+    print("A higher score always means more in-distribution. Settings are written --detector NAME,setting=value")
