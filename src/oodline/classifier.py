@@ -289,7 +289,14 @@ def _unpack(batch: Any, start: int) -> tuple[Inputs, Tensor | None, Tensor]:
         first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
         size = len(first) if isinstance(first, Tensor) and first.ndim else 0
         index = torch.arange(start, start + size)
-    return inputs, None if labels is None else torch.as_tensor(labels), index
+    return inputs, _as_labels(labels), index
+
+
+def _as_labels(labels: Any) -> Tensor | None:
+    try:
+        return None if labels is None else torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        return None  # paths or names stand there: no labels, which only those that need them will complain of
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

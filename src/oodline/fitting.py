@@ -64,7 +64,7 @@ class FitError(OodlineError, ValueError):
     Attributes
     ----------
     failures : dict of str to OodlineError
-        Why, by the detector's name.
+        Why, by the detector's name; a second one of a name is `NAME #2`.
     """
 
     def __init__(self, failures: dict[str, OodlineError]) -> None:
@@ -130,6 +130,7 @@ def fit(
         except OodlineError as error:
             if len(detectors) == 1:
                 raise
-            failures[detector.name] = error
+            again = sum(name.partition(" #")[0] == detector.name for name in failures)
+            failures[f"{detector.name} #{again + 1}" if again else detector.name] = error
     if failures:
         raise FitError(failures)

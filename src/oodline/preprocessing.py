@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
@@ -22,7 +23,7 @@ class Preprocessing(BaseModel):
     crop : int or (int, int), optional
         Centre crop (a square, or height and width); None does not crop.
     mean, std : tuple of float
-        Per channel, for pixels in [0, 1].
+        One value a channel, for pixels in [0, 1]; zeros and ones by default.
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos"}
         How PIL resizes (always antialiased).
     mode : {"RGB", "L"}
@@ -39,14 +40,30 @@ class Preprocessing(BaseModel):
 
     resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     crop: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    mean: tuple[FiniteFloat, ...] = (0.0, 0.0, 0.0)
+    std: tuple[PositiveFloat, ...] = (1.0, 1.0, 1.0)
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     mode: Literal["RGB", "L"] = "RGB"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_channel_for_grey(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("mode") == "L":
+            return {"mean": (0.0,), "std": (1.0,), **values}
+        return values
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        channels = len(self.mode)
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(
+                f"mode {self.mode} has {channels} channels, but mean and std have {len(self.mean)} and {len(self.std)}"
+            )
+        return self
+
     def __call__(self, image: Image.Image) -> Tensor:
         """Turn one PIL image into a float32 tensor (channels, height, width)."""
-        image = image.convert(self.mode)
+        image = _eight_bit(image).convert(self.mode)
         if self.resize is not None:
             size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
             image = tv.resize(image, size, InterpolationMode(self.interpolation))
@@ -55,3 +72,12 @@ class Preprocessing(BaseModel):
         pixels: Tensor = tv.to_tensor(image)
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
         return (pixels - mean) / std
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # PIL would clip every grey above 255 to white
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")  # palettes with several transparent colours have no other way to RGB
+    return image

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from oodline.errors import SettingError
+
 _OPTION = re.compile(r",([A-Za-z_]\w*)=")
 
 
@@ -39,6 +41,11 @@ def parse_reference(text: str, schemes: Collection[str] = ()) -> Reference:
     Reference
         Option values are read as JSON where they are JSON (numbers, true, false, null, "text"), else kept as text.
 
+    Raises
+    ------
+    SettingError
+        An option is given twice.
+
     Examples
     --------
     >>> parse_reference("timm:mobilenetv2_100,num_classes=1001,pad_type=same", {"timm"})
@@ -47,7 +54,10 @@ def parse_reference(text: str, schemes: Collection[str] = ()) -> Reference:
     'images/,new'
     """
     head, *rest = _OPTION.split(text)
-    options = {key: _value(value) for key, value in zip(rest[::2], rest[1::2], strict=True)}
+    keys = rest[::2]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise SettingError(f"'{text}' sets {twice[0]} twice. Give each setting once.")
+    options = {key: _value(value) for key, value in zip(keys, rest[1::2], strict=True)}
     scheme, colon, name = head.partition(":")
     if colon and scheme in schemes:
         return Reference(scheme, name, options)

@@ -87,9 +87,10 @@ def print_table(table: Table) -> None:
 
     from oodline.evaluation.evaluate import TITLES
 
+    console = Console(highlight=False)
     columns: list[str | None] = [*table.ood_sets, None]
     for metric in _PRINTED:
-        shown = RichTable(title=f"{TITLES[metric]}, %", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         shown.add_column("detector", overflow="fold")
         for column in columns:
             shown.add_column(column or "mean", justify="right", overflow="fold")
@@ -100,7 +101,7 @@ def print_table(table: Table) -> None:
                 text = f"{100 * value:.2f}"
                 cells.append(f"[bold]{text}[/bold]" if value == table.best(metric, column) else text)
             shown.add_row(detector, *cells)
-        Console().print(shown)
+        console.print(f"{TITLES[metric]}, %", shown)
     sizes = next(iter(table.cells.values()))
     print(
         f"ID images: {next(iter(sizes.values())).n_id}; OOD images: "

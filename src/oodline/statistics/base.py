@@ -26,6 +26,9 @@ class Statistic(abc.ABC):
     tensors: ClassVar[tuple[str, ...]]
     """Names of the attributes that are the state; None until the first update."""
 
+    rows_may_differ: ClassVar[bool] = False
+    """Whether two states of one kind may differ in their first dimension, as samples do and classes do not."""
+
     @property
     @abc.abstractmethod
     def key(self) -> tuple[object, ...]:
@@ -74,7 +77,7 @@ class Statistic(abc.ABC):
             return self
         for name in self.tensors:
             mine, theirs = getattr(self, name), getattr(other, name)
-            if mine.shape[1:] != theirs.shape[1:]:
+            if mine.shape[self.rows_may_differ :] != theirs.shape[self.rows_may_differ :]:
                 raise StatisticsError(
                     f"cannot merge: {name} has shape {tuple(mine.shape)} here and {tuple(theirs.shape)} there; the two "
                     "come from different classifiers."

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.activations import Activations
-from oodline.errors import LabelError
+from oodline.errors import LabelError, SettingError
 from oodline.statistics.base import Statistic
 from oodline.statistics.sources import Features, Grouping, Source, group
 
@@ -102,11 +102,11 @@ class ClassMoments(Statistic):
         return centred, self._combine(present, counts, mean, squares)
 
     def _combine(self, rows: Tensor, counts: Tensor, mean: Tensor, squares: Tensor) -> Tensor:
-        before = self.count[rows]
+        before = self.count[rows].double()
         after = before + counts
         delta = mean - self.mean[rows]
         step = delta * (before * counts / after).sqrt().unsqueeze(1)
-        self.count[rows] = after
+        self.count[rows] += counts
         self.mean[rows] += delta * (counts / after).unsqueeze(1)
         if self.variance:
             self.deviations[rows] += squares + step.square()
@@ -117,6 +117,14 @@ class ClassMoments(Statistic):
         self._combine(rows, other.count[rows], other.mean[rows], other.deviations[rows])
 
     def standard_deviation(self, unbiased: bool = True) -> Float[Tensor, "c k"]:
-        """Per-class standard deviation (C, K); needs `variance=True`."""
+        """Per-class standard deviation (C, K).
+
+        Raises
+        ------
+        SettingError
+            The statistic was not built with `variance=True`.
+        """
+        if not self.variance:
+            raise SettingError("squared deviations are kept only by ClassMoments(variance=True).")
         degrees = (self.count - int(unbiased)).clamp(min=1).unsqueeze(1)
         return (self.deviations / degrees).sqrt()

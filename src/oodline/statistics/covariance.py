@@ -104,7 +104,7 @@ class Covariance(Statistic):
 
     def _absorb(self, other: Self) -> None:
         rows = torch.nonzero(other.count).flatten()
-        before, added = self.count[rows], other.count[rows]
+        before, added = self.count[rows].double(), other.count[rows].double()
         step = (other.mean[rows] - self.mean[rows]) * (before * added / (before + added)).sqrt().unsqueeze(1)
         self.moments.merge(other.moments)
         self.scatter += other.scatter

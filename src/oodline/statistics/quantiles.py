@@ -24,7 +24,7 @@ _SHIFT = 23 - MANTISSA_BITS
 _HALF = 1 << (31 - _SHIFT)
 
 RELATIVE_ERROR = 2.0 ** -(MANTISSA_BITS + 1)
-"""A quantile is off by at most this fraction of itself (0.05 %); zero is exact."""
+"""An entry is known within this fraction of itself (0.05 %), and zero exactly."""
 
 
 class Quantiles(Statistic):
@@ -69,7 +69,9 @@ class Quantiles(Statistic):
         self.bins = self.bins + other.bins
 
     def quantile(self, q: float) -> float:
-        """The q-th quantile by linear interpolation (NumPy's default), within `RELATIVE_ERROR`.
+        """The q-th quantile by linear interpolation (NumPy's default).
+
+        Off by at most `RELATIVE_ERROR` times the larger size of the two entries it lies between.
 
         Raises
         ------

@@ -62,6 +62,7 @@ class Reservoir(Statistic):
     """
 
     tensors: ClassVar = ("rows", "index", "groups")
+    rows_may_differ: ClassVar = True
 
     def __init__(self, size: int, of: Source | None = None, by: Grouping = "all", *, seed: int = 0) -> None:
         if size < 1:
@@ -145,7 +146,7 @@ class Reservoir(Statistic):
         self._kept, self._pending = _Sample(rows[order], index[order], groups[order]), []
 
     def _hash(self, index: Tensor) -> NDArray[np.uint64]:
-        return _splitmix64(index.numpy().astype(np.uint64) + np.uint64(self.seed) * np.uint64(0x9E3779B97F4A7C15))
+        return _splitmix64(index.numpy().astype(np.uint64) + np.uint64(self.seed * 0x9E3779B97F4A7C15 % 2**64))
 
 
 def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,0 +1,88 @@
+"""The names that `import oodline` offers: there, documented, listed, and cheap."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+import oodline
+
+NAMES = [name for name in oodline.__all__ if name != "__version__"]
+
+# Records that others fill, bases and abstract contracts; a new public name must come with an example.
+WITHOUT_EXAMPLE = {
+    "Activations",
+    "Calibration",
+    "Detector",
+    "LayeredHead",
+    "Needs",
+    "Paper",
+    "Rectifier",
+    "Scores",
+    "Table",
+    "Verdict",
+}
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_leads_to_the_thing_of_that_name(name):
+    thing = getattr(oodline, name)
+    assert thing.__name__ == name
+    assert thing.__module__ == f"oodline.{oodline._HOMES[name]}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_documented(name):
+    thing = getattr(oodline, name)
+    text = inspect.getdoc(thing)
+    summary = text.partition("\n")[0]
+    assert thing.__doc__ and len(summary) > 10
+    example = re.search(r"^Examples\n-+\n(.*)", text, re.MULTILINE | re.DOTALL)
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        return
+    assert (example is not None and ">>>" in example[1]) or name in WITHOUT_EXAMPLE
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if inspect.isfunction(getattr(oodline, n))])
+def test_every_parameter_of_a_function_is_documented(name):
+    function = getattr(oodline, name)
+    names = set(inspect.signature(function).parameters)
+    text = inspect.getdoc(function)
+    # the one argument of a function may be described by its summary
+    assert len(names) == 1 or all(re.search(rf"^{name} : |, {name} : |^{name}, ", text, re.MULTILINE) for name in names)
+
+
+def test_dir_lists_exactly_the_public_names():
+    assert dir(oodline) == sorted(oodline.__all__)
+    assert set(oodline._HOMES) | {"__version__"} == set(oodline.__all__)
+
+
+def test_the_version_is_a_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\w+)?", oodline.__version__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'oodline' has no attribute 'Lime'"):
+        _ = oodline.Lime
+    with pytest.raises(ImportError, match="cannot import name 'Lime'"):
+        exec("from oodline import Lime")
+    assert not hasattr(oodline, "__wrapped__")
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = "{'torch', 'torchvision', 'numpy', 'PIL', 'pydantic', 'rich', 'timm', 'transformers', 'jaxtyping'}"
+    code = f"import sys, oodline; dir(oodline); oodline.__version__; print(*sorted({heavy} & set(sys.modules)))"
+    assert run(code) == ""
+
+
+def test_the_catalogue_is_read_without_torch():
+    code = "import sys; from oodline.detectors.catalog import CATALOG; print(len(CATALOG) > 5, 'torch' in sys.modules)"
+    assert run(code) == "True False"
