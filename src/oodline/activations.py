@@ -18,6 +18,11 @@ class Needs(enum.Flag):
     """What a detector or a statistic reads of `Activations`; a pass computes the union and no more.
 
     Features and logits come at no cost and are always there; naming them documents what the score depends on.
+
+    Examples
+    --------
+    >>> Needs.LOGITS in (Needs.FEATURES | Needs.LOGITS)
+    True
     """
 
     LOGITS = enum.auto()
@@ -54,6 +59,14 @@ class Activations:
         Outputs of the modules that some detector named.
     inputs : Tensor or mapping, optional
         Only when some detector declares `Needs.INPUTS`.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> activations = classifier(loader[0][0])
+    >>> activations.features.shape, torch.allclose(activations.head(activations.features), activations.logits)
+    (torch.Size([60, 16]), True)
     """
 
     features: Float[Tensor, "n d"]

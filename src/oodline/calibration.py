@@ -25,6 +25,12 @@ class Calibration:
         Fraction of ID data to accept, in (0, 1]; the false-alarm rate aimed at is `1 - tpr`.
     threshold : float
         The largest score such that at least `tpr` of the held-out scores are not below it.
+
+    Examples
+    --------
+    >>> calibration = Calibration(torch.arange(100.0, dtype=torch.float64), tpr=0.95, threshold=5.0)
+    >>> calibration.is_ood(torch.tensor([4.0, 5.0]))
+    tensor([ True, False])
     """
 
     scores: Float[Tensor, " n"]

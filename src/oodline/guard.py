@@ -40,6 +40,12 @@ class Verdict:
         What the scores were compared with.
     class_names : tuple of str, optional
         In the order of the logits.
+
+    Examples
+    --------
+    >>> one = torch.ones(1)
+    >>> Verdict(one.long(), one, one < 2, one.double(), 2.0, ("cat", "dog")).rows()[0]["class_name"]
+    'dog'
     """
 
     label: Int[Tensor, " n"]

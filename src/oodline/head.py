@@ -93,6 +93,12 @@ class LayeredHead:
         Everything after it, in evaluation mode.
     num_classes : int
         Number of logits C.
+
+    Examples
+    --------
+    >>> head = LayeredHead(LinearHead(torch.eye(2), torch.zeros(2)), nn.ReLU(), num_classes=2)
+    >>> head(torch.tensor([[1.0, -2.0]]))
+    tensor([[1., 0.]])
     """
 
     first: LinearHead

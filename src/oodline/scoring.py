@@ -34,6 +34,14 @@ class Scores:
         Position of each sample in its data set.
     labels : Tensor (N,), int64, optional
         As the loader yielded them, None where it yields none.
+
+    Examples
+    --------
+    >>> from oodline.detectors.energy import Energy
+    >>> from oodline.testing import toy_problem
+    >>> found = score_all(Energy(), *toy_problem())
+    >>> found.scores["energy"].shape, bool((found.predicted == found.labels).float().mean() > 0.9)
+    (torch.Size([60]), True)
     """
 
     scores: dict[str, Float[Tensor, " n"]]

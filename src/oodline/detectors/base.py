@@ -27,7 +27,13 @@ from oodline.statistics import Statistic
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a method comes from: title, venue and year, arXiv number where there is one."""
+    """Where a method comes from: title, venue and year, arXiv number where there is one.
+
+    Examples
+    --------
+    >>> Paper("Energy-based Out-of-distribution Detection", "NeurIPS 2020", "2010.03759").venue
+    'NeurIPS 2020'
+    """
 
     title: str
     venue: str
@@ -42,6 +48,19 @@ class Detector(nn.Module, abc.ABC):
     """Base of every detector.
 
     A subclass takes its settings as keyword arguments and keeps each under its own name, as scikit-learn does.
+
+    Examples
+    --------
+    >>> class LargestFeature(Detector):
+    ...     name = "largest-feature"
+    ...     needs = Needs.FEATURES
+    ...     paper = Paper("An example of a detector", "none 2000")
+    ...
+    ...     def score(self, activations):
+    ...         return activations.features.amax(1)
+    >>> from oodline.testing import activations_of
+    >>> LargestFeature()(activations_of(torch.tensor([[1.0, 3.0]])))
+    tensor([3.])
     """
 
     name: ClassVar[str]

@@ -49,6 +49,11 @@ def detector_class(name: str) -> type[Detector]:
 def create_detector(reference: str) -> Detector:
     """Build a detector from `name,setting=value,...`, as the command line writes it.
 
+    Parameters
+    ----------
+    reference : str
+        A name of the catalog, with settings.
+
     Raises
     ------
     UnknownNameError

@@ -26,6 +26,12 @@ class Rectifier(Detector):
     ----------
     scorer : Detector, optional
         What scores the rectified activations; `Energy()`, as in the papers, by default.
+
+    Examples
+    --------
+    >>> from oodline import ASHS, MSP
+    >>> ASHS(scorer=MSP()).scorer.name
+    'msp'
     """
 
     scorer: Detector

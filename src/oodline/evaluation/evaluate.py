@@ -36,6 +36,12 @@ class Table:
     ----------
     cells : dict of str to dict of str to Metrics
         By detector, then by OOD set.
+
+    Examples
+    --------
+    >>> table = Table({"energy": {"svhn": compute_metrics([2.0, 3.0], [1.0, 2.5])}})
+    >>> table.ood_sets, table.value("energy", "auroc", "svhn")
+    (['svhn'], 0.75)
     """
 
     cells: dict[str, dict[str, Metrics]]
