@@ -236,7 +236,7 @@ def candidates(model: nn.Module, most: int = 5) -> str:
     more = f" and {len(found) - most} earlier ones" if len(found) > most else ""
     return (
         f"Candidates: {', '.join(found[:most])}{more}. "
-        "Pass the one whose output is the logits: Classifier(model, head='NAME')."
+        "Pass the one whose output is the logits: Classifier(model, head='NAME'), or --head NAME."
     )
 
 

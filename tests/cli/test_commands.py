@@ -170,7 +170,7 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
         (["--model", "python:models.py:built"], "Did you mean 'build'"),
         (["--model", "resnet50"], "does not say where the model comes from"),
         (["--model", "python:models.py:build,classes=2"], "labels are outside [0, 1]"),
-        (["--model", "python:models.py:build,classes=4"], "1 of 4 classes have fewer than 1 samples"),
+        (["--model", "python:models.py:build,classes=4"], "1 of 4 classes have no sample"),
         ([*MODEL, "--label-offset", "1"], "labels are outside [0, 2]"),
         ([*MODEL, "--detector", "lime"], "Did you mean 'line'"),
         ([*MODEL, "--detector", "line,p_q=0.5"], "'line' has no setting 'p_q'"),

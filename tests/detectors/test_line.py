@@ -271,7 +271,7 @@ def test_contributions_keep_their_precision_under_autocast():
 
 def test_a_class_without_samples_is_named(draw):
     case = draw(0)
-    with pytest.raises(LabelError, match=r"1 of 4 classes have fewer than 1 samples among the 48 .*: 3\."):
+    with pytest.raises(LabelError, match=r"1 of 4 classes have no sample among the 48 .*: 3\."):
         replace(case, labels=case.labels.clamp(max=2)).fit(LINe())
 
 

@@ -65,7 +65,7 @@ def test_grouping_by_prediction_reads_no_labels(make, labels):
 def test_classes_without_enough_samples_are_named():
     moments = ClassMoments()
     moments.update(activations_of(torch.zeros(3, 15)), torch.tensor([0, 0, 1]))
-    with pytest.raises(LabelError, match=r"13 of 15 classes .* 1 samples among the 3 .*: 2, 3, .*, 11, \.\.\.\. Fit"):
+    with pytest.raises(LabelError, match=r"13 of 15 classes have no sample among the 3 .*: 2, 3, .*, 11, \.\.\.\. Fit"):
         moments.check_every_class()
     with pytest.raises(LabelError, match=r"14 of 15 classes have fewer than 2 samples"):
         moments.check_every_class(at_least=2)

@@ -205,7 +205,7 @@ class Detector(nn.Module, abc.ABC):
         if Needs.LINEAR_HEAD in self.needs and not isinstance(head, LinearHead):
             raise HeadError(
                 f"{type(self).__name__} needs one linear layer as head, but this one has several. Name the last one: "
-                "Classifier(model, head='NAME')."
+                "Classifier(model, head='NAME'), or --head NAME."
             )
         known = self.fitted_on
         if known is None or fitting:

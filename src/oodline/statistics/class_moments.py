@@ -69,8 +69,9 @@ class ClassMoments(Statistic):
         few = torch.nonzero(self.count < at_least).flatten().tolist()
         if few:
             names = ", ".join(str(c) for c in few[:10]) + (", ..." if len(few) > 10 else "")
+            lack = "no sample" if at_least == 1 else f"fewer than {at_least} samples"
             raise LabelError(
-                f"{len(few)} of {len(self.count)} classes have fewer than {at_least} samples among the {self.total} "
+                f"{len(few)} of {len(self.count)} classes have {lack} among the {self.total} "
                 f"that were seen: {names}. Fit on data that shows every class the head knows."
             )
 
