@@ -65,12 +65,13 @@ class Classifier:
     @property
     def head(self) -> Head:
         """The head as it is now, sharing its tensors with the model."""
-        return read_head(self.model.get_submodule(self.head_name), self.head_name, self._num_classes)
+        with _evaluating(self.model):  # reading a parametrised weight may change it in training mode
+            return read_head(self.model.get_submodule(self.head_name), self.head_name, self._num_classes)
 
     @property
     def device(self) -> torch.device:
         """Where the head lives, and where inputs are moved to."""
-        return self.head.linear.weight.device
+        return next(self.model.get_submodule(self.head_name).parameters()).device
 
     def __repr__(self) -> str:
         head = self.head
@@ -118,6 +119,10 @@ class Classifier:
         features = self._features(seen, logits)
         if index is None:
             index = torch.arange(len(features))
+        elif index.shape != (len(features),):
+            raise InputError(
+                f"index has shape {tuple(index.shape)}; one position a sample, ({len(features)},), is needed."
+            )
         activations = Activations(
             features=_at_least_float32(features),
             logits=_at_least_float32(logits),
@@ -157,9 +162,12 @@ class Classifier:
 
     def _moved(self, inputs: Inputs) -> Inputs:
         if isinstance(inputs, Mapping):
-            return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+            return {k: self._moved_tensor(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
         if not isinstance(inputs, Tensor):
             raise InputError(f"a batch must be a tensor or a mapping of tensors, not {type(inputs).__name__}.")
+        return self._moved_tensor(inputs)
+
+    def _moved_tensor(self, inputs: Tensor) -> Tensor:
         if inputs.ndim == 0 or len(inputs) == 0:
             raise InputError(f"a batch needs at least one sample; this one has shape {tuple(inputs.shape)}.")
         if inputs.is_floating_point() and not torch.is_autocast_enabled(self.device.type):
@@ -176,11 +184,15 @@ class Classifier:
                 seen[name] = value
 
         def before(module: str, name: str) -> None:
-            handle = self._submodule(module).register_forward_pre_hook(lambda _m, args: record(name, args[0]))
+            # torch may call the hook without keywords while another thread removes its own
+            def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+                record(name, _copy(args[0] if args else next(iter((kwargs or {"": None}).values()))))
+
+            handle = self._submodule(module).register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
 
         def after(module: str, name: str) -> None:
-            handle = self._submodule(module).register_forward_hook(lambda _m, _args, out: record(name, out))
+            handle = self._submodule(module).register_forward_hook(lambda _m, _args, out: record(name, _copy(out)))
             stack.callback(handle.remove)
 
         before(self.head_name, "features")
@@ -207,10 +219,8 @@ class Classifier:
             return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            shape = (
-                tuple(inputs.shape) if isinstance(inputs, Tensor) else {k: tuple(v.shape) for k, v in inputs.items()}
-            )
+        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+            shape = _shape(inputs)
             raise InputError(
                 f"{type(self.model).__name__} refused a batch of shape {shape}: {error}. Check that it has a batch "
                 "dimension, and the size, channels and dtype that the model was trained on."
@@ -239,10 +249,8 @@ class Classifier:
         features, output = seen["features"], seen["head output"]
         if features.ndim == 4 and features.shape[2:] == (1, 1):
             features = features.flatten(1)
-        same = output.numel() == logits.numel() and (
-            output.data_ptr() == logits.data_ptr() or torch.equal(output.reshape_as(logits), logits)
-        )
-        if not same:
+        same = output.numel() == logits.numel() and torch.equal(output.reshape_as(logits).to(logits), logits)
+        if not same and bool(torch.isfinite(logits).all()):
             raise HeadError(
                 f"the output of '{name}', shape {tuple(output.shape)}, is not the logits that the model returns, shape "
                 f"{tuple(logits.shape)}. {candidates(self.model)}"
@@ -290,6 +298,17 @@ def _unpack(batch: Any, start: int) -> tuple[Inputs, Tensor | None, Tensor]:
         size = len(first) if isinstance(first, Tensor) and first.ndim else 0
         index = torch.arange(start, start + size)
     return inputs, _as_labels(labels), index
+
+
+def _copy(value: Any) -> Any:
+    # what follows in the model may work in place
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _shape(inputs: Inputs) -> Any:
+    if isinstance(inputs, Tensor):
+        return tuple(inputs.shape)
+    return {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
 def _as_labels(labels: Any) -> Tensor | None:

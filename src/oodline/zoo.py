@@ -1,14 +1,13 @@
 """From a model reference to a classifier with its preprocessing: `timm:`, `torchvision:`, `hf:` and `python:`.
 
-Weights are safetensors, or a PyTorch file read with `weights_only`: loading weights never runs code. A `python:`
-reference does run the code it names, which is why it is followed only when a user writes it, never when a file does.
+A `python:` reference runs the code it names, which is why it is followed only when a user writes it, never when a file
+does.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,15 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from oodline.errors import ModelError, missing_extra, unknown_name
 from oodline.preprocessing import Preprocessing
 from oodline.references import Reference, parse_reference
+from oodline.weights import load_weights
 
 EXAMPLES = {
     "timm": "timm:resnet50",
@@ -94,74 +91,6 @@ def load_model(reference: str, weights: str | Path | None = None) -> LoadedModel
         load_weights(loaded.model, weights)
     loaded.model.eval()
     return loaded
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a file of weights into a model; all of its tensors, and no others, must be there.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place.
-    path : str or Path
-        `.safetensors`, or a PyTorch file of tensors. A `state_dict`, `model` or `model_state_dict` entry is
-        unpacked, and a `module.` or `model.` prefix removed where the names then fit.
-
-    Raises
-    ------
-    ModelError
-        The file is missing, damaged or would run code, or its tensors do not fit; the message lists them.
-    """
-    path = Path(path)
-    state = _read_weights(path)
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state.get(key), Mapping):
-            state = dict(state[key])
-    expected = model.state_dict()
-    for prefix in ("module.", "model."):
-        if state.keys() != expected.keys() and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    missing = [key for key in expected if key not in state]
-    # counters of batches seen do not take part in inference, and files that were converted often lack them
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in expected]
-    shapes = [
-        f"{key}: file {tuple(value.shape)}, model {tuple(expected[key].shape)}"
-        for key, value in state.items()
-        if key in expected and isinstance(value, Tensor) and value.shape != expected[key].shape
-    ]
-    problems = [
-        f"{len(found)} {what} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
-        for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-        if found
-    ]
-    if problems:
-        raise ModelError(
-            f"the weights in {path} do not fit {type(model).__name__}: {'; '.join(problems)}. Check the model "
-            "reference and its options, such as num_classes."
-        )
-    model.load_state_dict(state, strict=False)
-
-
-def _read_weights(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ModelError(f"there is no weight file {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file, or is truncated: {error}. Copy it again.") from error
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} holds more than tensors, and loading it could run code, so it was not loaded. Save its "
-            "state_dict as safetensors."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{path} is not a PyTorch weight file, or is truncated: {error}. Copy it again.") from error
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
-    return dict(content)
 
 
 def _load_timm(reference: Reference) -> LoadedModel:
@@ -250,16 +179,17 @@ def _from_processor(processor: Mapping[str, Any]) -> Preprocessing | None:
     if not size or not processor.get("image_mean"):
         return None
     exact = (size["height"], size["width"]) if "height" in size else None
-    resize = exact or int(size["shortest_edge"] / processor.get("crop_pct", 1.0))
+    resize: Any = exact or int(size["shortest_edge"] / processor.get("crop_pct", 1.0))
     cropped: Any = (crop["height"], crop["width"]) if crop and processor.get("do_center_crop") else None
     if "crop_pct" in processor and not exact:
         cropped = (size["shortest_edge"], size["shortest_edge"])
     names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+    normalised = processor.get("do_normalize", True)
     return Preprocessing(
-        resize=resize,
+        resize=resize if processor.get("do_resize", True) else None,
         crop=cropped,
-        mean=tuple(processor["image_mean"]),
-        std=tuple(processor["image_std"]),
+        mean=tuple(processor["image_mean"]) if normalised else (0.0, 0.0, 0.0),
+        std=tuple(processor["image_std"]) if normalised else (1.0, 1.0, 1.0),
         interpolation=names.get(int(processor.get("resample", 2)), "bilinear"),  # type: ignore[arg-type]
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from oodline.errors import DataError, missing_extra, unknown_name
 from oodline.references import Reference
@@ -57,9 +58,12 @@ class HuggingFaceImages:
 
     def __init__(self, dataset: Any, image: str = "image", label: str = "label", name: str = "dataset") -> None:
         names = {"image": (image, "img"), "label": (label, "labels", "fine_label")}
+        # usual names stand in for the default, never for a column that was asked for
+        names = {k: v if k == v[0] else v[:1] for k, v in names.items()}
         found = {k: next((c for c in v if c in dataset.column_names), None) for k, v in names.items()}
-        if found["image"] is None:
-            raise DataError(f"{name} has no column '{image}'; its columns are {', '.join(dataset.column_names)}.")
+        for kind, column in (("image", image), ("label", label)):
+            if found[kind] is None and (kind == "image" or column != "label"):
+                raise DataError(f"{name} has no column '{column}'; its columns are {', '.join(dataset.column_names)}.")
         self.dataset, self.title, self.image = dataset, name, found["image"]
         self._labels = None if found["label"] is None else dataset[found["label"]]
         feature = None if found["label"] is None else dataset.features[found["label"]]
@@ -79,7 +83,9 @@ class HuggingFaceImages:
 
     def read(self, i: int) -> Image.Image:
         """The image, as the data set decodes it."""
-        image: Image.Image = self.dataset[i][self.image]
+        image = self.dataset[i][self.image]
+        if not isinstance(image, Image.Image):
+            raise UnidentifiedImageError(f"the row holds {type(image).__name__}, not an image")
         return image
 
 
@@ -94,11 +100,13 @@ def open_torchvision(reference: Reference) -> TorchvisionImages:
     from torchvision import datasets
 
     options = dict(reference.options)
-    options.setdefault("root", "data")
     if reference.name not in datasets.__all__:
         raise unknown_name("torchvision data set", reference.name, datasets.__all__)
+    cls = getattr(datasets, reference.name)
+    if "root" in inspect.signature(cls).parameters:
+        options.setdefault("root", "data")
     try:
-        return TorchvisionImages(getattr(datasets, reference.name)(**options), reference.name)
+        return TorchvisionImages(cls(**options), reference.name)
     except (RuntimeError, TypeError, ValueError, OSError) as error:
         raise DataError(f"torchvision:{reference.name} could not be opened with {options}: {error}") from error
 

@@ -19,27 +19,22 @@ from oodline.errors import DataError, InputError
 class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
     """A source behind a preprocessing: items are (index, input, label, why it could not be read).
 
+    An image that cannot be read is an item without input, so that the reason comes out of a worker as it went in.
+
     Parameters
     ----------
     source : ImageSource
         Where images come from.
     preprocessing : callable
         From a PIL image to a tensor.
-    on_error : {"raise", "skip"}
-        Raise `DataError` for an unreadable image, or give None in its place.
     label_offset : int
         Added to every label.
     """
 
     def __init__(
-        self,
-        source: ImageSource,
-        preprocessing: Callable[[Image.Image], Tensor],
-        on_error: Literal["raise", "skip"] = "raise",
-        label_offset: int = 0,
+        self, source: ImageSource, preprocessing: Callable[[Image.Image], Tensor], label_offset: int = 0
     ) -> None:
-        self.source, self.preprocessing = source, preprocessing
-        self.on_error, self.label_offset = on_error, label_offset
+        self.source, self.preprocessing, self.label_offset = source, preprocessing, label_offset
 
     def __len__(self) -> int:
         return len(self.source)
@@ -57,12 +52,7 @@ class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
             Image.DecompressionBombError,
             Image.DecompressionBombWarning,
         ) as error:
-            if self.on_error == "skip":
-                return i, None, None, str(error)
-            raise DataError(
-                f"image {self.source.name(i)} (number {i}) cannot be read: {error}. Repair or remove it, or skip such "
-                "images with --on-error skip."
-            ) from error
+            return i, None, None, str(error)
         label = self.source.label(i)
         return i, self.preprocessing(image), None if label is None else label + self.label_offset, ""
 
@@ -80,17 +70,26 @@ class ImageLoader:
         Processes that read beside the main one.
     limit : int, optional
         Read only the first so many images.
+    on_error : {"raise", "skip"}
+        Raise `DataError` for an unreadable image, or leave it out and remember its name.
 
     Raises
     ------
     DataError
-        While iterating: an unreadable image, or images of different sizes.
+        While iterating: an unreadable image, images of different sizes, a worker that died.
     """
 
-    def __init__(self, dataset: ImageDataset, batch_size: int = 64, workers: int = 0, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int = 64,
+        workers: int = 0,
+        limit: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> None:
         if batch_size < 1 or (limit is not None and limit < 1):
             raise InputError(f"batch_size and limit must be at least 1; they are {batch_size} and {limit}.")
-        self.dataset = dataset
+        self.dataset, self.on_error = dataset, on_error
         self.source = dataset.source
         self.num_samples = len(dataset) if limit is None else min(limit, len(dataset))
         self.skipped: list[str] = []
@@ -108,11 +107,28 @@ class ImageLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.skipped = []
-        for items in self._loader:
+        for items in self._fetch():
             read = [(i, image, label) for i, image, label, _ in items if image is not None]
+            for i, image, _, reason in items:
+                if image is None and self.on_error == "raise":
+                    raise DataError(
+                        f"image {self.source.name(i)} (number {i}) cannot be read: {reason}. Repair or remove it, or "
+                        "skip such images with --on-error skip."
+                    )
             self.skipped += [self.source.name(i) for i, image, _, _ in items if image is None]
             if read:
                 yield self._collate(read)
+
+    def _fetch(self) -> Iterator[Any]:
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "worker" not in str(error):
+                raise
+            raise DataError(
+                f"a worker process that read images died ({str(error).splitlines()[0]}). It may have run out of "
+                "memory: try fewer --workers or a smaller --batch-size."
+            ) from error
 
     def _collate(self, items: Sequence[tuple[int, Tensor, int | None]]) -> Batch:
         index, images, labels = zip(*items, strict=True)
@@ -150,4 +166,4 @@ def image_loader(
     >>> batch.inputs.shape, batch.labels, batch.index
     (torch.Size([1, 3, 8, 8]), None, tensor([0]))
     """
-    return ImageLoader(ImageDataset(source, preprocessing, on_error, label_offset), batch_size, workers, limit)
+    return ImageLoader(ImageDataset(source, preprocessing, label_offset), batch_size, workers, limit, on_error)

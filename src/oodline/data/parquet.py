@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
-from pyarrow import ArrowException, parquet
+from pyarrow import ArrowException, parquet, types
 
 from oodline.errors import DataError
 
@@ -52,6 +52,9 @@ class ParquetImages:
                 for group in range(opened.num_row_groups):
                     self.groups.append((self._length, number, group))
                     self._length += opened.metadata.row_group(group).num_rows
+                if label in columns and not types.is_integer(opened.schema_arrow.field(label).type):
+                    kind = opened.schema_arrow.field(label).type
+                    raise DataError(f"column '{label}' of {file} holds {kind}; class numbers are needed.")
                 found = opened.read([label]).column(0).to_pylist() if label in columns else []
             except (ArrowException, OSError) as error:
                 raise DataError(f"{file} is not a Parquet file, or is damaged: {error}. Copy it again.") from error
