@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from oodline._version import __version__
+from oodline.detectors.catalog import CATALOG
 
 if TYPE_CHECKING:
     from oodline.activations import Activations, Needs
@@ -34,59 +35,41 @@ if TYPE_CHECKING:
     from oodline.scoring import Scores, score
 
 _HOMES = {
-    "Activations": "activations",
-    "Needs": "activations",
-    "Classifier": "classifier",
-    "ASHS": "detectors.ash",
-    "Detector": "detectors.base",
-    "FewSamplesWarning": "detectors.base",
-    "Paper": "detectors.base",
-    "create_detector": "detectors.catalog",
-    "DICE": "detectors.dice",
-    "Energy": "detectors.energy",
-    "KLMatching": "detectors.kl_matching",
-    "KNN": "detectors.knn",
-    "LINe": "detectors.line",
-    "Mahalanobis": "detectors.mahalanobis",
-    "MaxLogit": "detectors.max_logit",
-    "MSP": "detectors.msp",
-    "ReAct": "detectors.react",
-    "Rectifier": "detectors.rectifier",
-    "Calibration": "calibration",
-    "Table": "evaluation.evaluate",
-    "evaluate": "evaluation.evaluate",
-    "FitError": "fitting",
-    "fit": "fitting",
-    "Guard": "guard",
-    "Verdict": "guard",
-    "LayeredHead": "head",
-    "LinearHead": "head",
-    "Scores": "scoring",
-    "score": "scoring",
+    "Activations": "oodline.activations",
+    "Needs": "oodline.activations",
+    "Classifier": "oodline.classifier",
+    "Detector": "oodline.detectors.base",
+    "FewSamplesWarning": "oodline.detectors.base",
+    "Paper": "oodline.detectors.base",
+    "create_detector": "oodline.detectors.catalog",
+    "Rectifier": "oodline.detectors.rectifier",
+    "Calibration": "oodline.calibration",
+    "Table": "oodline.evaluation.evaluate",
+    "evaluate": "oodline.evaluation.evaluate",
+    "FitError": "oodline.fitting",
+    "fit": "oodline.fitting",
+    "Guard": "oodline.guard",
+    "Verdict": "oodline.guard",
+    "LayeredHead": "oodline.head",
+    "LinearHead": "oodline.head",
+    "Scores": "oodline.scoring",
+    "score": "oodline.scoring",
 }
 
-__all__ = [
-    "ASHS",
-    "DICE",
-    "KNN",
-    "MSP",
+_DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG.values()}
+
+__all__ = [  # and every detector of the catalog
     "Activations",
     "Calibration",
     "Classifier",
     "Detector",
-    "Energy",
     "FewSamplesWarning",
     "FitError",
     "Guard",
-    "KLMatching",
-    "LINe",
     "LayeredHead",
     "LinearHead",
-    "Mahalanobis",
-    "MaxLogit",
     "Needs",
     "Paper",
-    "ReAct",
     "Rectifier",
     "Scores",
     "Table",
@@ -97,12 +80,14 @@ __all__ = [
     "fit",
     "score",
 ]
+__all__ += sorted(_DETECTORS)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = _DETECTORS.get(name) or _HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module 'oodline' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"oodline.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:
