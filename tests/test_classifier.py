@@ -387,3 +387,24 @@ def test_an_empty_mapping_of_tensors_is_refused():
 
 def test_tensors_in_a_mapping_are_cast_as_a_tensor_on_its_own_is():
     assert ol.Classifier(Keywords().double())({"x": torch.ones(2, 4)}).logits.dtype == torch.float64
+
+
+def test_gradients_equal_autograd_and_reach_layers():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 3))
+    x = torch.randn(5, 4)
+    found = ol.Classifier(model).gradients(x, lambda logits: logits.logsumexp(1), layers=["0"])
+    leaf = x.clone().requires_grad_()
+    hidden = model[0](leaf)
+    expected = torch.autograd.grad(model[2](hidden.relu()).logsumexp(1).sum(), [leaf, hidden])
+    assert torch.equal(found.inputs, expected[0])
+    output, gradient = found.layers["0"]
+    assert torch.equal(output, model[0](x))
+    assert torch.equal(gradient, expected[1])
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_tokens_have_no_gradient():
+    model = nn.Sequential(nn.Embedding(9, 5), nn.Flatten(), nn.Linear(20, 3))
+    with pytest.raises(InputError, match="one floating tensor"):
+        ol.Classifier(model).gradients(torch.randint(0, 9, (6, 4)), lambda logits: logits.amax(1))

@@ -73,12 +73,13 @@ def test_a_batch_of_the_wrong_shape_or_with_nan_is_refused(guard):
 
 @pytest.mark.parametrize("name", [*CATALOG, "react,scorer=dice"])
 def test_every_detector_survives_a_file_bit_for_bit(name, tmp_path):
-    classifier, loader = toy_problem()
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3))
+    classifier, loader = ol.Classifier(model), [(torch.randn(60, 3, 8, 8), torch.arange(60) % 3)]
     detector = create_detector(name)
     ol.fit([detector], classifier, loader)
     guard = ol.Guard(classifier, detector, preprocessing=Preprocessing(resize=8, crop=8)).calibrate(loader)
     loaded = ol.Guard.load(guard.save(tmp_path / "g.safetensors"), classifier)
-    images = torch.randn(30, 4)
+    images = torch.randn(30, 3, 8, 8)
     before, after = guard(images), loaded(images)
     assert torch.equal(before.score, after.score)
     assert torch.equal(before.is_ood, after.is_ood)

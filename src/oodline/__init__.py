@@ -25,9 +25,15 @@ if TYPE_CHECKING:
     from oodline.detectors.line import LINe
     from oodline.detectors.mahalanobis import Mahalanobis
     from oodline.detectors.max_logit import MaxLogit
+    from oodline.detectors.mode_csd import ModeCSD
     from oodline.detectors.msp import MSP
+    from oodline.detectors.nac import NAC
+    from oodline.detectors.nap import NAP
+    from oodline.detectors.odin import IODIN, ODIN
+    from oodline.detectors.prior_normalised import PriorNormalised
     from oodline.detectors.react import ReAct
     from oodline.detectors.rectifier import Rectifier
+    from oodline.detectors.temperature_scaling import TemperatureScaling
     from oodline.evaluation.evaluate import Table, evaluate
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard, Verdict

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +38,22 @@ class Needs(enum.Flag):
     """The map (N, K, H, W) before pooling."""
     INPUTS = enum.auto()
     """The batch itself."""
+    CLASSIFIER = enum.auto()
+    """The classifier, to run it again or to differentiate it: such a detector costs more than the one pass."""
+
+
+class SecondPass(Protocol):
+    """What `Activations.classifier` can do; see `Classifier`."""
+
+    def __call__(
+        self, inputs: Any, *, needs: Needs = ..., layers: Sequence[str] = ..., index: Tensor | None = ...
+    ) -> Activations:
+        """Run the model over a batch."""
+        ...
+
+    def gradients(self, inputs: Any, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ...) -> Any:
+        """Differentiate one number a sample."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +76,8 @@ class Activations:
         Outputs of the modules that some detector named.
     inputs : Tensor or mapping, optional
         Only when some detector declares `Needs.INPUTS`.
+    classifier : Classifier, optional
+        Only when some detector declares `Needs.CLASSIFIER`.
 
     Examples
     --------
@@ -76,6 +95,7 @@ class Activations:
     feature_map: Tensor | None = None
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     inputs: Tensor | Mapping[str, Tensor] | None = None
+    classifier: SecondPass | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -83,6 +103,36 @@ class Activations:
     def replace(self, **changes: object) -> Activations:
         """Return a copy with some fields replaced: how a rectifier hands changed activations on."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+    def second_pass(self) -> tuple[SecondPass, Tensor]:
+        """The classifier and the inputs (N, ...), for a detector that declares `Needs.CLASSIFIER | Needs.INPUTS`.
+
+        Raises
+        ------
+        InputError
+            The pass was made without them, or the inputs are no tensor.
+        """
+        if self.classifier is None or not isinstance(self.inputs, Tensor):
+            raise InputError(
+                "this detector runs the classifier again, and these activations hold no classifier or no tensor of "
+                "inputs. Make the pass by score(...) or a Guard, or with needs=detector.all_needs; tokens have none."
+            )
+        return self.classifier, self.inputs
+
+    def require_feature_map(self) -> Float[Tensor, "n k h w"]:
+        """The feature map, for a detector that declares `Needs.FEATURE_MAP`.
+
+        Raises
+        ------
+        InputError
+            The pass was made without it.
+        """
+        if self.feature_map is None:
+            raise InputError(
+                "this detector reads the feature map, and these activations hold none. Make the pass by score(...) or "
+                "a Guard, or with needs=detector.all_needs."
+            )
+        return self.feature_map
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Activations:
         """Return the same activations on another device, or in another floating dtype; itself where nothing changes."""

@@ -7,20 +7,41 @@ computes, so any number of detectors, guards and threads share one model and nev
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from oodline.activations import Activations, Needs
-from oodline.batch import Batch
+from oodline.batch import Inputs, unpack
 from oodline.errors import HeadError, InputError
+from oodline.evaluating import evaluating
 from oodline.head import Head, candidates, find_head, read_head
 
-Inputs = Tensor | Mapping[str, Any]
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Gradients of one number a sample with respect to what it was computed of.
+
+    Parameters
+    ----------
+    inputs : Tensor (N, ...)
+        With respect to the input.
+    layers : mapping of str to Tensor
+        The output of each named module, and the gradient with respect to it.
+
+    Examples
+    --------
+    >>> classifier = Classifier(nn.Linear(2, 3))
+    >>> classifier.gradients(torch.ones(4, 2), lambda logits: logits.amax(1)).inputs.shape
+    torch.Size([4, 2])
+    """
+
+    inputs: Tensor
+    layers: Mapping[str, tuple[Tensor, Tensor]]
 
 
 class Classifier:
@@ -65,7 +86,7 @@ class Classifier:
     @property
     def head(self) -> Head:
         """The head as it is now, sharing its tensors with the model."""
-        with _evaluating(self.model):  # reading a parametrised weight may change it in training mode
+        with evaluating(self.model):  # reading a parametrised weight may change it in training mode
             return read_head(self.model.get_submodule(self.head_name), self.head_name, self._num_classes)
 
     @property
@@ -111,7 +132,7 @@ class Classifier:
         inputs = self._moved(inputs)
         seen: dict[str, Tensor] = {}
         with ExitStack() as stack:
-            stack.enter_context(_evaluating(self.model))
+            stack.enter_context(evaluating(self.model))
             stack.enter_context(torch.no_grad())
             self._listen(stack, seen, needs, layers)
             output = self._run(inputs)
@@ -128,12 +149,49 @@ class Classifier:
             logits=_at_least_float32(logits),
             head=self.head.to(_at_least_float32(features)),
             index=index,
-            feature_map=self._feature_map(seen, features) if Needs.FEATURE_MAP in needs else None,
             layers={name: _at_least_float32(seen[f"layer {name}"]) for name in layers},
             inputs=inputs if Needs.INPUTS in needs else None,
+            classifier=self if Needs.CLASSIFIER in needs else None,
         )
         activations.check_finite("this batch")
+        if Needs.FEATURE_MAP in needs:
+            return activations.replace(feature_map=self._feature_map(seen, features))
         return activations
+
+    def gradients(self, inputs: Inputs, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ()) -> Gradients:
+        """Differentiate one number a sample in one forward and one backward pass; parameters gather no gradient.
+
+        Parameters
+        ----------
+        inputs : Tensor (N, ...)
+            A floating tensor.
+        scalar : callable
+            From logits (N, C) to one number a sample (N,).
+        layers : sequence of str
+            Modules with respect to whose output to differentiate, too.
+
+        Raises
+        ------
+        InputError
+            The inputs are not one floating tensor, or the model refuses them.
+        """
+        inputs = self._moved(inputs)
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+            raise InputError("gradients need inputs that are one floating tensor; tokens and mappings have none.")
+        seen: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(self.model))
+            stack.enter_context(torch.enable_grad())
+            self._listen(stack, seen, Needs.LOGITS, layers)
+            leaf = inputs.detach().clone().requires_grad_()
+            values = scalar(_at_least_float32(self._logits(self._run(leaf))))
+            outputs = [seen[f"layer {name}"] for name in layers]
+            found = torch.autograd.grad(values.sum(), [leaf, *outputs])
+        pairs = zip(layers, outputs, found[1:], strict=True)
+        return Gradients(
+            _at_least_float32(found[0]),
+            {name: (_at_least_float32(out.detach()), _at_least_float32(g)) for name, out, g in pairs},
+        )
 
     def stream(
         self, loader: Iterable[Any], *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()
@@ -150,7 +208,7 @@ class Classifier:
         """
         total = 0
         for batch in loader:
-            inputs, labels, index = _unpack(batch, total)
+            inputs, labels, index = unpack(batch, total)
             activations = self(inputs, needs=needs, layers=layers, index=index)
             total += len(activations)
             yield activations, labels
@@ -192,7 +250,11 @@ class Classifier:
             stack.callback(handle.remove)
 
         def after(module: str, name: str) -> None:
-            handle = self._submodule(module).register_forward_hook(lambda _m, _args, out: record(name, _copy(out)))
+            def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
+                record(name, out)
+                return _copy(out)  # the model goes on with the copy
+
+            handle = self._submodule(module).register_forward_hook(hook)
             stack.callback(handle.remove)
 
         before(self.head_name, "features")
@@ -279,27 +341,6 @@ class Classifier:
         return _at_least_float32(found)
 
 
-def _unpack(batch: Any, start: int) -> tuple[Inputs, Tensor | None, Tensor]:
-    inputs: Inputs
-    labels = index = None
-    if isinstance(batch, Batch):
-        inputs, labels, index = batch.inputs, batch.labels, batch.index
-    elif isinstance(batch, Mapping):
-        inputs = {key: value for key, value in batch.items() if key not in ("label", "labels")}
-        labels = batch.get("labels", batch.get("label"))
-    elif isinstance(batch, tuple | list):
-        if not batch:
-            raise InputError("the loader yielded an empty sequence as a batch.")
-        inputs, labels = batch[0], batch[1] if len(batch) > 1 else None
-    else:
-        inputs = batch
-    if index is None:
-        first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
-        size = len(first) if isinstance(first, Tensor) and first.ndim else 0
-        index = torch.arange(start, start + size)
-    return inputs, _as_labels(labels), index
-
-
 def _copy(value: Any) -> Any:
     # what follows in the model may work in place
     return value.clone() if isinstance(value, Tensor) else value
@@ -311,13 +352,6 @@ def _shape(inputs: Inputs) -> Any:
     return {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
-def _as_labels(labels: Any) -> Tensor | None:
-    try:
-        return None if labels is None else torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError):
-        return None  # paths or names stand there: no labels, which only those that need them will complain of
-
-
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
@@ -325,37 +359,3 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 def _last_pooling(model: nn.Module) -> str | None:
     pools = [n for n, m in model.named_modules() if isinstance(m, nn.AdaptiveAvgPool2d | nn.AvgPool2d)]
     return pools[-1] if pools else None
-
-
-class _Modes:
-    """Which modules of a model were in training mode before the first of several concurrent passes began."""
-
-    def __init__(self) -> None:
-        self.users = 0
-        self.training: list[nn.Module] = []
-
-
-_modes: weakref.WeakKeyDictionary[nn.Module, _Modes] = weakref.WeakKeyDictionary()
-_modes_lock = threading.Lock()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    # the first pass in switches to evaluation and the last one out restores, so that overlapping passes of several
-    # threads neither run in training mode nor leave the model in evaluation mode
-    with _modes_lock:
-        modes = _modes.setdefault(model, _Modes())
-        if modes.users == 0:
-            modes.training = [m for m in model.modules() if m.training]
-            for module in modes.training:
-                module.training = False
-        modes.users += 1
-    try:
-        yield
-    finally:
-        with _modes_lock:
-            modes.users -= 1
-            if modes.users == 0:
-                for module in modes.training:
-                    module.training = True
-                modes.training = []

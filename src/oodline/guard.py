@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from oodline.artifact import Artifact, read_artifact, write_artifact
+from oodline.batch import Inputs
 from oodline.calibration import Calibration, calibrate
-from oodline.classifier import Classifier, Inputs
+from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
 from oodline.errors import ArtifactError, InputError, NotFittedError, unknown_name
 from oodline.fitting import reads

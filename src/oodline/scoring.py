@@ -10,14 +10,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oodline.activations import Needs
 from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
-from oodline.errors import InputError, MismatchError, SettingError
+from oodline.errors import HeadError, InputError, MismatchError, OodlineError, SettingError
 from oodline.fitting import reads
 from oodline.head import HeadInfo
 from oodline.progress import track
 
 Detectors = Detector | Sequence[Detector] | Mapping[str, Detector]
+
+CHEAP = Needs.LOGITS | Needs.FEATURES | Needs.HEAD | Needs.LINEAR_HEAD
+"""What every pass gives, whoever asks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +146,33 @@ def name_detectors(detectors: Detectors) -> dict[str, Detector]:
     if not named:
         raise SettingError("no detector was given.")
     return named
+
+
+def unreadable(
+    detectors: Mapping[str, Detector], classifier: Classifier, loader: Iterable[Any]
+) -> dict[str, OodlineError]:
+    """Which detectors this classifier cannot serve, with the reason, such as no feature map.
+
+    Reads the first batch of a loader that can be read again, and runs the classifier once for each detector that
+    needs more than features and logits.
+
+    Examples
+    --------
+    >>> from oodline import NAP, Energy
+    >>> from oodline.testing import toy_problem
+    >>> list(unreadable({"nap": NAP(), "energy": Energy()}, *toy_problem()))
+    ['nap']
+    """
+    failures: dict[str, OodlineError] = {}
+    batch = next(iter(loader), None)
+    for name, detector in detectors.items():
+        try:
+            detector.requests(classifier.head)
+            if batch is not None and (detector.all_layers or detector.all_needs & ~CHEAP):
+                next(classifier.stream([batch], **reads([detector])))
+        except HeadError as error:
+            failures[name] = error
+    return failures
 
 
 def check_fitted_on(detectors: Mapping[str, Detector], classifier: Classifier) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from oodline.cli import main
 from oodline.cli.options import named
+from oodline.detectors.catalog import CATALOG
 from oodline.errors import SettingError
 
 FACTORY = """
@@ -29,6 +30,10 @@ def build(classes=3, seed=0):
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
     model.preprocessing = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
     return model
+
+def flat(classes=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(300, 16), nn.ReLU(), nn.Linear(16, classes))
 
 def headless():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -118,7 +123,7 @@ def test_fit_score_evaluate(place, capsys):
     assert all(r["auroc"] > 0.99 for r in table if r["detector"] == "mahalanobis")
     run("evaluate", "guard.safetensors", *MODEL, "--id", "train", "--ood", "noise", "-o", "table.csv")
     assert "FPR@95TPR, OOD positive" in capsys.readouterr().out
-    assert len(Path("table.csv").read_text().splitlines()) == 11
+    assert len(Path("table.csv").read_text().splitlines()) == len(CATALOG) + 1
 
 
 def test_json_of_fit_and_score_is_all_that_is_printed(place, capsys):
@@ -220,6 +225,17 @@ def test_detectors_that_cannot_be_fitted_are_left_out_with_their_reason(place, c
     assert "left out knn: KNN(k=50) needs at least 50 training samples; 3 were seen" in captured.out
     assert "warning: 3 of 3 classes have fewer than 10 samples" in captured.err
     assert "fitted line, msp" in captured.out
+
+
+def test_detectors_that_the_classifier_cannot_serve_are_left_out_with_their_reason(place, capsys):
+    pixels = ["--preprocessing", '{"std": [0.5, 0.5, 0.5]}']
+    flat = ["fit", "--model", "python:models.py:flat", *pixels, "--data", "train", "-o", "g.safetensors"]
+    run(*flat, "-d", "nap", fails=True)
+    assert "error: no feature map" in capsys.readouterr().err
+    run(*flat, "-d", "all")
+    out = capsys.readouterr().out
+    assert "left out nap: no feature map (N, K, H, W) was found in Sequential" in out
+    assert "fitted line, msp" in out
 
 
 def test_ctrl_c_leaves_nothing_behind(place):

@@ -56,7 +56,7 @@ def fit(
     from oodline.calibration import calibrate as choose_threshold
     from oodline.cli.detectors import create_all
     from oodline.head import HeadInfo
-    from oodline.scoring import score
+    from oodline.scoring import score, unreadable
 
     show_warnings()
     detectors = create_all(detector or ["line"])
@@ -64,13 +64,17 @@ def fit(
     classifier = loaded.classifier
     loader = open_loader(data, loaded.preprocessing, reading)
     started = perf_counter()
-    failures: dict[str, str] = {}
+    refused = unreadable(detectors, classifier, loader)
+    if len(refused) == len(detectors):
+        raise next(iter(refused.values()))
+    failures = {name: str(reason) for name, reason in refused.items()}
+    detectors = {name: d for name, d in detectors.items() if name not in failures}
     try:
         ol.fit(list(detectors.values()), classifier, loader, progress=True)
     except ol.FitError as error:
         if len(error.failures) == len(detectors):
             raise
-        failures = {name: str(reason) for name, reason in error.failures.items()}
+        failures |= {name: str(reason) for name, reason in error.failures.items()}
         detectors = {name: d for name, d in detectors.items() if name not in failures}
     fitted_seconds = perf_counter() - started
     skipped = report_skipped({"data": loader})

@@ -23,6 +23,13 @@ CATALOG: dict[str, str] = {
     "mahalanobis": "oodline.detectors.mahalanobis:Mahalanobis",
     "knn": "oodline.detectors.knn:KNN",
     "kl-matching": "oodline.detectors.kl_matching:KLMatching",
+    "temperature-scaling": "oodline.detectors.temperature_scaling:TemperatureScaling",
+    "odin": "oodline.detectors.odin:ODIN",
+    "i-odin": "oodline.detectors.odin:IODIN",
+    "nap": "oodline.detectors.nap:NAP",
+    "mode-csd": "oodline.detectors.mode_csd:ModeCSD",
+    "nac": "oodline.detectors.nac:NAC",
+    "prior-normalised": "oodline.detectors.prior_normalised:PriorNormalised",
 }
 
 

@@ -1,0 +1,108 @@
+"""MODE-CSD: nearest neighbours across scales of the feature map, the decision part of MODE (IJCV 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, normalize
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.errors import InputError, SettingError
+from oodline.head import Head
+from oodline.statistics import Reservoir, Statistic
+
+SCALES = 6
+CHUNK = 4096
+"""Query vectors whose distances to the bank are held at a time."""
+
+
+def views(feature_map: Float[Tensor, "n k h w"]) -> Float[Tensor, "n s k"]:
+    """Six normalised vectors an image: the four quarters, the whole, and the centre."""
+    height, width = feature_map.shape[2:]
+    rows, columns = (slice(n // 4, max(3 * n // 4, n // 4 + 1)) for n in (height, width))
+    quarters = adaptive_avg_pool2d(feature_map, 2).flatten(2)
+    whole = feature_map.mean((2, 3)).unsqueeze(2)
+    centre = feature_map[:, :, rows, columns].mean((2, 3)).unsqueeze(2)
+    return normalize(torch.cat([quarters, whole, centre], dim=2).transpose(1, 2), dim=2)
+
+
+@dataclass(frozen=True)
+class Views:
+    """The six views of the feature map, (N, 6 K)."""
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
+        """One row an image."""
+        return views(activations.require_feature_map()).flatten(1)
+
+
+class ModeCSD(Detector):
+    """Cross-scale decision: the smallest squared distance to a k-th neighbour, over six views of an image, negated.
+
+    A view is a quarter, the whole or the centre of the feature map, averaged and normalised; neighbours are all views
+    of the training images. Higher = more in-distribution. Range: [-4, 0], no unit.
+
+    Parameters
+    ----------
+    k : int
+        Which neighbour; 10 in the authors' code.
+    bank : int
+        At most this many training images are kept, six vectors each, chosen by a hash of their index. The authors keep
+        all.
+
+    Raises
+    ------
+    SettingError
+        A setting is out of range.
+    InputError
+        Fewer than k views were seen.
+    HeadError
+        The classifier has no feature map, or it must be named.
+
+    Examples
+    --------
+    >>> views(torch.ones(2, 3, 4, 4)).shape
+    torch.Size([2, 6, 3])
+    """
+
+    name: ClassVar = "mode-csd"
+    needs: ClassVar = Needs.FEATURE_MAP
+    paper: ClassVar = Paper("Out-of-Distribution Detection with Multi-scale Representations (MODE)", "IJCV 2024")
+    fitted_buffers: ClassVar = ("neighbours",)
+    neighbours: Tensor
+
+    def __init__(self, *, k: int = 10, bank: int = 5_000) -> None:
+        super().__init__()
+        if not 1 <= k <= SCALES * bank:
+            raise SettingError(f"MODE-CSD needs 1 <= k <= {SCALES} bank; k={k}, bank={bank}.")
+        self.k = k
+        self.bank = bank
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """A sample of the views."""
+        return {"bank": Reservoir(self.bank, Views())}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Keep every view of the sample."""
+        rows: Tensor = statistics["bank"].rows
+        found = rows.reshape(len(rows) * SCALES, -1)
+        if len(found) < self.k:
+            raise InputError(
+                f"MODE-CSD(k={self.k}) needs at least {self.k} views, {SCALES} an image; {len(found)} were seen."
+            )
+        self.neighbours = found.contiguous()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Negative squared distance of the view that fits best (N,)."""
+        queries = views(activations.require_feature_map())
+        nearest = [self._distances(part) for part in torch.split(queries.flatten(0, 1), CHUNK)]
+        return -torch.cat(nearest).reshape(len(queries), SCALES).amin(1)
+
+    def _distances(self, points: Tensor) -> Tensor:
+        kth = (points @ self.neighbours.T).topk(self.k, dim=1).indices[:, -1]
+        return (points - self.neighbours[kth]).square().sum(1)

@@ -1,0 +1,81 @@
+"""The class-prior normaliser of ImOOD, around any detector (Liu et al., NeurIPS 2024, the post-hoc part)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.detectors.msp import MSP
+from oodline.errors import SettingError
+from oodline.head import Head
+from oodline.statistics import ClassMoments, Statistic
+
+
+class PriorNormalised(Detector):
+    """A score that does not hold rare classes against an input: `S + strength log(1/C sum_y P(y|x) / P(y))`.
+
+    `P(y)` is the share of class y in the training data; with equally many samples a class the correction is zero.
+    Higher = more in-distribution; units of the scorer.
+
+    Parameters
+    ----------
+    strength : float
+        In the units of the scorer, at least 0; in the authors' code 0.1 for MSP, 1 for energy, 0.01 for Mahalanobis.
+    scorer : Detector, optional
+        What is corrected; MSP by default.
+
+    Raises
+    ------
+    SettingError
+        The strength is negative.
+    LabelError
+        A class has no sample.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> activations = classifier(loader[0][0])
+    >>> balanced = PriorNormalised().fit(classifier, loader)
+    >>> torch.allclose(balanced(activations), MSP()(activations), atol=1e-6)
+    True
+    """
+
+    name: ClassVar = "prior-normalised"
+    needs: ClassVar = Needs.LOGITS
+    paper: ClassVar = Paper(
+        "Rethinking Out-of-Distribution Detection on Imbalanced Data Distribution", "NeurIPS 2024", "2407.16430"
+    )
+    fitted_buffers: ClassVar = ("log_prior",)
+    log_prior: Tensor
+    scorer: Detector
+
+    def __init__(self, *, strength: float = 0.1, scorer: Detector | None = None) -> None:
+        super().__init__()
+        if not 0 <= strength < float("inf"):
+            raise SettingError(f"PriorNormalised needs a strength of at least 0; {strength} is not.")
+        self.strength = strength
+        self.scorer = scorer if scorer is not None else MSP()
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """How many samples each class has."""
+        return {"features": ClassMoments()}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Turn counts into shares."""
+        moments: ClassMoments = statistics["features"]
+        moments.check_every_class()
+        self.log_prior = (moments.count.double() / moments.total).log().float()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """The corrected score (N,)."""
+        ratios = torch.log_softmax(activations.logits, dim=1) - self.log_prior
+        classes = torch.tensor(float(len(self.log_prior)))
+        scores: Tensor = self.scorer(activations)
+        return scores + self.strength * (ratios.logsumexp(1) - classes.log().to(ratios))

@@ -1,0 +1,84 @@
+"""Temperature scaling: the maximum softmax at the temperature that fits the labels best (Guo et al., ICML 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.detectors.msp import log_max_softmax
+from oodline.head import Head
+from oodline.statistics import Reservoir, Statistic
+from oodline.statistics.sources import Logits
+
+COLDEST, HOTTEST = 1e-2, 1e2
+
+
+def best_temperature(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
+    """T in [0.01, 100] that minimises the mean of `-log softmax(z / T)_y`."""
+    z = logits.double()
+    own = z.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+    def slope(inverse: float) -> float:
+        # the loss is convex in 1 / T; its derivative is the mean of E_p[z] - z_y
+        return float(((torch.softmax(inverse * z, dim=1) * z).sum(1) - own).mean())
+
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return 1 / low
+
+
+class TemperatureScaling(Detector):
+    """Log of the calibrated maximum softmax: `max_y log softmax(z / T)_y`. Higher = more in-distribution.
+
+    T is fitted by maximum likelihood of the labels. Range: [-log C, 0].
+
+    Parameters
+    ----------
+    samples : int
+        At most this many logits are kept to fit T on, chosen by a hash of their index.
+
+    Raises
+    ------
+    LabelError
+        Labels are missing or out of range.
+
+    Notes
+    -----
+    On the data that the classifier was trained on, T comes out too low: fit it on held-out data.
+
+    Examples
+    --------
+    >>> best_temperature(torch.tensor([[0.0, 2.0], [0.0, 2.0], [0.0, 2.0]]), torch.tensor([1, 1, 0]))  # 2 / log 2
+    2.885...
+    """
+
+    name: ClassVar = "temperature-scaling"
+    needs: ClassVar = Needs.LOGITS
+    paper: ClassVar = Paper("On Calibration of Modern Neural Networks", "ICML 2017", "1706.04599")
+    fitted_buffers: ClassVar = ("temperature",)
+    temperature: Tensor
+
+    def __init__(self, *, samples: int = 10_000) -> None:
+        super().__init__()
+        self.samples = samples
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """A sample of logits with their labels."""
+        return {"logits": Reservoir(self.samples, Logits(), "label")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Fit T."""
+        sample: Reservoir = statistics["logits"]
+        self.temperature = torch.tensor(best_temperature(sample.rows, sample.groups))
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Calibrated confidence (N,)."""
+        return log_max_softmax(activations.logits / self.temperature)

@@ -1,0 +1,65 @@
+"""The class-prior normaliser and temperature scaling against their formulas."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+
+from oodline.detectors.energy import Energy
+from oodline.detectors.prior_normalised import PriorNormalised
+from oodline.detectors.temperature_scaling import TemperatureScaling
+from oodline.errors import LabelError, SettingError
+
+
+def log_softmax(z: np.ndarray) -> np.ndarray:
+    return z - np.logaddexp.reduce(z, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 2.0])
+def test_the_normaliser_equals_the_formula(draw, assert_equals, strength):
+    case = draw(0)
+    case = replace(case, labels=torch.tensor([0] * 30 + [1] * 12 + [2] * 4 + [3] * 2))
+    prior = np.bincount(case.y) / len(case.y)
+    detector = case.fit(PriorNormalised(strength=strength, scorer=Energy()))
+    correction = np.log((np.exp(log_softmax(case.logits)) / prior).mean(1))
+    assert_equals(detector(case.activations), np.logaddexp.reduce(case.logits, axis=1) + strength * correction)
+
+
+def test_balanced_classes_are_left_alone(draw):
+    case = draw(0)
+    detector = case.fit(PriorNormalised(strength=5.0, scorer=Energy()))
+    torch.testing.assert_close(detector(case.activations), Energy()(case.activations))
+
+
+def test_a_class_without_samples_has_no_prior(draw):
+    case = draw(0)
+    with pytest.raises(LabelError, match=r"1 of 4 classes have no sample .*: 3\."):
+        replace(case, labels=case.labels.clamp(max=2)).fit(PriorNormalised())
+
+
+def test_a_negative_strength_is_refused():
+    with pytest.raises(SettingError, match="strength"):
+        PriorNormalised(strength=-1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_temperature_is_the_most_likely_one(draw, assert_equals, seed):
+    case = draw(seed, n=200)
+
+    def loss(log_t: float) -> float:
+        return -float(np.mean(log_softmax(case.logits / np.exp(log_t))[np.arange(200), case.y]))
+
+    best = float(np.exp(minimize_scalar(loss, bounds=(-4.6, 4.6), method="bounded", options={"xatol": 1e-9}).x))
+    detector = case.fit(TemperatureScaling())
+    assert float(detector.temperature) == pytest.approx(best, rel=1e-4)
+    assert_equals(detector(case.activations), log_softmax(case.logits / best).max(1))
+
+
+def test_perfect_and_hopeless_logits_stay_within_bounds(draw):
+    case = draw(0)
+    right = replace(case, labels=torch.from_numpy(case.logits.argmax(1)))
+    wrong = replace(case, labels=torch.from_numpy(case.logits.argmin(1)))
+    assert float(right.fit(TemperatureScaling()).temperature) == pytest.approx(0.01)
+    assert float(wrong.fit(TemperatureScaling()).temperature) == pytest.approx(100.0)
