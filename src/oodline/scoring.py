@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ class Scores:
         Position of each sample in its data set.
     labels : Tensor (N,), int64, optional
         As the loader yielded them, None where it yields none.
+    seconds : dict of str to float
+        Wall time of each detector's own part, beside the forward pass that all share.
 
     Examples
     --------
@@ -52,6 +55,7 @@ class Scores:
     predicted: Int[Tensor, " n"]
     index: Int[Tensor, " n"]
     labels: Int[Tensor, " n"] | None
+    seconds: dict[str, float]
 
 
 def score(
@@ -101,11 +105,14 @@ def score_all(detectors: Detectors, classifier: Classifier, loader: Iterable[Any
     named = name_detectors(detectors)
     check_fitted_on(named, classifier)
     columns: dict[str, list[Tensor]] = {name: [] for name in named}
+    seconds = dict.fromkeys(named, 0.0)
     predicted, index, labels = [], [], []
     batches = classifier.stream(loader, **reads(named.values()))
     for activations, batch_labels in track(batches, "scoring", loader, shown=progress):
         for name, detector in named.items():
+            started = perf_counter()
             values = detector(activations).to("cpu", torch.float64)
+            seconds[name] += perf_counter() - started
             if not bool(torch.isfinite(values).all()):
                 bad = torch.nonzero(~torch.isfinite(values)).flatten()
                 raise InputError(
@@ -122,6 +129,7 @@ def score_all(detectors: Detectors, classifier: Classifier, loader: Iterable[Any
         predicted=torch.cat(predicted),
         index=torch.cat(index),
         labels=torch.cat(known).cpu().long() if len(known) == len(labels) else None,
+        seconds=seconds,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 
 import pytest
 import torch
@@ -88,3 +89,19 @@ def test_bad_input_is_refused():
         evaluate(
             Energy(), classifier, loader, {"nan": [torch.tensor([[0.0] * 4, [float("nan")] * 4, [torch.inf] * 4])]}
         )
+
+
+def test_the_own_time_of_each_detector_is_measured():
+    classifier, loader = toy_problem()
+
+    class Slow(Energy):
+        """Energy that takes ten milliseconds a batch. Higher = more in-distribution."""
+
+        def score(self, activations):
+            time.sleep(0.01)
+            return super().score(activations)
+
+    found = evaluate({"slow": Slow(), "fast": Energy()}, classifier, loader, {"same": loader}).milliseconds
+    assert list(found) == ["slow", "fast"]
+    assert found["slow"] >= 2 * 10 / 120  # two batches, 120 samples; a sleep is never shorter
+    assert found["fast"] > 0

@@ -74,7 +74,7 @@ def evaluate(
         content = table.to_csv() if output.suffix == ".csv" else markdown
         write_atomically(output, lambda file: file.write(content.encode()))
     if json:
-        print_json({"rows": table.rows(), "skipped": skipped})
+        print_json({"rows": table.rows(), "milliseconds": table.milliseconds, "skipped": skipped})
         return
     print_table(table)
 
@@ -102,6 +102,9 @@ def print_table(table: Table) -> None:
                 cells.append(f"[bold]{text}[/bold]" if value == table.best(metric, column) else text)
             shown.add_row(detector, *cells)
         console.print(f"{TITLES[metric]}, %", shown)
+    if table.milliseconds:
+        own = ", ".join(f"{name} {ms:.3f}" for name, ms in table.milliseconds.items())
+        console.print(f"Own time of each detector beside the shared pass, ms an image: {own}\n")
     sizes = next(iter(table.cells.values()))
     print(
         f"ID images: {next(iter(sizes.values())).n_id}; OOD images: "
