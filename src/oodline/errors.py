@@ -73,7 +73,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UnknownNameError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(known)}.")
+    return UnknownNameError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(known) or 'none'}.")
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:

@@ -433,6 +433,20 @@ def test_settings_rebuild_the_detector(reference):
 
 
 @every_detector
+def test_presets_build_and_name_their_source(name):
+    cls = detector_class(name)
+    for key, preset in cls.presets.items():
+        built = cls.preset(key)
+        assert {k: built.settings[k] for k in preset.settings} == dict(preset.settings)
+        assert repr(create_detector(f"{name},preset={key}")) == repr(built)
+        assert len(preset.source) > 3
+    with pytest.raises(UnknownNameError, match="unknown preset"):
+        cls.preset("nonsense")
+    with pytest.raises(UnknownNameError, match="unknown preset"):
+        create_detector(f"{name},preset=nonsense")
+
+
+@every_detector
 def test_an_unknown_setting(name):
     with pytest.raises(SettingError, match=f"'{name}' has no setting 'nonsense'"):
         create_detector(f"{name},nonsense=1")

@@ -33,6 +33,7 @@ def methods(*, json: Json = False) -> None:
                 "needs": needs,
                 "fitted": bool(cls.fitted_buffers),
                 "settings": defaults,
+                "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
             }
         )
     if json:
@@ -47,7 +48,10 @@ def methods(*, json: Json = False) -> None:
         paper = f"{row['paper']} ({row['venue']}" + (f", arXiv {row['arxiv']})" if row["arxiv"] else ")")
         reads = f"reads {', '.join(row['needs'])}; {'fitted on ID data' if row['fitted'] else 'needs no fitting'}"
         lines = [paper, reads, f"settings: {settings}"] if settings else [paper, reads]
+        if row["presets"]:
+            lines.append(f"presets: {', '.join(row['presets'])}")
         table.add_row(f"[bold]{row['name']}[/bold]", "\n".join(lines))
         table.add_row()
     Console(highlight=False).print(table)
-    print("A higher score always means more in-distribution. Settings are written --detector NAME,setting=value")
+    print("A higher score always means more in-distribution.")
+    print("Settings are written --detector NAME,setting=value or NAME,preset=PRESET.")

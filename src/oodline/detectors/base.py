@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from oodline.activations import Activations, Needs
 from oodline.classifier import Classifier
-from oodline.errors import HeadError, MismatchError, NotFittedError
+from oodline.errors import HeadError, MismatchError, NotFittedError, unknown_name
 from oodline.fitting import fit
 from oodline.head import Head, HeadInfo, LinearHead
 from oodline.statistics import Statistic
@@ -38,6 +38,20 @@ class Paper:
     title: str
     venue: str
     arxiv: str | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that a paper states for a data set and a network, and where it says so.
+
+    Examples
+    --------
+    >>> Preset({"k": 50}, "Sec. 4.1").settings["k"]
+    50
+    """
+
+    settings: Mapping[str, Any]
+    source: str
 
 
 class FewSamplesWarning(UserWarning):
@@ -72,6 +86,9 @@ class Detector(nn.Module, abc.ABC):
     fitted_buffers: ClassVar[tuple[str, ...]] = ()
     """Names of the fitted tensors; a detector without any needs no fitting."""
 
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    """Settings by data set and network, as papers state them."""
+
     layers: tuple[str, ...] = ()
     """Modules of the classifier whose output it reads, by name."""
 
@@ -82,6 +99,25 @@ class Detector(nn.Module, abc.ABC):
         super().__init__()
         for name in self.fitted_buffers:
             self.register_buffer(name, None)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """Build the detector with the settings that a paper states; `changes` override them.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no preset of that name; the message says the nearest.
+
+        Examples
+        --------
+        >>> from oodline import LINe
+        >>> LINe.preset("cifar10-densenet100").settings["clip"]
+        1.0
+        """
+        if name not in cls.presets:
+            raise unknown_name(f"preset of {cls.__name__}", name, cls.presets)
+        return cls(**{**cls.presets[name].settings, **changes})
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Empty statistics of the ID training data to fill, by a name of the detector's choice."""

@@ -72,6 +72,8 @@ def create_detector(reference: str) -> Detector:
     --------
     >>> create_detector("line,p_a=.9,p_w=0.9,clip=1.0").settings["p_a"]
     0.9
+    >>> create_detector("line,preset=cifar100-densenet100,clip=0.9").settings["p_a"]
+    0.1
     >>> create_detector("react,scorer=dice").scorer.name
     'dice'
     """
@@ -80,7 +82,7 @@ def create_detector(reference: str) -> Detector:
 
 
 def build_detector(name: str, settings: dict[str, Any]) -> Detector:
-    """Build a detector from its name and settings; a setting that holds a member may be its name.
+    """Build a detector from its name and settings; `preset` names a set of them; a member may be given by its name.
 
     Raises
     ------
@@ -88,6 +90,11 @@ def build_detector(name: str, settings: dict[str, Any]) -> Detector:
         As `create_detector`.
     """
     cls = detector_class(name)
+    if "preset" in settings:
+        stated = cls.presets.get(str(settings["preset"]))
+        if stated is None:
+            raise unknown_name(f"preset of '{name}'", str(settings["preset"]), cls.presets)
+        settings = {**stated.settings, **{key: value for key, value in settings.items() if key != "preset"}}
     parameters = inspect.signature(cls).parameters
     unknown = [key for key in settings if key not in parameters]
     if unknown:

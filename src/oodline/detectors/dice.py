@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Statistic
@@ -39,6 +39,10 @@ class DICE(Rectifier):
     paper: ClassVar = Paper(
         "DICE: Leveraging Sparsification for Out-of-Distribution Detection", "ECCV 2022", "2111.09805"
     )
+    presets: ClassVar = {
+        "cifar-densenet100": Preset({"p": 0.9}, "the paper's CIFAR experiments"),
+        "imagenet-resnet50": Preset({"p": 0.7}, "the paper's ImageNet experiments"),
+    }
     fitted_buffers: ClassVar = ("mask",)
     mask: Tensor
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline.activations import Activations, Needs
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import InputError, SettingError
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
@@ -48,6 +48,11 @@ class KNN(Detector):
     name: ClassVar = "knn"
     needs: ClassVar = Needs.FEATURES
     paper: ClassVar = Paper("Out-of-Distribution Detection with Deep Nearest Neighbors", "ICML 2022", "2204.06507")
+    presets: ClassVar = {
+        "cifar10": Preset({"k": 50}, "the paper's CIFAR-10 experiments"),
+        "cifar100": Preset({"k": 200}, "the paper's CIFAR-100 experiments"),
+        "imagenet": Preset({"k": 1000}, "the paper's ImageNet experiments"),
+    }
     fitted_buffers: ClassVar = ("neighbours",)
     neighbours: Tensor
 

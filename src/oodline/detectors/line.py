@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
-from oodline.detectors.base import Detector, FewSamplesWarning, Paper
+from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.errors import LabelError, SettingError
 from oodline.head import Head, LinearHead
@@ -116,8 +116,8 @@ class LINe(Rectifier):
 
     Notes
     -----
-    The paper's settings (p_w, p_a, clip): CIFAR-10 DenseNet-100 (0.9, 0.9, 1.0), CIFAR-100 DenseNet-100
-    (0.9, 0.1, 1.0), ImageNet ResNet-50 (0.1, 0.1, 0.8), the default here.
+    The paper's settings are presets: `LINe.preset("cifar10-densenet100")`, `"cifar100-densenet100"`, and
+    `"imagenet-resnet50"`, which are the defaults here.
 
     On a head of several layers S is the mean of feature times gradient of the labelled logit, and M masks the first
     layer, the one that reads the features; the paper does not treat this case.
@@ -136,6 +136,11 @@ class LINe(Rectifier):
     paper: ClassVar = Paper(
         "LINe: Out-of-Distribution Detection by Leveraging Important Neurons", "CVPR 2023", "2303.13995"
     )
+    presets: ClassVar = {
+        "cifar10-densenet100": Preset({"p_a": 0.9, "p_w": 0.9, "clip": 1.0}, "the authors' code, commit 465ddf5"),
+        "cifar100-densenet100": Preset({"p_a": 0.1, "p_w": 0.9, "clip": 1.0}, "the authors' code, commit 465ddf5"),
+        "imagenet-resnet50": Preset({"p_a": 0.1, "p_w": 0.1, "clip": 0.8}, "the authors' code, commit 465ddf5"),
+    }
     fitted_buffers: ClassVar = ("contribution_", "threshold")
     contribution_: Tensor
     threshold: Tensor

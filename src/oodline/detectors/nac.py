@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import SettingError
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
@@ -86,6 +86,11 @@ class NAC(Detector):
         "ICLR 2024",
         "2306.02879",
     )
+    presets: ClassVar = {
+        "cifar10-resnet18": Preset({"alpha": 100.0, "bins": 50, "full": 50}, "the authors' code, layer avgpool"),
+        "cifar100-resnet18": Preset({"alpha": 50.0, "bins": 50, "full": 50}, "the authors' code, layer avgpool"),
+        "imagenet-resnet50": Preset({"alpha": 3000.0, "bins": 50, "full": 10}, "the authors' code, layer avgpool"),
+    }
     fitted_buffers: ClassVar = ("coverage",)
     coverage: Tensor
 
