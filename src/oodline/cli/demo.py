@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from oodline.guard import Guard
 
 
+SHOWN = ("line", "msp", "max-logit", "energy", "react", "dice", "ash-s", "mahalanobis", "knn", "kl-matching")
+"""One detector of each kind; `oodline methods` lists all."""
+
+
 def demo(
     *, output: Annotated[Path, cyclopts.Parameter(name=["--output", "-o"])] = Path("oodline-demo"), json: Json = False
 ) -> None:
@@ -50,7 +54,7 @@ def demo(
     classifier = ol.Classifier(model)
     accuracy = float((classifier(sets["test"][0]).logits.argmax(1) == sets["test"][1]).float().mean())
 
-    detectors = create_all(["all"])
+    detectors = create_all(list(SHOWN))
     ol.fit(list(detectors.values()), classifier, batches(*sets["train"]))
     ood = {name: batches(*sets[name]) for name in ("digits 8, 9", "photographs", "noise")}
     table = ol.evaluate(detectors, classifier, batches(*sets["test"]), ood)
