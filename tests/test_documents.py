@@ -11,6 +11,7 @@ import torch
 
 import oodline as ol
 from oodline.cli import app
+from oodline.cli.methods import methods
 from oodline.testing import toy_problem
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,11 @@ def test_the_detector_of_contributing_keeps_the_contract():
     means = torch.stack([features[labels == c].mean(0) for c in range(3)])
     expected = -(features[:, None] - means).norm(dim=2).min(1).values
     torch.testing.assert_close(detector(classifier(loader[0][0])), expected)
+
+
+def test_the_page_of_methods_is_what_the_command_prints(capsys):
+    methods(markdown=True)
+    assert (ROOT / "docs" / "methods.md").read_text() == capsys.readouterr().out
 
 
 def commands(document: str) -> list[list[str]]:

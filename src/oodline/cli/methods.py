@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from oodline.cli.options import Json, print_json
 
 
-def methods(*, json: Json = False) -> None:
+def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: Json = False) -> None:
     """List the detectors: paper, what each reads, settings with their defaults.
 
     Parameters
     ----------
+    markdown
+        Print the page that docs/methods.md holds.
     json
         Print one JSON document on standard output, and nothing else there.
     """
-    from oodline.detectors.catalog import CATALOG, detector_class
+    import torch
 
+    from oodline.detectors.catalog import CATALOG, detector_class
+    from oodline.head import LinearHead
+
+    head = LinearHead(torch.ones(2, 2), torch.zeros(2))
     rows: list[dict[str, Any]] = []
     for name in CATALOG:
         cls = detector_class(name)
@@ -32,12 +40,16 @@ def methods(*, json: Json = False) -> None:
                 "arxiv": cls.paper.arxiv,
                 "needs": needs,
                 "fitted": bool(cls.fitted_buffers),
+                "statistics": [type(s).__name__ for s in cls().statistics(head).values()],
                 "settings": defaults,
                 "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
             }
         )
     if json:
         print_json(rows)
+        return
+    if markdown:
+        print(page(rows))
         return
     from rich.console import Console
     from rich.table import Table
@@ -55,3 +67,27 @@ def methods(*, json: Json = False) -> None:
     Console(highlight=False).print(table)
     print("A higher score always means more in-distribution.")
     print("Settings are written --detector NAME,setting=value or NAME,preset=PRESET.")
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown page."""
+    lines = [
+        "# The detectors",
+        "",
+        "Printed by `oodline methods --markdown`. A higher score always means more in-distribution.",
+        "",
+        "| name | paper | reads | fitted from | settings | presets |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        link = f" [arXiv {row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else ""
+        cells = [
+            f"`{row['name']}`",
+            f"{row['paper']} ({row['venue']}){link}",
+            ", ".join(row["needs"]),
+            ", ".join(row["statistics"]) or "nothing",
+            ", ".join(f"`{k}={v}`" for k, v in row["settings"].items() if v is not None),
+            ", ".join(f"`{key}`" for key in row["presets"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
