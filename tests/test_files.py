@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from oodline.errors import DataError
-from oodline.files import write_atomically
+from oodline.files import check_writable, write_atomically
 
 
 def test_an_error_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -38,7 +38,7 @@ def test_missing_folder_is_named(tmp_path):
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
     # a limit on the size of files fails a write as a full disk does, with an error from the operating system
     script = (
-        "from oodline.files import write_atomically\n"
+        "from oodline.files import check_writable, write_atomically\n"
         "from oodline.errors import DataError\n"
         "try:\n"
         f"    write_atomically({str(tmp_path / 'a')!r}, lambda file: file.write(b'x' * 100_000))\n"
@@ -53,3 +53,12 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
     assert "could not write" in done.stdout
     assert "Nothing was left behind" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path):
+    check_writable(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match="it is a folder"):
+        check_writable(tmp_path)
+    with pytest.raises(DataError, match="there is no folder .*nowhere"):
+        check_writable(tmp_path / "nowhere" / "a")

@@ -50,6 +50,12 @@ class Calibration:
         return (1 + below).double() / (len(self.scores) + 1)
 
 
+def check_tpr(tpr: float) -> None:
+    """Raise `SettingError` where `tpr` is outside (0, 1]."""
+    if not 0 < tpr <= 1:
+        raise SettingError(f"a guard is calibrated at a TPR in (0, 1]; {tpr} is not.")
+
+
 def calibrate(scores: Float[Tensor, " n"], tpr: float = 0.95) -> Calibration:
     """Choose the threshold at which a fraction `tpr` of held-out ID scores is accepted.
 
@@ -73,8 +79,7 @@ def calibrate(scores: Float[Tensor, " n"], tpr: float = 0.95) -> Calibration:
     >>> calibration.threshold, int(calibration.is_ood(torch.arange(100.0)).sum())
     (5.0, 5)
     """
-    if not 0 < tpr <= 1:
-        raise SettingError(f"a guard is calibrated at a TPR in (0, 1]; {tpr} is not.")
+    check_tpr(tpr)
     if len(scores) == 0:
         raise InputError("no score to calibrate on: the loader of held-out ID data was empty.")
     ascending = scores.double().cpu().sort().values

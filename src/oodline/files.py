@@ -11,6 +11,27 @@ from typing import IO
 from oodline.errors import DataError
 
 
+def check_writable(path: str | Path) -> None:
+    """Find out before long work, rather than after it, whether a file can be written there.
+
+    Raises
+    ------
+    DataError
+        The folder does not exist or is not writable, or a folder stands in the file's place.
+
+    Examples
+    --------
+    >>> check_writable("result.csv")
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"could not write {path}: it is a folder. Name a file.")
+    if not path.parent.is_dir():
+        raise DataError(f"could not write {path}: there is no folder {path.parent}. Make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"could not write {path}: the folder {path.parent} is not writable. Check its permissions.")
+
+
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:
     """Call `write` with an open temporary file beside `path`, then rename it into place.
 

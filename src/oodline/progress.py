@@ -20,17 +20,22 @@ def track(batches: Iterable[T], task: str, loader: Iterable[Any], *, shown: bool
     loader : iterable
         Whose length, where it has one, is the number of batches.
     shown : bool
-        Without it, `batches` pass through untouched.
+        Without it, or where standard error is no terminal, `batches` pass through untouched.
     """
     if not shown:
         yield from batches
         return
     from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:  # a bar is no use in a log
+        yield from batches
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     columns += [TextColumn("batches, {task.fields[rate]}/s, left"), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         total = len(loader) if isinstance(loader, Sized) else None
         this = bar.add_task(task, total=total, rate="?")
         for batch in batches:

@@ -82,7 +82,8 @@ def _read_weights(path: Path) -> dict[str, Any]:
                 "state_dict as safetensors."
             ) from error
         # what torch says of a broken pickle ends in the advice to run it
-        reason = "no pickle" if no_pickle else (str(error) or type(error).__name__).splitlines()[0]
+        known = isinstance(error, RuntimeError | OSError) and not no_pickle
+        reason = str(error).splitlines()[0] if known and str(error) else "no pickle of tensors"
         raise ModelError(f"{path} is not a PyTorch weight file, or is truncated: {reason}. Copy it again.") from error
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")

@@ -57,11 +57,13 @@ def evaluate(
     from oodline.artifact import read_artifact
     from oodline.evaluation.evaluate import TITLES
     from oodline.evaluation.evaluate import evaluate as run
-    from oodline.files import write_atomically
+    from oodline.files import check_writable, write_atomically
 
     show_warnings()
     if output is not None and output.suffix not in (".csv", ".md"):
         raise SettingError(f"--output must end in .csv or .md; {output.name} does not.")
+    if output is not None:
+        check_writable(output)
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact)
     sets = named(ood)

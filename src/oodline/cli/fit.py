@@ -54,11 +54,15 @@ def fit(
     import oodline as ol
     from oodline.artifact import Artifact, FitInfo, ModelSource, write_artifact
     from oodline.calibration import calibrate as choose_threshold
+    from oodline.calibration import check_tpr
     from oodline.cli.detectors import create_all
+    from oodline.files import check_writable
     from oodline.head import HeadInfo
     from oodline.scoring import score, unreadable
 
     show_warnings()
+    check_writable(output)
+    check_tpr(tpr)
     detectors = create_all(detector or ["line"])
     loaded = load_classifier(model)
     classifier = loaded.classifier

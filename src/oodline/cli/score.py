@@ -52,11 +52,13 @@ def score(
         Print one JSON document on standard output, and nothing else there.
     """
     from oodline.artifact import read_artifact
+    from oodline.files import check_writable
     from oodline.scoring import score_all
 
     show_warnings()
     if output.suffix not in _WRITERS:
         raise SettingError(f"--output must end in {', '.join(_WRITERS)}; {output.name} does not.")
+    check_writable(output)
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact)
     loader = open_loader(data, loaded.preprocessing, reading)
