@@ -60,5 +60,5 @@ def test_what_cannot_be_written_is_known_before_the_work(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match="it is a folder"):
         check_writable(tmp_path)
-    with pytest.raises(DataError, match="there is no folder .*nowhere"):
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
         check_writable(tmp_path / "nowhere" / "a")

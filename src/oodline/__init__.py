@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from oodline.activations import Activations, Needs
     from oodline.calibration import Calibration
     from oodline.classifier import Classifier
-    from oodline.detectors.ash import ASHS
+    from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
     from oodline.detectors.base import Detector, FewSamplesWarning, Paper
     from oodline.detectors.catalog import create_detector
     from oodline.detectors.dice import DICE
     from oodline.detectors.energy import Energy
+    from oodline.detectors.entropy import GEN, Entropy
     from oodline.detectors.kl_matching import KLMatching
     from oodline.detectors.knn import KNN
     from oodline.detectors.line import LINe

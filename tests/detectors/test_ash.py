@@ -1,6 +1,7 @@
-"""ASH-S against a loop over samples."""
+"""ASH and SCALE against a loop over samples."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oodline.detectors.ash import ASHS, sharpen
+from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE, sharpen
 from oodline.errors import SettingError
+from oodline.head import LinearHead
 from oodline.testing import activations_of
 
 
@@ -31,6 +33,36 @@ def test_equals_the_algorithm(draw, assert_equals, seed, p):
     reference = shaped(case.f, p)
     np.testing.assert_allclose(sharpen(case.features, p).numpy(), reference, rtol=1e-5)
     assert_equals(ASHS(p=p)(case.activations), np.logaddexp.reduce(reference @ case.W.T + case.b, axis=1))
+
+
+def variant(name: str, features: np.ndarray, p: float) -> np.ndarray:
+    result = np.zeros_like(features)
+    for row, f in zip(result, features, strict=True):
+        kept = max(1, len(f) - round(len(f) * p))
+        largest = np.argsort(-f, kind="stable")[:kept]  # of equals the first
+        if name == "ash-p":
+            row[largest] = f[largest]
+        elif name == "ash-b":
+            row[largest] = f.sum() / kept
+        else:
+            row[:] = f * np.exp(f.sum() / f[largest].sum())
+    return result
+
+
+@pytest.mark.parametrize("cls", [ASHP, ASHB, SCALE])
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.65, 0.9])
+@pytest.mark.parametrize("seed", range(2))
+def test_variants_equal_their_formulas(draw, assert_equals, seed, p, cls):
+    case = draw(seed)
+    reference = variant(cls.name, case.f, p)
+    assert_equals(cls(p=p)(case.activations), np.logaddexp.reduce(reference @ case.W.T + case.b, axis=1))
+
+
+def test_scale_keeps_the_predicted_class(draw):
+    case = draw(0)
+    without_bias = replace(case, head=LinearHead(case.head.weight, torch.zeros(4)))
+    activations = without_bias.activations
+    assert torch.equal(SCALE().rectify(activations).logits.argmax(1), activations.logits.argmax(1))
 
 
 @settings(max_examples=50, deadline=None)
@@ -62,5 +94,5 @@ def test_signed_features_are_multiplied_by_no_more_than_non_negative_ones_could_
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 90, math.nan])
 def test_a_fraction_is_pruned(p):
-    with pytest.raises(SettingError, match=r"ASH-S needs p in \[0, 1\)"):
+    with pytest.raises(SettingError, match=r"ASHS needs p in \[0, 1\)"):
         ASHS(p=p)

@@ -27,9 +27,9 @@ def dice(case, z: Tensor) -> Tensor:
     return -detector.predict_features(z)
 
 
-def ash(variant: str) -> Callable[..., Tensor]:
+def ash(variant: str, p: float = 0.7) -> Callable[..., Tensor]:
     def scores(case, z: Tensor) -> Tensor:
-        detector = peer.ASH(nn.Identity(), lambda maps: case.head(maps.flatten(1)), variant, percentile=0.7)
+        detector = peer.ASH(nn.Identity(), lambda maps: case.head(maps.flatten(1)), variant, percentile=p)
         return -detector.predict_feature_maps(z[:, :, None, None])
 
     return scores
@@ -59,6 +59,11 @@ PEERS: dict[str, tuple[Callable[..., Tensor], float]] = {
     "react,quantile=0.9": (react, 1e-3),  # our clip is known to 0.05 %
     "dice,p=0.7": (dice, 1e-4),
     "ash-s,p=0.7": (ash("ash-s"), 1e-4),
+    "ash-p,p=0.7": (ash("ash-p"), 1e-4),
+    "ash-b,p=0.9": (ash("ash-b", 0.9), 1e-4),  # at smaller p zeros tie, and either may be kept
+    "entropy": (lambda case, z: -peer.Entropy.score(case.head(z)), 1e-4),
+    # 1 - p cancels in their single precision
+    "gen,gamma=0.3,top=3": (lambda case, z: -3 * peer.GEN.score(case.head(z), gamma=0.3, M=3), 5e-3),
     "mahalanobis": (mahalanobis, 1e-3),  # their inverse is in single precision, with a ridge of 1e-6
     "knn,k=7": (knn, 1e-4),
     "kl-matching": (kl_matching, 1e-4),

@@ -1,0 +1,91 @@
+"""Entropy of the softmax, and GEN, its generalisation (Liu et al., CVPR 2023, Eq. 3)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper, Preset
+from oodline.errors import SettingError
+
+
+class Entropy(Detector):
+    """Negative Shannon entropy of the softmax, `sum_y p_y log p_y`. Higher = more in-distribution.
+
+    Range: [-log C, 0], in nats.
+
+    Examples
+    --------
+    >>> from oodline.testing import activations_of
+    >>> Entropy()(activations_of(torch.tensor([[0.0, 0.0], [0.0, 9.0]])))
+    tensor([-0.6931, -0.0012], dtype=torch.float64)
+    """
+
+    name: ClassVar = "entropy"
+    needs: ClassVar = Needs.LOGITS
+    paper: ClassVar = Paper(
+        "Predictive Uncertainty Estimation via Prior Networks (the entropy baseline)", "NeurIPS 2018", "1802.10501"
+    )
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Negative entropy (N,)."""
+        # in double precision: the logarithm of a probability near one is a small difference of large numbers
+        log_p = torch.log_softmax(activations.logits.double(), dim=1)
+        return (log_p.exp() * log_p).sum(1)
+
+
+def generalised_entropy(logits: Float[Tensor, "n c"], gamma: float, top: int) -> Float[Tensor, " n"]:
+    """`sum over the largest top p of p^gamma (1 - p)^gamma`."""
+    log_p = torch.log_softmax(logits.double(), dim=1)
+    log_p = log_p.topk(min(top, log_p.shape[1]), dim=1).values
+    # 1 - p without cancellation, where p is all but one
+    rest = (-torch.expm1(log_p)).clamp(min=0.0)
+    return ((gamma * log_p).exp() * rest.pow(gamma)).sum(1)
+
+
+class GEN(Detector):
+    """Negative generalised entropy: `-sum_m p_m^gamma (1 - p_m)^gamma` over the M largest probabilities.
+
+    A small gamma weighs small probabilities more, so that near certainty still differs from certainty. Higher = more
+    in-distribution. Range: [-M 4^-gamma, 0].
+
+    Parameters
+    ----------
+    gamma : float
+        In (0, 1); 0.1 in the paper.
+    top : int
+        M, how many of the largest probabilities count; 100 in the paper for ImageNet, all C where C is smaller.
+
+    Raises
+    ------
+    SettingError
+        A setting is out of range.
+
+    Examples
+    --------
+    >>> from oodline.testing import activations_of
+    >>> round(float(GEN(gamma=0.5)(activations_of(torch.tensor([[0.0, 0.0]])))), 6)
+    -1.0
+    """
+
+    name: ClassVar = "gen"
+    needs: ClassVar = Needs.LOGITS
+    paper: ClassVar = Paper("GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection", "CVPR 2023")
+    presets: ClassVar = {"imagenet": Preset({"gamma": 0.1, "top": 100}, "the paper's ImageNet experiments")}
+
+    def __init__(self, *, gamma: float = 0.1, top: int = 100) -> None:
+        super().__init__()
+        if not 0 < gamma < 1:
+            raise SettingError(f"GEN needs gamma in (0, 1); {gamma} is not.")
+        if top < 1:
+            raise SettingError(f"GEN needs top of at least 1, the number of probabilities that count; {top} is not.")
+        self.gamma = gamma
+        self.top = top
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Negative generalised entropy (N,)."""
+        return -generalised_entropy(activations.logits, self.gamma, self.top)
