@@ -73,8 +73,14 @@ def test_a_batch_of_the_wrong_shape_or_with_nan_is_refused(guard):
 
 @pytest.mark.parametrize("name", [*CATALOG, "react,scorer=dice"])
 def test_every_detector_survives_a_file_bit_for_bit(name, tmp_path):
-    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3))
-    classifier, loader = ol.Classifier(model), [(torch.randn(60, 3, 8, 8), torch.arange(60) % 3)]
+    # a network that tells red, green and blue images apart
+    model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3))
+    colours, labels = torch.eye(3).repeat(4, 1), torch.arange(60) % 3
+    with torch.no_grad():
+        model[0].weight.copy_(colours[:, :, None, None] + 0.1 * torch.randn(12, 3, 1, 1))
+        model[4].weight.copy_(colours.T + 0.1 * torch.randn(3, 12))
+    images = torch.eye(3)[labels][:, :, None, None] + 0.5 * torch.randn(60, 3, 8, 8)
+    classifier, loader = ol.Classifier(model), [(images, labels)]
     detector = create_detector(name)
     ol.fit([detector], classifier, loader)
     guard = ol.Guard(classifier, detector, preprocessing=Preprocessing(resize=8, crop=8)).calibrate(loader)

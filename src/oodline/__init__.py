@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from oodline.classifier import Classifier
     from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
     from oodline.detectors.base import Detector, FewSamplesWarning, Paper
+    from oodline.detectors.cadref import CADRef, CARef
     from oodline.detectors.catalog import create_detector
     from oodline.detectors.dice import DICE
     from oodline.detectors.energy import Energy
     from oodline.detectors.entropy import GEN, Entropy
+    from oodline.detectors.fdbd import FDBD
+    from oodline.detectors.feature_norm import FeatureNorm, GradNorm
     from oodline.detectors.kl_matching import KLMatching
     from oodline.detectors.knn import KNN
     from oodline.detectors.line import LINe
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from oodline.detectors.prior_normalised import PriorNormalised
     from oodline.detectors.react import ReAct
     from oodline.detectors.rectifier import Rectifier
+    from oodline.detectors.relative_mahalanobis import RelativeMahalanobis
+    from oodline.detectors.she import SHE
     from oodline.detectors.temperature_scaling import TemperatureScaling
     from oodline.evaluation.evaluate import Table, evaluate
     from oodline.fitting import FitError, fit

@@ -21,8 +21,9 @@ class ClassMoments(Statistic):
     ----------
     of : Source
         What to average; features by default.
-    by : {"label", "predicted", "all"}
-        Grouping by the true label, by the classifier's argmax, or everything as one group.
+    by : {"label", "predicted", "correct", "all"}
+        Grouping by the true label; by the classifier's argmax; by label with one further group, the last, of all that
+        is misclassified; or everything as one group.
     variance : bool
         Whether to keep the squared deviations, which doubles the size.
 

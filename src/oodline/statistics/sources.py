@@ -12,7 +12,8 @@ from torch import Tensor
 from oodline.activations import Activations
 from oodline.errors import LabelError
 
-Grouping = Literal["label", "predicted", "all"]
+Grouping = Literal["label", "predicted", "correct", "all"]
+"""By true label; by argmax; by label, all misclassified samples in one further group, the last; or one group."""
 
 
 @runtime_checkable
@@ -78,7 +79,7 @@ def group(activations: Activations, labels: Tensor | None, by: Grouping) -> tupl
     Raises
     ------
     LabelError
-        `by="label"` and labels are missing, of the wrong shape, not integers, or outside [0, C).
+        `by="label"` or "correct", and labels are missing, of the wrong shape, not integers, or outside [0, C).
     """
     if by == "all":
         return torch.zeros(len(activations), dtype=torch.int64), 1
@@ -100,4 +101,6 @@ def group(activations: Activations, labels: Tensor | None, by: Grouping) -> tupl
             f"classifier (first: label {int(labels[first])} of sample {int(activations.index[first])}). "
             "Map the labels of the data set to the order of the logits."
         )
+    if by == "correct":
+        return torch.where(activations.logits.argmax(1).cpu() == labels, labels, classes), classes + 1
     return labels, classes

@@ -1,0 +1,116 @@
+"""CARef and CADRef: error relative to the mean feature of the predicted class (Ling et al., CVPR 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.head import Head
+from oodline.statistics import ClassMoments, Statistic
+
+PAPER = Paper(
+    "CADRef: Robust Out-of-Distribution Detection via Class-Aware Decoupled Relative Feature Leveraging",
+    "CVPR 2025",
+    "2503.00325",
+)
+SMALLEST_ENERGY = 1e-3
+"""Energies at or below zero, which the formula does not foresee, count as this."""
+
+
+@dataclass(frozen=True)
+class Energies:
+    """The log-sum-exp of the logits, (N, 1)."""
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
+        """One number a sample."""
+        return activations.logits.double().logsumexp(1, keepdim=True)
+
+
+class CARef(Detector):
+    """Relative error: `-|f - mu_c|_1 / |f|_1`, mu_c being the mean of training features *predicted* as the class c.
+
+    Higher = more in-distribution. Range: (-inf, 0], no unit. A class that was never predicted takes the mean over all
+    samples; features of zero score as `f` far from every mean.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> bool((CARef().fit(classifier, loader)(classifier(loader[0][0])) < 0).all())
+    True
+    """
+
+    name: ClassVar = "caref"
+    needs: ClassVar = Needs.FEATURES | Needs.LOGITS
+    paper: ClassVar = PAPER
+    fitted_buffers: ClassVar[tuple[str, ...]] = ("means",)
+    means: Tensor
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Means of the features by predicted class."""
+        return {"features": ClassMoments(by="predicted")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Keep the means."""
+        moments: ClassMoments = statistics["features"]
+        seen = (moments.count > 0).unsqueeze(1)
+        self.means = torch.where(seen, moments.mean, moments.overall_mean).float()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Negative relative error (N,)."""
+        error, size = self._error(activations)
+        return -error.abs().sum(1) / size
+
+    def _error(self, activations: Activations) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
+        features = activations.features
+        size = features.abs().sum(1).clamp(min=torch.finfo(features.dtype).tiny ** 0.5)
+        return features - self.means[activations.logits.argmax(1)], size
+
+
+class CADRef(CARef):
+    """Relative errors that speak for and against the class, each by its own measure: `-(Ep / S(z) + En / mean S)`.
+
+    `Ep = |relu(d sign(W_c))|_1 / |f|_1` and `En = |relu(-d sign(W_c))|_1 / |f|_1` with `d = f - mu_c`; S is the energy
+    `logsumexp(z)`, its mean taken over the training data. Higher = more in-distribution. Range: (-inf, 0], no unit.
+
+    Notes
+    -----
+    The formula supposes S > 0; smaller energies count as 0.001, which makes such inputs very OOD.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> CADRef().fit(classifier, loader)(classifier(loader[0][0])).shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "cadref"
+    needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    fitted_buffers: ClassVar = ("means", "mean_energy")
+    mean_energy: Tensor
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Means of the features by predicted class, and the mean energy."""
+        return {**super().statistics(head), "energy": ClassMoments(Energies(), "all")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Keep the means."""
+        super().estimate(statistics, head)
+        self.mean_energy = statistics["energy"].overall_mean[0].clamp(min=SMALLEST_ENERGY).float()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Negative decoupled error (N,)."""
+        error, size = self._error(activations)
+        weight = activations.head.linear.weight[activations.logits.argmax(1)]
+        agreeing = error * weight.sign()
+        for_class, against = agreeing.clamp(min=0).sum(1) / size, (-agreeing).clamp(min=0).sum(1) / size
+        energy = activations.logits.logsumexp(1).clamp(min=SMALLEST_ENERGY)
+        return -(for_class / energy + against / self.mean_energy)

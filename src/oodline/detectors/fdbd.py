@@ -1,0 +1,56 @@
+"""fDBD: how far the features are from the decision boundaries (Liu and Qin, ICML 2024, Eq. 6-8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.head import Head
+from oodline.statistics import ClassMoments, Statistic
+
+
+class FDBD(Detector):
+    """Mean distance to the boundaries with all other classes, relative to the distance from the training mean.
+
+    `mean over k != c of (z_c - z_k) / |W_c - W_k|`, divided by `|f - mu|`, c being the predicted class. Higher = more
+    in-distribution. Range: [0, 1), no unit. Classes with equal weights have no boundary and count as distance 0.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> bool((FDBD().fit(classifier, loader)(classifier(loader[0][0])) >= 0).all())
+    True
+    """
+
+    name: ClassVar = "fdbd"
+    needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    paper: ClassVar = Paper("Fast Decision Boundary based Out-of-Distribution Detector", "ICML 2024", "2312.11536")
+    fitted_buffers: ClassVar = ("mean", "inverse_gap")
+    mean: Tensor
+    inverse_gap: Tensor
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Mean of the features over all samples."""
+        return {"features": ClassMoments(by="all")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Keep the mean, and one over the distance between the weights of any two classes."""
+        self.mean = statistics["features"].overall_mean.float()
+        weight = head.linear.weight.cpu().double()
+        gap = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
+        self.inverse_gap = torch.where(gap > 0, 1 / gap, 0.0).float()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Relative distance to the boundaries (N,)."""
+        largest, predicted = activations.logits.max(1)
+        distances = (largest.unsqueeze(1) - activations.logits) * self.inverse_gap[predicted]
+        others = max(1, activations.logits.shape[1] - 1)
+        spread: Tensor = torch.linalg.vector_norm(activations.features - self.mean, dim=1)
+        return distances.sum(1) / others / spread.clamp(min=torch.finfo(spread.dtype).tiny ** 0.5)

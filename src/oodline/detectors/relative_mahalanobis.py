@@ -1,0 +1,65 @@
+"""RMDS: the Mahalanobis distance less what any image is away from the data as a whole (Ren et al., 2021, Eq. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.detectors.mahalanobis import Mahalanobis, whitening
+from oodline.head import Head
+from oodline.statistics import Covariance, Statistic
+
+
+class RelativeMahalanobis(Detector):
+    """Relative Mahalanobis distance: `-min_c (d_c(f) - d_0(f))`. Higher = more in-distribution.
+
+    `d_c` is the squared distance of `Mahalanobis` to class c, and `d_0` that to the overall mean, by the covariance
+    around it. Any real number, no unit.
+
+    Raises
+    ------
+    LabelError
+        A class has no sample, or no class has two different ones, so that there is no covariance.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> RelativeMahalanobis().fit(classifier, loader)(classifier(loader[0][0])).shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "relative-mahalanobis"
+    needs: ClassVar = Needs.FEATURES
+    paper: ClassVar = Paper(
+        "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection", "ICML workshop 2021", "2106.09022"
+    )
+    fitted_buffers: ClassVar = ("centre", "whiten_all")
+    centre: Tensor
+    whiten_all: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_classes = Mahalanobis()
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Covariance of all features as one group; `Mahalanobis` asks for its own."""
+        return {"all": Covariance(by="all")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Whiten the data as a whole."""
+        covariance: Covariance = statistics["all"]
+        self.centre = covariance.mean[0].float()
+        self.whiten_all = whitening(covariance.pooled()).float()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Negative relative distance (N,)."""
+        overall = ((activations.features - self.centre) @ self.whiten_all).square().sum(1)
+        to_classes: Float[Tensor, " n"] = self.to_classes(activations)
+        return to_classes + torch.as_tensor(overall)

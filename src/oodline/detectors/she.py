@@ -1,0 +1,64 @@
+"""SHE: agreement with the stored pattern of the predicted class (Zhang et al., ICLR 2023, Eq. 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.errors import LabelError
+from oodline.head import Head
+from oodline.statistics import ClassMoments, Statistic
+
+
+class SHE(Detector):
+    """Simplified Hopfield energy: `f . m_c`, c the predicted class and m_c the mean feature of its training samples.
+
+    Only training samples that the classifier gets right are stored. Higher = more in-distribution. Any real number, in
+    squared units of the features.
+
+    Raises
+    ------
+    LabelError
+        No sample of a class was classified correctly.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> SHE().fit(classifier, loader)(classifier(loader[0][0])).shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "she"
+    needs: ClassVar = Needs.FEATURES | Needs.LOGITS
+    paper: ClassVar = Paper(
+        "Out-of-Distribution Detection based on In-Distribution Data Patterns Memorization with Modern Hopfield Energy",
+        "ICLR 2023",
+    )
+    fitted_buffers: ClassVar = ("patterns",)
+    patterns: Tensor
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Class means of the features of samples classified correctly."""
+        return {"correct": ClassMoments(by="correct")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Keep the means."""
+        moments: ClassMoments = statistics["correct"]
+        missing = [c for c, count in enumerate(moments.count[:-1].tolist()) if count == 0]
+        if missing:
+            names = ", ".join(str(c) for c in missing[:10]) + (", ..." if len(missing) > 10 else "")
+            raise LabelError(
+                f"{len(missing)} of {len(moments.count) - 1} classes have no sample that is classified correctly, and "
+                f"SHE stores those: {names}. Fit on data that shows every class, labelled in the order of the logits."
+            )
+        self.patterns = moments.mean[:-1].float()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Inner product with the pattern (N,)."""
+        return (activations.features * self.patterns[activations.logits.argmax(1)]).sum(1)

@@ -1,0 +1,131 @@
+"""Methods that compare with class means, and norms, against loops over samples."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from oodline.detectors.cadref import CADRef, CARef
+from oodline.detectors.fdbd import FDBD
+from oodline.detectors.feature_norm import FeatureNorm, GradNorm
+from oodline.detectors.relative_mahalanobis import RelativeMahalanobis
+from oodline.detectors.she import SHE
+from oodline.errors import LabelError
+from oodline.head import LinearHead
+from oodline.testing import activations_of
+
+seeds = pytest.mark.parametrize("seed", range(3))
+signs = pytest.mark.parametrize("signed", [False, True])
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    return np.exp(z - np.logaddexp.reduce(z))
+
+
+def logits_of(case, f: np.ndarray) -> np.ndarray:
+    return f @ case.W.T + case.b
+
+
+@seeds
+@signs
+def test_norms_equal_their_formulas(draw, assert_equals, seed, signed):
+    case = draw(seed, signed=signed)
+    assert_equals(FeatureNorm()(case.activations), np.array([np.sqrt(sum(x * x)) for x in case.f]))
+    expected = [np.abs(np.outer(softmax(z) - 1 / 4, x)).sum() for z, x in zip(case.logits, case.f, strict=True)]
+    assert_equals(GradNorm()(case.activations), np.array(expected))
+
+
+def test_gradnorm_is_the_norm_of_the_gradient_by_autograd(draw, assert_equals):
+    case = draw(0)
+    expected = []
+    for x in case.features.double():
+        weight = case.head.weight.double().clone().requires_grad_()
+        (-torch.log_softmax(weight @ x + case.head.bias.double(), 0).mean()).backward()
+        expected.append(float(weight.grad.abs().sum()))
+    assert_equals(GradNorm()(case.activations), np.array(expected))
+
+
+@seeds
+@signs
+def test_she_equals_the_formula(draw, assert_equals, seed, signed):
+    case, other = draw(seed, n=200, signed=signed), draw(seed + 100, signed=signed)
+    centres = torch.stack([case.features[case.labels == c].mean(0) for c in range(4)])
+    case = replace(case, head=LinearHead(centres, -0.5 * centres.square().sum(1)))  # the nearest centre
+    right = case.logits.argmax(1) == case.y
+    means = [case.f[right & (case.y == c)].mean(0) for c in range(4)]
+    expected = [x @ means[np.argmax(logits_of(case, x))] for x in other.f]
+    assert_equals(case.fit(SHE())(activations_of(other.features, case.head)), np.array(expected))
+
+
+def test_she_needs_a_correct_sample_of_each_class(draw):
+    case = draw(0)
+    wrong = replace(case, labels=torch.from_numpy((case.logits.argmax(1) + 1) % 4))
+    with pytest.raises(LabelError, match=r"4 of 4 classes have no sample that is classified correctly.*: 0, 1, 2, 3\."):
+        wrong.fit(SHE())
+
+
+def caref_of(case, f: np.ndarray, *, decoupled: bool) -> np.ndarray:
+    predicted, energy = case.logits.argmax(1), np.logaddexp.reduce(case.logits, axis=1)
+    means = [case.f[predicted == c].mean(0) if (predicted == c).any() else case.f.mean(0) for c in range(4)]
+    scores = []
+    for x in f:
+        z = logits_of(case, x)
+        c = np.argmax(z)
+        d, size = x - means[c], np.abs(x).sum()
+        if not decoupled:
+            scores.append(-np.abs(d).sum() / size)
+            continue
+        positive = sum(max(v * np.sign(w), 0) for v, w in zip(d, case.W[c], strict=True)) / size
+        negative = sum(max(-v * np.sign(w), 0) for v, w in zip(d, case.W[c], strict=True)) / size
+        scores.append(-(positive / max(np.logaddexp.reduce(z), 1e-3) + negative / max(energy.mean(), 1e-3)))
+    return np.array(scores)
+
+
+@seeds
+@signs
+@pytest.mark.parametrize("cls", [CARef, CADRef])
+def test_caref_and_cadref_equal_their_formulas(draw, assert_equals, seed, signed, cls):
+    case, other = draw(seed, signed=signed), draw(seed + 100, signed=signed)
+    scores = case.fit(cls())(activations_of(other.features, case.head))
+    assert_equals(scores, caref_of(case, other.f, decoupled=cls is CADRef))
+
+
+def test_a_class_never_predicted_takes_the_overall_mean(draw):
+    case = draw(0)
+    never = replace(case, head=LinearHead(case.head.weight, torch.tensor([-1e3, 0.0, 0.0, 0.0])))
+    np.testing.assert_allclose(never.fit(CARef()).means[0].numpy(), case.f.mean(0), rtol=1e-5)
+
+
+@seeds
+@signs
+def test_fdbd_equals_the_formula(draw, assert_equals, seed, signed):
+    case, other = draw(seed, signed=signed), draw(seed + 100, signed=signed)
+    expected = []
+    for x in other.f:
+        z = logits_of(case, x)
+        c = np.argmax(z)
+        distances = [(z[c] - z[k]) / np.linalg.norm(case.W[c] - case.W[k]) for k in range(4) if k != c]
+        expected.append(np.mean(distances) / np.linalg.norm(x - case.f.mean(0)))
+    assert_equals(case.fit(FDBD())(activations_of(other.features, case.head)), np.array(expected))
+
+
+def test_classes_of_equal_weights_have_no_boundary(draw):
+    case = draw(0)
+    same = replace(case, head=LinearHead(case.head.weight[:1].expand(4, -1).contiguous(), case.head.bias))
+    assert torch.equal(same.fit(FDBD())(same.activations), torch.zeros(48))
+
+
+@seeds
+@signs
+def test_relative_mahalanobis_equals_the_formula(draw, seed, signed):
+    case, other = draw(seed, n=200, signed=signed), draw(seed + 100, signed=signed)
+    means = np.array([case.f[case.y == c].mean(0) for c in range(4)])
+    within = np.linalg.inv(np.cov((case.f - means[case.y]).T, bias=True))
+    overall = np.linalg.inv(np.cov(case.f.T, bias=True))
+    centre = case.f.mean(0)
+    expected = [
+        -min((x - m) @ within @ (x - m) - (x - centre) @ overall @ (x - centre) for m in means) for x in other.f
+    ]
+    scores = case.fit(RelativeMahalanobis())(activations_of(other.features, case.head))
+    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-3)
