@@ -123,7 +123,10 @@ def test_fit_score_evaluate(place, capsys):
     assert all(r["auroc"] > 0.99 for r in table if r["detector"] == "mahalanobis")
     run("evaluate", "guard.safetensors", *MODEL, "--id", "train", "--ood", "noise", "-o", "table.csv")
     assert "FPR@95TPR, OOD positive" in capsys.readouterr().out
-    assert len(Path("table.csv").read_text().splitlines()) == len(CATALOG) + 1
+    with Path("table.csv").open() as file:
+        measured = [r["detector"] for r in csv.DictReader(file)]
+    # Every class of this classifier is mistaken for another one, which leaves SHE without patterns.
+    assert sorted(measured) == sorted(set(CATALOG) - {"she"})
 
 
 def test_json_of_fit_and_score_is_all_that_is_printed(place, capsys):
