@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oodline.detectors.entropy import GEN, Entropy
     from oodline.detectors.fdbd import FDBD
     from oodline.detectors.feature_norm import FeatureNorm, GradNorm
+    from oodline.detectors.fm_pls import FMPLS
     from oodline.detectors.kl_matching import KLMatching
     from oodline.detectors.knn import KNN
     from oodline.detectors.line import LINe
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from oodline.detectors.msp import MSP
     from oodline.detectors.nac import NAC
     from oodline.detectors.nap import NAP
+    from oodline.detectors.nnguide import NNGuide
     from oodline.detectors.odin import IODIN, ODIN
     from oodline.detectors.prior_normalised import PriorNormalised
     from oodline.detectors.react import ReAct
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from oodline.detectors.relative_mahalanobis import RelativeMahalanobis
     from oodline.detectors.she import SHE
     from oodline.detectors.temperature_scaling import TemperatureScaling
+    from oodline.detectors.vim import Residual, ViM
     from oodline.evaluation.evaluate import Table, evaluate
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard, Verdict

@@ -69,9 +69,14 @@ def in_distribution(seed: int = 0, labels: Tensor = LABELS) -> Tensor:
 
 
 def without_evidence(seed: int = 0) -> Tensor:
-    """Images in which no block is active: no class has a reason, which every method should find less familiar."""
+    """Images in which two features of each block are active: too few for any class, and never seen together.
+
+    Every method should find them less familiar, whether it reads sizes, directions or distances.
+    """
     generator = torch.Generator().manual_seed(200 + seed)
-    return images_of(0.1 * torch.randn(60, WIDTH, generator=generator).abs(), generator)
+    rank = torch.rand(60, BLOCK, CLASSES, generator=generator).argsort(1).flatten(1)
+    background = 0.05 * torch.randn(60, WIDTH, generator=generator).abs()
+    return images_of(torch.where(rank < 2, 0.5, background), generator)
 
 
 IMAGES = in_distribution()

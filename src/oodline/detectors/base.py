@@ -223,6 +223,8 @@ class Detector(nn.Module, abc.ABC):
         except BaseException:
             self._buffers.update(before)
             raise
+        # the layout a file gives back: another one may round a matrix product in another way
+        self._buffers.update({k: v.contiguous() for k, v in self._buffers.items() if v is not None})
         self.to(head.linear.weight.device)
         self.mark_fitted(HeadInfo.of(head))
 

@@ -1,0 +1,90 @@
+"""FM + PLS: a mask read off the head, and logits smoothed by likeness to the class (Sun et al., 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
+from oodline.errors import SettingError
+from oodline.head import Head
+from oodline.statistics import ClassMoments, Statistic
+
+
+class FMPLS(Rectifier):
+    """Head-informed masking and prototype smoothing: energy of `z' = (W min(f o Mask[c], theta) + b) cos(mu_c, f)`.
+
+    `Mask[c, d] = [W[c, d] >= percentile(W[c, :], 100 p)]`, c the predicted class and mu_c the mean feature of its
+    training samples. Higher = more in-distribution; units of the logits.
+
+    Parameters
+    ----------
+    p : float
+        Fraction of the features masked, in [0, 1).
+    theta : float
+        Largest activation that counts, above 0.
+    scorer : Detector, optional
+        Scores the new logits, reading nothing else; energy by default.
+
+    Raises
+    ------
+    SettingError
+        A setting is out of range.
+    LabelError
+        A class has no sample.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> FMPLS().fit(classifier, loader)(classifier(loader[0][0])).shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "fm-pls"
+    needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    paper: ClassVar = Paper(
+        "Out-of-Distribution Detection by Head-Informed Masking and Prototype-based Logit Smoothing", "arXiv 2023"
+    )
+    presets: ClassVar = {
+        "cifar-densenet100": Preset({"p": 0.6, "theta": 1.6}, "commands in the authors' README"),
+        "imagenet-resnet50": Preset({"p": 0.3, "theta": 0.8}, "commands in the authors' README"),
+    }
+    fitted_buffers: ClassVar = ("mask", "means")
+    mask: Tensor
+    means: Tensor
+
+    def __init__(self, *, p: float = 0.3, theta: float = 0.8, scorer: Detector | None = None) -> None:
+        super().__init__(scorer)
+        check_fraction("FM + PLS", p=p)
+        check_scorer_reads_logits(self)
+        if not theta > 0:
+            raise SettingError(f"FM + PLS needs theta above 0, the largest activation that counts; {theta} is not.")
+        self.p = p
+        self.theta = theta
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Class means of the features."""
+        return {"features": ClassMoments()}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Mark the features to keep, and keep the means."""
+        moments: ClassMoments = statistics["features"]
+        moments.check_every_class()
+        weight = head.linear.weight.cpu().double().numpy()
+        self.mask = torch.from_numpy(weight >= np.quantile(weight, self.p, axis=1, keepdims=True))
+        self.means = moments.mean.float()
+
+    def rectify(self, activations: Activations) -> Activations:
+        """Mask, clip, recompute the logits and smooth them."""
+        features, predicted = activations.features, activations.logits.argmax(1)
+        masked = (features * self.mask[predicted]).clamp(max=self.theta)
+        likeness = cosine_similarity(self.means[predicted], features, dim=1)
+        return activations.replace(logits=activations.head(masked) * likeness.unsqueeze(1))

@@ -1,0 +1,152 @@
+"""ViM: the part of the features that the training data does not use, as a logit (Wang et al., CVPR 2022, Eq. 5-8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.errors import SettingError
+from oodline.head import Head
+from oodline.statistics import Covariance, Reservoir, Statistic
+
+PAPER = Paper("ViM: Out-Of-Distribution with Virtual-logit Matching", "CVPR 2022", "2203.10807")
+
+
+def origin_of(head: Head) -> Float[Tensor, " d"]:
+    """The features at which all logits are as near to zero as they get: `-pinv(W) b`, in float64."""
+    weight, bias = head.linear.weight.cpu().double(), head.linear.bias.cpu().double()
+    found: Tensor = -torch.linalg.pinv(weight) @ bias
+    return found
+
+
+def default_dimension(width: int) -> int:
+    """The paper's dimension of the principal space: 1000 for D >= 2048, 512 for D >= 768, else half of D."""
+    return 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+
+
+class Residual(Detector):
+    """Negative length of the features outside the principal space: `-|R' (f - o)|`. Higher = more in-distribution.
+
+    R spans the directions in which training features, seen from the origin `o = -pinv(W) b`, vary least. Range:
+    (-inf, 0], in the units of the features.
+
+    Parameters
+    ----------
+    dimension : int, optional
+        Of the principal space, below D; without it the paper's: 1000 for D >= 2048, 512 for D >= 768, else D / 2.
+
+    Raises
+    ------
+    SettingError
+        The dimension is negative, or leaves no residual.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> Residual(dimension=3).fit(classifier, loader).directions.shape
+    torch.Size([16, 13])
+    """
+
+    name: ClassVar = "residual"
+    needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
+    paper: ClassVar = PAPER
+    fitted_buffers: ClassVar[tuple[str, ...]] = ("origin", "directions")
+    origin: Tensor
+    directions: Tensor
+
+    def __init__(self, *, dimension: int | None = None) -> None:
+        super().__init__()
+        if dimension is not None and dimension < 0:
+            raise SettingError(f"{type(self).__name__} needs a dimension of at least 0; {dimension} is not.")
+        self.dimension = dimension
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Mean and covariance of all features as one group."""
+        return {"all": Covariance(by="all")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Find the directions of least second moment around the origin."""
+        width = head.num_features
+        dimension = default_dimension(width) if self.dimension is None else self.dimension
+        if dimension >= width:
+            raise SettingError(
+                f"{type(self).__name__}(dimension={dimension}) leaves no residual: the features have {width} "
+                "dimensions."
+            )
+        covariance: Covariance = statistics["all"]
+        origin = origin_of(head)
+        offset = covariance.mean[0] - origin
+        moment = covariance.pooled() + torch.outer(offset, offset)
+        self.origin = origin.float()
+        self.directions = torch.linalg.eigh(moment).eigenvectors[:, : width - dimension].float()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Negative length of the residual (N,)."""
+        return -self.length(activations.features)
+
+    def length(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Length of the residual (N,)."""
+        found: Tensor = torch.linalg.vector_norm((features - self.origin) @ self.directions, dim=1)
+        return found
+
+
+class ViM(Residual):
+    """Energy less the virtual logit: `logsumexp(z) - alpha |R' (f - o)|`. Higher = more in-distribution.
+
+    `alpha` is the mean of the largest logit over the mean residual of training samples. Units of the logits.
+
+    Parameters
+    ----------
+    dimension : int, optional
+        As in `Residual`.
+    samples : int
+        Training samples from which alpha is estimated, chosen by a hash of their index.
+
+    Raises
+    ------
+    SettingError
+        As `Residual`.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> ViM().fit(classifier, loader)(classifier(loader[0][0])).shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "vim"
+    needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    fitted_buffers: ClassVar = ("origin", "directions", "alpha")
+    alpha: Tensor
+
+    def __init__(self, *, dimension: int | None = None, samples: int = 10_000) -> None:
+        super().__init__(dimension=dimension)
+        if samples < 1:
+            raise SettingError(f"ViM needs at least one sample to estimate alpha; {samples} is not.")
+        self.samples = samples
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """As `Residual`, and a sample of the features."""
+        return {**super().statistics(head), "sample": Reservoir(self.samples)}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Match the scale of residuals to that of logits."""
+        super().estimate(statistics, head)
+        features: Tensor = statistics["sample"].rows
+        weight, bias = head.linear.weight.cpu().float(), head.linear.bias.cpu().float()
+        largest = (features @ weight.T + bias).amax(1).double().mean()
+        residual = self.length(features).double().mean()
+        # without any residual there is nothing to match, and nothing to subtract
+        self.alpha = torch.where(residual > 0, largest / residual, 0.0).float()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Energy less the virtual logit (N,)."""
+        return activations.logits.logsumexp(1) - self.alpha * self.length(activations.features)
