@@ -76,7 +76,7 @@ def measure(name: str, data: Path):
     detectors = {
         "msp": create_detector("msp"),
         "energy": create_detector("energy"),
-        "react_p90": create_detector("react,quantile=0.9"),
+        "react_p90": create_detector("react,clip=90%"),
         "dice_p90": create_detector("dice,p=0.9"),
         "line": create_detector(LINE[name]),
         "line_absolute": create_detector(f"{LINE[name]},contribution=absolute"),

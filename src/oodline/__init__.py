@@ -15,16 +15,26 @@ if TYPE_CHECKING:
     from oodline.activations import Activations, Needs
     from oodline.calibration import Calibration
     from oodline.classifier import Classifier
+    from oodline.detectors.adascale import AdaSCALE
     from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
     from oodline.detectors.base import Detector, FewSamplesWarning, Paper
+    from oodline.detectors.bats import BATS
     from oodline.detectors.cadref import CADRef, CARef
     from oodline.detectors.catalog import create_detector
+    from oodline.detectors.conjnorm import ConjNorm
+    from oodline.detectors.ddcs import DDCS
     from oodline.detectors.dice import DICE
     from oodline.detectors.energy import Energy
     from oodline.detectors.entropy import GEN, Entropy
+    from oodline.detectors.experimental.fisher_gradnorm import FisherGradNorm
+    from oodline.detectors.experimental.hact import HAct
+    from oodline.detectors.experimental.sisom import SISOM
     from oodline.detectors.fdbd import FDBD
     from oodline.detectors.feature_norm import FeatureNorm, GradNorm
     from oodline.detectors.fm_pls import FMPLS
+    from oodline.detectors.gmm import GMM
+    from oodline.detectors.itp import ITP
+    from oodline.detectors.kernel_pca import CoP, CoRP
     from oodline.detectors.kl_matching import KLMatching
     from oodline.detectors.knn import KNN
     from oodline.detectors.line import LINe
@@ -34,15 +44,22 @@ if TYPE_CHECKING:
     from oodline.detectors.msp import MSP
     from oodline.detectors.nac import NAC
     from oodline.detectors.nap import NAP
+    from oodline.detectors.nci import NCI
+    from oodline.detectors.neco import NECO
     from oodline.detectors.nnguide import NNGuide
     from oodline.detectors.odin import IODIN, ODIN
+    from oodline.detectors.openmax import OpenMax
+    from oodline.detectors.optfs import OptFS
     from oodline.detectors.prior_normalised import PriorNormalised
+    from oodline.detectors.rankfeat import RankFeat
     from oodline.detectors.react import ReAct
     from oodline.detectors.rectifier import Rectifier
     from oodline.detectors.relative_mahalanobis import RelativeMahalanobis
     from oodline.detectors.she import SHE
     from oodline.detectors.temperature_scaling import TemperatureScaling
     from oodline.detectors.vim import Residual, ViM
+    from oodline.detectors.vra import VRA
+    from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
     from oodline.evaluation.evaluate import Table, evaluate
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard, Verdict

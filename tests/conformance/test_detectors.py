@@ -55,8 +55,10 @@ def make_classifier(seed: int = 0, width: int = WIDTH) -> Classifier:
 
 
 def images_of(features: Tensor, generator: torch.Generator) -> Tensor:
-    """Images whose feature map, (N, D, 2, 2), averages to about `features`."""
-    return features[:, :, None, None] * (1 + 0.1 * torch.randn(*features.shape, 2, 2, generator=generator))
+    """Images whose feature map, (N, D, 2, 2), averages to about `features`; every other one shows in a corner alone."""
+    corner, everywhere = torch.tensor([[4.0, 0.0], [0.0, 0.0]]), torch.ones(2, 2)
+    places = torch.stack([corner, everywhere])[torch.arange(features.shape[1]) % 2]
+    return features[:, :, None, None] * places * (1 + 0.1 * torch.randn(*features.shape, 2, 2, generator=generator))
 
 
 def in_distribution(seed: int = 0, labels: Tensor = LABELS) -> Tensor:
@@ -79,7 +81,7 @@ def without_evidence(seed: int = 0) -> Tensor:
     return images_of(torch.where(rank < 2, 0.5, background), generator)
 
 
-IMAGES = in_distribution()
+IMAGES, HELD_OUT = in_distribution(), in_distribution(5)
 
 
 def batches(
@@ -129,6 +131,11 @@ def needs_every_class(reference: str) -> bool:
         for moments in (statistic, getattr(statistic, "moments", None))
         if isinstance(moments, ClassMoments)
     )
+
+
+def runs_again(reference: str) -> bool:
+    """Whether it runs the classifier for itself."""
+    return Needs.CLASSIFIER in create_detector(reference).all_needs
 
 
 def has_state(detector: Detector) -> bool:
@@ -323,7 +330,7 @@ def test_a_classifier_in_another_precision(reference, dtype):
     detector, classifier = fitted(reference)
     other = converted(dtype)
     again = create_detector(reference).fit(other, batches())
-    close_to(again(read(again, other)), detector(read(detector, classifier)), dtype)
+    close_to(again(read(again, other, HELD_OUT)), detector(read(detector, classifier, HELD_OUT)), dtype)
 
 
 @every_reference
@@ -331,17 +338,17 @@ def test_under_autocast(reference):
     detector, classifier = fitted(reference)
     with torch.autocast("cpu", torch.bfloat16):
         again = create_detector(reference).fit(classifier, batches())
-        scores = again(read(again, classifier))
-    close_to(scores, detector(read(detector, classifier)), torch.bfloat16)
+        scores = again(read(again, classifier, HELD_OUT))
+    close_to(scores, detector(read(detector, classifier, HELD_OUT)), torch.bfloat16)
 
 
 def close_to(scores: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     assert scores.dtype in (torch.float32, torch.float64)
     assert scores.isfinite().all()
-    # a mask or a rank may flip where two values round to the same one: few samples, and not by much
+    # a mask, a bin or a rank may flip where two values round to the same one
     error = (scores - expected).abs() / expected.abs().max()
-    assert error.median() < max(5e-6, 2 * torch.finfo(dtype).eps)
-    assert error.max() < max(1e-5, 20 * torch.finfo(dtype).eps)
+    assert error.median() < max(5e-6, 16 * torch.finfo(dtype).eps)
+    assert error.max() < max(1e-5, 64 * torch.finfo(dtype).eps)
 
 
 @every_reference
@@ -484,9 +491,10 @@ def test_all_in_one_pass_equal_each_alone():
     wanted = [s for spy in spies for s in spy.requests(classifier.head).values()]
     passes: list[int] = []
     handle = classifier.model.register_forward_hook(lambda _m, args, _out: passes.append(len(args[0])))
-    fit(spies, classifier, batches(25))
+    fit([create_detector(name) for name in CATALOG if not runs_again(name)], classifier, batches(25))
     handle.remove()
     assert passes == [25, 25, 10]
+    fit(spies, classifier, batches(25))
     for spy, reference in zip(spies, [*CATALOG, *COMPOSED], strict=True):
         same_state(spy.detector, create_detector(reference).fit(classifier, batches(25)))
     used = {id(statistic) for spy in spies for statistic in spy.statistics}

@@ -329,7 +329,7 @@ def test_ten_samples_a_class_are_enough(draw):
         ("p_w=90", r"p_w in \[0, 1\)"),
         ("clip=0", "clip above 0"),
         ("clip=-1", "clip above 0"),
-        ("clip=NaN", "clip above 0"),
+        ("clip=NaN", "clip as a value or a percentile"),
         ("contribution=unsigned", "'signed' or 'absolute', not 'unsigned'"),
         ("route=both", "'clipped' or 'full', not 'both'"),
         ("unseen=ignore", "'error' or 'dense', not 'ignore'"),

@@ -56,7 +56,7 @@ PEERS: dict[str, tuple[Callable[..., Tensor], float]] = {
     "max-logit": (lambda case, z: -peer.MaxLogit.score(case.head(z)), 1e-4),
     "energy": (lambda case, z: -peer.EnergyBased.score(case.head(z)), 1e-4),
     "energy,temperature=2.0": (lambda case, z: -peer.EnergyBased.score(case.head(z), t=2.0), 1e-4),
-    "react,quantile=0.9": (react, 1e-3),  # our clip is known to 0.05 %
+    "react,clip=90%": (react, 1e-3),  # our clip is known to 0.05 %
     "dice,p=0.7": (dice, 1e-4),
     "ash-s,p=0.7": (ash("ash-s"), 1e-4),
     "ash-p,p=0.7": (ash("ash-p"), 1e-4),

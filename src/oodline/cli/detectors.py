@@ -21,7 +21,7 @@ def create_all(references: list[str]) -> dict[str, Detector]:
 
     Examples
     --------
-    >>> list(create_all(["react,quantile=0.95", "energy"]))
+    >>> list(create_all(["react,clip=95%", "energy"]))
     ['react', 'energy']
     """
     found: dict[str, Detector] = {}

@@ -89,6 +89,9 @@ class Detector(nn.Module, abc.ABC):
     presets: ClassVar[Mapping[str, Preset]] = {}
     """Settings by data set and network, as papers state them."""
 
+    experimental: ClassVar[str] = ""
+    """What is uncertain about it, where the published description leaves something open; empty for all others."""
+
     layers: tuple[str, ...] = ()
     """Modules of the classifier whose output it reads, by name."""
 

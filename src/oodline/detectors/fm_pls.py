@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
-from oodline.errors import SettingError
+from oodline.detectors.threshold import Threshold, check_largest
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Statistic
 
@@ -28,8 +28,8 @@ class FMPLS(Rectifier):
     ----------
     p : float
         Fraction of the features masked, in [0, 1).
-    theta : float
-        Largest activation that counts, above 0.
+    theta : float or str
+        Largest activation that counts, above 0, or the percentile of all training activations that gives it.
     scorer : Detector, optional
         Scores the new logits, reading nothing else; energy by default.
 
@@ -57,22 +57,23 @@ class FMPLS(Rectifier):
         "cifar-densenet100": Preset({"p": 0.6, "theta": 1.6}, "commands in the authors' README"),
         "imagenet-resnet50": Preset({"p": 0.3, "theta": 0.8}, "commands in the authors' README"),
     }
-    fitted_buffers: ClassVar = ("mask", "means")
+    fitted_buffers: ClassVar = ("mask", "means", "largest")
+    largest: Tensor
     mask: Tensor
     means: Tensor
 
-    def __init__(self, *, p: float = 0.3, theta: float = 0.8, scorer: Detector | None = None) -> None:
+    def __init__(self, *, p: float = 0.3, theta: float | str = 0.8, scorer: Detector | None = None) -> None:
         super().__init__(scorer)
         check_fraction("FM + PLS", p=p)
         check_scorer_reads_logits(self)
-        if not theta > 0:
-            raise SettingError(f"FM + PLS needs theta above 0, the largest activation that counts; {theta} is not.")
+        self._theta = Threshold.of("FM + PLS", "theta", theta)
+        check_largest("FM + PLS", "theta", self._theta.value)
         self.p = p
         self.theta = theta
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
-        """Class means of the features."""
-        return {"features": ClassMoments()}
+        """Class means of the features, and their quantiles for a percentile."""
+        return {"features": ClassMoments(), **self._theta.statistics()}
 
     def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Mark the features to keep, and keep the means."""
@@ -81,10 +82,12 @@ class FMPLS(Rectifier):
         weight = head.linear.weight.cpu().double().numpy()
         self.mask = torch.from_numpy(weight >= np.quantile(weight, self.p, axis=1, keepdims=True))
         self.means = moments.mean.float()
+        self.largest = self._theta.estimate(statistics)
+        check_largest("FM + PLS", "theta", float(self.largest))
 
     def rectify(self, activations: Activations) -> Activations:
         """Mask, clip, recompute the logits and smooth them."""
         features, predicted = activations.features, activations.logits.argmax(1)
-        masked = (features * self.mask[predicted]).clamp(max=self.theta)
+        masked = (features * self.mask[predicted]).minimum(self.largest)
         likeness = cosine_similarity(self.means[predicted], features, dim=1)
         return activations.replace(logits=activations.head(masked) * likeness.unsqueeze(1))

@@ -25,6 +25,7 @@ from torch import Tensor
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
+from oodline.detectors.threshold import Threshold, check_largest
 from oodline.errors import LabelError, SettingError
 from oodline.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Contributions, Statistic
@@ -90,8 +91,8 @@ class LINe(Rectifier):
     ----------
     p_a, p_w : float
         Fraction of the neurons, and of the weights, that is pruned, in [0, 1).
-    clip : float
-        Largest activation that counts, above 0.
+    clip : float or str
+        Largest activation that counts, above 0, or the percentile of all training activations that gives it ("90%").
     contribution : {"signed", "absolute"}
         What ranks the neurons: S, as in the code that made the published numbers, or |S|, as in the paper's Eq. 4.
     route : {"clipped", "full"}
@@ -141,8 +142,9 @@ class LINe(Rectifier):
         "cifar100-densenet100": Preset({"p_a": 0.1, "p_w": 0.9, "clip": 1.0}, "the authors' code, commit 465ddf5"),
         "imagenet-resnet50": Preset({"p_a": 0.1, "p_w": 0.1, "clip": 0.8}, "the authors' code, commit 465ddf5"),
     }
-    fitted_buffers: ClassVar = ("contribution_", "threshold")
+    fitted_buffers: ClassVar = ("contribution_", "threshold", "largest")
     contribution_: Tensor
+    largest: Tensor
     threshold: Tensor
 
     def __init__(
@@ -150,7 +152,7 @@ class LINe(Rectifier):
         *,
         p_a: float = 0.1,
         p_w: float = 0.1,
-        clip: float = 0.8,
+        clip: float | str = 0.8,
         contribution: Literal["signed", "absolute"] = "signed",
         route: Literal["clipped", "full"] = "clipped",
         unseen: Literal["error", "dense"] = "error",
@@ -159,8 +161,8 @@ class LINe(Rectifier):
         super().__init__(scorer)
         check_fraction("LINe", p_a=p_a, p_w=p_w)
         check_scorer_reads_logits(self)
-        if not clip > 0:
-            raise SettingError(f"LINe needs clip above 0, the largest activation that counts; {clip} is not.")
+        self._clip = Threshold.of("LINe", "clip", clip)
+        check_largest("LINe", "clip", self._clip.value)
         for setting, value, choices in (
             ("contribution", contribution, ("signed", "absolute")),
             ("route", route, ("clipped", "full")),
@@ -177,7 +179,8 @@ class LINe(Rectifier):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means of the features, or of activation times gradient where the head has several layers."""
-        return {"class_mean": ClassMoments() if isinstance(head, LinearHead) else ClassMoments(Contributions())}
+        moments = ClassMoments() if isinstance(head, LinearHead) else ClassMoments(Contributions())
+        return {"class_mean": moments, **self._clip.statistics()}
 
     def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Turn class means into contributions and thresholds."""
@@ -194,12 +197,14 @@ class LINe(Rectifier):
         _check_something_is_kept(threshold, moments)
         _warn_of_few_samples(moments)
         self.contribution_ = S.float()
+        self.largest = self._clip.estimate(statistics)
+        check_largest("LINe", "clip", float(self.largest))
         self.threshold = threshold
 
     def rectify(self, activations: Activations) -> Activations:
         """Clip the features and recompute the logits with the neurons and weights that are left."""
         head = activations.head
-        clipped = activations.features.clamp(max=self.clip)
+        clipped = activations.features.minimum(self.largest)
         routed = head(clipped) if self.route == "clipped" else activations.logits
         predicted = routed.argmax(1)
         weight, bias = head.linear.weight, head.linear.bias

@@ -85,7 +85,9 @@ class Mahalanobis(Detector):
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative squared distance to the nearest class mean (N,)."""
-        points = (activations.features - self.centre) @ self.whiten
-        nearest = torch.cdist(points, self.means).argmin(1)
+        # directions of little variance weigh most, and in single precision they would drown in the others' rounding
+        points = (activations.features.double() - self.centre) @ self.whiten.double()
+        means = self.means.double()
+        nearest = torch.cdist(points, means).argmin(1)
         # once more without the cancellation of |a|^2 - 2ab + |b|^2
-        return -(points - self.means[nearest]).square().sum(1)
+        return -(points - means[nearest]).square().sum(1)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.rectifier import Rectifier
-from oodline.errors import SettingError
+from oodline.detectors.threshold import Threshold
 from oodline.head import Head
-from oodline.statistics import Quantiles, Statistic
+from oodline.statistics import Statistic
 
 
 class ReAct(Rectifier):
@@ -23,15 +22,20 @@ class ReAct(Rectifier):
 
     Parameters
     ----------
-    quantile : float
-        In [0, 1]; the fraction of all training activations (every feature of every sample) below the clipping value c.
-        The paper's 0.9.
+    clip : float or str
+        The clipping value c, or the percentile of all training activations (every feature of every sample) that gives
+        it: "90%" in the paper.
     scorer : Detector, optional
         Scores the clipped activations; energy by default.
 
+    Raises
+    ------
+    SettingError
+        `clip` is neither a value nor a percentile.
+
     Notes
     -----
-    The quantile comes from a mergeable count with a relative error of at most 0.05 %
+    A percentile comes from a mergeable count with a relative error of at most 0.05 %
     (`oodline.statistics.quantiles.RELATIVE_ERROR`).
 
     Examples
@@ -39,7 +43,7 @@ class ReAct(Rectifier):
     >>> from oodline.testing import toy_problem
     >>> classifier, loader = toy_problem()
     >>> react = ReAct().fit(classifier, loader)
-    >>> bool((react.rectify(classifier(loader[0][0])).features <= react.clip).all())
+    >>> bool((react.rectify(classifier(loader[0][0])).features <= react.largest).all())
     True
     """
 
@@ -48,24 +52,23 @@ class ReAct(Rectifier):
     paper: ClassVar = Paper(
         "ReAct: Out-of-distribution Detection With Rectified Activations", "NeurIPS 2021", "2111.12797"
     )
-    fitted_buffers: ClassVar = ("clip",)
-    clip: Tensor
+    fitted_buffers: ClassVar = ("largest",)
+    largest: Tensor
 
-    def __init__(self, *, quantile: float = 0.9, scorer: Detector | None = None) -> None:
+    def __init__(self, *, clip: float | str = "90%", scorer: Detector | None = None) -> None:
         super().__init__(scorer)
-        if not 0 <= quantile <= 1:
-            raise SettingError(f"ReAct needs a quantile in [0, 1]; {quantile} is not.")
-        self.quantile = quantile
+        self.clip = clip
+        self._clip = Threshold.of("ReAct", "clip", clip)
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
-        """Quantiles of all features."""
-        return {"activations": Quantiles()}
+        """Quantiles of all features, for a percentile."""
+        return self._clip.statistics()
 
     def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
-        """Read the clipping value off the quantiles."""
-        self.clip = torch.tensor(statistics["activations"].quantile(self.quantile))
+        """Find the clipping value."""
+        self.largest = self._clip.estimate(statistics)
 
     def rectify(self, activations: Activations) -> Activations:
         """Clip the features and recompute the logits."""
-        features = activations.features.minimum(self.clip)
+        features = activations.features.minimum(self.largest)
         return activations.replace(features=features, logits=activations.head(features))

@@ -60,6 +60,6 @@ class RelativeMahalanobis(Detector):
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative relative distance (N,)."""
-        overall = ((activations.features - self.centre) @ self.whiten_all).square().sum(1)
+        overall = ((activations.features.double() - self.centre) @ self.whiten_all.double()).square().sum(1)
         to_classes: Float[Tensor, " n"] = self.to_classes(activations)
         return to_classes + torch.as_tensor(overall)

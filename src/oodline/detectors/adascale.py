@@ -1,0 +1,158 @@
+"""AdaSCALE: SCALE with a percentile for each input, by how its features shift (Regmi, 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.rectifier import Rectifier
+from oodline.errors import SettingError
+from oodline.head import Head
+from oodline.statistics import Reservoir, Statistic
+
+STEP = 0.5
+"""How far the chosen input elements move, in the units of the input as the model takes it."""
+
+
+def shift(
+    activations: Activations, moved: float, of_perturbed: float, of_shift: float, weight: float
+) -> Float[Tensor, " n"]:
+    """`sum of relu(f~) at the top features + weight times sum of |f - f~| there`, f~ being features after a step.
+
+    The step moves the fraction `moved` of the input elements, those that matter least to the predicted logit, by
+    `STEP` in the direction of its gradient.
+    """
+    classifier, inputs = activations.second_pass()
+    gradient = classifier.gradients(inputs, lambda logits: logits.amax(1)).inputs
+    flat = gradient.flatten(1)
+    least = flat.abs().topk(int(flat.shape[1] * moved), dim=1, largest=False).indices
+    step = torch.zeros_like(flat).scatter(1, least, STEP * flat.gather(1, least).sign()).reshape(gradient.shape)
+    features = activations.features
+    perturbed = classifier(inputs + step.to(inputs)).features.to(features)
+    order = features.sort(dim=1, descending=True, stable=True).indices
+    first, second = (order[:, : int(features.shape[1] * part)] for part in (of_perturbed, of_shift))
+    change = (features - perturbed).abs()
+    return perturbed.relu().gather(1, first).sum(1) + weight * change.gather(1, second).sum(1)
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """The shift of each sample, (N, 1)."""
+
+    moved: float
+    of_perturbed: float
+    of_shift: float
+    weight: float
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
+        """One number a sample."""
+        return shift(activations, self.moved, self.of_perturbed, self.of_shift, self.weight).unsqueeze(1)
+
+
+class AdaSCALE(Rectifier):
+    """Features times `exp(s1 / s2)`, s2 being the sum of the largest `(1 - p) D` with a p of the input's own.
+
+    `p = p_min + (1 - F(q)) (p_max - p_min)`, where q measures how much the top features change when unimportant input
+    elements are moved, and F is the distribution of q over training samples. OOD inputs change more and are scaled
+    less. Scored by energy. Higher = more in-distribution; units of the logits.
+
+    Parameters
+    ----------
+    p_min, p_max : float
+        Range of the fraction left out of s2, `0 <= p_min <= p_max < 1`.
+    k1, k2 : float
+        Fractions of the features, the largest, whose perturbed value and whose change count in q, in [0, 1].
+    lam : float
+        Weight of the change, at least 0.
+    moved : float
+        Fraction of the input elements that are moved, in [0, 1].
+    samples : int
+        Training samples that are kept for F, chosen by a hash of their index.
+    scorer : Detector, optional
+        Scores the scaled activations; energy by default.
+
+    Raises
+    ------
+    SettingError
+        A setting is out of range.
+    InputError
+        Inputs that cannot be differentiated, such as tokens.
+
+    Notes
+    -----
+    This is the variant AdaSCALE-A, which scales features. Fitting and scoring cost two further forward passes and one
+    backward pass a batch.
+
+    Examples
+    --------
+    >>> from oodline import fit, score
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> detector = AdaSCALE().fit(classifier, loader)
+    >>> score(detector, classifier, loader)["adascale"].shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "adascale"
+    needs: ClassVar = Needs.FEATURES | Needs.HEAD | Needs.INPUTS | Needs.CLASSIFIER
+    paper: ClassVar = Paper("AdaSCALE: Adaptive Scaling for OOD Detection", "arXiv 2025", "2503.08023")
+    presets: ClassVar = {"imagenet-resnet50": Preset({"p_min": 0.8, "p_max": 0.85}, "OpenOOD, adascale_a.yml")}
+    fitted_buffers: ClassVar = ("seen",)
+    seen: Tensor
+
+    def __init__(
+        self,
+        *,
+        p_min: float = 0.75,
+        p_max: float = 0.85,
+        k1: float = 0.05,
+        k2: float = 0.01,
+        lam: float = 10.0,
+        moved: float = 0.05,
+        samples: int = 5_000,
+        scorer: Detector | None = None,
+    ) -> None:
+        super().__init__(scorer)
+        if not 0 <= p_min <= p_max < 1:
+            raise SettingError(f"AdaSCALE needs 0 <= p_min <= p_max < 1; not {p_min} and {p_max}.")
+        if not all(0 <= part <= 1 for part in (k1, k2, moved)):
+            raise SettingError(f"AdaSCALE needs k1, k2 and moved in [0, 1]; not {k1}, {k2}, {moved}.")
+        if not 0 <= lam < float("inf") or samples < 1:
+            raise SettingError(f"AdaSCALE needs lam of at least 0 and at least one sample; not {lam} and {samples}.")
+        self.p_min = p_min
+        self.p_max = p_max
+        self.k1 = k1
+        self.k2 = k2
+        self.lam = lam
+        self.moved = moved
+        self.samples = samples
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """A sample of the shifts."""
+        return {"shifts": Reservoir(self.samples, Shifts(self.moved, self.k1, self.k2, self.lam))}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Sort the shifts: their distribution function."""
+        self.seen = statistics["shifts"].rows[:, 0].sort().values
+
+    def rectify(self, activations: Activations) -> Activations:
+        """Scale the features and recompute the logits."""
+        features = activations.features
+        below = torch.searchsorted(
+            self.seen, shift(activations, self.moved, self.k1, self.k2, self.lam).contiguous(), right=True
+        )
+        p = self.p_min + (1 - below / len(self.seen)) * (self.p_max - self.p_min)
+        active, width = features.relu(), features.shape[1]
+        kept = (width - (width * p).round()).clamp(min=1).long()
+        sums = active.sort(dim=1, descending=True).values.cumsum(1)
+        largest = sums.gather(1, kept.unsqueeze(1) - 1)
+        ratio = torch.where(largest > 0, sums[:, -1:] / largest, 1.0)
+        scaled = features * ratio.exp()
+        return activations.replace(features=scaled, logits=activations.head(scaled))

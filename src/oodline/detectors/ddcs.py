@@ -1,0 +1,140 @@
+"""DDCS: keep the channels whose class prototypes differ, after a smooth rectification (Yuan et al., CVPR 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.rectifier import Rectifier, check_fraction
+from oodline.detectors.threshold import Threshold
+from oodline.errors import LabelError, SettingError
+from oodline.head import Head
+from oodline.statistics import Reservoir, Statistic
+
+ORDER = 2
+"""Of the low-pass curve that bends large activations down."""
+
+
+def bend(features: Float[Tensor, "n d"], low: Tensor, high: Tensor) -> Float[Tensor, "n d"]:
+    """Lift activations to at least `low`; bend those from `high` on towards zero, the more the larger."""
+    lifted = features.maximum(low)
+    # the square root of 1 + r^4, without the overflow of r^4
+    damped = lifted / torch.hypot(torch.ones_like(lifted), (lifted / high) ** ORDER)
+    return torch.where(lifted >= high, damped + low, lifted)
+
+
+def discriminability(prototypes: Float[Tensor, "c d"], alpha: float) -> Float[Tensor, " d"]:
+    """`alpha S - (1 - alpha) V` of each channel, smaller = better.
+
+    S is the mean product of the prototypes of two different classes, and V their variance.
+    """
+    classes = len(prototypes)
+    alike = (prototypes.sum(0).square() - prototypes.square().sum(0)) / (classes * (classes - 1))
+    return alpha * alike - (1 - alpha) * prototypes.var(0)
+
+
+class DDCS(Rectifier):
+    """Discriminability-driven channel selection: energy of the logits of bent features in the channels that are kept.
+
+    Features are lifted to at least `low` and bent down from `high` on; of the D channels, the p D with the largest
+    `alpha S - (1 - alpha) V` are set to zero, S being the mean product of two classes' mean features in a channel, and
+    V the variance of the class means. Higher = more in-distribution; units of the logits.
+
+    Parameters
+    ----------
+    p : float
+        Fraction of the channels dropped, in [0, 1); 230 of 1280 in the authors' code.
+    alpha : float
+        In [0, 1]: how much likeness counts against variance.
+    low, high : float or str
+        Values, or percentiles of the activations of the sample; the authors' "20%" and "90%".
+    samples : int
+        Training samples that are kept to estimate from, chosen by a hash of their index.
+    scorer : Detector, optional
+        Scores the rectified activations; energy by default.
+
+    Raises
+    ------
+    SettingError
+        A setting is out of range.
+    LabelError
+        The sample shows fewer than two classes.
+
+    Notes
+    -----
+    The authors released settings for an ImageNet MobileNetV2 only, estimated from validation images. Classes that the
+    sample does not show are left out of S and V.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> int(DDCS(p=0.25).fit(classifier, loader).kept.sum())
+    12
+    """
+
+    name: ClassVar = "ddcs"
+    needs: ClassVar = Needs.FEATURES | Needs.HEAD
+    paper: ClassVar = Paper("Discriminability-Driven Channel Selection for Out-of-Distribution Detection", "CVPR 2024")
+    presets: ClassVar = {
+        "imagenet-mobilenetv2": Preset(
+            {"p": 0.18, "alpha": 0.8, "low": 0.0788, "high": 1.3361}, "the authors' code, commit 9182805"
+        )
+    }
+    fitted_buffers: ClassVar = ("kept", "lowest", "highest")
+    kept: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(
+        self,
+        *,
+        p: float = 0.18,
+        alpha: float = 0.8,
+        low: float | str = "20%",
+        high: float | str = "90%",
+        samples: int = 10_000,
+        scorer: Detector | None = None,
+    ) -> None:
+        super().__init__(scorer)
+        check_fraction("DDCS", p=p)
+        if not 0 <= alpha <= 1 or samples < 1:
+            raise SettingError(f"DDCS needs alpha in [0, 1] and at least one sample; not {alpha} and {samples}.")
+        self.p = p
+        self.alpha = alpha
+        self.low = low
+        self.high = high
+        self.samples = samples
+        self._low = Threshold.of("DDCS", "low", low)
+        self._high = Threshold.of("DDCS", "high", high)
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """A labelled sample of the features, and their quantiles for percentiles."""
+        return {"sample": Reservoir(self.samples, by="label"), **self._low.statistics(), **self._high.statistics()}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Rank the channels by the prototypes of the rectified sample."""
+        sample: Reservoir = statistics["sample"]
+        self.lowest, self.highest = self._low.estimate(statistics), self._high.estimate(statistics)
+        if not float(self.highest) > 0:
+            raise SettingError(f"DDCS needs high above 0, where activations begin to bend; it is {self.highest:g}.")
+        bent = bend(sample.rows.double(), self.lowest.double(), self.highest.double())
+        classes, place = torch.unique(sample.groups, return_inverse=True)
+        if len(classes) < 2:
+            raise LabelError("DDCS compares classes, and the sample shows only one. Fit on data of several classes.")
+        sums = torch.zeros(len(classes), bent.shape[1], dtype=torch.float64).index_add_(0, place, bent)
+        worth = discriminability(sums / torch.bincount(place).unsqueeze(1), self.alpha)
+        width = len(worth)
+        best = worth.sort(stable=True).indices[: max(1, width - round(width * self.p))]
+        self.kept = torch.zeros(width, dtype=torch.bool).index_fill_(0, best, True)
+
+    def rectify(self, activations: Activations) -> Activations:
+        """Bend the features, drop channels and recompute the logits."""
+        features = bend(activations.features, self.lowest, self.highest) * self.kept
+        return activations.replace(features=features, logits=activations.head(features))

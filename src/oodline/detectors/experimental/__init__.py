@@ -1,0 +1,1 @@
+"""Methods whose published description leaves something open; each says in `experimental` what."""

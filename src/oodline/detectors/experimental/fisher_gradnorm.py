@@ -1,0 +1,84 @@
+"""Gradient norm in the metric of a factored diagonal Fisher information: our own variant of GradNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.head import Head
+from oodline.statistics import ClassMoments, Statistic
+
+
+@dataclass(frozen=True)
+class SquaredPull:
+    """`(softmax(z) - 1/C)^2`, (N, C)."""
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n c"]:
+        """Squares."""
+        p = torch.softmax(activations.logits.double(), dim=1)
+        return (p - 1 / p.shape[1]).square()
+
+
+@dataclass(frozen=True)
+class SquaredFeatures:
+    """`f^2`, (N, D)."""
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """Squares."""
+        return activations.features.double().square()
+
+
+class FisherGradNorm(Detector):
+    """Squared gradient of KL(uniform, softmax) for W, each entry divided by its mean square over training samples.
+
+    The gradient is the outer product of `u = softmax(z) - 1/C` and f, and its mean square is taken as the product of
+    the mean squares of the two: `sum_c u_c^2 / E[u_c^2] * sum_d f_d^2 / E[f_d^2]`. Higher = more in-distribution.
+    Range: [0, inf), no unit.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> FisherGradNorm().fit(classifier, loader)(classifier(loader[0][0])).shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "fisher-gradnorm"
+    needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    paper: ClassVar = Paper(
+        "On the Importance of Gradients for Detecting Distributional Shifts in the Wild", "NeurIPS 2021", "2110.00218"
+    )
+    experimental: ClassVar = (
+        "our own variant: GradNorm with a factored diagonal Fisher information; the paper that rectifies gradients by "
+        "Fisher information is not public"
+    )
+    fitted_buffers: ClassVar = ("pull", "size")
+    pull: Tensor
+    size: Tensor
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Mean squares of both factors of the gradient."""
+        return {"pull": ClassMoments(SquaredPull(), "all"), "features": ClassMoments(SquaredFeatures(), "all")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Invert the mean squares; what never moved counts nothing."""
+        self.pull = _inverse(statistics["pull"].overall_mean)
+        self.size = _inverse(statistics["features"].overall_mean)
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Squared norm (N,)."""
+        p = torch.softmax(activations.logits, dim=1)
+        return (p - 1 / p.shape[1]).square() @ self.pull * (activations.features.square() @ self.size)
+
+
+def _inverse(mean: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    # relative to the largest: a mean square of 1e-12 of it is rounding, and would drown everything else
+    solid = mean > 1e-12 * mean.amax()
+    return torch.where(solid, 1 / mean, 0.0).float()

@@ -1,0 +1,92 @@
+"""SISOM: nearest sample of the class against nearest of the others, on neuron states (Schmidt et al., TMLR 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.detectors.nac import NeuronStates, neuron_states
+from oodline.errors import InputError, SettingError
+from oodline.head import Head
+from oodline.statistics import Reservoir, Statistic
+
+
+class SISOM(Detector):
+    """Ratio of distances: `-d_in / d_out`, to the nearest training sample of the predicted class and of any other.
+
+    Distances are between neuron states `sigmoid(alpha f g)`, as in `NAC`. Higher = more in-distribution. Range:
+    (-inf, 0], no unit.
+
+    Parameters
+    ----------
+    alpha : float
+        Steepness of the sigmoid, above 0.
+    bank : int
+        At most this many training samples are kept, chosen by a hash of their index.
+
+    Raises
+    ------
+    SettingError
+        A setting is out of range.
+    InputError
+        The kept samples were all predicted as one class.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> SISOM().fit(classifier, loader)(classifier(loader[0][0])).shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "sisom"
+    needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    paper: ClassVar = Paper(
+        "A Unified Approach Towards Active Learning and Out-of-Distribution Detection", "TMLR 2025", "2405.11337"
+    )
+    experimental: ClassVar = (
+        "no code is public and the weights of layers are unverified; this reads the penultimate layer alone"
+    )
+    fitted_buffers: ClassVar = ("neighbours", "classes")
+    neighbours: Tensor
+    classes: Tensor
+
+    def __init__(self, *, alpha: float = 100.0, bank: int = 10_000) -> None:
+        super().__init__()
+        if not 0 < alpha < float("inf") or bank < 2:
+            raise SettingError(f"SISOM needs alpha above 0 and a bank of at least 2 samples; not {alpha} and {bank}.")
+        self.alpha = alpha
+        self.bank = bank
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """A sample of the states, with predicted class."""
+        return {"bank": Reservoir(self.bank, NeuronStates(self.alpha), by="predicted")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Keep the sample."""
+        bank: Reservoir = statistics["bank"]
+        if len(torch.unique(bank.groups)) < 2:
+            raise InputError(
+                f"SISOM compares classes, and all {len(bank.groups)} kept samples were predicted as one. Fit on data "
+                "of several classes."
+            )
+        self.neighbours, self.classes = bank.rows, bank.groups
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Negative ratio of distances (N,)."""
+        states = neuron_states(activations, self.alpha)
+        # without the expansion to |a|^2 - 2ab + |b|^2, which is worst for the nearest
+        distances = torch.cdist(states, self.neighbours, compute_mode="donot_use_mm_for_euclid_dist")
+        own = activations.logits.argmax(1, keepdim=True) == self.classes
+        inside = distances.masked_fill(~own, torch.inf).amin(1)
+        outside = distances.masked_fill(own, torch.inf).amin(1)
+        # a class that no kept sample was predicted as: as far as the farthest kept sample
+        inside = torch.where(inside.isinf(), distances.amax(1), inside)
+        tiny = torch.finfo(distances.dtype).tiny
+        return -((inside + tiny) / (outside + tiny)).clamp(max=1e30)

@@ -1,0 +1,110 @@
+"""ITP: prune weights by their mean contribution, and of each input what contributes too much (AAAI 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
+from oodline.errors import SettingError
+from oodline.head import Head
+from oodline.statistics import ClassMoments, Statistic
+
+CHUNK = 2**24
+"""Contributions (sample, class, feature) that are held at a time: 64 MiB in single precision."""
+
+SOURCE = "the authors' code, commit ecb581a"
+
+
+class ITP(Rectifier):
+    """Instance-aware test pruning: energy of `z_c = sum_d v_cd [M_cd > t] [v_cd < M_cd + lam S_cd] + b_c`.
+
+    `v_cd = W[c, d] f_d` is the contribution of a feature to a logit; M and S are its mean and standard deviation over
+    training samples labelled c; t is the percentile of all of M below which a weight is redundant. The second mask
+    drops, for one input, contributions that are far above what the class shows. Higher = more in-distribution; units
+    of the logits.
+
+    Parameters
+    ----------
+    p : float
+        Fraction of the C D weights pruned as redundant, in [0, 1).
+    lam : float
+        How many standard deviations above the mean a contribution may be.
+    scorer : Detector, optional
+        Scores the new logits, reading nothing else; energy by default.
+
+    Raises
+    ------
+    SettingError
+        A setting is out of range.
+    LabelError
+        A class has fewer than two samples, and so no standard deviation.
+
+    Notes
+    -----
+    The state is one limit (C, D): the largest contribution that counts, minus infinity for a pruned weight. Scoring
+    works in parts of `CHUNK` contributions.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> ITP().fit(classifier, loader)(classifier(loader[0][0])).shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "itp"
+    needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
+    paper: ClassVar = Paper(
+        "Instance-Aware Test-Time Pruning for Out-of-Distribution Detection", "AAAI 2025", "2412.12566"
+    )
+    presets: ClassVar = {
+        "cifar10-densenet100": Preset({"p": 0.1, "lam": 2.2}, SOURCE),
+        "cifar100-densenet100": Preset({"p": 0.2, "lam": 1.6}, SOURCE),
+        "imagenet-resnet50": Preset({"p": 0.3, "lam": 1.5}, SOURCE),
+    }
+    fitted_buffers: ClassVar = ("limit",)
+    limit: Tensor
+
+    def __init__(self, *, p: float = 0.3, lam: float = 1.5, scorer: Detector | None = None) -> None:
+        super().__init__(scorer)
+        check_fraction("ITP", p=p)
+        check_scorer_reads_logits(self)
+        if not -float("inf") < lam < float("inf"):
+            raise SettingError(f"ITP needs a finite lam, a number of standard deviations; {lam} is not.")
+        self.p = p
+        self.lam = lam
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Class means and variances of the features, of which contributions are multiples."""
+        return {"features": ClassMoments(variance=True)}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Find the largest contribution that counts, of each feature to each class."""
+        moments: ClassMoments = statistics["features"]
+        moments.check_every_class(at_least=2)
+        weight = head.linear.weight.cpu().double()
+        mean, spread = weight * moments.mean, weight.abs() * moments.standard_deviation()
+        redundant = mean <= percentile(mean.numpy(), self.p)
+        self.limit = (mean + self.lam * spread).masked_fill(redundant, -torch.inf).float()
+
+    def rectify(self, activations: Activations) -> Activations:
+        """Recompute the logits from the contributions that are left."""
+        head = activations.head.linear
+        rows = max(1, CHUNK // head.weight.numel())
+        return activations.replace(
+            logits=torch.cat(
+                [self._logits(part, head.weight, head.bias) for part in torch.split(activations.features, rows)]
+            )
+        )
+
+    def _logits(self, features: Float[Tensor, "n d"], weight: Tensor, bias: Tensor) -> Float[Tensor, "n c"]:
+        contribution = features.unsqueeze(1) * weight
+        found: Tensor = contribution.masked_fill_(contribution >= self.limit, 0.0).sum(2) + bias
+        return found

@@ -1,0 +1,203 @@
+"""CoP and CoRP: reconstruction error of kernel PCA, cosine and Gaussian (Fang et al., NeurIPS 2024, Sec. 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper, Preset
+from oodline.errors import InputError, SettingError
+from oodline.head import Head
+from oodline.statistics import Covariance, Source, Statistic
+
+PAPER = Paper("Kernel PCA for Out-of-Distribution Detection", "NeurIPS 2024", "2402.02949")
+SOURCE = "the authors' code, commit 56d348e"
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The features at length 1, (N, D)."""
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """The directions."""
+        return normalize(activations.features)
+
+
+@dataclass(frozen=True)
+class RandomFourier:
+    """Random features whose inner product approximates a Gaussian kernel of directions, (N, M)."""
+
+    size: int
+    gamma: float
+    seed: int
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n m"]:
+        """The random features."""
+        omega, phase = draw(self.size, activations.features.shape[1], self.gamma, self.seed)
+        return random_fourier(activations.features, omega.to(activations.features), phase.to(activations.features))
+
+
+@lru_cache(maxsize=2)
+def draw(size: int, width: int, gamma: float, seed: int) -> tuple[Float[Tensor, "m d"], Float[Tensor, " m"]]:
+    """Frequencies, normal with variance `2 gamma`, and phases, uniform on a circle."""
+    generator = torch.Generator().manual_seed(seed)
+    omega = math.sqrt(2 * gamma) * torch.randn(size, width, generator=generator)
+    return omega, 2 * math.pi * torch.rand(size, generator=generator)
+
+
+def random_fourier(
+    features: Float[Tensor, "n d"], omega: Float[Tensor, "m d"], phase: Float[Tensor, " m"]
+) -> Float[Tensor, "n m"]:
+    """`sqrt(2 / M) cos(Omega f / |f| + u)`."""
+    found: Tensor = math.sqrt(2 / len(phase)) * torch.cos(normalize(features) @ omega.T + phase)
+    return found
+
+
+class CoP(Detector):
+    """Kernel PCA with a cosine kernel: `-|x - U U' x|`, x being the direction of the features less the mean direction.
+
+    U spans the fewest principal directions that explain the fraction `explained` of the variance. Higher = more
+    in-distribution. Range: [-2, 0], no unit.
+
+    Parameters
+    ----------
+    explained : float
+        In (0, 1).
+
+    Raises
+    ------
+    SettingError
+        A setting is out of range, or the space leaves nothing out.
+    InputError
+        The training data does not vary.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> CoP().fit(classifier, loader)(classifier(loader[0][0])).shape
+    torch.Size([60])
+    """
+
+    name: ClassVar = "cop"
+    needs: ClassVar = Needs.FEATURES
+    paper: ClassVar = PAPER
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "cifar10-resnet18": Preset({"explained": 0.85}, SOURCE),
+        "imagenet-resnet50": Preset({"explained": 0.99}, SOURCE),
+    }
+    fitted_buffers: ClassVar[tuple[str, ...]] = ("centre", "left_out")
+    centre: Tensor
+    left_out: Tensor
+
+    def __init__(self, *, explained: float = 0.9) -> None:
+        super().__init__()
+        if not 0 < explained < 1:
+            raise SettingError(f"{type(self).__name__} needs explained in (0, 1), a share of variance; not {explained}")
+        self.explained = explained
+
+    def source(self) -> Source:
+        """What the principal components are of."""
+        return Directions()
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Mean and covariance of what the kernel maps to."""
+        return {"mapped": Covariance(self.source(), by="all")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Find the directions that are left out of the principal space."""
+        covariance: Covariance = statistics["mapped"]
+        values, vectors = torch.linalg.eigh(covariance.pooled())
+        values = values.clamp(min=0)
+        # one image seen twice still differs from itself by rounding
+        if not float(values.sum()) > torch.finfo(torch.float64).eps:
+            raise InputError(f"{type(self).__name__} needs features that vary; all seen ones have the same direction.")
+        share = values.flip(0).cumsum(0) / values.sum()
+        dimension = int(torch.searchsorted(share, self.explained)) + 1
+        if dimension >= len(values):
+            raise SettingError(
+                f"{type(self).__name__}(explained={self.explained}) takes all {len(values)} dimensions and leaves no "
+                "error to measure. Take a smaller share."
+            )
+        self.centre = covariance.mean[0].float()
+        self.left_out = vectors[:, : len(values) - dimension].float()
+
+    def mapped(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n m"]:
+        """Where the kernel maps the features."""
+        return normalize(features)
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Negative length of what the principal space leaves (N,)."""
+        rest = (self.mapped(activations.features) - self.centre) @ self.left_out
+        length: Tensor = torch.linalg.vector_norm(rest, dim=1)
+        return -length
+
+
+class CoRP(CoP):
+    """Kernel PCA with a Gaussian kernel on directions, by random features: `x = sqrt(2/M) cos(Omega f/|f| + u)`.
+
+    Score as `CoP`. The draw of Omega and u is part of the state. Higher = more in-distribution. Range: [-2, 0], no
+    unit.
+
+    Parameters
+    ----------
+    explained : float
+        In (0, 1).
+    gamma : float
+        Of the kernel `exp(-gamma |a - b|^2)`, above 0.
+    size : int
+        M, how many random features.
+    seed : int
+        Of the draw.
+
+    Raises
+    ------
+    SettingError
+        A setting is out of range.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> CoRP(size=64).fit(classifier, loader).omega.shape
+    torch.Size([64, 16])
+    """
+
+    name: ClassVar = "corp"
+    presets: ClassVar = {
+        "cifar10-resnet18": Preset({"explained": 0.8, "gamma": 2.0, "size": 2048}, SOURCE),
+        "imagenet-resnet50": Preset({"explained": 0.5, "gamma": 3.0, "size": 4096}, SOURCE),
+    }
+    fitted_buffers: ClassVar = ("centre", "left_out", "omega", "phase")
+    omega: Tensor
+    phase: Tensor
+
+    def __init__(self, *, explained: float = 0.8, gamma: float = 2.0, size: int = 2048, seed: int = 0) -> None:
+        super().__init__(explained=explained)
+        if not 0 < gamma < math.inf or size < 2:
+            raise SettingError(f"CoRP needs gamma above 0 and a size of at least 2; not {gamma} and {size}.")
+        self.gamma = gamma
+        self.size = size
+        self.seed = seed
+
+    def source(self) -> Source:
+        """Random features."""
+        return RandomFourier(self.size, self.gamma, self.seed)
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Keep the draw and find the directions that are left out."""
+        super().estimate(statistics, head)
+        self.omega, self.phase = draw(self.size, head.num_features, self.gamma, self.seed)
+
+    def mapped(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n m"]:
+        """Random features of the kernel."""
+        return random_fourier(features, self.omega, self.phase)

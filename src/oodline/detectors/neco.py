@@ -1,0 +1,92 @@
+"""NECO: the share of the features that lies in the principal space (Ben Ammar et al., ICLR 2024, Eq. 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
+from oodline.errors import InputError, SettingError
+from oodline.head import Head
+from oodline.statistics import Covariance, Statistic
+
+EXPLAINED = 0.9
+"""Share of the variance that the default dimension explains, the paper's rule of thumb."""
+
+
+class NECO(Detector):
+    """Share of the standardised features in the principal space: `|P' x| / |x|`, `x = (f - mean) / deviation`.
+
+    Higher = more in-distribution. Range: [0, 1], no unit; with `times_max_logit` any real number.
+
+    Parameters
+    ----------
+    dimension : int, optional
+        Of the principal space; without it the fewest that explain 90 % of the variance.
+    times_max_logit : bool
+        Multiply by the largest logit, as the paper does for transformers and not for convolutional networks.
+
+    Raises
+    ------
+    SettingError
+        The dimension is below 1 or above D.
+    InputError
+        The training features do not vary.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> scores = NECO(dimension=2).fit(classifier, loader)(classifier(loader[0][0]))
+    >>> bool((scores >= 0).all() and (scores <= 1).all())
+    True
+    """
+
+    name: ClassVar = "neco"
+    needs: ClassVar = Needs.FEATURES | Needs.LOGITS
+    paper: ClassVar = Paper("NECO: NEural Collapse Based Out-of-distribution detection", "ICLR 2024", "2310.06823")
+    fitted_buffers: ClassVar = ("mean", "deviation", "principal")
+    mean: Tensor
+    deviation: Tensor
+    principal: Tensor
+
+    def __init__(self, *, dimension: int | None = None, times_max_logit: bool = False) -> None:
+        super().__init__()
+        if dimension is not None and dimension < 1:
+            raise SettingError(f"NECO needs a dimension of at least 1; {dimension} is not.")
+        self.dimension = dimension
+        self.times_max_logit = times_max_logit
+
+    def statistics(self, head: Head) -> dict[str, Statistic]:
+        """Mean and covariance of all features as one group."""
+        return {"all": Covariance(by="all")}
+
+    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Find the principal directions of the standardised features."""
+        covariance: Covariance = statistics["all"]
+        pooled, mean = covariance.pooled(), covariance.mean[0]
+        deviation = pooled.diagonal().sqrt()
+        # a feature without variance stays as it is, as in scikit-learn's StandardScaler
+        constant = deviation <= 1e-12 * mean.abs().clamp(min=1e-30)
+        if bool(constant.all()):
+            raise InputError("NECO needs features that vary; all seen samples have the same ones.")
+        deviation = torch.where(constant, 1.0, deviation)
+        values, vectors = torch.linalg.eigh(pooled / torch.outer(deviation, deviation))
+        width = len(values)
+        if self.dimension is not None and self.dimension > width:
+            raise SettingError(f"NECO(dimension={self.dimension}) is more than the {width} features there are.")
+        share = values.clamp(min=0).flip(0).cumsum(0) / values.clamp(min=0).sum()
+        dimension = self.dimension or min(width, int(torch.searchsorted(share, EXPLAINED)) + 1)
+        self.mean, self.deviation = mean.float(), deviation.float()
+        self.principal = vectors[:, width - dimension :].float()
+
+    def score(self, activations: Activations) -> Float[Tensor, " n"]:
+        """Share in the principal space (N,)."""
+        x = torch.nn.functional.normalize((activations.features - self.mean) / self.deviation)
+        share: Tensor = torch.linalg.vector_norm(x @ self.principal, dim=1)
+        return share * activations.logits.amax(1) if self.times_max_logit else share
