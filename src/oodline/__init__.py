@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from oodline.detectors.vim import Residual, ViM
     from oodline.detectors.vra import VRA
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
+    from oodline.engines.local import Local
+    from oodline.engines.torchrun import Torchrun
     from oodline.evaluation.evaluate import Table, evaluate
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard, Verdict
@@ -76,6 +78,8 @@ _HOMES = {
     "create_detector": "oodline.detectors.catalog",
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.calibration",
+    "Local": "oodline.engines.local",
+    "Torchrun": "oodline.engines.torchrun",
     "Table": "oodline.evaluation.evaluate",
     "evaluate": "oodline.evaluation.evaluate",
     "FitError": "oodline.fitting",
@@ -100,11 +104,13 @@ __all__ = [  # and every detector of the catalog
     "Guard",
     "LayeredHead",
     "LinearHead",
+    "Local",
     "Needs",
     "Paper",
     "Rectifier",
     "Scores",
     "Table",
+    "Torchrun",
     "Verdict",
     "__version__",
     "create_detector",

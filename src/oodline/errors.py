@@ -60,6 +60,14 @@ class MissingExtraError(OodlineError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
 
 
+class EngineError(OodlineError, RuntimeError):
+    """The processes that make a pass together cannot be reached, or one of them failed."""
+
+
+class RankError(EngineError):
+    """A rank of a distributed run failed; raised on all ranks, with that rank's sentence."""
+
+
 class StatisticsError(OodlineError, ValueError):
     """Two statistics do not describe the same thing and cannot be merged or restored."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -49,25 +50,70 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
     ...     write_atomically(f"{folder}/a.txt", lambda file: file.write(b"hello")).read_text()
     'hello'
     """
-    path = Path(path)
-    temporary: Path | None = None
+    growing = GrowingFile(path)
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            write(file.file)
+        growing.write(write)
+        return growing.commit()
+    finally:
+        growing.discard()
+
+
+class GrowingFile:
+    """A file that is written little by little, and stands at `path` once it is whole.
+
+    Raises
+    ------
+    DataError
+        From any call, as `write_atomically`.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     growing = GrowingFile(f"{folder}/a.txt")
+    ...     growing.write(lambda file: file.write(b"hel"))
+    ...     growing.write(lambda file: file.write(b"lo"))
+    ...     growing.commit().read_text()
+    'hello'
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with self._explained():
+            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - it outlives this call
+                dir=self.path.parent, prefix=f".{self.path.name}.", delete=False
+            )
+
+    def write(self, write: Callable[[IO[bytes]], object]) -> None:
+        """Call `write` with the open file."""
+        with self._explained():
+            write(self._file.file)
+
+    def commit(self) -> Path:
+        """Rename it into place."""
+        with self._explained(), self._file as file:
             file.flush()
             os.fsync(file.fileno())
+        temporary = Path(self._file.name)
         # temporary files are private; the result gets the permissions that an ordinary new file would
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"could not write {path}: {error.strerror or error}. Nothing was left behind; check the folder, its "
-            "permissions and the free space."
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-    return path
+        with self._explained():
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(self.path)
+        return self.path
+
+    def discard(self) -> None:
+        """Leave no temporary file; nothing happens after `commit`."""
+        self._file.close()
+        Path(self._file.name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"could not write {self.path}: {error.strerror or error}. Nothing was left behind; check the folder, "
+                "its permissions and the free space."
+            ) from error

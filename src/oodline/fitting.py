@@ -7,13 +7,14 @@ estimates its state. Nothing is changed before the pass is over, so an interrupt
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, ClassVar, Protocol
 
 from oodline.activations import Needs
 from oodline.classifier import Classifier
+from oodline.engines.base import Engine, Reads
+from oodline.engines.local import Local
 from oodline.errors import OodlineError
 from oodline.head import Head
-from oodline.progress import track
 from oodline.statistics import Statistic
 
 
@@ -42,13 +43,6 @@ class Fittable(Protocol):
         ...
 
 
-class Reads(TypedDict):
-    """The arguments of `Classifier.stream` that say what a pass must compute."""
-
-    needs: Needs
-    layers: tuple[str, ...]
-
-
 def reads(detectors: Iterable[Fittable]) -> Reads:
     """What one pass must compute for all of `detectors`."""
     needs, layers = Needs.LOGITS, dict[str, None]()
@@ -74,7 +68,12 @@ class FitError(OodlineError, ValueError):
 
 
 def fit(
-    detectors: Sequence[Fittable], classifier: Classifier, loader: Iterable[Any], *, progress: bool = False
+    detectors: Sequence[Fittable],
+    classifier: Classifier,
+    loader: Iterable[Any],
+    *,
+    engine: Engine | None = None,
+    progress: bool = False,
 ) -> None:
     """Fit detectors on ID training data in one forward pass, in memory that does not grow with the data.
 
@@ -87,6 +86,8 @@ def fit(
     loader : iterable
         Batches of (inputs, labels): inputs (N, ...) as the model takes them, integer labels (N,) in the order of the
         logits. Anything `Classifier.stream` takes.
+    engine : Engine, optional
+        Who makes the pass: this process, or `Torchrun()` or `Ray(...)`, with the same result.
     progress : bool
         Show a progress bar with rate and time left on standard error.
 
@@ -118,10 +119,9 @@ def fit(
         for name, statistic in request.items():
             request[name] = shared.setdefault(statistic.key, statistic)
     if shared:
-        batches = classifier.stream(loader, **reads(detectors))
-        for activations, labels in track(batches, "fitting", loader, shown=progress):
-            for statistic in shared.values():
-                statistic.update(activations, labels)
+        (engine or Local()).fill(
+            list(shared.values()), classifier, loader, reads(detectors), task="fitting", progress=progress
+        )
         head = classifier.head
     failures: dict[str, OodlineError] = {}
     for detector, request in zip(detectors, requests, strict=True):

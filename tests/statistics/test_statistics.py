@@ -24,6 +24,7 @@ from oodline.statistics import (
     Probabilities,
     Quantiles,
     Reservoir,
+    Seen,
     Statistic,
 )
 from oodline.testing import activations_of
@@ -41,6 +42,7 @@ KINDS: dict[str, Any] = {
     "plain covariance": lambda: Covariance(by="all"),
     "quantiles": Quantiles,
     "reservoir": lambda: Reservoir(5),
+    "seen": Seen,
     "reservoir with labels": lambda: Reservoir(7, Logits(), "label", seed=1),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -8,8 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from oodline.cli.engine import open_engine
 from oodline.cli.options import (
     DataOptions,
+    EngineName,
     Json,
     ModelOptions,
     load_classifier,
@@ -29,6 +31,7 @@ def fit(
     detector: Annotated[list[str], Parameter(name=["--detector", "-d"])] | None = None,
     calibrate: str | None = None,
     tpr: float = 0.95,
+    engine: EngineName = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
     json: Json = False,
@@ -48,6 +51,8 @@ def fit(
         Held-out ID data on which to choose the threshold; without it the file gives scores and no verdicts.
     tpr
         Fraction of held-out ID images to accept.
+    engine
+        Who makes the pass: local, or torchrun, the default where torchrun started the process.
     json
         Print one JSON document on standard output, and nothing else there.
     """
@@ -61,33 +66,38 @@ def fit(
     from oodline.scoring import score, unreadable
 
     show_warnings()
-    check_writable(output)
-    check_tpr(tpr)
-    detectors = create_all(detector or ["line"])
-    loaded = load_classifier(model)
-    classifier = loaded.classifier
-    loader = open_loader(data, loaded.preprocessing, reading)
-    started = perf_counter()
-    refused = unreadable(detectors, classifier, loader)
-    if len(refused) == len(detectors):
-        raise next(iter(refused.values()))
-    failures = {name: str(reason) for name, reason in refused.items()}
-    detectors = {name: d for name, d in detectors.items() if name not in failures}
-    try:
-        ol.fit(list(detectors.values()), classifier, loader, progress=True)
-    except ol.FitError as error:
-        if len(error.failures) == len(detectors):
-            raise
-        failures |= {name: str(reason) for name, reason in error.failures.items()}
+    with open_engine(engine) as passes:
+        with passes.together():
+            if passes.leads:
+                check_writable(output)
+            check_tpr(tpr)
+            detectors = create_all(detector or ["line"])
+            loaded = load_classifier(model)
+            classifier = loaded.classifier
+            loader = open_loader(data, loaded.preprocessing, reading)
+            held_out = None if calibrate is None else open_loader(calibrate, loaded.preprocessing, reading)
+            started = perf_counter()
+            refused = unreadable(detectors, classifier, loader)
+            if len(refused) == len(detectors):
+                raise next(iter(refused.values()))
+        failures = {name: str(reason) for name, reason in refused.items()}
         detectors = {name: d for name, d in detectors.items() if name not in failures}
-    fitted_seconds = perf_counter() - started
-    skipped = report_skipped({"data": loader})
-    calibrations = {}
-    if calibrate is not None:
-        held_out = open_loader(calibrate, loaded.preprocessing, reading)
-        scores = score(detectors, classifier, held_out, progress=True)
-        calibrations = {name: choose_threshold(values, tpr) for name, values in scores.items()}
-        skipped |= report_skipped({"calibrate": held_out})
+        try:
+            ol.fit(list(detectors.values()), classifier, loader, engine=passes, progress=True)
+        except ol.FitError as error:
+            if len(error.failures) == len(detectors):
+                raise
+            failures |= {name: str(reason) for name, reason in error.failures.items()}
+            detectors = {name: d for name, d in detectors.items() if name not in failures}
+        fitted_seconds = perf_counter() - started
+        skipped = report_skipped({"data": loader})
+        calibrations = {}
+        if held_out is not None:
+            scores = score(detectors, classifier, held_out, engine=passes, progress=True)
+            calibrations = {name: choose_threshold(values, tpr) for name, values in scores.items()}
+            skipped |= report_skipped({"calibrate": held_out})
+    if not passes.leads:
+        return
     samples = loader.num_samples - len(loader.skipped)
     path = write_artifact(
         Artifact(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -54,6 +55,9 @@ class DataOptions:
     """What to do with an image that cannot be read; skipped ones are counted."""
 
 
+EngineName = Annotated[str | None, Parameter(name="--engine")]
+"""Who makes the pass: local, or torchrun, which is the default in a process that torchrun started."""
+
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 """Print one JSON document on standard output, and nothing else there."""
 
@@ -98,7 +102,9 @@ def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> 
         weights = weights or (Path(source.weights) if source.weights else None)
         head = head or source.head
     loaded = load_model(reference, weights)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # torchrun tells every process of a machine which of its GPUs is its own
+    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    device = options.device or (own if torch.cuda.is_available() else "cpu")
     classifier = Classifier(loaded.model.to(device), head or loaded.head)
     if options.preprocessing is not None:
         preprocessing = _read_preprocessing(options.preprocessing)
@@ -194,6 +200,7 @@ def _read_preprocessing(text: str) -> Preprocessing:
 
 __all__ = [
     "DataOptions",
+    "EngineName",
     "Json",
     "LoadedClassifier",
     "ModelOptions",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
+from oodline.cli.engine import open_engine
 from oodline.cli.options import (
     DataOptions,
+    EngineName,
     Json,
     ModelOptions,
     load_classifier,
@@ -18,10 +19,6 @@ from oodline.cli.options import (
     report_skipped,
     show_warnings,
 )
-from oodline.errors import SettingError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 
@@ -31,6 +28,7 @@ def score(
     data: str,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    engine: EngineName = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
     json: Json = False,
@@ -47,78 +45,43 @@ def score(
     data
         Images: a folder, a file, Parquet, torchvision:NAME, hf:NAME. Labels are not needed.
     output
-        The file to write; its ending chooses the format: .parquet, .csv or .jsonl.
+        The file to write, row by row; its ending chooses the format: .parquet, .csv or .jsonl. Where several processes
+        make the pass, a folder in which each writes Parquet files.
+    engine
+        Who makes the pass: local, or torchrun, the default where torchrun started the process.
     json
         Print one JSON document on standard output, and nothing else there.
     """
     from oodline.artifact import read_artifact
-    from oodline.files import check_writable
-    from oodline.scoring import score_all
+    from oodline.fitting import reads
+    from oodline.rows import RowWriter, check_output
+    from oodline.scoring import check_fitted_on
 
     show_warnings()
-    if output.suffix not in _WRITERS:
-        raise SettingError(f"--output must end in {', '.join(_WRITERS)}; {output.name} does not.")
-    check_writable(output)
-    artifact = read_artifact(guard)
-    loaded = load_classifier(model, artifact)
-    loader = open_loader(data, loaded.preprocessing, reading)
-    found = score_all(artifact.detectors, loaded.classifier, loader, progress=True)
-    skipped = report_skipped({"data": loader})
-    first, *others = artifact.detectors
-    calibration = artifact.calibrations.get(first)
-    names = artifact.class_names or loaded.class_names
-    labels, scores = found.predicted.tolist(), found.scores[first]
-    columns: dict[str, list[Any]] = {
-        "name": [loader.source.name(i) for i in found.index.tolist()],
-        "index": found.index.tolist(),
-        "label": labels,
-        "class_name": [names[label] if names and label < len(names) else None for label in labels],
-        "score": scores.tolist(),
-        "p_value": [None] * len(scores) if calibration is None else calibration.p_value(scores).tolist(),
-        "threshold": [None if calibration is None else calibration.threshold] * len(scores),
-        "is_ood": [None] * len(scores) if calibration is None else calibration.is_ood(scores).tolist(),
-    }
-    columns |= {f"score_{name}": found.scores[name].tolist() for name in others}
-    write_columns(columns, output)
-    flagged = None if calibration is None else sum(columns["is_ood"])
+    with open_engine(engine) as passes:
+        with passes.together():
+            check_output(output, divided=passes.divides)
+            artifact = read_artifact(guard)
+            loaded = load_classifier(model, artifact)
+            detectors, classifier = artifact.detectors, loaded.classifier
+            check_fitted_on(detectors, classifier)
+            loader = open_loader(data, loaded.preprocessing, reading)
+        first = next(iter(detectors))
+        calibration = artifact.calibrations.get(first)
+        names = artifact.class_names or loaded.class_names
+        with RowWriter(output, detectors, calibration, names, loader.source.name) as rows:
+            passes.fill([rows], classifier, loader, reads(detectors.values()), task="scoring", progress=True)
+        skipped = report_skipped({"data": loader})
+    if not passes.leads:
+        return
+    flagged = None if calibration is None else rows.flagged
     if json:
         print_json(
-            {"output": str(output), "images": len(scores), "detector": first, "flagged": flagged, "skipped": skipped}
+            {"output": str(output), "images": rows.count, "detector": first, "flagged": flagged, "skipped": skipped}
         )
         return
     verdict = (
-        "no threshold in the file" if flagged is None else f"{flagged} flagged as OOD ({flagged / len(scores):.1%})"
+        "no threshold in the file" if flagged is None else f"{flagged} flagged as OOD ({flagged / rows.count:.1%})"
     )
-    print(f"scored {len(scores)} images by {', '.join(artifact.detectors)}: {verdict} by {first}")
+    print(f"scored {rows.count} images by {', '.join(detectors)}: {verdict} by {first}")
     print(f"wrote {output}")
-
-
-def write_columns(columns: dict[str, list[Any]], path: Path) -> Path:
-    """Write columns of equal length as .parquet, .csv or .jsonl, whole or not at all."""
-    import pyarrow as pa
-
-    from oodline.files import write_atomically
-
-    types = {"class_name": pa.string(), "p_value": pa.float64(), "threshold": pa.float64(), "is_ood": pa.bool_()}
-    table = pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()})
-    return write_atomically(path, lambda file: _WRITERS[path.suffix](table, file))
-
-
-def _parquet(table: pa.Table, file: Any) -> None:
-    from pyarrow import parquet
-
-    parquet.write_table(table, file)
-
-
-def _csv(table: pa.Table, file: Any) -> None:
-    from pyarrow import csv
-
-    csv.write_csv(table, file)
-
-
-def _jsonl(table: pa.Table, file: Any) -> None:
-    for row in table.to_pylist():
-        file.write(json_module.dumps(row).encode() + b"\n")
-
-
-_WRITERS = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}

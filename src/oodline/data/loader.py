@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -89,21 +91,33 @@ class ImageLoader:
     ) -> None:
         if batch_size < 1 or (limit is not None and limit < 1):
             raise InputError(f"batch_size and limit must be at least 1; they are {batch_size} and {limit}.")
-        self.dataset, self.on_error = dataset, on_error
+        self.dataset, self.batch_size, self.workers, self.on_error = dataset, batch_size, workers, on_error
         self.source = dataset.source
-        self.num_samples = len(dataset) if limit is None else min(limit, len(dataset))
         self.skipped: list[str] = []
         """Names of the images that could not be read in the last iteration."""
+        self._read_only(range(len(dataset) if limit is None else min(limit, len(dataset))))
+
+    def _read_only(self, rows: range) -> None:
+        self.rows = rows
         self._loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size,
-            sampler=range(self.num_samples),
-            num_workers=workers,
-            collate_fn=list,
+            self.dataset, self.batch_size, sampler=rows, num_workers=self.workers, collate_fn=list
         )
+
+    @property
+    def num_samples(self) -> int:
+        """Number of images, readable or not."""
+        return len(self.rows)
 
     def __len__(self) -> int:
         return len(self._loader)
+
+    def part(self, i: int, n: int) -> ImageLoader:
+        """The i-th of `n` shares: a run of whole batches, which keep the positions that they have here."""
+        first, end = (math.ceil(k * len(self) / n) * self.batch_size for k in (i, i + 1))
+        part = copy.copy(self)
+        part.skipped = []
+        part._read_only(self.rows[first:end])
+        return part
 
     def __iter__(self) -> Iterator[Batch]:
         self.skipped = []

@@ -5,6 +5,7 @@ from oodline.statistics.class_moments import ClassMoments
 from oodline.statistics.covariance import Covariance
 from oodline.statistics.quantiles import Quantiles
 from oodline.statistics.reservoir import Reservoir
+from oodline.statistics.seen import Seen
 from oodline.statistics.sources import Contributions, Features, Logits, Probabilities, Source
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Probabilities",
     "Quantiles",
     "Reservoir",
+    "Seen",
     "Source",
     "Statistic",
 ]

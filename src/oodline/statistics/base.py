@@ -7,6 +7,7 @@ them accumulate on the CPU, in float64 or in integers, whatever device and dtype
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
@@ -59,6 +60,12 @@ class Statistic(abc.ABC):
     def empty(self) -> bool:
         """Whether nothing was taken in yet."""
         return getattr(self, self.tensors[0]) is None
+
+    def fresh(self) -> Self:
+        """Return an empty statistic of the same kind."""
+        other = copy.deepcopy(self)
+        other.load_state({})
+        return other
 
     def merge(self, other: Self) -> Self:
         """Take in everything that `other`, filled from other samples, has seen; `other` is left as it is.

@@ -1,0 +1,61 @@
+"""Who makes the pass, as the command line names it."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING
+
+from oodline.errors import RankError, SettingError, unknown_name
+from oodline.references import parse_reference
+
+if TYPE_CHECKING:
+    from oodline.engines.base import Engine
+
+NAMES = ("local", "torchrun")
+
+
+@contextmanager
+def open_engine(reference: str | None) -> Iterator[Engine]:
+    """Open the engine that is named, or torchrun's where torchrun started this process; ranks but the first are silent.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no engine of that name.
+    SettingError
+        torchrun is named and did not start this process.
+    """
+    from oodline.engines.local import Local
+    from oodline.engines.torchrun import Torchrun, launched, process_group
+
+    parsed = parse_reference(reference if reference is not None else "torchrun" if launched() else "local")
+    if parsed.name not in NAMES:
+        raise unknown_name("engine", parsed.name, NAMES)
+    if parsed.options:
+        raise SettingError(f"--engine {parsed.name} has no setting '{next(iter(parsed.options))}'.")
+    if parsed.name == "local":
+        yield Local()
+        return
+    if not launched():
+        raise SettingError(
+            "--engine torchrun is for processes that torchrun starts: torchrun --nproc-per-node N -m oodline fit ..."
+        )
+    with process_group(), ExitStack() as quiet:
+        engine = Torchrun()
+        if not engine.leads:
+            quiet.enter_context(redirect_stdout(io.StringIO()))
+            quiet.enter_context(redirect_stderr(io.StringIO()))
+            quiet.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        try:
+            yield engine
+        except RankError as error:
+            # the first rank speaks for all, before torchrun sees that one has ended and ends the others
+            if engine.leads:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            engine.wait()
+            sys.exit(1)

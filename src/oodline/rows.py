@@ -1,0 +1,210 @@
+"""One row a sample on disk, written while the pass goes on: memory does not grow with the number of samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import pyarrow as pa
+import torch
+from pyarrow import csv, parquet
+from torch import Tensor
+
+from oodline.activations import Activations
+from oodline.calibration import Calibration
+from oodline.detectors.base import Detector
+from oodline.errors import DataError, SettingError
+from oodline.files import GrowingFile, check_writable
+from oodline.scoring import score_batch
+
+ROW_GROUP = 2**16
+"""So many rows are gathered before they are written: about 10 MB."""
+
+
+class RowWriter:
+    """A collector that writes the scores of every batch, and keeps only how many there were.
+
+    The columns are `name`, `index`, `label` and `class_name` of the predicted class; `score`, `p_value`, `threshold`
+    and `is_ood` of the first detector; and `score_NAME` of each further one.
+
+    Parameters
+    ----------
+    path : Path
+        A file ending in .parquet, .csv or .jsonl, which appears when it is whole; or a folder, in which every process
+        of an engine writes Parquet files of its own, named after the position of their first sample.
+    detectors : mapping of str to Detector
+        Fitted; the first one decides.
+    calibration : Calibration, optional
+        Of the first detector; without it there are scores and no verdicts.
+    class_names : sequence of str, optional
+        In the order of the logits.
+    name : callable
+        From the position of a sample to what it is called.
+
+    Examples
+    --------
+    >>> import oodline as ol
+    >>> from tempfile import TemporaryDirectory
+    >>> from oodline.fitting import reads
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> with TemporaryDirectory() as folder:
+    ...     with RowWriter(Path(folder, "scores.parquet"), {"msp": ol.MSP()}) as rows:
+    ...         ol.Local().fill([rows], classifier, loader, reads([ol.MSP()]), task="scoring")
+    ...     rows.count, parquet.read_table(f"{folder}/scores.parquet").num_rows
+    (60, 60)
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        detectors: Mapping[str, Detector],
+        calibration: Calibration | None = None,
+        class_names: Sequence[str] | None = None,
+        name: Callable[[int], str] = str,
+    ) -> None:
+        self.path, self.detectors, self.calibration = path, detectors, calibration
+        self.class_names, self.name = class_names, name
+        self.count = self.flagged = 0
+        self._waiting: list[pa.Table] = []
+        self._file: GrowingFile | None = None
+        self._writer: Any = None
+        others = list(detectors)[1:]
+        self.schema = pa.schema(
+            [("name", pa.string()), ("index", pa.int64()), ("label", pa.int64()), ("class_name", pa.string())]
+            + [("score", pa.float64()), ("p_value", pa.float64()), ("threshold", pa.float64()), ("is_ood", pa.bool_())]
+            + [(f"score_{name}", pa.float64()) for name in others]
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        elif self._file is not None:
+            self._file.discard()
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The class, the names of the detectors, and the threshold."""
+        threshold = None if self.calibration is None else self.calibration.threshold
+        return (type(self).__name__, *self.detectors, threshold)
+
+    def fresh(self) -> Self:
+        """A writer of the same rows that has written none."""
+        return type(self)(self.path, self.detectors, self.calibration, self.class_names, self.name)
+
+    def update(self, activations: Activations, labels: Tensor | None) -> None:
+        """Score one batch and write its rows; labels are not used."""
+        table = self._table(activations)
+        if self._file is None:
+            self._open(int(activations.index[0]))
+        self._waiting.append(table)
+        self.count += table.num_rows
+        if sum(table.num_rows for table in self._waiting) >= ROW_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is waiting; the file is then in its place. Nothing happens a second time."""
+        if self._file is None:
+            return
+        self._flush()
+        self._file.write(lambda _: self._writer.close())
+        self._file.commit()
+        self._file = self._writer = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Close the file, and say how many rows and flagged rows there are."""
+        self.close()
+        return {"count": torch.tensor(self.count), "flagged": torch.tensor(self.flagged)} if self.count else {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the counts; no file is touched."""
+        self.count, self.flagged = (int(state[name]) if state else 0 for name in ("count", "flagged"))
+
+    def merge(self, other: Self) -> Self:
+        """Add the counts of `other`."""
+        self.count, self.flagged = self.count + other.count, self.flagged + other.flagged
+        return self
+
+    def _table(self, activations: Activations) -> pa.Table:
+        first, *others = self.detectors
+        found = score_batch(self.detectors, activations)
+        index, labels, scores = activations.index.tolist(), activations.logits.argmax(1).tolist(), found[first]
+        nothing = [None] * len(scores)
+        known, names = self.calibration, self.class_names
+        columns: dict[str, Any] = {
+            "name": [self.name(i) for i in index],
+            "index": index,
+            "label": labels,
+            "class_name": [names[label] if names and label < len(names) else None for label in labels],
+            "score": scores.numpy(),
+            "p_value": nothing if known is None else known.p_value(scores).numpy(),
+            "threshold": nothing if known is None else [known.threshold] * len(scores),
+            "is_ood": nothing if known is None else known.is_ood(scores).numpy(),
+        }
+        columns |= {f"score_{name}": found[name].numpy() for name in others}
+        if known is not None:
+            self.flagged += int(known.is_ood(scores).sum())
+        return pa.table(columns, self.schema)
+
+    def _open(self, first: int) -> None:
+        path = self.path if self.path.suffix else self.path / f"part-{first:012d}.parquet"
+        self._file = GrowingFile(path)
+        self._file.write(lambda file: setattr(self, "_writer", _WRITERS[path.suffix](file, self.schema)))
+
+    def _flush(self) -> None:
+        if self._waiting and self._file is not None:
+            table = pa.concat_tables(self._waiting)
+            self._waiting = []
+            self._file.write(lambda _: self._writer.write_table(table))
+
+
+def check_output(path: Path, *, divided: bool) -> None:
+    """Raise, before the work, where rows cannot be written to `path`.
+
+    Raises
+    ------
+    SettingError
+        One process needs a file of a known ending, several need a folder.
+    DataError
+        It cannot be written there.
+    """
+    if divided and path.suffix:
+        raise SettingError(
+            f"several processes write several files: --output must be a folder, without an ending; {path.name} has one."
+        )
+    if not divided and path.suffix not in _WRITERS:
+        raise SettingError(f"--output must end in {', '.join(_WRITERS)}; {path.name} does not.")
+    if not divided:
+        check_writable(path)
+        return
+    if not path.is_dir():
+        check_writable(path)
+        path.mkdir(exist_ok=True)
+    check_writable(path / "part.parquet")
+    if any(path.glob("*.parquet")):
+        raise DataError(f"the folder {path} holds Parquet files, which would mix with the new ones. Name another.")
+
+
+class _JsonLines:
+    def __init__(self, file: IO[bytes], _schema: pa.Schema) -> None:
+        self.file = file
+
+    def write_table(self, table: pa.Table) -> None:
+        for row in table.to_pylist():
+            self.file.write(json.dumps(row).encode() + b"\n")
+
+    def close(self) -> None:
+        pass  # the file is closed by whoever opened it
+
+
+_WRITERS: dict[str, Callable[[IO[bytes], pa.Schema], Any]] = {
+    ".parquet": parquet.ParquetWriter,
+    ".csv": csv.CSVWriter,
+    ".jsonl": _JsonLines,
+}

@@ -1,0 +1,109 @@
+"""Rows are on disk while the pass goes on, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pyarrow import parquet
+from torch import Tensor
+
+from oodline import rows as module
+from oodline.calibration import calibrate
+from oodline.detectors.energy import Energy
+from oodline.detectors.msp import MSP
+from oodline.engines.local import Local
+from oodline.errors import DataError, InputError, SettingError
+from oodline.fitting import reads
+from oodline.rows import RowWriter, check_output
+from oodline.scoring import score_all
+from oodline.testing import toy_problem
+
+CLASSIFIER, [(INPUTS, _)] = toy_problem()
+DETECTORS = {"energy": Energy(), "msp": MSP()}
+FOUND = score_all(DETECTORS, CLASSIFIER, [INPUTS])
+CALIBRATION = calibrate(FOUND.scores["energy"])
+
+
+def write(rows: RowWriter, inputs: Tensor = INPUTS) -> None:
+    Local().fill([rows], CLASSIFIER, inputs.split(7), reads(DETECTORS.values()), task="scoring")
+
+
+def read(path: Path) -> list[dict]:
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    with path.open() as file:
+        return list(csv.DictReader(file)) if path.suffix == ".csv" else [json.loads(line) for line in file]
+
+
+@pytest.mark.parametrize("group", [1, 20, 10_000])
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_rows_are_what_the_scores_in_memory_are(tmp_path, monkeypatch, suffix, group):
+    monkeypatch.setattr(module, "ROW_GROUP", group)
+    path = tmp_path / f"rows{suffix}"
+    with RowWriter(path, DETECTORS, CALIBRATION, ["a", "b"], lambda i: f"image {i}") as rows:
+        write(rows)
+        assert not path.exists()
+    assert rows.count == 60
+    assert rows.flagged == int(CALIBRATION.is_ood(FOUND.scores["energy"]).sum())
+    found = read(path)
+    assert [float(row["score"]) for row in found] == FOUND.scores["energy"].tolist()
+    assert [float(row["score_msp"]) for row in found] == FOUND.scores["msp"].tolist()
+    assert [float(row["p_value"]) for row in found] == CALIBRATION.p_value(FOUND.scores["energy"]).tolist()
+    assert [int(row["label"]) for row in found] == FOUND.predicted.tolist()
+    assert [row["name"] for row in found] == [f"image {i}" for i in range(60)]
+    names = ["a", "b", "" if suffix == ".csv" else None]
+    assert [row["class_name"] for row in found] == [names[label] for label in FOUND.predicted.tolist()]
+    if suffix == ".parquet":
+        assert parquet.ParquetFile(path).num_row_groups == {1: 9, 20: 3, 10_000: 1}[group]
+
+
+def test_without_a_calibration_there_is_no_verdict(tmp_path):
+    with RowWriter(tmp_path / "rows.parquet", DETECTORS) as rows:
+        write(rows)
+    assert rows.flagged == 0
+    first = read(tmp_path / "rows.parquet")[0]
+    assert first["score"] == float(FOUND.scores["energy"][0])
+    assert first["p_value"] is first["threshold"] is first["is_ood"] is first["class_name"] is None
+
+
+def test_an_error_in_the_middle_leaves_nothing(tmp_path):
+    inputs = INPUTS.clone()
+    inputs[40] = torch.nan
+    with pytest.raises(InputError, match="sample 40"), RowWriter(tmp_path / "rows.csv", DETECTORS) as rows:
+        write(rows, inputs)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writers_of_a_folder_write_parts_and_add_up(tmp_path):
+    whole = RowWriter(tmp_path, DETECTORS, CALIBRATION)
+    for start in (30, 0):
+        part = whole.fresh()
+        for k in range(start, start + 30, 10):
+            part.update(CLASSIFIER(INPUTS[k : k + 10], index=torch.arange(k, k + 10)), None)
+        other = whole.fresh()
+        other.load_state(part.state())
+        whole.merge(other)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "part-000000000000.parquet",
+        "part-000000000030.parquet",
+    ]
+    assert (whole.count, whole.flagged) == (60, int(CALIBRATION.is_ood(FOUND.scores["energy"]).sum()))
+    found = parquet.read_table(tmp_path)
+    assert found["index"].to_pylist() == list(range(60))
+    torch.testing.assert_close(torch.tensor(found["score"].to_pylist()).double(), FOUND.scores["energy"])
+
+
+def test_where_rows_cannot_go_is_said_before_the_work(tmp_path):
+    with pytest.raises(SettingError, match=r"must end in \.parquet, \.csv, \.jsonl; rows does not"):
+        check_output(tmp_path / "rows", divided=False)
+    with pytest.raises(SettingError, match=r"must be a folder, without an ending; rows\.csv has one"):
+        check_output(tmp_path / "rows.csv", divided=True)
+    check_output(tmp_path / "rows", divided=True)
+    check_output(tmp_path / "rows", divided=True)
+    (tmp_path / "rows" / "part-0.parquet").touch()
+    with pytest.raises(DataError, match=r"holds Parquet files, which would mix with the new ones\. Name another\."):
+        check_output(tmp_path / "rows", divided=True)
