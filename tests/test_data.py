@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from oodline.data import ParquetImages, image_loader, open_images
+from oodline.data import ImageFolder, ParquetImages, image_loader, open_images
 from oodline.errors import DataError, InputError, UnknownNameError
 from oodline.preprocessing import Preprocessing
 
@@ -66,6 +66,14 @@ def test_class_folders_are_labels_in_alphabetical_order(folder):
     assert source.class_names == ("cat", "dog")
     assert [source.name(i) for i in range(len(source))] == ["cat/b.png", "cat/nested/c.bmp", "dog/a.png", "dog/d.PNG"]
     assert read_all(source) == [(0, 1, 0), (1, 2, 0), (2, 0, 1), (3, 3, 1)]
+
+
+def test_images_come_folder_by_folder_as_paths_are_ordered(tmp_path):
+    for name in ("a/b.png", "a-b/c.png", "a/b/c.PNG", "a.png", "B/a.png", "a/b.txt", "a/.png", "a b/ä.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    expected = sorted(p for p in tmp_path.rglob("*") if p.suffix.lower() in (".png", ".jpg"))
+    assert ImageFolder(tmp_path).files == [str(p.relative_to(tmp_path)) for p in expected]
 
 
 def test_a_flat_folder_a_mixed_one_and_a_single_file_have_no_labels(folder):

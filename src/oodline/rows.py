@@ -15,10 +15,13 @@ from torch import Tensor
 
 from oodline.activations import Activations
 from oodline.calibration import Calibration
+from oodline.columns import fingerprint, score_batch
 from oodline.detectors.base import Detector
 from oodline.errors import DataError, SettingError
 from oodline.files import GrowingFile, check_writable
-from oodline.scoring import score_batch
+
+UNFINISHED = "_unfinished"
+"""Folder among the rows that says that they are not complete, and how far they are; readers of Parquet pass it by."""
 
 ROW_GROUP = 2**16
 """So many rows are gathered before they are written: about 10 MB."""
@@ -85,14 +88,16 @@ class RowWriter:
     def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: TracebackType | None) -> None:
         if kind is None:
             self.close()
+            for left in [] if self.path.suffix else self.path.glob(".part-*"):
+                left.unlink(missing_ok=True)  # by a process that was killed; all others have written theirs
         elif self._file is not None:
             self._file.discard()
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The class, the names of the detectors, and the threshold."""
+        """The class, the detectors with their state, the threshold, and where the rows go."""
         threshold = None if self.calibration is None else self.calibration.threshold
-        return (type(self).__name__, *self.detectors, threshold)
+        return (type(self).__name__, fingerprint(self.detectors), threshold, str(self.path))
 
     def fresh(self) -> Self:
         """A writer of the same rows that has written none."""
@@ -142,12 +147,13 @@ class RowWriter:
             "index": index,
             "label": labels,
             "class_name": [names[label] if names and label < len(names) else None for label in labels],
-            "score": scores.numpy(),
-            "p_value": nothing if known is None else known.p_value(scores).numpy(),
+            "score": scores.tolist(),
+            "p_value": nothing if known is None else known.p_value(scores).tolist(),
             "threshold": nothing if known is None else [known.threshold] * len(scores),
-            "is_ood": nothing if known is None else known.is_ood(scores).numpy(),
+            "is_ood": nothing if known is None else known.is_ood(scores).tolist(),
         }
-        columns |= {f"score_{name}": found[name].numpy() for name in others}
+        # lists, for Arrow to copy: small tensors that are kept would pin the memory around them, see `Column`
+        columns |= {f"score_{name}": found[name].tolist() for name in others}
         if known is not None:
             self.flagged += int(known.is_ood(scores).sum())
         return pa.table(columns, self.schema)
@@ -187,7 +193,7 @@ def check_output(path: Path, *, divided: bool) -> None:
         check_writable(path)
         path.mkdir(exist_ok=True)
     check_writable(path / "part.parquet")
-    if any(path.glob("*.parquet")):
+    if any(path.glob("*.parquet")) and not (path / UNFINISHED).is_dir():
         raise DataError(f"the folder {path} holds Parquet files, which would mix with the new ones. Name another.")
 
 

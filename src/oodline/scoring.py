@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
-from typing import Any, Self
+from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
+from oodline.activations import Needs
 from oodline.classifier import Classifier
+from oodline.columns import Columns
 from oodline.detectors.base import Detector
 from oodline.engines.base import Engine
 from oodline.engines.local import Local
-from oodline.errors import HeadError, InputError, MismatchError, OodlineError, SettingError
+from oodline.errors import HeadError, MismatchError, OodlineError, SettingError
 from oodline.fitting import reads
 from oodline.head import HeadInfo
 
@@ -99,6 +98,7 @@ def score(
 
     Examples
     --------
+    >>> import torch
     >>> from oodline import Classifier, Energy, MSP, score
     >>> _ = torch.manual_seed(0)
     >>> classifier = Classifier(torch.nn.Linear(4, 3))
@@ -122,96 +122,14 @@ def score_all(
     check_fitted_on(named, classifier)
     columns = Columns(named)
     (engine or Local()).fill([columns], classifier, loader, reads(named.values()), task="scoring", progress=progress)
-    return columns.scores()
-
-
-def score_batch(
-    detectors: Mapping[str, Detector], activations: Activations, seconds: dict[str, float] | None = None
-) -> dict[str, Float[Tensor, " n"]]:
-    """Scores of one batch by each detector (N,), float64, on the CPU; adds each one's wall time to `seconds`.
-
-    Raises
-    ------
-    InputError
-        A score is NaN or infinite; the message names the detector and the sample.
-    """
-    scores = {}
-    for name, detector in detectors.items():
-        started = perf_counter()
-        values = detector(activations).to("cpu", torch.float64)
-        if seconds is not None:
-            seconds[name] += perf_counter() - started
-        if not bool(torch.isfinite(values).all()):
-            bad = torch.nonzero(~torch.isfinite(values)).flatten()
-            raise InputError(
-                f"'{name}' gave NaN or infinite scores for {len(bad)} of {len(values)} samples of a batch (first: "
-                f"sample {int(activations.index[bad[0]])} of the data set)."
-            )
-        scores[name] = values
-    return scores
-
-
-class Columns:
-    """The collector behind `score_all`: all columns of every batch."""
-
-    def __init__(self, detectors: Mapping[str, Detector]) -> None:
-        self.detectors = detectors
-        self.merged = False
-        self.load_state({})
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """The class and the names of the detectors."""
-        return (type(self).__name__, *self.detectors)
-
-    def fresh(self) -> Self:
-        """Empty columns of the same detectors."""
-        return type(self)(self.detectors)
-
-    def update(self, activations: Activations, labels: Tensor | None) -> None:
-        """Score one batch."""
-        scores = score_batch(self.detectors, activations, self.seconds)
-        batch = {f"score/{name}": values for name, values in scores.items()}
-        batch |= {"predicted": activations.logits.argmax(1).cpu(), "index": activations.index.cpu()}
-        batch["labels"] = torch.zeros(0, dtype=torch.int64) if labels is None else labels.cpu().long()
-        self.parts.append(batch)
-        self.labelled &= labels is not None
-
-    def state(self) -> dict[str, Tensor]:
-        """Whole columns, with the seconds of each detector and whether every sample has a label."""
-        if not self.parts:
-            return {}
-        whole = {name: torch.cat([part[name] for part in self.parts]) for name in self.parts[0]}
-        seconds = torch.tensor([*self.seconds.values()], dtype=torch.float64)
-        return {**whole, "seconds": seconds, "labelled": torch.tensor(self.labelled)}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Become what `state()` described."""
-        about = ("seconds", "labelled")
-        self.parts = [{name: tensor for name, tensor in state.items() if name not in about}] if state else []
-        spent = state["seconds"].tolist() if state else [0.0] * len(self.detectors)
-        self.seconds = dict(zip(self.detectors, spent, strict=True))
-        self.labelled = bool(state["labelled"]) if state else True
-
-    def merge(self, other: Self) -> Self:
-        """Take in the rows of `other`; the whole is then in the order of the positions."""
-        self.parts += other.parts
-        self.merged = True
-        self.seconds = {name: spent + other.seconds[name] for name, spent in self.seconds.items()}
-        self.labelled &= other.labelled
-        return self
-
-    def scores(self) -> Scores:
-        """What was collected, in the order it came, or of the positions where parts of it came from elsewhere."""
-        state = self.state()
-        order = state["index"].argsort() if self.merged else slice(None)
-        return Scores(
-            scores={name: state[f"score/{name}"][order] for name in self.detectors},
-            predicted=state["predicted"][order],
-            index=state["index"][order],
-            labels=state["labels"][order] if self.labelled else None,
-            seconds=self.seconds,
-        )
+    found = columns.ordered()
+    return Scores(
+        scores={name: found[f"score/{name}"] for name in named},
+        predicted=found["predicted"],
+        index=found["index"],
+        labels=found["labels"] if columns.labelled else None,
+        seconds=columns.seconds,
+    )
 
 
 def name_detectors(detectors: Detectors) -> dict[str, Detector]:

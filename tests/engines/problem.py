@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import oodline as ol
+from oodline.activations import Activations, Needs
+from oodline.detectors.base import Detector, Paper
 from oodline.engines.base import Engine
-from oodline.fitting import reads
+from oodline.head import LinearHead
 from oodline.scoring import score_all
 from oodline.statistics import ClassMoments, Covariance, Quantiles, Reservoir, Statistic
 
@@ -45,26 +47,38 @@ def loader(**changes: int | None) -> DataLoader:
     return DataLoader(Images(**changes), BATCH)
 
 
-def statistics() -> dict[str, Statistic]:
-    return {
-        "moments": ClassMoments(variance=True),
-        "covariance": Covariance(),
-        "quantiles": Quantiles(),
-        "reservoir": Reservoir(40, by="label"),
-    }
+class Spy(Detector):
+    """Keeps the statistics of a pass."""
+
+    name = "spy"
+    paper = Paper("none", "none 2024")
+    needs = Needs.FEATURES
+
+    def statistics(self, head: LinearHead) -> dict[str, Statistic]:
+        return {
+            "moments": ClassMoments(variance=True),
+            "covariance": Covariance(),
+            "quantiles": Quantiles(),
+            "reservoir": Reservoir(40, by="label"),
+        }
+
+    def estimate(self, statistics: Mapping[str, Statistic], head: LinearHead) -> None:
+        self.found = {f"{kind}.{name}": t for kind, s in statistics.items() for name, t in s.state().items()}
+
+    def score(self, activations: Activations) -> Tensor:
+        return activations.features[:, 0]
 
 
-def detectors() -> list[ol.Detector]:
+def detectors() -> list[Detector]:
     return [ol.LINe(p_a=0.5, p_w=0.5, clip=0.5), ol.Mahalanobis(), ol.KNN(k=3), ol.ReAct()]
 
 
-def fitted(engine: Engine, data: object) -> Mapping[str, Tensor]:
-    """Everything that a fit by this engine, and a pass of scores, gave."""
-    classifier, filled, made = ol.Classifier(network()), statistics(), detectors()
-    engine.fill(list(filled.values()), classifier, data, reads(made), task="fitting")
-    ol.fit(made, classifier, data, engine=engine)
-    found = {f"{kind}.{name}": t for kind, s in filled.items() for name, t in s.state().items()}
-    found |= {f"{d.name}.{name}": t for d in made for name, t in d.state_dict().items()}
-    scores = score_all(made, classifier, data, engine=engine)
+def fitted(engine: Engine, data: DataLoader, scorer: Engine | None = None) -> dict[str, Tensor]:
+    """Everything that a fit by `engine` gave, and a pass of scores by `scorer`, or by the same engine."""
+    classifier, spy, made = ol.Classifier(network()), Spy(), detectors()
+    ol.fit([spy, *made], classifier, data, engine=engine)
+    found = spy.found | {f"{d.name}.{name}": t for d in made for name, t in d.state_dict().items()}
+    scores = score_all(made, classifier, data, engine=scorer or engine)
     found |= {f"scores.{name}": t for name, t in scores.scores.items()}
-    return {**found, "scored": scores.index, "predicted": scores.predicted, "labels": scores.labels}
+    found |= {"scored": scores.index, "predicted": scores.predicted, "labels": scores.labels}
+    return {key: tensor.contiguous() for key, tensor in found.items()}

@@ -54,8 +54,7 @@ def error_of(data: object, made: list[ol.Detector] | None = None) -> str:
 
 def fit_all(engine: Engine, folder: Path, rank: int) -> None:
     for name, data in {"run": loader(), "every_nth": list(loader()), "few": loader(n=2 * BATCH)}.items():
-        found = {key: tensor.contiguous() for key, tensor in fitted(engine, data).items()}
-        save_file(found, folder / f"{name}.{rank}.safetensors")
+        save_file(fitted(engine, data), folder / f"{name}.{rank}.safetensors")
 
 
 def main(folder: Path) -> None:

@@ -15,7 +15,8 @@ from oodline.testing import activations_of
 def saw(*batches: list[int]) -> Seen:
     found = Seen()
     for rows in batches:
-        found.update(activations_of(torch.zeros(len(rows), 2)).replace(index=torch.tensor(rows)), None)
+        index = torch.tensor(rows, dtype=torch.int64)
+        found.update(activations_of(torch.zeros(len(rows), 2)).replace(index=index), None)
     return found
 
 
@@ -24,8 +25,7 @@ def test_the_samples_seen_are_a_set(samples, random):
     rows = list(samples)
     random.shuffle(rows)
     half = random.randint(0, len(rows))
-    found = saw(rows[:half][::2] or [], rows[:half][1::2]) if half > 1 else Seen()
-    found.merge(saw(rows[half:] if half > 1 else rows))
+    found = saw(rows[:half:2], rows[1:half:2]).merge(saw(rows[half:]))
     assert found.total == len(samples)
     assert found.missing(41) == sorted(set(range(41)) - samples)
     covered = [i for first, end in found.intervals.tolist() for i in range(first, end)]

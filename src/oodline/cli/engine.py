@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oodline.errors import RankError, SettingError, unknown_name
@@ -15,19 +16,26 @@ from oodline.references import parse_reference
 if TYPE_CHECKING:
     from oodline.engines.base import Engine
 
-NAMES = ("local", "torchrun")
+NAMES = ("local", "torchrun", "ray")
 
 
 @contextmanager
-def open_engine(reference: str | None) -> Iterator[Engine]:
+def open_engine(reference: str | None, folder: Path) -> Iterator[Engine]:
     """Open the engine that is named, or torchrun's where torchrun started this process; ranks but the first are silent.
+
+    Parameters
+    ----------
+    reference : str, optional
+        local, torchrun, or ray with its settings: `ray,workers=8,block=100000`.
+    folder : Path
+        Where an engine that can be interrupted keeps what it has so far.
 
     Raises
     ------
     UnknownNameError
         There is no engine of that name.
     SettingError
-        torchrun is named and did not start this process.
+        A setting that it does not have, or torchrun is named and did not start this process.
     """
     from oodline.engines.local import Local
     from oodline.engines.torchrun import Torchrun, launched, process_group
@@ -35,8 +43,16 @@ def open_engine(reference: str | None) -> Iterator[Engine]:
     parsed = parse_reference(reference if reference is not None else "torchrun" if launched() else "local")
     if parsed.name not in NAMES:
         raise unknown_name("engine", parsed.name, NAMES)
-    if parsed.options:
-        raise SettingError(f"--engine {parsed.name} has no setting '{next(iter(parsed.options))}'.")
+    known = ("workers", "block") if parsed.name == "ray" else ()
+    for setting, value in parsed.options.items():
+        if setting not in known or not isinstance(value, int):
+            has = f"{' and '.join(known)}, which are whole numbers" if known else "no setting"
+            raise SettingError(f"--engine {parsed.name} does not take {setting}={value}; it has {has}.")
+    if parsed.name == "ray":
+        from oodline.engines.ray import Ray
+
+        yield Ray(folder=folder, **parsed.options)  # type: ignore[arg-type]
+        return
     if parsed.name == "local":
         yield Local()
         return

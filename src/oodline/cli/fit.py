@@ -52,7 +52,8 @@ def fit(
     tpr
         Fraction of held-out ID images to accept.
     engine
-        Who makes the pass: local, or torchrun, the default where torchrun started the process.
+        Who makes the pass: local; torchrun, the default where torchrun started the process; or ray, with settings such
+        as ray,workers=8,block=100000. A run by Ray that was interrupted goes on where it was.
     json
         Print one JSON document on standard output, and nothing else there.
     """
@@ -66,7 +67,7 @@ def fit(
     from oodline.scoring import score, unreadable
 
     show_warnings()
-    with open_engine(engine) as passes:
+    with open_engine(engine, output.with_name(f"{output.name}.unfinished")) as passes:
         with passes.together():
             if passes.leads:
                 check_writable(output)
@@ -96,11 +97,8 @@ def fit(
             scores = score(detectors, classifier, held_out, engine=passes, progress=True)
             calibrations = {name: choose_threshold(values, tpr) for name, values in scores.items()}
             skipped |= report_skipped({"calibrate": held_out})
-    if not passes.leads:
-        return
-    samples = loader.num_samples - len(loader.skipped)
-    path = write_artifact(
-        Artifact(
+        samples = loader.num_samples - len(loader.skipped)
+        artifact = Artifact(
             detectors=detectors,
             head=HeadInfo.of(classifier.head),
             calibrations=calibrations,
@@ -108,12 +106,15 @@ def fit(
             preprocessing=loaded.preprocessing,
             model=ModelSource(reference=loaded.reference, weights=loaded.weights, head=classifier.head_name),
             fit=FitInfo(data=data, samples=samples, calibration_data=calibrate),
-        ),
-        output,
-    )
+        )
+        if passes.leads:
+            write_artifact(artifact, output)
+        passes.finish()
+    if not passes.leads:
+        return
     summary = {
-        "output": str(path),
-        "bytes": path.stat().st_size,
+        "output": str(output),
+        "bytes": output.stat().st_size,
         "detectors": list(detectors),
         "failed": failures,
         "samples": samples,
@@ -132,6 +133,6 @@ def fit(
         print(
             f"threshold of {name}: {calibration.threshold:.6g} (accepts {tpr:.1%} of {len(calibration.scores)} images)"
         )
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
     if not calibrations:
         print("No threshold yet: pass --calibrate HELD_OUT_ID_DATA for verdicts.")

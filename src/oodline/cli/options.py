@@ -56,7 +56,7 @@ class DataOptions:
 
 
 EngineName = Annotated[str | None, Parameter(name="--engine")]
-"""Who makes the pass: local, or torchrun, which is the default in a process that torchrun started."""
+"""Who makes the pass: local, torchrun (the default where torchrun started the process), or ray,workers=N."""
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 """Print one JSON document on standard output, and nothing else there."""

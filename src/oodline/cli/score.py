@@ -48,17 +48,18 @@ def score(
         The file to write, row by row; its ending chooses the format: .parquet, .csv or .jsonl. Where several processes
         make the pass, a folder in which each writes Parquet files.
     engine
-        Who makes the pass: local, or torchrun, the default where torchrun started the process.
+        Who makes the pass: local; torchrun, the default where torchrun started the process; or ray, with settings such
+        as ray,workers=8,block=100000. A run by Ray that was interrupted goes on where it was.
     json
         Print one JSON document on standard output, and nothing else there.
     """
     from oodline.artifact import read_artifact
     from oodline.fitting import reads
-    from oodline.rows import RowWriter, check_output
+    from oodline.rows import UNFINISHED, RowWriter, check_output
     from oodline.scoring import check_fitted_on
 
     show_warnings()
-    with open_engine(engine) as passes:
+    with open_engine(engine, output / UNFINISHED) as passes:
         with passes.together():
             check_output(output, divided=passes.divides)
             artifact = read_artifact(guard)
@@ -71,6 +72,7 @@ def score(
         names = artifact.class_names or loaded.class_names
         with RowWriter(output, detectors, calibration, names, loader.source.name) as rows:
             passes.fill([rows], classifier, loader, reads(detectors.values()), task="scoring", progress=True)
+        passes.finish()
         skipped = report_skipped({"data": loader})
     if not passes.leads:
         return

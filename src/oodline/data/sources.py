@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -50,17 +51,15 @@ class ImageFolder:
         if not self.root.exists():
             raise DataError(f"there is no file or folder {root}. Check the path, or name a set: torchvision:CIFAR10.")
         if self.root.is_file():
-            self.root, files = self.root.parent, [self.root]
+            self.root, files = self.root.parent, [self.root.name]
         else:
-            files = sorted(p for p in self.root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            files = list(_images(self.root))
         if not files:
             raise DataError(f"{root} holds no image; files ending in {', '.join(SUFFIXES)} were looked for.")
-        self.files = [str(file.relative_to(self.root)) for file in files]
-        folders = [Path(file).parts[0] if len(Path(file).parts) > 1 else None for file in self.files]
-        classes = None if None in folders else sorted({f for f in folders if f is not None})
-        self.class_names = None if classes is None else tuple(classes)
-        places = {} if classes is None else {name: i for i, name in enumerate(classes)}
-        self.labels = [places.get(f) if f is not None else None for f in folders]
+        self.files = files
+        folders = {_folder(file) for file in files}
+        self.class_names = None if "" in folders else tuple(sorted(folders))
+        self._places = {name: i for i, name in enumerate(self.class_names or ())}
 
     def __len__(self) -> int:
         return len(self.files)
@@ -71,10 +70,26 @@ class ImageFolder:
 
     def label(self, i: int) -> int | None:
         """Position of its folder among the class folders."""
-        return self.labels[i]
+        return self._places.get(_folder(self.files[i]))
 
     def read(self, i: int) -> Image.Image:
         """Decode the file."""
         with Image.open(self.root / self.files[i]) as image:
             image.load()  # here, so that the file is closed whether or not it can be decoded
             return image
+
+
+def _images(root: Path) -> list[str]:
+    # plain strings: a Path takes ten times the memory, and a data set may hold millions
+    found = []
+    for folder, _, names in os.walk(root):
+        below = os.path.relpath(folder, root)
+        kept = [n for n in names if Path(n).suffix.lower() in SUFFIXES and Path(folder, n).is_file()]
+        found += kept if below == "." else [f"{below}{os.sep}{n}" for n in kept]
+    # folder by folder, as paths are compared: "a/b" before "a-b/c"
+    return sorted(found, key=lambda file: file.replace(os.sep, "\0"))
+
+
+def _folder(file: str) -> str:
+    first, separator, _ = file.partition(os.sep)
+    return first if separator else ""

@@ -72,7 +72,8 @@ class KNN(Detector):
         rows: Tensor = statistics["bank"].rows
         if len(rows) < self.k:
             raise InputError(f"KNN(k={self.k}) needs at least {self.k} training samples; {len(rows)} were seen.")
-        self.neighbours = normalize(rows.double()).to(rows.dtype)
+        # part by part: all of them in double precision would take twice the memory of the bank
+        self.neighbours = torch.cat([normalize(part.double()).to(rows.dtype) for part in torch.split(rows, 4096)])
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative distance to the k-th neighbour (N,)."""

@@ -65,6 +65,10 @@ class Engine(Protocol):
         """Run a block in every process of the engine; where it fails in one, it fails in all."""
         ...
 
+    def finish(self) -> None:
+        """Leave nothing behind that was kept for a pass to be resumed: its result is in safety."""
+        ...
+
     def fill(
         self,
         collectors: Sequence[Collector],

@@ -31,6 +31,9 @@ class Local:
         """Nothing to wait for."""
         return nullcontext()
 
+    def finish(self) -> None:
+        """Nothing was kept."""
+
     def fill(
         self,
         collectors: Sequence[Collector],

@@ -74,6 +74,22 @@ def share(loader: Iterable[Any], i: int, n: int) -> Iterable[Any]:
     return _Run(loader, *bounds(len(loader), i, n))
 
 
+def count_by_position(loader: Iterable[Any]) -> int:
+    """How many batches a loader has whose shares can be read without the others.
+
+    Raises
+    ------
+    InputError
+        It has no length, or every share would have to read all of it.
+    """
+    if not isinstance(loader, Sized) or isinstance(share(loader, 0, 1), _EveryNth):
+        raise InputError(
+            "the workers of this engine read by position, and this loader has none. Pass an oodline.data.image_loader, "
+            "or DataLoader(dataset, shuffle=False)."
+        )
+    return len(loader)
+
+
 def note_skipped(loader: Iterable[Any], seen: Seen) -> None:
     """Tell an image loader, whose shares were read elsewhere, which images none of them gave."""
     if isinstance(loader, ImageLoader):

@@ -91,6 +91,9 @@ class Torchrun:
         except RankError as error:
             raise error from failure
 
+    def finish(self) -> None:
+        """Nothing was kept."""
+
     def wait(self) -> None:
         """Wait until every rank is here."""
         while self._step("", busy=False):

@@ -96,7 +96,8 @@ class Covariance(Statistic):
             width = values.shape[1]
             self.scatter = torch.zeros(classes if self.per_class else 1, width, width, dtype=torch.float64)
         if not self.per_class:
-            self.scatter[0] += centred.T @ centred + step.T @ step
+            # in place: a product of its own would take as much memory as the matrix
+            self.scatter[0].addmm_(centred.T, centred).addmm_(step.T, step)
             return
         for row, c in enumerate(sorted(set(groups.tolist()))):
             part = centred[groups == c]
@@ -112,4 +113,4 @@ class Covariance(Statistic):
             for row, c in enumerate(rows.tolist()):
                 self.scatter[c] += torch.outer(step[row], step[row])
         else:
-            self.scatter[0] += step.T @ step
+            self.scatter[0].addmm_(step.T, step)

@@ -63,10 +63,10 @@ class Quantiles(Statistic):
         by: Grouping = "all"
         values = self.of(activations, group(activations, labels, by)[0]).to("cpu", torch.float32)
         counts = torch.bincount(_bin(values.flatten()), minlength=2 * _HALF)
-        self.bins = counts if self.bins is None else self.bins + counts
+        self.bins = counts if self.bins is None else self.bins.add_(counts)
 
     def _absorb(self, other: Self) -> None:
-        self.bins = self.bins + other.bins
+        self.bins += other.bins
 
     def quantile(self, q: float) -> float:
         """The q-th quantile by linear interpolation (NumPy's default).

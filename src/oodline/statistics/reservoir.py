@@ -34,7 +34,8 @@ class Reservoir(Statistic):
     Parameters
     ----------
     size : int
-        How many samples to keep at most; about twice as many are in memory while it fills.
+        How many samples to keep at most; while it fills, and when it is read, up to two and a half times as many are in
+        memory.
     of : Source
         What to keep of each; features by default. Kept in float32.
     by : {"all", "label", "predicted"}
@@ -71,7 +72,7 @@ class Reservoir(Statistic):
         self.of = of if of is not None else Features()
         self.by = by
         self.seed = seed
-        self._kept: _Sample | None = None
+        self._kept: _Sample | None = None  # in no order
         self._pending: list[_Sample] = []
 
     @property
@@ -106,20 +107,22 @@ class Reservoir(Statistic):
         chosen = torch.ones(len(index), dtype=torch.bool)
         if self._kept is not None and len(self._kept.index) == self.size:
             # nearly every sample after the first ones ends here: it hashes above all that are kept
-            chosen = torch.from_numpy(self._hash(index) < self._hash(self._kept.index[-1:]))
+            chosen = torch.from_numpy(self._hash(index) < self._largest)
             if not bool(chosen.any()):
                 return
         rows = self.of(activations, groups)[chosen.to(activations.features.device)].to("cpu", torch.float32)
         self._pending.append(_Sample(rows, index[chosen], groups[chosen]))
-        # sorting only when as much is waiting as is kept makes the cost a row constant
-        if sum(len(sample.index) for sample in self._pending) >= self.size:
+        # settling only when a fixed fraction of what is kept is waiting makes the cost a row constant
+        if sum(len(sample.index) for sample in self._pending) >= self.size / 4:
             self._settle()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Become what `state()` described; see `Statistic.load_state`."""
         self._check_names(state)
-        self._pending = []
-        self._kept = _Sample(*(state[name].clone() for name in self.tensors)) if state else None
+        self._kept, self._pending = None, []
+        if state:
+            self._pending = [_Sample(*(state[name].clone() for name in self.tensors))]
+            self._settle()
 
     def _absorb(self, other: Self) -> None:
         both = torch.isin(other.index, self.index)
@@ -135,18 +138,35 @@ class Reservoir(Statistic):
         if self._kept is None:
             raise StatisticsError("the reservoir is empty: nothing was taken in yet.")
         found: Tensor = getattr(self._kept, name)
-        return found
+        return found[torch.from_numpy(np.argsort(self._hash(self._kept.index)))]
 
     def _settle(self) -> None:
         if not self._pending:
             return
-        parts = [self._kept, *self._pending] if self._kept is not None else self._pending
-        rows, index, groups = (torch.cat([getattr(part, name) for part in parts]) for name in self.tensors)
-        order = torch.from_numpy(np.argsort(self._hash(index), kind="stable")[: self.size])
-        self._kept, self._pending = _Sample(rows[order], index[order], groups[order]), []
+        new = _Sample(*(torch.cat([getattr(part, name) for part in self._pending]) for name in self.tensors))
+        self._pending = []
+        if self._kept is None:
+            self._kept = _Sample(new.rows[:0], new.index[:0], new.groups[:0])
+        old, before = self._kept, len(self._kept.index)
+        hashes = self._hash(torch.cat([old.index, new.index]))
+        lowest = np.argsort(hashes)[: self.size]
+        self._largest = hashes[lowest[-1]]
+        enter = torch.from_numpy(lowest[lowest >= before] - before)
+        stays = torch.zeros(len(lowest), dtype=torch.bool)
+        stays[lowest[lowest < before]] = True
+        # those that stay keep their place: with wide rows, moving them would take as much memory again
+        place = torch.nonzero(~stays).flatten()
+        self._kept = _Sample(*(_put(getattr(old, k), place, getattr(new, k)[enter], len(lowest)) for k in self.tensors))
 
     def _hash(self, index: Tensor) -> NDArray[np.uint64]:
         return _splitmix64(index.numpy().astype(np.uint64) + np.uint64(self.seed * 0x9E3779B97F4A7C15 % 2**64))
+
+
+def _put(into: Tensor, place: Tensor, values: Tensor, length: int) -> Tensor:
+    if len(into) < length:
+        into = torch.cat([into, into.new_empty((length - len(into), *into.shape[1:]))])
+    into[place] = values
+    return into
 
 
 def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
