@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from oodline.detectors.vra import VRA
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
     from oodline.engines.local import Local
+    from oodline.engines.ray import Ray
     from oodline.engines.torchrun import Torchrun
     from oodline.evaluation.evaluate import Table, evaluate
     from oodline.fitting import FitError, fit
@@ -79,6 +80,7 @@ _HOMES = {
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.calibration",
     "Local": "oodline.engines.local",
+    "Ray": "oodline.engines.ray",
     "Torchrun": "oodline.engines.torchrun",
     "Table": "oodline.evaluation.evaluate",
     "evaluate": "oodline.evaluation.evaluate",
@@ -107,6 +109,7 @@ __all__ = [  # and every detector of the catalog
     "Local",
     "Needs",
     "Paper",
+    "Ray",
     "Rectifier",
     "Scores",
     "Table",

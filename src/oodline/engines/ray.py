@@ -78,11 +78,9 @@ class Ray:
     Examples
     --------
     >>> import oodline as ol
-    >>> engine = ol.Ray(workers=8, folder="guard.unfinished")
+    >>> engine = ol.Ray(workers=8, folder="guard.unfinished")  # for ol.fit(..., engine=engine)
     >>> engine.leads, engine.divides
     (True, True)
-
-    and then `ol.fit(detectors, classifier, loader, engine=engine)`.
     """
 
     leads = True
