@@ -74,6 +74,36 @@ def main(*, rounds: int = 3, as_json: Json = False) -> None:
     console.print(table)
 
 
+@app.command
+def largest(*, classes: int = 21_841, width: int = 2048, measured: int = 64) -> None:
+    """Find LINe's thresholds for some classes of a very large head, both ways, and say what all would take.
+
+    Parameters
+    ----------
+    classes, width
+        Size of the head.
+    measured
+        Classes whose thresholds are found; the simple form finds two.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    W = 0.02 * torch.randn(classes, width)
+    started = process_time()
+    columns = products.sorted_columns(W)
+    sorting = process_time() - started
+    a = (torch.rand(measured, width) * W[:measured]).abs().double().numpy()
+    started = process_time()
+    quick = products.product_percentiles(a, columns, 0.1)
+    each = (process_time() - started) / measured
+    started = process_time()
+    simple = [products._simply(row, columns, 0.1) for row in a[:2]]
+    each_simply = (process_time() - started) / 2
+    print(f"C={classes}, D={width}, one CPU thread; equal to the last bit: {simple == quick[:2].tolist()}")
+    print(f"sorting the columns of W, once: {sorting:.1f} s")
+    print(f"percentile of a class: {each * 1e3:.1f} ms, by sorting all its products {each_simply * 1e3:.0f} ms")
+    print(f"all classes: {sorting + classes * each:.0f} s, by sorting {classes * each_simply / 3600:.1f} h")
+
+
 def law(name: str, job: Callable[[int, int], Callable[[], Any]], rounds: int) -> dict[str, Any]:
     """Exponents of C and D, and what they foretell."""
     # below SMALL, LINe's thresholds are found by the simple form: another law

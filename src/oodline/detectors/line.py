@@ -194,11 +194,14 @@ class LINe(Rectifier):
         if self.unseen == "error":
             moments.check_every_class()
         weight = head.linear.weight.cpu().float()
-        S = moments.mean * weight.double() if isinstance(head, LinearHead) else moments.mean
-        threshold = torch.full(S.shape, -torch.inf)
-        threshold[seen] = weight_thresholds(
-            S[seen], weight, self.p_a, self.p_w, absolute=self.contribution == "absolute"
-        )
+        # float64 times float32 is float64 without a copy of the weights in it: 358 MB for 21,841 classes
+        S = moments.mean * weight if isinstance(head, LinearHead) else moments.mean
+        absolute = self.contribution == "absolute"
+        if bool(seen.all()):
+            threshold = weight_thresholds(S, weight, self.p_a, self.p_w, absolute=absolute)
+        else:
+            threshold = torch.full(S.shape, -torch.inf)
+            threshold[seen] = weight_thresholds(S[seen], weight, self.p_a, self.p_w, absolute=absolute)
         _check_something_is_kept(threshold, moments)
         _warn_of_few_samples(moments)
         self.contribution_ = S.float()
