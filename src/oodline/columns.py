@@ -158,6 +158,13 @@ class Column:
         """What was appended (N,); a view."""
         return self._room[: self._length]
 
+    def __len__(self) -> int:
+        return self._length
+
+    def clear(self) -> None:
+        """Forget the values and keep the room."""
+        self._length = 0
+
     def append(self, values: Tensor) -> None:
         """Copy values (M,) to the end."""
         end = self._length + len(values)

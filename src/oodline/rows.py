@@ -15,7 +15,7 @@ from torch import Tensor
 
 from oodline.activations import Activations
 from oodline.calibration import Calibration
-from oodline.columns import fingerprint, score_batch
+from oodline.columns import Column, fingerprint, score_batch
 from oodline.detectors.base import Detector
 from oodline.errors import DataError, SettingError
 from oodline.files import GrowingFile, check_writable
@@ -24,7 +24,7 @@ UNFINISHED = "_unfinished"
 """Folder among the rows that says that they are not complete, and how far they are; readers of Parquet pass it by."""
 
 ROW_GROUP = 2**16
-"""So many rows are gathered before they are written: about 10 MB."""
+"""So many rows are gathered before they are written: 8 bytes each and a detector, and 16 more."""
 
 
 class RowWriter:
@@ -72,7 +72,8 @@ class RowWriter:
         self.path, self.detectors, self.calibration = path, detectors, calibration
         self.class_names, self.name = class_names, name
         self.count = self.flagged = 0
-        self._waiting: list[pa.Table] = []
+        self._index, self._labels = Column(torch.int64), Column(torch.int64)
+        self._scores = {name: Column(torch.float64) for name in detectors}
         self._file: GrowingFile | None = None
         self._writer: Any = None
         others = list(detectors)[1:]
@@ -104,13 +105,16 @@ class RowWriter:
         return type(self)(self.path, self.detectors, self.calibration, self.class_names, self.name)
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
-        """Score one batch and write its rows; labels are not used."""
-        table = self._table(activations)
+        """Score one batch; labels are not used."""
+        batch = score_batch(self.detectors, activations)
         if self._file is None:
             self._open(int(activations.index[0]))
-        self._waiting.append(table)
-        self.count += table.num_rows
-        if sum(table.num_rows for table in self._waiting) >= ROW_GROUP:
+        self._index.append(activations.index.cpu())
+        self._labels.append(activations.logits.argmax(1).cpu())
+        for name, values in batch.items():
+            self._scores[name].append(values)
+        self.count += len(activations)
+        if len(self._index) >= ROW_GROUP:
             self._flush()
 
     def close(self) -> None:
@@ -136,38 +140,38 @@ class RowWriter:
         self.count, self.flagged = self.count + other.count, self.flagged + other.flagged
         return self
 
-    def _table(self, activations: Activations) -> pa.Table:
-        first, *others = self.detectors
-        found = score_batch(self.detectors, activations)
-        index, labels, scores = activations.index.tolist(), activations.logits.argmax(1).tolist(), found[first]
-        nothing = [None] * len(scores)
-        known, names = self.calibration, self.class_names
-        columns: dict[str, Any] = {
-            "name": [self.name(i) for i in index],
-            "index": index,
-            "label": labels,
-            "class_name": [names[label] if names and label < len(names) else None for label in labels],
-            "score": scores.tolist(),
-            "p_value": nothing if known is None else known.p_value(scores).tolist(),
-            "threshold": nothing if known is None else [known.threshold] * len(scores),
-            "is_ood": nothing if known is None else known.is_ood(scores).tolist(),
-        }
-        # lists, for Arrow to copy: small tensors that are kept would pin the memory around them, see `Column`
-        columns |= {f"score_{name}": found[name].tolist() for name in others}
-        if known is not None:
-            self.flagged += int(known.is_ood(scores).sum())
-        return pa.table(columns, self.schema)
-
     def _open(self, first: int) -> None:
         path = self.path if self.path.suffix else self.path / f"part-{first:012d}.parquet"
         self._file = GrowingFile(path)
         self._file.write(lambda file: setattr(self, "_writer", _WRITERS[path.suffix](file, self.schema)))
 
     def _flush(self) -> None:
-        if self._waiting and self._file is not None:
-            table = pa.concat_tables(self._waiting)
-            self._waiting = []
-            self._file.write(lambda _: self._writer.write_table(table))
+        if self._file is None or len(self._index) == 0:
+            return
+        table = self._table()
+        self._file.write(lambda _: self._writer.write_table(table))
+        for column in (self._index, self._labels, *self._scores.values()):
+            column.clear()
+
+    def _table(self) -> pa.Table:
+        first, *others = self.detectors
+        index, labels, scores = self._index.values, self._labels.values, self._scores[first].values
+        nothing = [None] * len(scores)
+        known, names = self.calibration, self.class_names
+        is_ood = None if known is None else known.is_ood(scores)
+        self.flagged += 0 if is_ood is None else int(is_ood.sum())
+        columns: dict[str, Any] = {
+            "name": [self.name(i) for i in index.tolist()],
+            "index": index.numpy(),
+            "label": labels.numpy(),
+            "class_name": [names[label] if names and label < len(names) else None for label in labels.tolist()],
+            "score": scores.numpy(),
+            "p_value": nothing if known is None else known.p_value(scores).numpy(),
+            "threshold": nothing if known is None else [known.threshold] * len(scores),
+            "is_ood": nothing if is_ood is None else is_ood.numpy(),
+        }
+        columns |= {f"score_{name}": self._scores[name].values.numpy() for name in others}
+        return pa.table(columns, self.schema)
 
 
 def check_output(path: Path, *, divided: bool) -> None:

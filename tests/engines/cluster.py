@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import ray
 import torch
-from problem import BATCH, Images, detectors, fitted, loader, network
+from problem import BATCH, Images, Spy, detectors, fitted, loader, network
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -54,7 +53,7 @@ class Stopping(Images):
 
 def error_of(engine: Ray, data: object) -> str:
     try:
-        ol.fit(detectors(), ol.Classifier(network()), data, engine=engine)
+        ol.fit([Spy(), *detectors()], ol.Classifier(network()), data, engine=engine)
     except OodlineError as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
@@ -82,7 +81,6 @@ def stop_and_go_on(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     {"lose": lose_a_worker, "stop": stop_and_go_on}[sys.argv[1]](Path(sys.argv[2]))
     ray.shutdown()

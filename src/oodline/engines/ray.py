@@ -141,11 +141,13 @@ class Ray:
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
+        import ray.data
         from ray.exceptions import RayError
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
 
         try:
             if not ray.is_initialized():
-                logging.getLogger("ray.data").setLevel(logging.WARNING)
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             states: list[bytes] = []
             for row in self._rows(work, blocks):
@@ -174,7 +176,7 @@ class Ray:
                 _Worker,
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=min(workers, len(blocks))),
-                # in a list, for the worker to fetch it: Ray may then start the worker again at any time
+                # a reference in a list is handed on as it is, and each worker fetches what it stands for once
                 fn_constructor_args=([ray.put(work)],),
                 num_gpus=gpus,
             )
