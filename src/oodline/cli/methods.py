@@ -22,6 +22,7 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
     """
     import torch
 
+    from oodline.cli.state import state_shapes
     from oodline.detectors.catalog import CATALOG, detector_class
     from oodline.head import LinearHead
 
@@ -43,8 +44,12 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
                 "statistics": [type(s).__name__ for s in cls().statistics(head).values()],
                 "settings": defaults,
                 "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
+                "experimental": cls.experimental or None,
             }
         )
+    if json or markdown:
+        for row in rows:
+            row["state"] = state_shapes(detector_class(row["name"]))
     if json:
         print_json(rows)
         return
@@ -62,6 +67,8 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
         lines = [paper, reads, f"settings: {settings}"] if settings else [paper, reads]
         if row["presets"]:
             lines.append(f"presets: {', '.join(row['presets'])}")
+        if row["experimental"]:
+            lines.append(f"experimental: {row['experimental']}")
         table.add_row(f"[bold]{row['name']}[/bold]", "\n".join(lines))
         table.add_row()
     Console(highlight=False).print(table)
@@ -71,13 +78,18 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown page."""
+    from oodline.cli.state import LETTERS
+
+    letters = "; ".join(f"{letter}: {meaning}" for letter, meaning in LETTERS.items())
     lines = [
         "# The detectors",
         "",
-        "Printed by `oodline methods --markdown`. A higher score always means more in-distribution.",
+        f"Printed by `oodline methods --markdown`: {len(rows)} of them. A higher score always means more",
+        "in-distribution. The state is what a fitted one keeps and a file holds, with the shape of each tensor.",
+        f"{letters}; a setting's name: its value.",
         "",
-        "| name | paper | reads | fitted from | settings | presets |",
-        "|---|---|---|---|---|---|",
+        "| name | paper | reads | fitted from | state | settings | presets |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         link = f" [arXiv {row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else ""
@@ -86,8 +98,11 @@ def page(rows: list[dict[str, Any]]) -> str:
             f"{row['paper']} ({row['venue']}){link}",
             ", ".join(row["needs"]),
             ", ".join(row["statistics"]) or "nothing",
+            "; ".join(f"{name} {shape}" for name, shape in row["state"].items()) or "none",
             ", ".join(f"`{k}={v}`" for k, v in row["settings"].items() if v is not None),
             ", ".join(f"`{key}`" for key in row["presets"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "## Experimental, and why", ""]
+    lines += [f"- `{row['name']}`: {row['experimental']}." for row in rows if row["experimental"]]
     return "\n".join(lines)
