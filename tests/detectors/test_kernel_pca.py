@@ -20,12 +20,7 @@ def directions_of(f: np.ndarray) -> np.ndarray:
 
 
 def fourier_of(f: np.ndarray, omega: np.ndarray, phase: np.ndarray) -> np.ndarray:
-    """One random feature after the other."""
-    size = len(phase)
-    rows = [
-        [np.sqrt(2 / size) * np.cos(w @ x + u) for w, u in zip(omega, phase, strict=True)] for x in directions_of(f)
-    ]
-    return np.array(rows)
+    return np.array([np.sqrt(2 / len(phase)) * np.cos(omega @ x + phase) for x in directions_of(f)])
 
 
 def reconstruction_error(train: np.ndarray, test: np.ndarray, explained: float) -> np.ndarray:
