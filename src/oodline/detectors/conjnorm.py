@@ -60,7 +60,7 @@ class ConjNorm(Detector):
     Notes
     -----
     `|b|_q` is the norm of a prototype over its features, so that the inner product is with the gradient of
-    `|b|_q^2 / 2`. The authors' code takes it over the classes of each feature, which hardly changes the ranking.
+    `|b|_q^2 / 2`. The authors' code takes it over the classes of each feature.
 
     Examples
     --------
