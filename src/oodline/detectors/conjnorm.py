@@ -57,6 +57,11 @@ class ConjNorm(Detector):
     LabelError
         A class has no sample, or none in the bank where `partition="class"`.
 
+    Notes
+    -----
+    `|b|_q` is the norm of a prototype over its features, so that the inner product is with the gradient of
+    `|b|_q^2 / 2`. The authors' code takes it over the classes of each feature.
+
     Examples
     --------
     >>> from oodline.testing import toy_problem
@@ -89,7 +94,7 @@ class ConjNorm(Detector):
         bank: int = 50_000,
     ) -> None:
         super().__init__()
-        if not 1 < p < float("inf") or not temperature > 0 or bank < 1:
+        if not 1 < p < float("inf") or not 0 < temperature < float("inf") or bank < 1:
             raise SettingError(
                 f"ConjNorm needs p above 1, a temperature above 0 and a bank of at least one sample; not {p}, "
                 f"{temperature}, {bank}."

@@ -53,7 +53,7 @@ class DDCS(Rectifier):
     alpha : float
         In [0, 1]: how much likeness counts against variance.
     low, high : float or str
-        Values, or percentiles of the activations of the sample; the authors' "20%" and "90%".
+        Values, or percentiles of all training activations; "20%" and "90%" in the authors' code.
     samples : int
         Training samples that are kept to estimate from, chosen by a hash of their index.
     scorer : Detector, optional
@@ -62,7 +62,7 @@ class DDCS(Rectifier):
     Raises
     ------
     SettingError
-        A setting is out of range.
+        A setting is out of range, or `low` exceeds `high`.
     LabelError
         The sample shows fewer than two classes.
 
@@ -124,6 +124,11 @@ class DDCS(Rectifier):
         self.lowest, self.highest = self._low.estimate(statistics), self._high.estimate(statistics)
         if not float(self.highest) > 0:
             raise SettingError(f"DDCS needs high above 0, where activations begin to bend; it is {self.highest:g}.")
+        if float(self.lowest) > float(self.highest):
+            raise SettingError(
+                f"DDCS needs low at most high; low={self.low} is {self.lowest:g} and high={self.high} is "
+                f"{self.highest:g}."
+            )
         bent = bend(sample.rows.double(), self.lowest.double(), self.highest.double())
         classes, place = torch.unique(sample.groups, return_inverse=True)
         if len(classes) < 2:

@@ -22,6 +22,15 @@ CHUNK = 2**24
 SOURCE = "the authors' code, commit ecb581a"
 
 
+def remaining(
+    features: Float[Tensor, "n d"], weight: Float[Tensor, "c d"], limit: Float[Tensor, "c d"]
+) -> Float[Tensor, "n c"]:
+    """Sum over the features of the contributions that lie below their limit."""
+    contribution = features.unsqueeze(1) * weight
+    found: Tensor = contribution.masked_fill_(contribution >= limit, 0.0).sum(2)
+    return found
+
+
 class ITP(Rectifier):
     """Instance-aware test pruning: energy of `z_c = sum_d v_cd [M_cd > t] [v_cd < M_cd + lam S_cd] + b_c`.
 
@@ -49,7 +58,7 @@ class ITP(Rectifier):
     Notes
     -----
     The state is one limit (C, D): the largest contribution that counts, minus infinity for a pruned weight. Scoring
-    works in parts of `CHUNK` contributions.
+    works in parts of `CHUNK` contributions, or of one row of the head where that is more.
 
     Examples
     --------
@@ -97,14 +106,11 @@ class ITP(Rectifier):
     def rectify(self, activations: Activations) -> Activations:
         """Recompute the logits from the contributions that are left."""
         head = activations.head.linear
-        rows = max(1, CHUNK // head.weight.numel())
-        return activations.replace(
-            logits=torch.cat(
-                [self._logits(part, head.weight, head.bias) for part in torch.split(activations.features, rows)]
-            )
-        )
-
-    def _logits(self, features: Float[Tensor, "n d"], weight: Tensor, bias: Tensor) -> Float[Tensor, "n c"]:
-        contribution = features.unsqueeze(1) * weight
-        found: Tensor = contribution.masked_fill_(contribution >= self.limit, 0.0).sum(2) + bias
-        return found
+        classes = max(1, CHUNK // head.num_features)
+        samples = max(1, CHUNK // head.weight.numel())
+        blocks = list(zip(torch.split(head.weight, classes), torch.split(self.limit, classes), strict=True))
+        rows = [
+            torch.cat([remaining(part, weight, limit) for weight, limit in blocks], dim=1)
+            for part in torch.split(activations.features, samples)
+        ]
+        return activations.replace(logits=torch.cat(rows) + head.bias)

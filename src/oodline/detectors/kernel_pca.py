@@ -22,6 +22,9 @@ from oodline.statistics import Covariance, Source, Statistic
 PAPER = Paper("Kernel PCA for Out-of-Distribution Detection", "NeurIPS 2024", "2402.02949")
 SOURCE = "the authors' code, commit 56d348e"
 
+ROUNDING = 1e-10
+"""A variance as small as this is what single precision makes of equal directions."""
+
 
 @dataclass(frozen=True)
 class Directions:
@@ -102,7 +105,9 @@ class CoP(Detector):
     def __init__(self, *, explained: float = 0.9) -> None:
         super().__init__()
         if not 0 < explained < 1:
-            raise SettingError(f"{type(self).__name__} needs explained in (0, 1), a share of variance; not {explained}")
+            raise SettingError(
+                f"{type(self).__name__} needs explained in (0, 1), a share of variance; {explained} is not."
+            )
         self.explained = explained
 
     def source(self) -> Source:
@@ -118,8 +123,8 @@ class CoP(Detector):
         covariance: Covariance = statistics["mapped"]
         values, vectors = torch.linalg.eigh(covariance.pooled())
         values = values.clamp(min=0)
-        # one image seen twice still differs from itself by rounding
-        if not float(values.sum()) > torch.finfo(torch.float64).eps:
+        # mapped features have length 1 or so, and one image at two brightnesses differs from itself by rounding alone
+        if not float(values.sum()) > ROUNDING:
             raise InputError(f"{type(self).__name__} needs features that vary; all seen ones have the same direction.")
         share = values.flip(0).cumsum(0) / values.sum()
         dimension = int(torch.searchsorted(share, self.explained)) + 1
@@ -145,8 +150,8 @@ class CoP(Detector):
 class CoRP(CoP):
     """Kernel PCA with a Gaussian kernel on directions, by random features: `x = sqrt(2/M) cos(Omega f/|f| + u)`.
 
-    Score as `CoP`. The draw of Omega and u is part of the state. Higher = more in-distribution. Range: [-2, 0], no
-    unit.
+    Score as `CoP`. The draw of Omega and u is part of the state. Higher = more in-distribution. Range: [-2.83, 0]
+    (-2 sqrt(2)), no unit.
 
     Parameters
     ----------
@@ -161,8 +166,8 @@ class CoRP(CoP):
 
     Raises
     ------
-    SettingError
-        A setting is out of range.
+    SettingError, InputError
+        As `CoP`.
 
     Examples
     --------

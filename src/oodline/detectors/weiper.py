@@ -12,12 +12,12 @@ from torch.nn.functional import avg_pool1d, pad
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper, Preset
-from oodline.errors import SettingError
+from oodline.errors import InputError, SettingError
 from oodline.head import Head, LinearHead
 from oodline.statistics import Reservoir, Statistic
 
 PAPER = Paper("WeiPer: OOD Detection using Weight Perturbations of Class Projections", "NeurIPS 2024", "2405.17164")
-SOURCE = "the paper's settings, as in OpenOOD"
+SOURCE = "the paper's settings of WeiPer+KLD, as in OpenOOD"
 
 STEPS = 32
 """Steps a standard deviation in which the drawn directions are kept, one byte a number."""
@@ -150,7 +150,14 @@ class WeiPerKLD(WeiPerMSP):
     Raises
     ------
     SettingError
-        A setting is out of range, or the features of the sample are all equal.
+        A setting is out of range.
+    InputError
+        The features of the sample are all equal.
+
+    Notes
+    -----
+    The authors sample up to 300,000 images, and draw other perturbations for training than for test data; here they are
+    the same ones. The range of a histogram is that of the sample.
 
     Examples
     --------
@@ -194,7 +201,8 @@ class WeiPerKLD(WeiPerMSP):
         seed: int = 0,
     ) -> None:
         super().__init__(delta=delta, repeats=repeats, seed=seed)
-        if min(lam1, lam2) < 0 or min(smoothing, smoothing_perturbed, bins, samples) < 1:
+        weights = all(0 <= weight < float("inf") for weight in (lam1, lam2))
+        if not weights or min(smoothing, smoothing_perturbed, bins, samples) < 1:
             raise SettingError(
                 "WeiPerKLD needs lam1 and lam2 of at least 0, and smoothing, smoothing_perturbed, bins and samples of "
                 f"at least 1; not {lam1}, {lam2}, {smoothing}, {smoothing_perturbed}, {bins}, {samples}."
@@ -219,7 +227,7 @@ class WeiPerKLD(WeiPerMSP):
         ranges = [torch.stack(features.aminmax()), torch.stack([extremes[:, 0].amin(), extremes[:, 1].amax()])]
         found = torch.stack(ranges)
         if bool((found[:, 0] >= found[:, 1]).any()):
-            raise SettingError("WeiPerKLD needs a histogram, and the features of the training sample are all equal.")
+            raise InputError("WeiPerKLD needs a histogram, and the features of the training sample are all equal.")
         # a little wider, so that rounding does not push the extreme sample out
         margin = 1e-6 * (found[:, 1] - found[:, 0])
         self.ranges = torch.stack([found[:, 0] - margin, found[:, 1] + margin], dim=1)
