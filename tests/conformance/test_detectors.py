@@ -33,6 +33,7 @@ COMPOSED = [
     "react,scorer=mahalanobis",
     "dice,scorer=msp",
     "ash-s,scorer=max-logit",
+    'nac,layers={"0":[1.0,20,20]}',
 ]
 CLASSES, BLOCK = 3, 10
 WIDTH = CLASSES * BLOCK
