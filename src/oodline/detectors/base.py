@@ -92,6 +92,9 @@ class Detector(nn.Module, abc.ABC):
     experimental: ClassVar[str] = ""
     """What is uncertain about it, where the published description leaves something open; empty for all others."""
 
+    is_log: bool = False
+    """Whether the score is the logarithm of a positive one, so that adding to it multiplies that one."""
+
     layers: Collection[str] = ()
     """Modules of the classifier whose output it reads, by name."""
 
