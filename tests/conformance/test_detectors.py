@@ -33,6 +33,7 @@ COMPOSED = [
     "react,scorer=mahalanobis",
     "dice,scorer=msp",
     "ash-s,scorer=max-logit",
+    "knn,index=faiss-flat",
     "nap-combined,scorer=feature-norm",
     'nac,layers={"0":[1.0,20,20]}',
 ]
