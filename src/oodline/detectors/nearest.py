@@ -25,9 +25,6 @@ BLOCK = 2**16
 CANDIDATES = 4, 100
 """How many candidates are ranked exactly after a search among codes: so many times k, and at least so many."""
 
-CHUNK = 2**24
-"""Numbers of candidates that are gathered at a time: 64 MiB in single precision."""
-
 CODES = 256
 """At most this many codes of four bits stand for a vector."""
 
@@ -103,12 +100,12 @@ class Codes:
         wide = min(max(times * k, least), len(bank))
         _, places = self._index.search(self._padded(points), wide)
         candidates = torch.from_numpy(places).to(points.device)
-        rows = max(1, CHUNK // (wide * bank.shape[1]))
+        # one point after the other: gathering for all at once would hold N times 4 k vectors
         found = [
-            torch.einsum("nd,nkd->nk", some, bank[theirs]).topk(k, dim=1).indices[:, -1:]
-            for some, theirs in zip(torch.split(points, rows), torch.split(candidates, rows), strict=True)
+            theirs[(bank.index_select(0, theirs) @ point).topk(k).indices[-1]]
+            for point, theirs in zip(points, candidates, strict=True)
         ]
-        return candidates.gather(1, torch.cat(found)).squeeze(1)
+        return torch.stack(found)
 
     def _padded(self, vectors: Tensor) -> NDArray[np.float32]:
         return _array(pad(vectors, (0, self._missing)))
