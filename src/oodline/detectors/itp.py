@@ -16,8 +16,8 @@ from oodline.errors import SettingError
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Statistic
 
-CHUNK = 2**24
-"""Contributions (sample, class, feature) that are held at a time: 64 MiB in single precision."""
+CHUNK = 2**21
+"""Contributions (sample, class, feature) that are held at a time: 8 MiB in single precision, which caches can hold."""
 
 SOURCE = "the authors' code, commit ecb581a"
 
@@ -106,5 +106,5 @@ class ITP(Rectifier):
 
     def _logits(self, features: Float[Tensor, "n d"], weight: Tensor, bias: Tensor) -> Float[Tensor, "n c"]:
         contribution = features.unsqueeze(1) * weight
-        found: Tensor = contribution.masked_fill_(contribution >= self.limit, 0.0).sum(2) + bias
+        found: Tensor = contribution.mul_(contribution < self.limit).sum(2) + bias
         return found
