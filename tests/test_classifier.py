@@ -404,6 +404,31 @@ def test_gradients_equal_autograd_and_reach_layers():
     assert all(p.grad is None for p in model.parameters())
 
 
+class Detour(nn.Module):
+    """A layer that is never called, one that leads nowhere, and one that returns two tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle, self.aside, self.pair, self.fc = nn.Identity(), nn.Linear(4, 2), nn.LSTM(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        self.aside(x)
+        return self.fc(self.pair(x)[0])
+
+
+@pytest.mark.parametrize(("name", "what"), [("idle", "was not called"), ("pair", "returns a tuple")])
+def test_a_layer_without_one_output_is_refused(name, what):
+    classifier = ol.Classifier(Detour())
+    for run in (classifier, lambda x, **which: classifier.gradients(x, lambda logits: logits.amax(1), **which)):
+        with pytest.raises(HeadError, match=f"'{name}' {what}"):
+            run(torch.randn(6, 4), layers=[name])
+
+
+def test_a_layer_that_leads_nowhere_has_no_gradient():
+    with pytest.raises(InputError, match=r"the outputs of aside: .*not have been used"):
+        ol.Classifier(Detour()).gradients(torch.randn(6, 4), lambda logits: logits.amax(1), layers=["aside"])
+
+
 def test_tokens_have_no_gradient():
     model = nn.Sequential(nn.Embedding(9, 5), nn.Flatten(), nn.Linear(20, 3))
     with pytest.raises(InputError, match="one floating tensor"):

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from oodline.detectors.msp import MSP
     from oodline.detectors.nac import NAC
     from oodline.detectors.nap import NAP
+    from oodline.detectors.nap_combined import NAPCombined
     from oodline.detectors.nci import NCI
     from oodline.detectors.neco import NECO
     from oodline.detectors.nnguide import NNGuide

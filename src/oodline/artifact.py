@@ -261,8 +261,12 @@ def _describe(detector: Detector) -> DetectorRecord:
 
 
 def _rebuild(record: DetectorRecord) -> Detector:
-    settings = {k: _rebuild(DetectorRecord(**v)) if isinstance(v, dict) else v for k, v in record.settings.items()}
-    return build_detector(record.method, settings)
+    members = {k: _rebuild(DetectorRecord(**v)) for k, v in record.settings.items() if _is_record(v)}
+    return build_detector(record.method, {**record.settings, **members})
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == set(DetectorRecord.model_fields)
 
 
 def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -149,7 +149,7 @@ class Classifier:
             logits=_at_least_float32(logits),
             head=self.head.to(_at_least_float32(features)),
             index=index,
-            layers={name: _at_least_float32(seen[f"layer {name}"]) for name in layers},
+            layers={name: _at_least_float32(_layer(seen, name)) for name in layers},
             inputs=inputs if Needs.INPUTS in needs else None,
             classifier=self if Needs.CLASSIFIER in needs else None,
         )
@@ -185,8 +185,14 @@ class Classifier:
             self._listen(stack, seen, Needs.LOGITS, layers)
             leaf = inputs.detach().clone().requires_grad_()
             values = scalar(_at_least_float32(self._logits(self._run(leaf))))
-            outputs = [seen[f"layer {name}"] for name in layers]
-            found = torch.autograd.grad(values.sum(), [leaf, *outputs])
+            outputs = [_layer(seen, name) for name in layers]
+            try:
+                found = torch.autograd.grad(values.sum(), [leaf, *outputs])
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                where = f" or the outputs of {', '.join(layers)}" if layers else ""
+                raise InputError(f"the logits cannot be differentiated by the inputs{where}: {error}") from error
         pairs = zip(layers, outputs, found[1:], strict=True)
         return Gradients(
             _at_least_float32(found[0]),
@@ -339,6 +345,14 @@ class Classifier:
                 f"shape {tuple(features.shape)}, and so is not the feature map. {advice}"
             )
         return _at_least_float32(found)
+
+
+def _layer(seen: Mapping[str, Any], name: str) -> Tensor:
+    found = seen.get(f"layer {name}")
+    if not isinstance(found, Tensor):
+        what = "was not called in the forward pass" if found is None else f"returns a {type(found).__name__}"
+        raise HeadError(f"the layer '{name}' {what}; name one that returns one tensor on the way to the logits.")
+    return found
 
 
 def _copy(value: Any) -> Any:

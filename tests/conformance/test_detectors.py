@@ -33,6 +33,9 @@ COMPOSED = [
     "react,scorer=mahalanobis",
     "dice,scorer=msp",
     "ash-s,scorer=max-logit",
+    "knn,index=faiss-flat",
+    "nap-combined,scorer=feature-norm",
+    'nac,layers={"0":[1.0,20,20]}',
 ]
 LIGHTER = {"corp": "corp,size=64"}
 """Settings that show the same in less time: the default decomposes a matrix of 2048 x 2048."""

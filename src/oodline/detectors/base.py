@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -92,7 +92,10 @@ class Detector(nn.Module, abc.ABC):
     experimental: ClassVar[str] = ""
     """What is uncertain about it, where the published description leaves something open; empty for all others."""
 
-    layers: tuple[str, ...] = ()
+    is_log: bool = False
+    """Whether the score is the logarithm of a positive one, so that adding to it multiplies that one."""
+
+    layers: Collection[str] = ()
     """Modules of the classifier whose output it reads, by name."""
 
     fitted_on: HeadInfo | None = None

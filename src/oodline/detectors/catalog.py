@@ -59,6 +59,7 @@ CATALOG: dict[str, str] = {
     "odin": "oodline.detectors.odin:ODIN",
     "i-odin": "oodline.detectors.odin:IODIN",
     "nap": "oodline.detectors.nap:NAP",
+    "nap-combined": "oodline.detectors.nap_combined:NAPCombined",
     "mode-csd": "oodline.detectors.mode_csd:ModeCSD",
     "nac": "oodline.detectors.nac:NAC",
     "prior-normalised": "oodline.detectors.prior_normalised:PriorNormalised",

@@ -81,6 +81,7 @@ class ConjNorm(Detector):
         "imagenet-resnet50": Preset({"p": 1.5, "temperature": 5e-4, "partition": "class"}, SOURCE),
         "imagenet-mobilenetv2": Preset({"p": 1.8, "temperature": 5e-3, "partition": "class"}, SOURCE),
     }
+    is_log: bool = True
     fitted_buffers: ClassVar = ("prototypes", "log_partition")
     prototypes: Tensor
     log_partition: Tensor

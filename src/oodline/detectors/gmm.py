@@ -48,6 +48,7 @@ class GMM(Detector):
     name: ClassVar = "gmm"
     needs: ClassVar = Needs.FEATURES
     paper: ClassVar = Paper("Deep Deterministic Uncertainty: A New Simple Baseline", "CVPR 2023", "2102.11582")
+    is_log: bool = True
     fitted_buffers: ClassVar = ("means", "whiten", "offset")
     means: Tensor
     whiten: Tensor

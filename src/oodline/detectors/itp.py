@@ -16,8 +16,8 @@ from oodline.errors import SettingError
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Statistic
 
-CHUNK = 2**24
-"""Contributions (sample, class, feature) that are held at a time: 64 MiB in single precision."""
+CHUNK = 2**21
+"""Contributions (sample, class, feature) that are held at a time: 8 MiB in single precision, which caches can hold."""
 
 SOURCE = "the authors' code, commit ecb581a"
 
@@ -27,7 +27,7 @@ def remaining(
 ) -> Float[Tensor, "n c"]:
     """Sum over the features of the contributions that lie below their limit."""
     contribution = features.unsqueeze(1) * weight
-    found: Tensor = contribution.masked_fill_(contribution >= limit, 0.0).sum(2)
+    found: Tensor = contribution.mul_(contribution < limit).sum(2)
     return found
 
 

@@ -39,6 +39,7 @@ class MSP(Detector):
         "ICLR 2017",
         "1610.02136",
     )
+    is_log: bool = True
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Log probability of the predicted class (N,)."""

@@ -29,8 +29,10 @@ EPSILON, EPSILON_PERTURBED = 0.01, 0.025
 def draw(repeats: int, classes: int, width: int, seed: int) -> Tensor:
     """Normal random directions (repeats, classes, width), rounded to 1/32 of a standard deviation, as int8."""
     generator = torch.Generator().manual_seed(seed)
-    parts = [torch.randn(classes, width, generator=generator) for _ in range(repeats)]
-    return torch.stack([(STEPS * part).round().clamp(-127, 127).to(torch.int8) for part in parts])
+    found = torch.empty(repeats, classes, width, dtype=torch.int8)
+    for part in torch.unbind(found):
+        part.copy_(torch.randn(classes, width, generator=generator).mul_(STEPS).round_().clamp_(-127, 127))
+    return found
 
 
 class WeiPerMSP(Detector):
@@ -94,16 +96,19 @@ class WeiPerMSP(Detector):
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Mean maximum softmax (N,)."""
-        heads = self.perturbed(activations.head.linear)
-        confidence = [torch.softmax(head(activations.features), dim=1).amax(1) for head in heads]
-        return torch.stack(confidence).mean(0)
+        confidence = activations.features.new_zeros(len(activations))
+        # a running sum: what each head leaves behind would keep the memory of its weights from being used again
+        for head in self.perturbed(activations.head.linear):
+            confidence += torch.softmax(head(activations.features), dim=1).amax(1)
+        return confidence / self.repeats
 
     def perturbed(self, head: LinearHead) -> Iterator[LinearHead]:
         """The perturbed heads, one after the other."""
         length = self.delta * torch.linalg.vector_norm(head.weight, dim=1, keepdim=True)
         for direction in self.directions:
-            step = torch.nn.functional.normalize(direction.to(head.weight))
-            yield LinearHead(head.weight + length * step, head.bias)
+            step = direction.to(head.weight)
+            scale = length / torch.linalg.vector_norm(step, dim=1, keepdim=True).clamp(min=1)
+            yield LinearHead(step.mul_(scale).add_(head.weight), head.bias)
 
 
 def density(values: Float[Tensor, "n v"], ends: Float[Tensor, " 2"], bins: int) -> Float[Tensor, "n b"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
-from oodline.detectors.nac import NeuronStates, neuron_states
+from oodline.detectors.neuron_states import NeuronStates, neuron_states
 from oodline.errors import InputError, SettingError
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
