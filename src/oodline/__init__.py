@@ -14,6 +14,7 @@ from oodline.detectors.catalog import CATALOG
 if TYPE_CHECKING:
     from oodline.activations import Activations, Needs
     from oodline.calibration import Calibration
+    from oodline.class_calibration import ClassCalibration
     from oodline.classifier import Classifier
     from oodline.detectors.adascale import AdaSCALE
     from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from oodline.detectors.vra import VRA
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
     from oodline.evaluation.evaluate import Table, evaluate
+    from oodline.false_discovery import benjamini_hochberg
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard, Verdict
     from oodline.head import LayeredHead, LinearHead
@@ -76,8 +78,10 @@ _HOMES = {
     "create_detector": "oodline.detectors.catalog",
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.calibration",
+    "ClassCalibration": "oodline.class_calibration",
     "Table": "oodline.evaluation.evaluate",
     "evaluate": "oodline.evaluation.evaluate",
+    "benjamini_hochberg": "oodline.false_discovery",
     "FitError": "oodline.fitting",
     "fit": "oodline.fitting",
     "Guard": "oodline.guard",
@@ -93,6 +97,7 @@ _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG
 __all__ = [  # and every detector of the catalog
     "Activations",
     "Calibration",
+    "ClassCalibration",
     "Classifier",
     "Detector",
     "FewSamplesWarning",
@@ -107,6 +112,7 @@ __all__ = [  # and every detector of the catalog
     "Table",
     "Verdict",
     "__version__",
+    "benjamini_hochberg",
     "create_detector",
     "evaluate",
     "fit",

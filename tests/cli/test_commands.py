@@ -109,7 +109,9 @@ def test_fit_score_evaluate(place, capsys):
     assert [r["name"] for r in rows][:2] == ["blue/0.png", "blue/1.png"]
     assert list(rows[0])[:8] == ["name", "index", "label", "class_name", "score", "p_value", "threshold", "is_ood"]
     assert "score_knn" in rows[0]
-    assert sum(r["is_ood"] for r in rows) == 1  # 95 % of 36 is 34.2, so 35 are accepted
+    assert (
+        sum(r["is_ood"] for r in rows) == 0
+    )  # of the held-out ones themselves, k with (k + 1) / 37 <= 5 % are flagged
     assert rows[0]["class_name"] in ("blue", "green", "red")
     assert [json.loads(line) for line in Path("scores.jsonl").read_text().splitlines()] == rows
     with Path("scores.csv").open() as file:
@@ -136,6 +138,17 @@ def test_json_of_fit_and_score_is_all_that_is_printed(place, capsys):
     assert json.loads(capsys.readouterr().out) == {
         "output": "s.csv", "images": 9, "detector": "energy", "flagged": None, "skipped": {},
     }  # fmt: skip
+
+
+def test_a_rate_for_each_predicted_class(place, capsys):
+    run(*FIT, "--detector", "energy", "--calibrate", "train", "--tpr", "0.9", "--by", "predicted")
+    out = capsys.readouterr().out
+    assert "threshold of energy: one a predicted class (flags at most 10 % of ID images, after 36 held-out ones)" in out
+    assert "classes with too few held-out images are judged together" in out
+    run("score", "guard.safetensors", "train", *MODEL, "-o", "scores.parquet")
+    rows = parquet.read_table("scores.parquet").to_pylist()
+    assert len({r["threshold"] for r in rows}) == len({r["label"] for r in rows if r["label"] is not None})
+    assert all(r["is_ood"] == (r["p_value"] <= 0.1) for r in rows)
 
 
 def test_methods_lists_the_catalog(capsys):
@@ -189,6 +202,9 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
         ([*MODEL, "--data", "nowhere"], "no file or folder nowhere"),
         ([*MODEL, "--data", "noise"], "yields no labels"),
         ([*MODEL, "-o", "nowhere/guard.safetensors"], "could not write nowhere/guard.safetensors"),
+        ([*MODEL, "--calibrate", "noise"], "9 held-out samples cannot promise a false-alarm rate of 0.05"),
+        ([*MODEL, "--false-alarm", "0.05", "--tpr", "0.95"], "say the same thing twice"),
+        ([*MODEL, "--false-alarm", "5"], "a false-alarm rate lies between 0 and 1"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, arguments, sentence):
