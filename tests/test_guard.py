@@ -80,11 +80,11 @@ def test_every_detector_survives_a_file_bit_for_bit(name, tmp_path):
     with torch.no_grad():
         model[0].weight.copy_(colours[:, :, None, None] + 0.1 * torch.randn(12, 3, 1, 1))
         model[4].weight.copy_(colours.T + 0.1 * torch.randn(3, 12))
-    images = torch.eye(3)[labels][:, :, None, None] + 0.5 * torch.randn(60, 3, 8, 8)
-    classifier, loader = ol.Classifier(model), [(images, labels)]
+    images = torch.eye(3)[labels][:, :, None, None] + 0.5 * torch.randn(2, 60, 3, 8, 8)
+    classifier, loader, held_out = ol.Classifier(model), [(images[0], labels)], [images[1]]
     detector = create_detector(name)
     ol.fit([detector], classifier, loader)
-    guard = ol.Guard(classifier, detector, preprocessing=Preprocessing(resize=8, crop=8)).calibrate(loader)
+    guard = ol.Guard(classifier, detector, preprocessing=Preprocessing(resize=8, crop=8)).calibrate(held_out)
     loaded = ol.Guard.load(guard.save(tmp_path / "g.safetensors"), classifier)
     images = torch.randn(30, 3, 8, 8)
     before, after = guard(images), loaded(images)
@@ -281,5 +281,5 @@ def test_a_detector_of_ones_own_cannot_be_written_silently(tmp_path):
 
 def test_state_is_small_and_holds_no_weights_of_the_classifier(saved):
     with safe_open(saved, framework="pt") as file:
-        state = {f"detector/line/{name}" for name in ("contribution_", "threshold", "largest")}
+        state = {f"detector/line/{name}" for name in ("contribution_", "threshold", "largest", "seen")}
         assert set(file.keys()) == {*state, "calibration/line"}

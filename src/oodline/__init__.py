@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard, Verdict
     from oodline.head import LayeredHead, LinearHead
+    from oodline.held_out import SeenDataWarning
     from oodline.scoring import Scores, score
 
 _HOMES = {
@@ -88,6 +89,7 @@ _HOMES = {
     "Verdict": "oodline.guard",
     "LayeredHead": "oodline.head",
     "LinearHead": "oodline.head",
+    "SeenDataWarning": "oodline.held_out",
     "Scores": "oodline.scoring",
     "score": "oodline.scoring",
 }
@@ -109,6 +111,7 @@ __all__ = [  # and every detector of the catalog
     "Paper",
     "Rectifier",
     "Scores",
+    "SeenDataWarning",
     "Table",
     "Verdict",
     "__version__",

@@ -21,6 +21,7 @@ from oodline.errors import ArtifactError, InputError, NotFittedError, unknown_na
 from oodline.false_discovery import benjamini_hochberg
 from oodline.fitting import reads
 from oodline.head import HeadInfo
+from oodline.held_out import warn_of_seen_data
 from oodline.preprocessing import Preprocessing
 from oodline.scoring import check_fitted_on, score_all
 
@@ -177,10 +178,16 @@ class Guard:
             The rate is outside (0, 1) or given twice, or there are too few samples for it.
         InputError
             As `oodline.score`.
+
+        Warns
+        -----
+        SeenDataWarning
+            The loader seems to hold the data that the detector was fitted on.
         """
         rate = false_alarm_of(false_alarm, tpr)
         check_false_alarm(rate)
         found = score_all({"this": self.detector}, self.classifier, loader, progress=progress)
+        warn_of_seen_data([self.detector], found)
         self.calibration = calibrate_all(found, self.classifier.head.num_classes, rate, by)["this"]
         return self
 

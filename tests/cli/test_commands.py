@@ -52,15 +52,16 @@ def slow():
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working folder with a model factory, labelled images of three colours, and noise."""
+    """A working folder with a model factory, two sets of labelled images of three colours, and noise."""
     random = np.random.default_rng(0)
-    for label, name in enumerate(("red", "green", "blue")):
-        for i in range(12):
-            pixels = random.integers(0, 60, (10, 10, 3))
-            pixels[..., label] += 150
-            path = tmp_path / "train" / name / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype("uint8")).save(path)
+    for part in ("train", "held_out"):
+        for label, name in enumerate(("red", "green", "blue")):
+            for i in range(12):
+                pixels = random.integers(0, 60, (10, 10, 3))
+                pixels[..., label] += 150
+                path = tmp_path / part / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype("uint8")).save(path)
     (tmp_path / "noise").mkdir()
     for i in range(9):
         Image.fromarray(random.integers(0, 255, (10, 10, 3)).astype("uint8")).save(tmp_path / "noise" / f"{i}.png")
@@ -96,7 +97,7 @@ def test_fit_score_evaluate(place, capsys):
         "--detector",
         "knn,k=5",
         "--calibrate",
-        "train",
+        "held_out",
     )
     out = capsys.readouterr().out
     assert "fitted line, knn, msp" in out
@@ -104,7 +105,7 @@ def test_fit_score_evaluate(place, capsys):
     assert "threshold of line" in out
 
     for suffix in ("parquet", "csv", "jsonl"):
-        run("score", "guard.safetensors", "train", *MODEL, "-o", f"scores.{suffix}")
+        run("score", "guard.safetensors", "held_out", *MODEL, "-o", f"scores.{suffix}")
     rows = parquet.read_table("scores.parquet").to_pylist()
     assert [r["name"] for r in rows][:2] == ["blue/0.png", "blue/1.png"]
     assert list(rows[0])[:8] == ["name", "index", "label", "class_name", "score", "p_value", "threshold", "is_ood"]
@@ -141,14 +142,22 @@ def test_json_of_fit_and_score_is_all_that_is_printed(place, capsys):
 
 
 def test_a_rate_for_each_predicted_class(place, capsys):
-    run(*FIT, "--detector", "energy", "--calibrate", "train", "--tpr", "0.9", "--by", "predicted")
+    run(*FIT, "--detector", "energy", "--calibrate", "held_out", "--tpr", "0.9", "--by", "predicted")
     out = capsys.readouterr().out
     assert "threshold of energy: one a predicted class (flags at most 10 % of ID images, after 36 held-out ones)" in out
     assert "classes with too few held-out images are judged together" in out
-    run("score", "guard.safetensors", "train", *MODEL, "-o", "scores.parquet")
+    run("score", "guard.safetensors", "held_out", *MODEL, "-o", "scores.parquet")
     rows = parquet.read_table("scores.parquet").to_pylist()
     assert len({r["threshold"] for r in rows}) == len({r["label"] for r in rows if r["label"] is not None})
     assert all(r["is_ood"] == (r["p_value"] <= 0.1) for r in rows)
+
+
+@pytest.mark.filterwarnings("always::oodline.held_out.SeenDataWarning")
+def test_calibrating_on_the_training_images_is_warned_of(place, capsys):
+    run(*FIT, "--detector", "line,p_a=.5,p_w=0.5,clip=1.0", "--calibrate", "train")
+    assert "warning: the calibration data looks like the fitting data: of 36 samples" in capsys.readouterr().err
+    run(*FIT, "--detector", "line,p_a=.5,p_w=0.5,clip=1.0", "--calibrate", "held_out")
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_methods_lists_the_catalog(capsys):
@@ -173,7 +182,7 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
     torch.manual_seed(0)
     save_file(get_model("resnet18", num_classes=3).state_dict(), "weights.safetensors")
     model = ["--model", "torchvision:resnet18,num_classes=3", "--weights", "weights.safetensors"]
-    run("fit", *model, "--data", "train", "--detector", "energy", "--calibrate", "train", "-o", "g.safetensors")
+    run("fit", *model, "--data", "train", "--detector", "energy", "--calibrate", "held_out", "-o", "g.safetensors")
     run("score", "g.safetensors", "noise", "-o", "without.csv")
     run("score", "g.safetensors", "noise", *model, "-o", "with.csv")
     assert Path("without.csv").read_text() == Path("with.csv").read_text()

@@ -64,6 +64,7 @@ def fit(
     from oodline.cli.detectors import create_all
     from oodline.files import check_writable
     from oodline.head import HeadInfo
+    from oodline.held_out import warn_of_seen_data
     from oodline.scoring import score_all, unreadable
 
     show_warnings()
@@ -95,6 +96,7 @@ def fit(
     calibrations: dict[str, AnyCalibration] = {}
     if held_out is not None:
         found = score_all(detectors, classifier, held_out, progress=True)
+        warn_of_seen_data(detectors.values(), found)
         calibrations = calibrate_all(found, classifier.head.num_classes, rate, by)
         skipped |= report_skipped({"calibrate": held_out})
     samples = loader.num_samples - len(loader.skipped)

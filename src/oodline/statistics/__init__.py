@@ -2,6 +2,7 @@
 
 from oodline.statistics.base import Statistic
 from oodline.statistics.class_moments import ClassMoments
+from oodline.statistics.content_sketch import ContentSketch
 from oodline.statistics.covariance import Covariance
 from oodline.statistics.quantiles import Quantiles
 from oodline.statistics.reservoir import Reservoir
@@ -9,6 +10,7 @@ from oodline.statistics.sources import Contributions, Features, Logits, Probabil
 
 __all__ = [
     "ClassMoments",
+    "ContentSketch",
     "Contributions",
     "Covariance",
     "Features",
