@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from oodline.detectors.vim import Residual, ViM
     from oodline.detectors.vra import VRA
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
+    from oodline.drift import DriftMonitor, DriftReport
     from oodline.evaluation.evaluate import Table, evaluate
     from oodline.false_discovery import benjamini_hochberg
     from oodline.fitting import FitError, fit
@@ -80,6 +81,8 @@ _HOMES = {
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.calibration",
     "ClassCalibration": "oodline.class_calibration",
+    "DriftMonitor": "oodline.drift",
+    "DriftReport": "oodline.drift",
     "Table": "oodline.evaluation.evaluate",
     "evaluate": "oodline.evaluation.evaluate",
     "benjamini_hochberg": "oodline.false_discovery",
@@ -102,6 +105,8 @@ __all__ = [  # and every detector of the catalog
     "ClassCalibration",
     "Classifier",
     "Detector",
+    "DriftMonitor",
+    "DriftReport",
     "FewSamplesWarning",
     "FitError",
     "Guard",
