@@ -56,10 +56,10 @@ def main(*, shared: Path = Path("../shared"), splits: int = 1000, held_out: int 
     if as_json:
         print_json({"rows": rows, "splits": splits, "held_out": held_out, "new": len(found.predicted) - held_out})
         return
-    table = Table("promised", "by", "measured", "5 to 95 % of splits", "lowest class", "highest class", box=SIMPLE_HEAD)
+    table = Table("promised", "by", "measured", "5 to 95 %", "least class", "most class", box=SIMPLE_HEAD)
     for row in rows:
         spread = f"{row['low']:.2%} to {row['high']:.2%}"
-        classes = [f"{row[end]['rate']:.2%} (class {row[end]['class']})" for end in ("lowest", "highest")]
+        classes = [f"{row[end]['rate']:.2%} ({row[end]['class']})" for end in ("lowest", "highest")]
         table.add_row(f"{row['promised']:.0%}", row["by"], f"{row['measured']:.3%}", spread, *classes)
     Console().print(table)
     print(f"{splits} splits of {len(found.predicted)} CIFAR-10 test images, {held_out} held out and the rest new.")

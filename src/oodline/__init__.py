@@ -63,11 +63,13 @@ if TYPE_CHECKING:
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
     from oodline.drift import DriftMonitor, DriftReport
     from oodline.evaluation.evaluate import Table, evaluate
+    from oodline.explanation import Explanation
     from oodline.false_discovery import benjamini_hochberg
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard, Verdict
     from oodline.head import LayeredHead, LinearHead
     from oodline.held_out import SeenDataWarning
+    from oodline.neurons import Neurons
     from oodline.scoring import Scores, score
 
 _HOMES = {
@@ -86,6 +88,7 @@ _HOMES = {
     "Table": "oodline.evaluation.evaluate",
     "evaluate": "oodline.evaluation.evaluate",
     "benjamini_hochberg": "oodline.false_discovery",
+    "Explanation": "oodline.explanation",
     "FitError": "oodline.fitting",
     "fit": "oodline.fitting",
     "Guard": "oodline.guard",
@@ -93,6 +96,7 @@ _HOMES = {
     "LayeredHead": "oodline.head",
     "LinearHead": "oodline.head",
     "SeenDataWarning": "oodline.held_out",
+    "Neurons": "oodline.neurons",
     "Scores": "oodline.scoring",
     "score": "oodline.scoring",
 }
@@ -107,12 +111,14 @@ __all__ = [  # and every detector of the catalog
     "Detector",
     "DriftMonitor",
     "DriftReport",
+    "Explanation",
     "FewSamplesWarning",
     "FitError",
     "Guard",
     "LayeredHead",
     "LinearHead",
     "Needs",
+    "Neurons",
     "Paper",
     "Rectifier",
     "Scores",

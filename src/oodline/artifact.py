@@ -28,10 +28,11 @@ from oodline.detectors.catalog import CATALOG, build_detector
 from oodline.errors import ArtifactError, MismatchError, OodlineError
 from oodline.files import write_atomically
 from oodline.head import HeadInfo
+from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
 
 FORMAT_VERSION = 2
-"""2: calibrations promise a false-alarm rate, overall or by predicted class; 1 aimed at a TPR."""
+"""2: calibrations promise a false-alarm rate, overall or by predicted class, where 1 aimed at a TPR; neurons."""
 
 
 class _Record(BaseModel):
@@ -91,6 +92,7 @@ class Manifest(_Record):
     preprocessing: Preprocessing | None
     model: ModelSource | None
     fit: FitInfo | None
+    neurons: bool = False
     sha256: str = ""
 
 
@@ -114,6 +116,8 @@ class Artifact:
         How the command line named the classifier.
     fit : FitInfo, optional
         What it was fitted on.
+    neurons : Neurons, optional
+        What the neurons did on the training data, for explanations.
     """
 
     detectors: dict[str, Detector]
@@ -123,6 +127,7 @@ class Artifact:
     preprocessing: Preprocessing | None = None
     model: ModelSource | None = None
     fit: FitInfo | None = None
+    neurons: Neurons | None = None
 
     def check(self, classifier: Classifier) -> None:
         """Raise `MismatchError`, saying what differs, where `classifier` has not the head it was fitted on."""
@@ -158,6 +163,8 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
         tensors[f"calibration/{name}"] = calibration.scores
         if isinstance(calibration, ClassCalibration):
             tensors[f"predicted/{name}"] = calibration.predicted
+    if artifact.neurons is not None:
+        tensors |= {f"neurons/{key}": value for key, value in artifact.neurons.state().items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     manifest = Manifest(
         oodline_version=__version__,
@@ -176,6 +183,7 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
         preprocessing=artifact.preprocessing,
         model=artifact.model,
         fit=artifact.fit,
+        neurons=artifact.neurons is not None,
     ).model_dump(mode="json")
     manifest["sha256"] = _digest(manifest, tensors)
     content = save(tensors, {"oodline": json.dumps(manifest)})
@@ -213,12 +221,12 @@ def read_artifact(path: str | Path) -> Artifact:
         head = HeadInfo(**manifest.head.model_dump())
         detectors = {name: _rebuild(record) for name, record in manifest.detectors.items()}
         for name, detector in detectors.items():
-            start = f"detector/{name}/"
-            detector.load_state_dict({k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
+            detector.load_state_dict(_below(f"detector/{name}/", tensors))
             detector.mark_fitted(head)
         calibrations = {
             name: _calibration(name, record, tensors, head) for name, record in manifest.calibrations.items()
         }
+        neurons = Neurons.from_state(_below("neurons/", tensors), head) if manifest.neurons else None
     except (ValidationError, OodlineError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"the manifest of {path} does not describe a guard: {_first_line(error)}") from error
     return Artifact(
@@ -229,6 +237,7 @@ def read_artifact(path: str | Path) -> Artifact:
         preprocessing=manifest.preprocessing,
         model=manifest.model,
         fit=manifest.fit,
+        neurons=neurons,
     )
 
 
@@ -251,6 +260,10 @@ def _document(path: Path, text: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("format_version"), int):
         raise ArtifactError(f"the manifest of {path} is not the JSON document it should be.")
     return found
+
+
+def _below(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
 
 def _modernise(document: dict[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,13 @@ class DriftReport:
         Evidence at which the monitor alarms, 1 / alpha.
     alarm_at : int, optional
         Number of the score, from 1, at which it did.
+
+    Examples
+    --------
+    >>> from oodline.calibration import calibrate
+    >>> report = DriftMonitor(calibrate(torch.arange(99.0), 0.05)).update(torch.tensor([3.0, 50.0]))
+    >>> report.seen, report.flagged, report.rate, report.promised
+    (2, 1, 0.5, 0.05)
     """
 
     seen: int

@@ -11,17 +11,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from oodline.activations import Activations
 from oodline.artifact import Artifact, read_artifact, write_artifact
 from oodline.batch import Inputs
 from oodline.calibration import check_false_alarm, false_alarm_of
 from oodline.class_calibration import AnyCalibration, calibrate_all
 from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
-from oodline.errors import ArtifactError, InputError, NotFittedError, unknown_name
+from oodline.detectors.catalog import CATALOG, detector_class
+from oodline.errors import ArtifactError, InputError, NotFittedError, SettingError, unknown_name
+from oodline.evidence import Explains, require_linear
+from oodline.explanation import Explanation, explanations
 from oodline.false_discovery import benjamini_hochberg
 from oodline.fitting import reads
 from oodline.head import HeadInfo
 from oodline.held_out import warn_of_seen_data
+from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
 from oodline.scoring import check_fitted_on, score_all
 
@@ -107,11 +112,13 @@ class Guard:
         In the order of the logits; carried along for people and files.
     preprocessing : Preprocessing, optional
         From image to input; carried along in the saved file.
+    neurons : Neurons, optional
+        Fitted in the same pass, for explanations with training images and z-scores.
 
     Raises
     ------
     NotFittedError, MismatchError
-        The detector is not fitted, or on another classifier.
+        The detector, or what is known of the neurons, is not fitted, or on another classifier.
 
     Examples
     --------
@@ -133,16 +140,21 @@ class Guard:
         *,
         class_names: Iterable[str] | None = None,
         preprocessing: Preprocessing | None = None,
+        neurons: Neurons | None = None,
     ) -> None:
         if not detector.fitted:
             name = type(detector).__name__
             raise NotFittedError(f"{name} is not fitted. Call {name}.fit(classifier, train_loader) before guarding.")
         check_fitted_on({detector.name: detector}, classifier)
+        if neurons is not None:
+            neurons.state()  # raises where it was not fitted
+            check_fitted_on({neurons.name: neurons}, classifier)
         self.classifier = classifier
         self.detector = detector
         self.calibration = calibration
         self.class_names = None if class_names is None else tuple(class_names)
         self.preprocessing = preprocessing
+        self.neurons = neurons
 
     def calibrate(
         self,
@@ -201,9 +213,50 @@ class Guard:
         InputError
             The batch has the wrong shape, or gives NaN or infinite activations or scores.
         """
+        calibration = self._calibrated()
+        return self._judge(self.classifier(inputs, **reads([self.detector])), calibration)
+
+    def explain(self, inputs: Inputs, *, top: int = 8) -> list[Explanation]:
+        """Say of each of N inputs which neurons its class expected and did not find, and which it did not expect.
+
+        Parameters
+        ----------
+        inputs : Tensor or mapping
+            As for a verdict.
+        top : int
+            Neurons of each kind to list, at most.
+
+        Raises
+        ------
+        SettingError
+            The detector keeps no contributions by class, and the guard has no `Neurons`; names those that do.
+        HeadError
+            The head has several layers.
+        NotFittedError, InputError
+            As for a verdict.
+        """
+        calibration = self._calibrated()
+        explainer = self.detector if isinstance(self.detector, Explains) else self.neurons
+        if explainer is None:
+            known = ", ".join(name for name in CATALOG if issubclass(detector_class(name), Explains))
+            raise SettingError(
+                f"'{self.detector.name}' does not say what speaks for a class; these detectors do: {known}. Or fit "
+                "Neurons in the same pass, and give them to the guard: fit([detector, neurons], ...), "
+                "Guard(classifier, detector, neurons=neurons)."
+            )
+        activations = self.classifier(inputs, **reads([self.detector]))
+        require_linear(activations.head)
+        verdict = self._judge(activations, calibration)
+        with torch.no_grad():
+            evidence = explainer.evidence(activations)
+        return explanations(verdict.rows(), evidence, activations.features, self.neurons, self.class_names, top)
+
+    def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:
             raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
-        activations = self.classifier(inputs, **reads([self.detector]))
+        return self.calibration
+
+    def _judge(self, activations: Activations, calibration: AnyCalibration) -> Verdict:
         with torch.no_grad():
             scores = self.detector(activations).cpu()
         if not bool(torch.isfinite(scores).all()):
@@ -212,9 +265,9 @@ class Guard:
         return Verdict(
             label=label,
             score=scores,
-            is_ood=self.calibration.is_ood(scores, label),
-            p_value=self.calibration.p_value(scores, label),
-            threshold=self.calibration.threshold_of(label),
+            is_ood=calibration.is_ood(scores, label),
+            p_value=calibration.p_value(scores, label),
+            threshold=calibration.threshold_of(label),
             class_names=self.class_names,
         )
 
@@ -235,6 +288,7 @@ class Guard:
             calibrations={} if self.calibration is None else {name: self.calibration},
             class_names=self.class_names,
             preprocessing=self.preprocessing,
+            neurons=self.neurons,
         )
         return write_artifact(artifact, path)
 
@@ -273,4 +327,5 @@ class Guard:
             artifact.calibrations.get(name),
             class_names=artifact.class_names,
             preprocessing=artifact.preprocessing,
+            neurons=artifact.neurons,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -115,7 +115,7 @@ def score_all(detectors: Detectors, classifier: Classifier, loader: Iterable[Any
     for activations, batch_labels in track(batches, "scoring", loader, shown=progress):
         for name, detector in named.items():
             started = perf_counter()
-            values = detector(activations).to("cpu", torch.float64)
+            values = detector(activations).detach().to("cpu", torch.float64)
             seconds[name] += perf_counter() - started
             if not bool(torch.isfinite(values).all()):
                 bad = torch.nonzero(~torch.isfinite(values)).flatten()
@@ -189,7 +189,13 @@ def unreadable(
     return failures
 
 
-def check_fitted_on(detectors: Mapping[str, Detector], classifier: Classifier) -> None:
+class FittedOn(Protocol):
+    """Something that remembers the head it was fitted on."""
+
+    fitted_on: HeadInfo | None
+
+
+def check_fitted_on(detectors: Mapping[str, FittedOn], classifier: Classifier) -> None:
     """Raise `MismatchError` where a detector was fitted on another head than the classifier's."""
     fitted = {name: d.fitted_on for name, d in detectors.items() if d.fitted_on is not None}
     if not fitted:

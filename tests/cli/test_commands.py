@@ -160,6 +160,48 @@ def test_calibrating_on_the_training_images_is_warned_of(place, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
+def test_explain_prints_draws_and_writes_json(place, capsys):
+    run(*FIT, "--detector", "line,p_a=.5,p_w=0.5,clip=1.0", "-d", "energy", "-d", "msp", "--neurons", "3",
+        "--calibrate", "held_out")  # fmt: skip
+    capsys.readouterr()
+    run("explain", "guard.safetensors", "noise/3.png", *MODEL, "--top", "4", "-o", "why.png", "--data", "train")
+    out = capsys.readouterr().out
+    assert "important neurons of" in out and "expected, and silent" in out and "wrote why.png" in out
+    with Image.open("why.png") as picture:
+        assert picture.size == (1560, 960)
+        assert len(picture.convert("RGB").getcolors(10**6)) > 100
+    for detector in ("line", "energy"):
+        run("explain", "guard.safetensors", "noise", "--index", "3", *MODEL, "--detector", detector, "--json")
+        found = json.loads(capsys.readouterr().out)
+        assert len(found["contributions"]["expected"]) == 16
+        assert all(len(neuron["samples"]) == 3 for neuron in (*found["silent"], *found["shouting"]))
+        assert all(0 <= sample["index"] < 36 for neuron in found["silent"] for sample in neuron["samples"])
+    run("score", "guard.safetensors", "noise", *MODEL, "-o", "scores.jsonl")
+    row = json.loads(Path("scores.jsonl").read_text().splitlines()[3])
+    capsys.readouterr()
+    run("explain", "guard.safetensors", "noise/3.png", *MODEL, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["label"], found["is_ood"]) == (row["label"], row["is_ood"])
+    assert found["score"] == pytest.approx(row["score"], rel=1e-4)
+
+
+def test_what_explain_cannot_do_is_one_sentence(place, capsys):
+    run(*FIT, "--detector", "energy", "--calibrate", "held_out")
+    explain = ["explain", "guard.safetensors", "noise/3.png", *MODEL]
+    for arguments, sentence in (
+        ([], "'energy' does not say what speaks for a class; these detectors do: line."),
+        (["-o", "why.jpg"], "--output must end in .png, .svg, .pdf"),
+        (["--index", "1"], "noise/3.png holds 1 images; there is no number 1"),
+        (["--data", "nowhere"], "there is no file or folder nowhere"),
+        (["--detector", "line"], "unknown detector in guard.safetensors 'line'"),
+    ):
+        run(*explain, *arguments, fails=True)
+        assert sentence in capsys.readouterr().err
+    Path("noise/3.png").write_bytes(b"GIF89a")
+    run(*explain, fails=True)
+    assert "image 3.png cannot be read" in capsys.readouterr().err
+
+
 def test_methods_lists_the_catalog(capsys):
     run("methods", "--json")
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}

@@ -26,6 +26,7 @@ from oodline.statistics import (
     Quantiles,
     Reservoir,
     Statistic,
+    TopSamples,
 )
 from oodline.testing import activations_of
 
@@ -42,6 +43,8 @@ KINDS: dict[str, Any] = {
     "plain covariance": lambda: Covariance(by="all"),
     "quantiles": Quantiles,
     "content sketch": lambda: ContentSketch(6),
+    "top samples": lambda: TopSamples(3),
+    "top logits": lambda: TopSamples(2, Logits()),
     "reservoir": lambda: Reservoir(5),
     "reservoir with labels": lambda: Reservoir(7, Logits(), "label", seed=1),
 }

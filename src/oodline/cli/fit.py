@@ -31,6 +31,7 @@ def fit(
     false_alarm: float | None = None,
     tpr: float | None = None,
     by: Literal["all", "predicted"] = "all",
+    neurons: int = 0,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
     json: Json = False,
@@ -54,6 +55,8 @@ def fit(
         The same promise in the papers' words: 0.95 is --false-alarm 0.05.
     by
         Promise the rate on average over all images, or for each predicted class.
+    neurons
+        Remember so many training images for each neuron, and what each class makes of it, for `oodline explain`.
     json
         Print one JSON document on standard output, and nothing else there.
     """
@@ -84,8 +87,9 @@ def fit(
         raise next(iter(refused.values()))
     failures = {name: str(reason) for name, reason in refused.items()}
     detectors = {name: d for name, d in detectors.items() if name not in failures}
+    known = ol.Neurons(neurons) if neurons else None
     try:
-        ol.fit(list(detectors.values()), classifier, loader, progress=True)
+        ol.fit([*detectors.values(), *([known] if known else [])], classifier, loader, progress=True)
     except ol.FitError as error:
         if len(error.failures) == len(detectors):
             raise
@@ -109,6 +113,7 @@ def fit(
             preprocessing=loaded.preprocessing,
             model=ModelSource(reference=loaded.reference, weights=loaded.weights, head=classifier.head_name),
             fit=FitInfo(data=data, samples=samples, calibration_data=calibrate),
+            neurons=known,
         ),
         output,
     )

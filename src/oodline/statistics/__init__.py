@@ -7,6 +7,7 @@ from oodline.statistics.covariance import Covariance
 from oodline.statistics.quantiles import Quantiles
 from oodline.statistics.reservoir import Reservoir
 from oodline.statistics.sources import Contributions, Features, Logits, Probabilities, Source
+from oodline.statistics.top_samples import TopSamples
 
 __all__ = [
     "ClassMoments",
@@ -20,4 +21,5 @@ __all__ = [
     "Reservoir",
     "Source",
     "Statistic",
+    "TopSamples",
 ]
