@@ -12,7 +12,7 @@ import oodline as ol
 from oodline.activations import Needs
 from oodline.batch import Batch
 from oodline.errors import HeadError, InputError
-from oodline.testing import toy_problem
+from oodline.testing import toy_loader, toy_problem
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -118,7 +118,8 @@ def test_hooks_of_others_see_the_pass_and_stay():
 def test_two_guards_on_one_model_do_not_disturb_each_other():
     classifier, loader = toy_problem()
     images = torch.randn(20, 4)
-    guards = [ol.Guard(classifier, d.fit(classifier, loader)).calibrate(loader) for d in (ol.LINe(), ol.ReAct())]
+    detectors = [detector.fit(classifier, loader) for detector in (ol.LINe(), ol.ReAct())]
+    guards = [ol.Guard(classifier, detector).calibrate(toy_loader(seed=1)) for detector in detectors]
     alone = [guard(images).score for guard in guards]
     second = ol.Classifier(classifier.model, "2")
     for _ in range(2):

@@ -14,6 +14,7 @@ from oodline.detectors.catalog import CATALOG
 if TYPE_CHECKING:
     from oodline.activations import Activations, Needs
     from oodline.calibration import Calibration
+    from oodline.class_calibration import ClassCalibration
     from oodline.classifier import Classifier
     from oodline.detectors.adascale import AdaSCALE
     from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
@@ -61,10 +62,15 @@ if TYPE_CHECKING:
     from oodline.detectors.vim import Residual, ViM
     from oodline.detectors.vra import VRA
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
+    from oodline.drift import DriftMonitor, DriftReport
     from oodline.evaluation.evaluate import Table, evaluate
+    from oodline.explanation import Explanation
+    from oodline.false_discovery import benjamini_hochberg
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard, Verdict
     from oodline.head import LayeredHead, LinearHead
+    from oodline.held_out import SeenDataWarning
+    from oodline.neurons import Neurons
     from oodline.scoring import Scores, score
 
 _HOMES = {
@@ -77,14 +83,21 @@ _HOMES = {
     "create_detector": "oodline.detectors.catalog",
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.calibration",
+    "ClassCalibration": "oodline.class_calibration",
+    "DriftMonitor": "oodline.drift",
+    "DriftReport": "oodline.drift",
     "Table": "oodline.evaluation.evaluate",
     "evaluate": "oodline.evaluation.evaluate",
+    "benjamini_hochberg": "oodline.false_discovery",
+    "Explanation": "oodline.explanation",
     "FitError": "oodline.fitting",
     "fit": "oodline.fitting",
     "Guard": "oodline.guard",
     "Verdict": "oodline.guard",
     "LayeredHead": "oodline.head",
     "LinearHead": "oodline.head",
+    "SeenDataWarning": "oodline.held_out",
+    "Neurons": "oodline.neurons",
     "Scores": "oodline.scoring",
     "score": "oodline.scoring",
 }
@@ -94,20 +107,27 @@ _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG
 __all__ = [  # and every detector of the catalog
     "Activations",
     "Calibration",
+    "ClassCalibration",
     "Classifier",
     "Detector",
+    "DriftMonitor",
+    "DriftReport",
+    "Explanation",
     "FewSamplesWarning",
     "FitError",
     "Guard",
     "LayeredHead",
     "LinearHead",
     "Needs",
+    "Neurons",
     "Paper",
     "Rectifier",
     "Scores",
+    "SeenDataWarning",
     "Table",
     "Verdict",
     "__version__",
+    "benjamini_hochberg",
     "create_detector",
     "evaluate",
     "fit",

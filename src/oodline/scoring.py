@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ from oodline.errors import HeadError, InputError, MismatchError, OodlineError, S
 from oodline.fitting import reads
 from oodline.head import HeadInfo
 from oodline.progress import track
+from oodline.statistics.content_sketch import content_hash
 
 Detectors = Detector | Sequence[Detector] | Mapping[str, Detector]
 
@@ -37,6 +38,8 @@ class Scores:
         Class with the largest logit.
     index : Tensor (N,), int64
         Position of each sample in its data set.
+    content : Tensor (N,), int64
+        A hash of each sample's features: the same content has the same one; see `statistics.content_sketch`.
     labels : Tensor (N,), int64, optional
         As the loader yielded them, None where it yields none.
     seconds : dict of str to float
@@ -54,6 +57,7 @@ class Scores:
     scores: dict[str, Float[Tensor, " n"]]
     predicted: Int[Tensor, " n"]
     index: Int[Tensor, " n"]
+    content: Int[Tensor, " n"]
     labels: Int[Tensor, " n"] | None
     seconds: dict[str, float]
 
@@ -106,12 +110,12 @@ def score_all(detectors: Detectors, classifier: Classifier, loader: Iterable[Any
     check_fitted_on(named, classifier)
     columns: dict[str, list[Tensor]] = {name: [] for name in named}
     seconds = dict.fromkeys(named, 0.0)
-    predicted, index, labels = [], [], []
+    predicted, index, content, labels = [], [], [], []
     batches = classifier.stream(loader, **reads(named.values()))
     for activations, batch_labels in track(batches, "scoring", loader, shown=progress):
         for name, detector in named.items():
             started = perf_counter()
-            values = detector(activations).to("cpu", torch.float64)
+            values = detector(activations).detach().to("cpu", torch.float64)
             seconds[name] += perf_counter() - started
             if not bool(torch.isfinite(values).all()):
                 bad = torch.nonzero(~torch.isfinite(values)).flatten()
@@ -122,12 +126,14 @@ def score_all(detectors: Detectors, classifier: Classifier, loader: Iterable[Any
             columns[name].append(values)
         predicted.append(activations.logits.argmax(1).cpu())
         index.append(activations.index)
+        content.append(content_hash(activations.features))
         labels.append(batch_labels)
     known = [batch for batch in labels if batch is not None]
     return Scores(
         scores={name: torch.cat(parts) for name, parts in columns.items()},
         predicted=torch.cat(predicted),
         index=torch.cat(index),
+        content=torch.cat(content),
         labels=torch.cat(known).cpu().long() if len(known) == len(labels) else None,
         seconds=seconds,
     )
@@ -183,7 +189,13 @@ def unreadable(
     return failures
 
 
-def check_fitted_on(detectors: Mapping[str, Detector], classifier: Classifier) -> None:
+class FittedOn(Protocol):
+    """Something that remembers the head it was fitted on."""
+
+    fitted_on: HeadInfo | None
+
+
+def check_fitted_on(detectors: Mapping[str, FittedOn], classifier: Classifier) -> None:
     """Raise `MismatchError` where a detector was fitted on another head than the classifier's."""
     fitted = {name: d.fitted_on for name, d in detectors.items() if d.fitted_on is not None}
     if not fitted:

@@ -36,8 +36,7 @@ def toy_problem(seed: int = 0) -> tuple[Classifier, list[tuple[Tensor, Tensor]]]
     True
     """
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(60) % 3
-    inputs = torch.randn(60, 4, generator=generator) + 4 * torch.eye(3, 4)[labels]
+    inputs, labels = _toy_batch(generator)
     body, head = nn.Linear(4, 16), nn.Linear(16, 3)
     with torch.no_grad():
         body.weight.copy_(torch.randn(16, 4, generator=generator))
@@ -48,3 +47,19 @@ def toy_problem(seed: int = 0) -> tuple[Classifier, list[tuple[Tensor, Tensor]]]
         head.weight.copy_(means - means.mean(0))
         head.bias.copy_(-0.5 * (means.square().sum(1) - means.mean(0).square().sum()))
     return Classifier(nn.Sequential(body, nn.ReLU(), head)), [(inputs, labels)]
+
+
+def toy_loader(seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Another batch of 60 samples like those of `toy_problem`, whose seed it must not share: held-out ID data.
+
+    Examples
+    --------
+    >>> torch.equal(toy_loader(seed=1)[0][0], toy_problem()[1][0][0])
+    False
+    """
+    return [_toy_batch(torch.Generator().manual_seed(seed))]
+
+
+def _toy_batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    labels = torch.arange(60) % 3
+    return torch.randn(60, 4, generator=generator) + 4 * torch.eye(3, 4)[labels], labels

@@ -18,6 +18,7 @@ from oodline.errors import SettingError, StatisticsError
 from oodline.head import LinearHead
 from oodline.statistics import (
     ClassMoments,
+    ContentSketch,
     Contributions,
     Covariance,
     Logits,
@@ -25,6 +26,7 @@ from oodline.statistics import (
     Quantiles,
     Reservoir,
     Statistic,
+    TopSamples,
 )
 from oodline.testing import activations_of
 
@@ -40,6 +42,9 @@ KINDS: dict[str, Any] = {
     "covariance of each class": lambda: Covariance(per_class=True),
     "plain covariance": lambda: Covariance(by="all"),
     "quantiles": Quantiles,
+    "content sketch": lambda: ContentSketch(6),
+    "top samples": lambda: TopSamples(3),
+    "top logits": lambda: TopSamples(2, Logits()),
     "reservoir": lambda: Reservoir(5),
     "reservoir with labels": lambda: Reservoir(7, Logits(), "label", seed=1),
 }

@@ -68,15 +68,16 @@ def score(
     calibration = artifact.calibrations.get(first)
     names = artifact.class_names or loaded.class_names
     labels, scores = found.predicted.tolist(), found.scores[first]
+    unknown = [None] * len(scores)
     columns: dict[str, list[Any]] = {
         "name": [loader.source.name(i) for i in found.index.tolist()],
         "index": found.index.tolist(),
         "label": labels,
         "class_name": [names[label] if names and label < len(names) else None for label in labels],
         "score": scores.tolist(),
-        "p_value": [None] * len(scores) if calibration is None else calibration.p_value(scores).tolist(),
-        "threshold": [None if calibration is None else calibration.threshold] * len(scores),
-        "is_ood": [None] * len(scores) if calibration is None else calibration.is_ood(scores).tolist(),
+        "p_value": unknown if calibration is None else calibration.p_value(scores, found.predicted).tolist(),
+        "threshold": unknown if calibration is None else calibration.threshold_of(found.predicted).tolist(),
+        "is_ood": unknown if calibration is None else calibration.is_ood(scores, found.predicted).tolist(),
     }
     columns |= {f"score_{name}": found.scores[name].tolist() for name in others}
     write_columns(columns, output)

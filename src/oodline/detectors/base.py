@@ -22,7 +22,7 @@ from oodline.classifier import Classifier
 from oodline.errors import HeadError, MismatchError, NotFittedError, unknown_name
 from oodline.fitting import fit
 from oodline.head import Head, HeadInfo, LinearHead
-from oodline.statistics import Statistic
+from oodline.statistics import ContentSketch, Statistic
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,15 @@ class Detector(nn.Module, abc.ABC):
     layers: Collection[str] = ()
     """Modules of the classifier whose output it reads, by name."""
 
+    seen: Tensor | None
+    """Hashes of the samples it was fitted on (S,), int64, by which held-out data is told apart; see `ContentSketch`."""
+
     fitted_on: HeadInfo | None = None
     """The head it was fitted on; None before, and for detectors that need no fitting."""
 
     def __init__(self) -> None:
         super().__init__()
-        for name in self.fitted_buffers:
+        for name in ("seen", *self.fitted_buffers):
             self.register_buffer(name, None)
 
     @classmethod
@@ -214,6 +217,8 @@ class Detector(nn.Module, abc.ABC):
         """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""
         self._check_head(head, fitting=True)
         found = dict(self.statistics(head))
+        if self.fitted_buffers:
+            found["seen"] = ContentSketch()
         for prefix, member in self.members:
             found |= {f"{prefix}.{name}": statistic for name, statistic in member.requests(head).items()}
         return found
@@ -223,6 +228,8 @@ class Detector(nn.Module, abc.ABC):
         before = dict(self._buffers)
         try:
             self.estimate({name: s for name, s in statistics.items() if "." not in name}, head)
+            if isinstance(sketch := statistics.get("seen"), ContentSketch):
+                self.seen = sketch.hashes.clone()  # a file refuses tensors that share memory
             for prefix, member in self.members:
                 start = f"{prefix}."
                 member.settle({k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}, head)
@@ -262,7 +269,7 @@ class Detector(nn.Module, abc.ABC):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # a fresh detector does not know the sizes of its state yet: take them from the file
-        for name in self.fitted_buffers:
+        for name in ("seen", *self.fitted_buffers):
             if (value := state_dict.get(prefix + name)) is not None:
                 self._buffers[name] = torch.empty_like(value)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -27,6 +27,7 @@ from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.detectors.threshold import Threshold, check_largest
 from oodline.errors import LabelError, SettingError
+from oodline.evidence import Evidence, require_linear
 from oodline.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Contributions, Statistic
 
@@ -204,9 +205,7 @@ class LINe(Rectifier):
     def rectify(self, activations: Activations) -> Activations:
         """Clip the features and recompute the logits with the neurons and weights that are left."""
         head = activations.head
-        clipped = activations.features.minimum(self.largest)
-        routed = head(clipped) if self.route == "clipped" else activations.logits
-        predicted = routed.argmax(1)
+        clipped, predicted = self._routed(activations)
         weight, bias = head.linear.weight, head.linear.bias
         hidden = clipped.new_empty(len(clipped), len(weight))
         for c in sorted(set(predicted.tolist())):
@@ -214,6 +213,29 @@ class LINe(Rectifier):
             left = torch.where(weight > self.threshold[c], weight, 0.0)
             hidden[rows] = torch.nn.functional.linear(clipped[rows], left, bias)
         return activations.replace(features=clipped, logits=head.finish(hidden))
+
+    def evidence(self, activations: Activations) -> Evidence:
+        """What speaks for the class that each input is judged as: the score reads its important neurons, clipped.
+
+        Raises
+        ------
+        HeadError
+            The head has several layers.
+        """
+        weight = require_linear(activations.head).weight
+        clipped, predicted = self._routed(activations)
+        return Evidence(
+            judged_as=predicted,
+            expected=self.contribution_[predicted],
+            found=weight[predicted] * activations.features,
+            counted=weight[predicted] * clipped,
+            important=self.threshold[predicted] < torch.inf,
+        )
+
+    def _routed(self, activations: Activations) -> tuple[Tensor, Tensor]:
+        clipped = activations.features.minimum(self.largest)
+        routed = activations.head(clipped) if self.route == "clipped" else activations.logits
+        return clipped, routed.argmax(1)
 
 
 def _check_something_is_kept(threshold: Tensor, moments: ClassMoments) -> None:

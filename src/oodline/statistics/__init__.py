@@ -2,13 +2,16 @@
 
 from oodline.statistics.base import Statistic
 from oodline.statistics.class_moments import ClassMoments
+from oodline.statistics.content_sketch import ContentSketch
 from oodline.statistics.covariance import Covariance
 from oodline.statistics.quantiles import Quantiles
 from oodline.statistics.reservoir import Reservoir
 from oodline.statistics.sources import Contributions, Features, Logits, Probabilities, Source
+from oodline.statistics.top_samples import TopSamples
 
 __all__ = [
     "ClassMoments",
+    "ContentSketch",
     "Contributions",
     "Covariance",
     "Features",
@@ -18,4 +21,5 @@ __all__ = [
     "Reservoir",
     "Source",
     "Statistic",
+    "TopSamples",
 ]
