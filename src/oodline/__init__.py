@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from oodline.detectors.vim import Residual, ViM
     from oodline.detectors.vra import VRA
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
-    from oodline.evaluation.evaluate import Table, evaluate
+    from oodline.evaluation.evaluate import evaluate
+    from oodline.evaluation.table import Table
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard, Verdict
     from oodline.head import LayeredHead, LinearHead
@@ -76,7 +77,7 @@ _HOMES = {
     "create_detector": "oodline.detectors.catalog",
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.calibration",
-    "Table": "oodline.evaluation.evaluate",
+    "Table": "oodline.evaluation.table",
     "evaluate": "oodline.evaluation.evaluate",
     "FitError": "oodline.fitting",
     "fit": "oodline.fitting",
