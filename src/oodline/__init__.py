@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     from oodline.detectors.vra import VRA
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
     from oodline.drift import DriftMonitor, DriftReport
-    from oodline.evaluation.evaluate import Table, evaluate
+    from oodline.evaluation.evaluate import evaluate
+    from oodline.evaluation.table import Table
     from oodline.explanation import Explanation
     from oodline.false_discovery import benjamini_hochberg
     from oodline.fitting import FitError, fit
@@ -86,7 +87,7 @@ _HOMES = {
     "ClassCalibration": "oodline.class_calibration",
     "DriftMonitor": "oodline.drift",
     "DriftReport": "oodline.drift",
-    "Table": "oodline.evaluation.evaluate",
+    "Table": "oodline.evaluation.table",
     "evaluate": "oodline.evaluation.evaluate",
     "benjamini_hochberg": "oodline.false_discovery",
     "Explanation": "oodline.explanation",
