@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from oodline.activations import Activations
 from oodline.classifier import Classifier
-from oodline.head import LinearHead
+from oodline.head import HeadInfo, LinearHead
+
+if TYPE_CHECKING:
+    from oodline.evaluation.run import Run
 
 
 def activations_of(features: Float[Tensor, "n d"], head: LinearHead | None = None) -> Activations:
@@ -48,3 +55,54 @@ def toy_problem(seed: int = 0) -> tuple[Classifier, list[tuple[Tensor, Tensor]]]
         head.weight.copy_(means - means.mean(0))
         head.bias.copy_(-0.5 * (means.square().sum(1) - means.mean(0).square().sum()))
     return Classifier(nn.Sequential(body, nn.ReLU(), head)), [(inputs, labels)]
+
+
+def toy_run(folder: str | Path) -> Run:
+    """Write a small finished run: the toy problem, two detectors, a near and a far OOD set.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     toy_run(f"{folder}/run").groups
+    {'near': ['halved'], 'far': ['origin']}
+    """
+    from oodline._version import __version__
+    from oodline.artifact import Artifact, describe
+    from oodline.detectors.catalog import create_detector
+    from oodline.evaluation.record import ClassifierRecord, DetectorEntry, RunRecord, SetRecord
+    from oodline.evaluation.run import write_run
+    from oodline.scoring import score_all
+
+    classifier, loader = toy_problem()
+    detectors = {name: create_detector(name) for name in ("energy", "msp")}
+    inputs, head = loader[0][0], HeadInfo.of(classifier.head)
+    data: dict[str, list[Any]] = {"test": loader, "halved": [inputs / 2], "origin": [inputs / 20]}
+    groups = {"halved": "near", "origin": "far"}
+    record = RunRecord(
+        name="toy",
+        created=datetime.now(UTC),
+        versions={"oodline": __version__, "torch": torch.__version__},
+        classifier=ClassifierRecord(reference="toy", weights=None, head=classifier.head_name, **vars(head)),
+        sets=[
+            SetRecord(
+                name=name,
+                role="ood" if name in groups else "id",
+                group=groups.get(name),
+                spec=f"toy {name}",
+                samples=60,
+                seconds=0.1,
+                cached=False,
+            )
+            for name in data
+        ],
+        detectors={
+            name: DetectorEntry(**describe(d).model_dump(), milliseconds=0.01, state_bytes=0)
+            for name, d in detectors.items()
+        },
+        tpr=0.95,
+        batch_size=60,
+        seconds=0.3,
+    )
+    scores = {name: score_all(detectors, classifier, batches) for name, batches in data.items()}
+    return write_run(folder, record, scores, Artifact(detectors, head))
