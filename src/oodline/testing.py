@@ -15,6 +15,7 @@ from oodline.classifier import Classifier
 from oodline.head import HeadInfo, LinearHead
 
 if TYPE_CHECKING:
+    from oodline.data import ImageLoader
     from oodline.evaluation.run import Run
 
 
@@ -55,6 +56,35 @@ def toy_problem(seed: int = 0) -> tuple[Classifier, list[tuple[Tensor, Tensor]]]
         head.weight.copy_(means - means.mean(0))
         head.bias.copy_(-0.5 * (means.square().sum(1) - means.mean(0).square().sum()))
     return Classifier(nn.Sequential(body, nn.ReLU(), head)), [(inputs, labels)]
+
+
+def toy_images(folder: str | Path, count: int = 12, seed: int = 0) -> tuple[Classifier, ImageLoader]:
+    """A small random classifier of 3 classes of images, and a loader of labelled noise that it writes to `folder`.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     classifier, loader = toy_images(folder)
+    ...     [classifier(batch.inputs).features.shape for batch in loader]
+    [torch.Size([4, 16]), torch.Size([4, 16]), torch.Size([4, 16])]
+    """
+    from PIL import Image
+
+    from oodline.data import image_loader, open_images
+    from oodline.preprocessing import Preprocessing
+
+    generator = torch.Generator().manual_seed(seed)
+    for i in range(count):
+        pixels = torch.randint(0, 256, (8, 8, 3), generator=generator, dtype=torch.uint8).numpy()
+        path = Path(folder) / "images" / str(i % 3) / f"{i:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers = (nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+    loader = image_loader(open_images(Path(folder) / "images"), Preprocessing(), batch_size=4)
+    return Classifier(nn.Sequential(*layers)), loader
 
 
 def toy_run(folder: str | Path) -> Run:
