@@ -175,10 +175,13 @@ def unreadable(
     batch = next(iter(loader), None)
     for name, detector in detectors.items():
         try:
-            detector.requests(classifier.head)
+            requests = detector.requests(classifier.head)
             if batch is not None and (detector.all_layers or detector.all_needs & ~CHEAP):
-                next(classifier.stream([batch], **reads([detector])))
-        except HeadError as error:
+                activations, labels = next(classifier.stream([batch], **reads([detector])))
+                # only a second pass shows whether the inputs can be differentiated
+                for statistic in requests.values() if Needs.CLASSIFIER in detector.all_needs else ():
+                    statistic.update(activations, labels)
+        except (HeadError, InputError) as error:
             failures[name] = error
     return failures
 

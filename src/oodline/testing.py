@@ -16,6 +16,7 @@ from oodline.head import HeadInfo, LinearHead
 
 if TYPE_CHECKING:
     from oodline.data import ImageLoader
+    from oodline.evaluation.protocol import Protocol
     from oodline.evaluation.run import Run
 
 
@@ -80,11 +81,47 @@ def toy_images(folder: str | Path, count: int = 12, seed: int = 0) -> tuple[Clas
         path = Path(folder) / "images" / str(i % 3) / f"{i:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
+    loader = image_loader(open_images(Path(folder) / "images"), Preprocessing(), batch_size=4)
+    return Classifier(toy_network(seed)), loader
+
+
+def toy_protocol(folder: str | Path) -> Protocol:
+    """A protocol of a small random network on images that it writes to `folder`: an ID set, a test set, an OOD set.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     [name for _, name, _ in toy_protocol(folder).sets()]
+    ['train', 'test', 'noise']
+    """
+    from oodline.evaluation.protocol import parse_protocol
+
+    for seed, name in enumerate(("train", "test", "noise")):
+        toy_images(Path(folder) / name, seed=seed)
+    return parse_protocol(
+        {
+            "classifier": {"model": f"python:{__file__}:toy_network", "preprocessing": {}},
+            "fit": {"data": f"{folder}/train/images", "name": "train"},
+            "test": {"data": f"{folder}/test/images", "name": "test"},
+            "ood": [{"data": f"{folder}/noise/images", "name": "noise", "group": "far"}],
+            "detectors": ["energy", "knn,k=5"],
+            "batch_size": 4,
+        }
+    )
+
+
+def toy_network(seed: int = 0) -> nn.Module:
+    """A small random network for images of 3 classes.
+
+    Examples
+    --------
+    >>> toy_network()(torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([2, 3])
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        layers = (nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
-    loader = image_loader(open_images(Path(folder) / "images"), Preprocessing(), batch_size=4)
-    return Classifier(nn.Sequential(*layers)), loader
+        return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
 
 
 def toy_run(folder: str | Path) -> Run:

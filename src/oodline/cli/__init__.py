@@ -24,6 +24,7 @@ app.command("oodline.cli.methods:methods", help="List the detectors: paper, what
 app.command("oodline.cli.fit:fit", help="Fit detectors on ID training data in one forward pass; write one file.")
 app.command("oodline.cli.score:score", help="Judge images with a fitted file; write one row an image.")
 app.command("oodline.cli.evaluate:evaluate", help="Compare fitted detectors on ID and OOD data sets.")
+app.command("oodline.cli.bench:bench", help="Run a benchmark file: every detector on every data set, one pass each.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -38,12 +38,16 @@ class KnownLoader(Protocol):
     skipped: list[str]
     """Names of the samples that could not be read in the last iteration."""
 
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches; they say the positions as their `index`."""
+        ...
+
     def identity(self) -> dict[str, str]:
         """All that the content of the batches depends on, by name."""
         ...
 
     def over(self, batches: Sequence[range]) -> Iterable[Batch]:
-        """The same samples cut into these batches of positions; batches say the positions as their `index`."""
+        """The same samples cut into these batches of positions, which need not be all."""
         ...
 
     def name(self, i: int) -> str:
