@@ -169,7 +169,7 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
     manifest = Manifest(
         oodline_version=__version__,
         torch_version=torch.__version__,
-        detectors={name: _describe(detector) for name, detector in artifact.detectors.items()},
+        detectors={name: describe(detector) for name, detector in artifact.detectors.items()},
         calibrations={
             name: CalibrationRecord(
                 false_alarm=c.false_alarm,
@@ -289,7 +289,20 @@ def _calibration(name: str, record: CalibrationRecord, tensors: dict[str, Tensor
     return split_by_class(overall, predicted, head.num_classes)
 
 
-def _describe(detector: Detector) -> DetectorRecord:
+def describe(detector: Detector) -> DetectorRecord:
+    """A detector by its name in the catalog and its settings, as plain data.
+
+    Raises
+    ------
+    ArtifactError
+        It is not in the catalog, or a setting is not plain data.
+
+    Examples
+    --------
+    >>> from oodline import Energy
+    >>> describe(Energy())
+    DetectorRecord(method='energy', settings={'temperature': 1.0})
+    """
     name = type(detector).__name__
     home = f"{type(detector).__module__}:{name}"
     if CATALOG.get(detector.name) != home:
@@ -297,7 +310,7 @@ def _describe(detector: Detector) -> DetectorRecord:
             f"{name} ({home}) is not in oodline's catalog, so a file could not say how to build it again. "
             "Save its state_dict() yourself, or add it to oodline.detectors.catalog."
         )
-    settings = {k: _describe(v).model_dump() if isinstance(v, Detector) else v for k, v in detector.settings.items()}
+    settings = {k: describe(v).model_dump() if isinstance(v, Detector) else v for k, v in detector.settings.items()}
     try:
         json.dumps(settings)
     except TypeError as error:

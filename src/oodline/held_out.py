@@ -38,6 +38,8 @@ def warn_of_seen_data(detectors: Iterable[Detector], found: Scores) -> None:
     SeenDataWarning
         More than `NOTABLE` of the samples that can be compared are known.
     """
+    if found.content is None:
+        return
     for detector in detectors:
         for sketch in _sketches(detector):
             known = was_seen(sketch.cpu(), found.content)

@@ -24,6 +24,11 @@ class Reference:
     name: str
     options: dict[str, object] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The text that parses to this."""
+        options = "".join(f",{key}={_text(value)}" for key, value in self.options.items())
+        return f"{self.scheme}:{self.name}{options}" if self.scheme else f"{self.name}{options}"
+
 
 def parse_reference(text: str, schemes: Collection[str] = ()) -> Reference:
     """Split `text` into scheme, name and options.
@@ -70,3 +75,9 @@ def _value(text: str) -> object:
     except ValueError:
         # ".9" is how people write fractions, and is not JSON
         return float(text) if re.fullmatch(r"[+-]?\.\d+", text) else text
+
+
+def _text(value: object) -> str:
+    # a text that would be read as a number, or true, is put in quotes
+    plain = isinstance(value, str) and _value(value) == value
+    return str(value) if plain else json.dumps(value)

@@ -38,12 +38,13 @@ class Scores:
         Class with the largest logit.
     index : Tensor (N,), int64
         Position of each sample in its data set.
-    content : Tensor (N,), int64
-        A hash of each sample's features: the same content has the same one; see `statistics.content_sketch`.
     labels : Tensor (N,), int64, optional
         As the loader yielded them, None where it yields none.
     seconds : dict of str to float
         Wall time of each detector's own part, beside the forward pass that all share.
+    content : Tensor (N,), int64, optional
+        A hash of each sample's features: the same content has the same one; see `statistics.content_sketch`. None
+        where scores were read from a file.
 
     Examples
     --------
@@ -57,9 +58,9 @@ class Scores:
     scores: dict[str, Float[Tensor, " n"]]
     predicted: Int[Tensor, " n"]
     index: Int[Tensor, " n"]
-    content: Int[Tensor, " n"]
     labels: Int[Tensor, " n"] | None
     seconds: dict[str, float]
+    content: Int[Tensor, " n"] | None = None
 
 
 def score(
@@ -181,10 +182,13 @@ def unreadable(
     batch = next(iter(loader), None)
     for name, detector in detectors.items():
         try:
-            detector.requests(classifier.head)
+            requests = detector.requests(classifier.head)
             if batch is not None and (detector.all_layers or detector.all_needs & ~CHEAP):
-                next(classifier.stream([batch], **reads([detector])))
-        except HeadError as error:
+                activations, labels = next(classifier.stream([batch], **reads([detector])))
+                # only a second pass shows whether the inputs can be differentiated
+                for statistic in requests.values() if Needs.CLASSIFIER in detector.all_needs else ():
+                    statistic.update(activations, labels)
+        except (HeadError, InputError) as error:
             failures[name] = error
     return failures
 

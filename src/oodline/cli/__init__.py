@@ -28,6 +28,7 @@ app.command("oodline.cli.explain:explain", help="Say which neurons make an image
 app.command(
     "oodline.cli.watch:watch", help="Watch a stream of scores for a drift towards OOD; exits with 3 after an alarm."
 )
+app.command("oodline.cli.bench:bench", help="Run a benchmark file: every detector on every data set, one pass each.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from PIL import Image
+from pydantic import BaseModel
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,6 +40,25 @@ class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def recipe(self) -> str:
+        """The preprocessing as text: JSON of a `Preprocessing`, or the `fingerprint` that a callable has.
+
+        Raises
+        ------
+        InputError
+            It is neither.
+        """
+        if isinstance(self.preprocessing, BaseModel):
+            return f"{type(self.preprocessing).__name__} {self.preprocessing.model_dump_json()}"
+        stated = getattr(self.preprocessing, "fingerprint", None)
+        if isinstance(stated, str):
+            return stated
+        raise InputError(
+            f"the preprocessing, a {type(self.preprocessing).__name__}, does not say what it does, so activations "
+            "could not be told from those of another one. Use oodline.preprocessing.Preprocessing, or give it a "
+            "`fingerprint`, a text that changes when it does."
+        )
 
     def __getitem__(self, i: int) -> tuple[int, Tensor | None, int | None, str]:
         try:
@@ -89,18 +110,51 @@ class ImageLoader:
     ) -> None:
         if batch_size < 1 or (limit is not None and limit < 1):
             raise InputError(f"batch_size and limit must be at least 1; they are {batch_size} and {limit}.")
-        self.dataset, self.on_error = dataset, on_error
+        self.dataset, self.batch_size, self.workers, self.on_error = dataset, batch_size, workers, on_error
         self.source = dataset.source
-        self.num_samples = len(dataset) if limit is None else min(limit, len(dataset))
         self.skipped: list[str] = []
         """Names of the images that could not be read in the last iteration."""
+        self._read_only(range(len(dataset) if limit is None else min(limit, len(dataset))))
+
+    def _read_only(self, rows: range) -> None:
+        self.rows = rows
         self._loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size,
-            sampler=range(self.num_samples),
-            num_workers=workers,
-            collate_fn=list,
+            self.dataset, self.batch_size, sampler=rows, num_workers=self.workers, collate_fn=list
         )
+
+    @property
+    def num_samples(self) -> int:
+        """Number of images, readable or not."""
+        return len(self.rows)
+
+    def over(self, batches: Sequence[range]) -> ImageLoader:
+        """The same images cut into these batches of positions, which need not be all."""
+        part = copy.copy(self)
+        part.skipped = []
+        part._loader = DataLoader(
+            self.dataset, batch_sampler=[list(b) for b in batches], num_workers=self.workers, collate_fn=list
+        )
+        return part
+
+    def name(self, i: int) -> str:
+        """What to call image `i` in messages."""
+        return self.source.name(i)
+
+    def identity(self) -> dict[str, str]:
+        """All that the batches' content depends on, by name: what a cache knows them by.
+
+        Raises
+        ------
+        InputError
+            The preprocessing is code that cannot say what it does.
+        """
+        return {
+            "data": self.source.fingerprint(),
+            "preprocessing": self.dataset.recipe(),
+            "label offset": str(self.dataset.label_offset),
+            "images": f"{self.rows.start} to {self.rows.stop}",
+            "unreadable images": self.on_error,
+        }
 
     def __len__(self) -> int:
         return len(self._loader)

@@ -109,8 +109,8 @@ class AdaSCALE(Rectifier):
     needs: ClassVar = Needs.FEATURES | Needs.HEAD | Needs.INPUTS | Needs.CLASSIFIER
     paper: ClassVar = Paper("AdaSCALE: Adaptive Scaling for OOD Detection", "arXiv 2025", "2503.08023")
     presets: ClassVar = {"imagenet-resnet50": Preset({"p_min": 0.8, "p_max": 0.85}, "OpenOOD, adascale_a.yml")}
-    fitted_buffers: ClassVar = ("seen",)
-    seen: Tensor
+    fitted_buffers: ClassVar = ("shifts",)
+    shifts: Tensor
 
     def __init__(
         self,
@@ -145,14 +145,14 @@ class AdaSCALE(Rectifier):
 
     def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Sort the shifts: their distribution function."""
-        self.seen = statistics["shifts"].rows[:, 0].sort().values
+        self.shifts = statistics["shifts"].rows[:, 0].sort().values
 
     def rectify(self, activations: Activations) -> Activations:
         """Scale the features and recompute the logits."""
         features = activations.features
         found = shift(activations, self.moved, self.k1, self.k2, self.lam).contiguous()
-        below = torch.searchsorted(self.seen, found, right=True).double()
-        p = self.p_min + (1 - below / len(self.seen)) * (self.p_max - self.p_min)
+        below = torch.searchsorted(self.shifts, found, right=True).double()
+        p = self.p_min + (1 - below / len(self.shifts)) * (self.p_max - self.p_min)
         active, width = features.relu(), features.shape[1]
         kept = (width - (width * p).round()).clamp(min=1).long()
         sums = active.sort(dim=1, descending=True).values.cumsum(1)

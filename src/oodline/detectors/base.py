@@ -228,7 +228,7 @@ class Detector(nn.Module, abc.ABC):
         before = dict(self._buffers)
         try:
             self.estimate({name: s for name, s in statistics.items() if "." not in name}, head)
-            if isinstance(sketch := statistics.get("seen"), ContentSketch):
+            if isinstance(sketch := statistics.get("seen"), ContentSketch) and not sketch.empty:
                 self.seen = sketch.hashes.clone()  # a file refuses tensors that share memory
             for prefix, member in self.members:
                 start = f"{prefix}."
