@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -24,7 +23,8 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
-from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
+from oodline.detectors.products import product_percentiles, sorted_columns
+from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
 from oodline.detectors.threshold import Threshold, check_largest
 from oodline.errors import LabelError, SettingError
 from oodline.evidence import Evidence, require_linear
@@ -33,6 +33,9 @@ from oodline.statistics import ClassMoments, Contributions, Statistic
 
 FEW_SAMPLES = 10
 """Below this many samples of a class, `fit` warns that its mean contribution is mostly noise."""
+
+BLOCK = 64
+"""Classes whose thresholds are found at once: a few MB."""
 
 
 def weight_thresholds(
@@ -57,18 +60,20 @@ def weight_thresholds(
         `W[k, d] > threshold[c, d]` holds exactly where, in float64, neuron d is kept for class c and
         `|S[c, d]| W[k, d] > percentile(|S[c, :]| W, 100 p_w)`.
     """
-    S = contribution.cpu().double().numpy()
-    W = weight.cpu().numpy().astype(np.float32)
-    ranked = np.abs(S) if absolute else S
-    kept = ranked > np.quantile(ranked, p_a, axis=1, keepdims=True)
-    with ThreadPoolExecutor() as pool:  # NumPy sorts without holding the interpreter lock
-        rows = list(pool.map(lambda s: _row_thresholds(s, W, p_w), np.abs(S)))
-    thresholds = np.where(kept, np.stack(rows), np.float32(np.inf))
-    return torch.from_numpy(thresholds)
+    columns = sorted_columns(weight.cpu().float())
+    thresholds = torch.empty(contribution.shape)
+    for start in range(0, len(contribution), BLOCK):
+        rows = slice(start, start + BLOCK)
+        S = contribution[rows].cpu().double().numpy()
+        ranked = np.abs(S) if absolute else S
+        kept = ranked > np.quantile(ranked, p_a, axis=1, keepdims=True)
+        t = product_percentiles(np.abs(S), columns, p_w)
+        thresholds[rows] = torch.from_numpy(np.where(kept, _quotients(np.abs(S), t[:, None]), np.float32(np.inf)))
+    return thresholds
 
 
-def _row_thresholds(size: NDArray[np.float64], W: NDArray[np.float32], p_w: float) -> NDArray[np.float32]:
-    t = percentile(size * W, p_w)
+def _quotients(size: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.float32]:
+    """A float32 is above the quotient (N, D) exactly where its product with `size` is above `t`."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         quotient = np.where(size > 0, t / size, np.where(t < 0, -np.inf, np.inf)).astype(np.float32)
         # the quotient was rounded twice: step down where the rounded value itself should have been kept
