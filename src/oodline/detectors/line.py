@@ -24,6 +24,7 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
+from oodline.detectors.masked_linear import masked_linear
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.detectors.threshold import Threshold, check_largest
 from oodline.errors import LabelError, SettingError
@@ -206,13 +207,8 @@ class LINe(Rectifier):
         head = activations.head
         clipped = activations.features.minimum(self.largest)
         routed = head(clipped) if self.route == "clipped" else activations.logits
-        predicted = routed.argmax(1)
-        weight, bias = head.linear.weight, head.linear.bias
-        hidden = clipped.new_empty(len(clipped), len(weight))
-        for c in sorted(set(predicted.tolist())):
-            rows = predicted == c
-            left = torch.where(weight > self.threshold[c], weight, 0.0)
-            hidden[rows] = torch.nn.functional.linear(clipped[rows], left, bias)
+        first = head.linear
+        hidden = masked_linear(clipped, first.weight, first.bias, self.threshold, routed.argmax(1))
         return activations.replace(features=clipped, logits=head.finish(hidden))
 
 
