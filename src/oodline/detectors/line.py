@@ -23,6 +23,7 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
+from oodline.detectors.masked_linear import masked_linear
 from oodline.detectors.products import product_percentiles, sorted_columns
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
 from oodline.detectors.threshold import Threshold, check_largest
@@ -211,12 +212,8 @@ class LINe(Rectifier):
         """Clip the features and recompute the logits with the neurons and weights that are left."""
         head = activations.head
         clipped, predicted = self._routed(activations)
-        weight, bias = head.linear.weight, head.linear.bias
-        hidden = clipped.new_empty(len(clipped), len(weight))
-        for c in sorted(set(predicted.tolist())):
-            rows = predicted == c
-            left = torch.where(weight > self.threshold[c], weight, 0.0)
-            hidden[rows] = torch.nn.functional.linear(clipped[rows], left, bias)
+        first = head.linear
+        hidden = masked_linear(clipped, first.weight, first.bias, self.threshold, predicted)
         return activations.replace(features=clipped, logits=head.finish(hidden))
 
     def evidence(self, activations: Activations) -> Evidence:

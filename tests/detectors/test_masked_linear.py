@@ -1,0 +1,59 @@
+"""The masked layer against its definition, sample by sample."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from oodline.detectors import masked_linear as module
+from oodline.detectors.masked_linear import masked_linear
+
+
+def simple(features: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, classes: Tensor) -> Tensor:
+    """One sample at a time, in float64."""
+    rows = []
+    for x, c in zip(features, classes, strict=True):
+        kept = torch.where(weight > threshold[c], weight, 0.0)
+        rows.append(kept.double() @ x.double() + bias.double())
+    return torch.stack(rows)
+
+
+def case(seed: int, n: int = 9, classes: int = 4, hidden: int = 5, width: int = 7) -> tuple[Tensor, ...]:
+    """A layer in which some weights lie exactly at a threshold, and some thresholds are infinite."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(hidden, width, generator=generator)
+    rank = torch.randint(hidden, (classes, width), generator=generator)
+    threshold = weight.sort(0).values.gather(0, rank)
+    threshold[torch.rand(classes, width, generator=generator) < 0.2] = torch.inf
+    threshold[torch.rand(classes, width, generator=generator) < 0.2] = -torch.inf
+    features = torch.randn(n, width, generator=generator)
+    bias = torch.randn(hidden, generator=generator)
+    return features, weight, bias, threshold, torch.randint(classes, (n,), generator=generator)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32 - 1), *[st.integers(1, n) for n in (12, 6, 9, 8)], st.integers(1, 80))
+def test_equals_its_definition_whatever_the_tiles(seed, n, classes, hidden, width, tile):
+    arguments = case(seed, n, classes, hidden, width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "TILE", tile)
+        found = masked_linear(*arguments)
+    torch.testing.assert_close(found.double(), simple(*arguments), rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_the_others():
+    features, weight, bias, threshold, classes = case(0, n=40, classes=6, hidden=30, width=50)
+    whole = masked_linear(features, weight, bias, threshold, classes)
+    for part in torch.randperm(40).split(7):
+        alone = masked_linear(features[part], weight, bias, threshold, classes[part])
+        torch.testing.assert_close(alone, whole[part], rtol=1e-5, atol=1e-5)
+
+
+def test_arguments_stay_as_they_are():
+    arguments = case(0)
+    before = [a.clone() for a in arguments]
+    masked_linear(*arguments)
+    assert all(torch.equal(now, then) for now, then in zip(arguments, before, strict=True))
