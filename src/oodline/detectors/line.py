@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -57,13 +58,23 @@ def weight_thresholds(
         `|S[c, d]| W[k, d] > percentile(|S[c, :]| W, 100 p_w)`.
     """
     S = contribution.cpu().double().numpy()
-    W = weight.cpu().numpy().astype(np.float32)
+    return _without_neurons(S, _all_thresholds(S, weight, p_w), p_a, absolute)
+
+
+def _without_neurons(S: NDArray[np.float64], thresholds: NDArray[np.float32], p_a: float, absolute: bool) -> Tensor:
     ranked = np.abs(S) if absolute else S
     kept = ranked > np.quantile(ranked, p_a, axis=1, keepdims=True)
+    return torch.from_numpy(np.where(kept, thresholds, np.float32(np.inf)))
+
+
+def _all_thresholds(S: NDArray[np.float64], weight: Tensor, p_w: float) -> NDArray[np.float32]:
+    W = weight.cpu().numpy().astype(np.float32)
     with ThreadPoolExecutor() as pool:  # NumPy sorts without holding the interpreter lock
-        rows = list(pool.map(lambda s: _row_thresholds(s, W, p_w), np.abs(S)))
-    thresholds = np.where(kept, np.stack(rows), np.float32(np.inf))
-    return torch.from_numpy(thresholds)
+        return np.stack(list(pool.map(lambda s: _row_thresholds(s, W, p_w), np.abs(S))))
+
+
+_sorted: WeakKeyDictionary[ClassMoments, dict[tuple[object, ...], NDArray[np.float32]]] = WeakKeyDictionary()
+"""Thresholds before neurons are pruned, of statistics that are still there: all that is slow, and p_a is not in it."""
 
 
 def _row_thresholds(size: NDArray[np.float64], W: NDArray[np.float32], p_w: float) -> NDArray[np.float32]:
@@ -142,6 +153,11 @@ class LINe(Rectifier):
         "cifar100-densenet100": Preset({"p_a": 0.1, "p_w": 0.9, "clip": 1.0}, "the authors' code, commit 465ddf5"),
         "imagenet-resnet50": Preset({"p_a": 0.1, "p_w": 0.1, "clip": 0.8}, "the authors' code, commit 465ddf5"),
     }
+    tunable: ClassVar = {
+        "p_a": (0.0, 0.1, 0.5, 0.9),
+        "p_w": (0.0, 0.1, 0.5, 0.9),
+        "clip": ("100%", "99%", "98%", "95%", "90%", "80%"),
+    }
     fitted_buffers: ClassVar = ("contribution_", "threshold", "largest")
     contribution_: Tensor
     largest: Tensor
@@ -190,10 +206,11 @@ class LINe(Rectifier):
             moments.check_every_class()
         weight = head.linear.weight.cpu().float()
         S = moments.mean * weight.double() if isinstance(head, LinearHead) else moments.mean
+        known, key = _sorted.setdefault(moments, {}), (self.p_w, moments.total, head.fingerprint)
+        if key not in known:
+            known[key] = _all_thresholds(S[seen].numpy(), weight, self.p_w)
         threshold = torch.full(S.shape, -torch.inf)
-        threshold[seen] = weight_thresholds(
-            S[seen], weight, self.p_a, self.p_w, absolute=self.contribution == "absolute"
-        )
+        threshold[seen] = _without_neurons(S[seen].numpy(), known[key], self.p_a, self.contribution == "absolute")
         _check_something_is_kept(threshold, moments)
         _warn_of_few_samples(moments)
         self.contribution_ = S.float()

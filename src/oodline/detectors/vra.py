@@ -47,6 +47,7 @@ class VRA(Rectifier):
     paper: ClassVar = Paper(
         "VRA: Variational Rectified Activation for Out-of-distribution Detection", "NeurIPS 2023", "2302.11716"
     )
+    tunable: ClassVar = {"low": ("0%", "20%", "40%", "60%"), "high": ("100%", "99%", "98%", "95%", "90%")}
     fitted_buffers: ClassVar = ("lowest", "highest")
     lowest: Tensor
     highest: Tensor
