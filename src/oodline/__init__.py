@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from oodline.guard import Guard, Verdict
     from oodline.head import LayeredHead, LinearHead
     from oodline.scoring import Scores, score
+    from oodline.tuning.candidates import Candidate
+    from oodline.tuning.search import Tuned, tune
 
 _HOMES = {
     "Activations": "oodline.activations",
@@ -86,6 +88,9 @@ _HOMES = {
     "LinearHead": "oodline.head",
     "Scores": "oodline.scoring",
     "score": "oodline.scoring",
+    "Candidate": "oodline.tuning.candidates",
+    "Tuned": "oodline.tuning.search",
+    "tune": "oodline.tuning.search",
 }
 
 _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG.values()}
@@ -93,6 +98,7 @@ _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG
 __all__ = [  # and every detector of the catalog
     "Activations",
     "Calibration",
+    "Candidate",
     "Classifier",
     "Detector",
     "FewSamplesWarning",
@@ -105,12 +111,14 @@ __all__ = [  # and every detector of the catalog
     "Rectifier",
     "Scores",
     "Table",
+    "Tuned",
     "Verdict",
     "__version__",
     "create_detector",
     "evaluate",
     "fit",
     "score",
+    "tune",
 ]
 __all__ += sorted(_DETECTORS)
 

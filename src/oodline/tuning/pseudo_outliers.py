@@ -80,10 +80,10 @@ def patch_shuffle(images: Images, generator: Generator, *, grid: int = 8) -> Ima
     --------
     >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
     >>> patch_shuffle(image, Generator().manual_seed(1), grid=2)[0, 0]
-    tensor([[10., 11.,  8.,  9.],
-            [14., 15., 12., 13.],
-            [ 2.,  3.,  0.,  1.],
-            [ 6.,  7.,  4.,  5.]])
+    tensor([[ 2.,  3.,  8.,  9.],
+            [ 6.,  7., 12., 13.],
+            [10., 11.,  0.,  1.],
+            [14., 15.,  4.,  5.]])
     """
     n, channels, height, width = images.shape
     rows, columns = min(grid, height), min(grid, width)
