@@ -73,6 +73,8 @@ if TYPE_CHECKING:
     from oodline.held_out import SeenDataWarning
     from oodline.neurons import Neurons
     from oodline.scoring import Scores, score
+    from oodline.tuning.candidates import Candidate
+    from oodline.tuning.search import Tuned, tune
 
 _HOMES = {
     "Activations": "oodline.activations",
@@ -101,6 +103,9 @@ _HOMES = {
     "Neurons": "oodline.neurons",
     "Scores": "oodline.scoring",
     "score": "oodline.scoring",
+    "Candidate": "oodline.tuning.candidates",
+    "Tuned": "oodline.tuning.search",
+    "tune": "oodline.tuning.search",
 }
 
 _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG.values()}
@@ -108,6 +113,7 @@ _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG
 __all__ = [  # and every detector of the catalog
     "Activations",
     "Calibration",
+    "Candidate",
     "ClassCalibration",
     "Classifier",
     "Detector",
@@ -126,6 +132,7 @@ __all__ = [  # and every detector of the catalog
     "Scores",
     "SeenDataWarning",
     "Table",
+    "Tuned",
     "Verdict",
     "__version__",
     "benjamini_hochberg",
@@ -133,6 +140,7 @@ __all__ = [  # and every detector of the catalog
     "evaluate",
     "fit",
     "score",
+    "tune",
 ]
 __all__ += sorted(_DETECTORS)
 

@@ -58,6 +58,15 @@ def reads(detectors: Iterable[Fittable]) -> Reads:
     return Reads(needs=needs, layers=tuple(layers))
 
 
+def share(requests: Iterable[dict[str, Statistic]]) -> list[Statistic]:
+    """Let requests that ask for equal statistics hold the same one, in place; return each of them once."""
+    shared: dict[tuple[object, ...], Statistic] = {}
+    for request in requests:
+        for name, statistic in request.items():
+            request[name] = shared.setdefault(statistic.key, statistic)
+    return list(shared.values())
+
+
 class FitError(OodlineError, ValueError):
     """Some of several detectors could not be estimated; the others are fitted.
 
@@ -113,14 +122,11 @@ def fit(
     """
     head = classifier.head
     requests = [detector.requests(head) for detector in detectors]
-    shared: dict[tuple[object, ...], Statistic] = {}
-    for request in requests:
-        for name, statistic in request.items():
-            request[name] = shared.setdefault(statistic.key, statistic)
+    shared = share(requests)
     if shared:
         batches = classifier.stream(loader, **reads(detectors))
         for activations, labels in track(batches, "fitting", loader, shown=progress):
-            for statistic in shared.values():
+            for statistic in shared:
                 statistic.update(activations, labels)
         head = classifier.head
     failures: dict[str, OodlineError] = {}

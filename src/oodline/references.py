@@ -62,14 +62,15 @@ def parse_reference(text: str, schemes: Collection[str] = ()) -> Reference:
     keys = rest[::2]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise SettingError(f"'{text}' sets {twice[0]} twice. Give each setting once.")
-    options = {key: _value(value) for key, value in zip(keys, rest[1::2], strict=True)}
+    options = {key: parse_value(value) for key, value in zip(keys, rest[1::2], strict=True)}
     scheme, colon, name = head.partition(":")
     if colon and scheme in schemes:
         return Reference(scheme, name, options)
     return Reference(None, head, options)
 
 
-def _value(text: str) -> object:
+def parse_value(text: str) -> object:
+    """Read JSON where it is JSON (numbers, true, false, null, "text"), else keep the text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -79,5 +80,5 @@ def _value(text: str) -> object:
 
 def _text(value: object) -> str:
     # a text that would be read as a number, or true, is put in quotes
-    plain = isinstance(value, str) and _value(value) == value
+    plain = isinstance(value, str) and parse_value(value) == value
     return str(value) if plain else json.dumps(value)

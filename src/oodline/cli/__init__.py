@@ -21,6 +21,7 @@ app.command(
     "oodline.cli.demo:demo", help="The main job in under a minute, offline, on data that ships with scikit-learn."
 )
 app.command("oodline.cli.methods:methods", help="List the detectors: paper, what each needs, settings.")
+app.command("oodline.cli.tune:tune", help="Choose a detector's settings from ID data alone, no OOD data.")
 app.command("oodline.cli.fit:fit", help="Fit detectors on ID training data in one forward pass; write one file.")
 app.command("oodline.cli.score:score", help="Judge images with a fitted file; write one row an image.")
 app.command("oodline.cli.evaluate:evaluate", help="Compare fitted detectors on ID and OOD data sets.")

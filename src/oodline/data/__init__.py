@@ -9,6 +9,7 @@ from oodline.data.loader import ImageDataset, ImageLoader, image_loader
 from oodline.data.opening import open_images
 from oodline.data.parquet import ParquetImages
 from oodline.data.sources import ImageFolder, ImageSource
+from oodline.data.subset import Subset, sample
 
 __all__ = [
     "HuggingFaceImages",
@@ -17,7 +18,9 @@ __all__ = [
     "ImageLoader",
     "ImageSource",
     "ParquetImages",
+    "Subset",
     "TorchvisionImages",
     "image_loader",
     "open_images",
+    "sample",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -88,6 +88,9 @@ class Detector(nn.Module, abc.ABC):
 
     presets: ClassVar[Mapping[str, Preset]] = {}
     """Settings by data set and network, as papers state them."""
+
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Settings that depend on classifier and data, each with the values that `tune` tries, the mildest first."""
 
     experimental: ClassVar[str] = ""
     """What is uncertain about it, where the published description leaves something open; empty for all others."""

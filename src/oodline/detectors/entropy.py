@@ -80,6 +80,7 @@ class GEN(Detector):
     needs: ClassVar = Needs.LOGITS
     paper: ClassVar = Paper("GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection", "CVPR 2023")
     presets: ClassVar = {"imagenet": Preset({"gamma": 0.1, "top": 100}, "the paper's ImageNet experiments")}
+    tunable: ClassVar = {"gamma": (0.5, 0.3, 0.1, 0.05, 0.01), "top": (10, 100)}
 
     def __init__(self, *, gamma: float = 0.1, top: int = 100) -> None:
         super().__init__()

@@ -78,6 +78,7 @@ class ITP(Rectifier):
         "cifar100-densenet100": Preset({"p": 0.2, "lam": 1.6}, SOURCE),
         "imagenet-resnet50": Preset({"p": 0.3, "lam": 1.5}, SOURCE),
     }
+    tunable: ClassVar = {"p": (0.0, 0.1, 0.2, 0.3), "lam": (3.0, 2.2, 1.6, 1.0)}
     fitted_buffers: ClassVar = ("limit",)
     limit: Tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -98,6 +98,7 @@ class CoP(Detector):
         "cifar10-resnet18": Preset({"explained": 0.85}, SOURCE),
         "imagenet-resnet50": Preset({"explained": 0.99}, SOURCE),
     }
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {"explained": (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)}
     fitted_buffers: ClassVar[tuple[str, ...]] = ("centre", "left_out")
     centre: Tensor
     left_out: Tensor

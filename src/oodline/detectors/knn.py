@@ -69,6 +69,7 @@ class KNN(Detector):
         "cifar100": Preset({"k": 200}, "the paper's CIFAR-100 experiments"),
         "imagenet": Preset({"k": 1000}, "the paper's ImageNet experiments"),
     }
+    tunable: ClassVar = {"k": (1, 5, 10, 20, 50, 100, 200)}
     fitted_buffers: ClassVar = ("neighbours",)
     neighbours: Tensor
 

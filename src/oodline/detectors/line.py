@@ -149,6 +149,11 @@ class LINe(Rectifier):
         "cifar100-densenet100": Preset({"p_a": 0.1, "p_w": 0.9, "clip": 1.0}, "the authors' code, commit 465ddf5"),
         "imagenet-resnet50": Preset({"p_a": 0.1, "p_w": 0.1, "clip": 0.8}, "the authors' code, commit 465ddf5"),
     }
+    tunable: ClassVar = {
+        "p_a": (0.0, 0.1, 0.5, 0.9),
+        "p_w": (0.0, 0.1, 0.5, 0.9),
+        "clip": ("100%", "99%", "98%", "95%", "90%", "80%"),
+    }
     fitted_buffers: ClassVar = ("contribution_", "threshold", "largest")
     contribution_: Tensor
     largest: Tensor

@@ -72,6 +72,7 @@ class ModeCSD(Detector):
     name: ClassVar = "mode-csd"
     needs: ClassVar = Needs.FEATURE_MAP
     paper: ClassVar = Paper("Out-of-Distribution Detection with Multi-scale Representations (MODE)", "IJCV 2024")
+    tunable: ClassVar = {"k": (1, 5, 10, 20, 50)}
     fitted_buffers: ClassVar = ("neighbours",)
     neighbours: Tensor
 

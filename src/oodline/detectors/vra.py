@@ -64,6 +64,7 @@ class VRA(Rectifier):
         "cifar10-densenet100": Preset({"low": "60%", "high": "90%"}, SOURCE),
         "imagenet-resnet50": Preset({"low": 0.5, "high": 1.0}, SOURCE),
     }
+    tunable: ClassVar = {"low": ("0%", "20%", "40%", "60%"), "high": ("100%", "99%", "98%", "95%", "90%")}
     fitted_buffers: ClassVar = ("lowest", "highest")
     lowest: Tensor
     highest: Tensor
