@@ -126,7 +126,7 @@ def test_the_draw_is_part_of_the_state(draw, build):
 
 
 @pytest.mark.parametrize("build", [WeiPerMSP, WeiPerKLD])
-@pytest.mark.parametrize("size", [1, 5, 47])
+@pytest.mark.parametrize("size", [7, 47])
 def test_scoring_in_parts_is_scoring_at_once(draw, build, size):
     case = draw(0)
     detector = case.fit(build(repeats=10))

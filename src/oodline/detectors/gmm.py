@@ -93,11 +93,13 @@ class GMM(Detector):
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Log density (N,)."""
-        distances = [self._distance(activations.features, c) for c in range(len(self.means))]
+        # squares of far features are beyond single precision
+        features = activations.features.double()
+        distances = [self._distance(features, c) for c in range(len(self.means))]
         return (self.offset - 0.5 * torch.stack(distances, dim=1)).logsumexp(1)
 
     def _distance(self, features: Tensor, c: int) -> Tensor:
-        centred, whiten = features - self.means[c], self.whiten[c]
+        centred, whiten = features - self.means[c], self.whiten[c].to(features)
         white = centred @ whiten if self.covariance == "full" else centred * whiten
         found: Tensor = white.square().sum(1)
         return found
