@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from oodline.data import HuggingFaceImages, ImageFolder, ParquetImages, TorchvisionImages
+from oodline.data import HuggingFaceImages, ImageFolder, ImageList, ParquetImages, TorchvisionImages, open_images
 from oodline.data.digests import file_digest
+from oodline.errors import DataError
 
 
 def png(value) -> bytes:
@@ -122,3 +123,57 @@ def test_hugging_face_sets_are_known_by_stored_bytes_and_labels(tmp_path):
     assert build([1, 2], [0, 1], embedded=False).fingerprint() == first
     assert len({first, build([1, 3], [0, 1]).fingerprint(), build([1, 2], [0, 0]).fingerprint()}) == 3
     assert build([1, 2], [0, 1]).read(1).getpixel((0, 0)) == (2, 2, 2)
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Three images, and a list of two of them in another order."""
+    for value in range(3):
+        path = tmp_path / "pictures" / f"my cat {value}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(value))
+    (tmp_path / "list.txt").write_text("my cat 2.png 7\n\nmy cat 0.png -1\n")
+    return tmp_path
+
+
+def test_a_list_names_images_and_labels(listed):
+    source = open_images(f"list:{listed}/list.txt,root={listed}/pictures")
+    assert isinstance(source, ImageList)
+    assert [(source.name(i), source.label(i)) for i in range(len(source))] == [
+        ("my cat 2.png", 7),
+        ("my cat 0.png", None),
+    ]
+    assert [source.read(i).getpixel((0, 0))[0] for i in range(2)] == [2, 0]
+    (listed / "plain.txt").write_text("pictures/0.png")
+    (listed / "pictures" / "0.png").write_bytes(png(0))
+    assert open_images(f"list:{listed}/plain.txt").label(0) is None
+
+
+def test_a_list_is_known_by_its_paths_labels_and_bytes(listed):
+    first = ImageList(listed / "list.txt", listed / "pictures").fingerprint()
+    (listed / "copy.txt").write_text((listed / "list.txt").read_text())
+    assert ImageList(listed / "copy.txt", listed / "pictures").fingerprint() == first
+    (listed / "other.txt").write_text("my cat 2.png 8\nmy cat 0.png -1\n")
+    (listed / "pictures" / "my cat 1.png").write_bytes(png(9))
+    assert ImageList(listed / "list.txt", listed / "pictures").fingerprint() == first  # it is not in the list
+    (listed / "pictures" / "my cat 0.png").write_bytes(png(9))
+    changed = ImageList(listed / "list.txt", listed / "pictures").fingerprint()
+    assert len({first, changed, ImageList(listed / "other.txt", listed / "pictures").fingerprint()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "is empty"),
+        ("my cat 2.png seven", r"line 1 of .* is not PATH LABEL, with an integer label: 'my cat 2.png seven'"),
+        ("dog.png 1", "lists dog.png, which is not in .*Pass root=FOLDER"),
+    ],
+)
+def test_a_list_that_is_none_is_said(listed, text, sentence):
+    (listed / "list.txt").write_text(text)
+    with pytest.raises(DataError, match=sentence):
+        ImageList(listed / "list.txt", listed / "pictures")
+    with pytest.raises(DataError, match="there is no list of images"):
+        open_images("list:nowhere.txt")
+    with pytest.raises(DataError, match="takes root=FOLDER and nothing else; not split"):
+        open_images("list:nowhere.txt,split=test")

@@ -5,6 +5,7 @@ batches that carry those positions, so that a skipped image never shifts the ide
 """
 
 from oodline.data.hub import HuggingFaceImages, TorchvisionImages
+from oodline.data.listing import ImageList
 from oodline.data.loader import ImageDataset, ImageLoader, image_loader
 from oodline.data.opening import open_images
 from oodline.data.parquet import ParquetImages
@@ -15,6 +16,7 @@ __all__ = [
     "HuggingFaceImages",
     "ImageDataset",
     "ImageFolder",
+    "ImageList",
     "ImageLoader",
     "ImageSource",
     "ParquetImages",

@@ -138,7 +138,7 @@ def open_sets(
         try:
             loader = image_loader(
                 open_images(part.data),
-                preprocessing,
+                part.preprocessing or preprocessing,
                 batch_size=protocol.batch_size,
                 workers=workers,
                 on_error=protocol.on_error,
@@ -189,6 +189,7 @@ def _describe_set(this: BenchmarkSet, outcome: Outcome) -> SetRecord:
         skipped=len(this.loader.skipped),
         source=this.part.source,
         label_offset=this.part.label_offset,
+        preprocessing=this.part.preprocessing,
         seconds=seconds,
         cached=cached,
     )

@@ -133,7 +133,8 @@ class _Estimate:
 def _fit(outcome: Outcome, passed: Classifier, loader: KnownLoader, progress: bool) -> None:
     kept = restore_fitted(outcome.detectors, passed, loader)
     outcome.detectors = {label: kept.get(label, d) for label, d in outcome.detectors.items()}
-    waiting = {label: d for label, d in outcome.detectors.items() if label not in kept}
+    # those without a state have nothing to fit, and must not make the pass compute what only their scores read
+    waiting = {label: d for label, d in outcome.detectors.items() if label not in kept and d.has_state}
     estimates = {label: _Estimate(d) for label, d in waiting.items()}
     fit(list(estimates.values()), passed, loader, progress=progress)  # type: ignore[arg-type]  # `name` is its own
     outcome.leave_out({label: e.failure for label, e in estimates.items() if e.failure is not None})

@@ -34,6 +34,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, ValidationError
 
+from oodline.data.opening import SCHEMES
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import DataError, ModelError, SettingError, unknown_name
@@ -64,7 +65,7 @@ class SetPart(_Part):
     """One data set."""
 
     data: Text
-    """A path, or `torchvision:` or `hf:` with a name, as `--data` takes it."""
+    """A path, or `torchvision:`, `hf:` or `list:` with a name, as `--data` takes it."""
     name: SetName | None = None
     """Without it, the last part of the path."""
     source: str | None = None
@@ -73,6 +74,8 @@ class SetPart(_Part):
     """Read only the first so many images."""
     label_offset: int = 0
     """Added to every label."""
+    preprocessing: Preprocessing | None = None
+    """In place of the classifier's, for a set that comes prepared in another way."""
 
 
 AnyPart = TypeVar("AnyPart", bound=SetPart)
@@ -245,7 +248,7 @@ def labelled_detectors(entries: tuple[str, ...] | list[str]) -> dict[str, Detect
 
 
 def _placed(part: AnyPart, base: Path, file: Path) -> AnyPart:
-    reference = parse_reference(part.data, {"torchvision", "hf"})
+    reference = parse_reference(part.data, SCHEMES)
     if "trust_remote_code" in reference.options:
         raise SettingError(f"{file}: {part.data} would run code, and a file may not say which. Leave that option out.")
     if reference.scheme is None:
@@ -254,7 +257,8 @@ def _placed(part: AnyPart, base: Path, file: Path) -> AnyPart:
         options = dict(reference.options)
         if "root" in options:
             options["root"] = str(base / str(options["root"]))
-        data = str(Reference(reference.scheme, reference.name, options))
+        name = str(base / reference.name) if reference.scheme == "list" else reference.name
+        data = str(Reference(reference.scheme, name, options))
     return part.model_copy(update={"data": data, "name": part.name or safe_name(part.data)})
 
 

@@ -53,6 +53,8 @@ class SetRecord(_Record):
     source: str | None = None
     """Where users get it."""
     label_offset: int = 0
+    preprocessing: Preprocessing | None = None
+    """Where it is not the classifier's."""
     seconds: float
     """Wall time of its pass, detectors included."""
     cached: bool
@@ -146,7 +148,7 @@ def safe_name(text: str) -> str:
     ('SVHN', 'svhn')
     """
     last = re.split(r"[/\\:]", text.split(",")[0].rstrip("/\\"))[-1]
-    return re.sub(r"\.(parquet|safetensors|json)$", "", last)
+    return re.sub(r"\.(parquet|txt|json)$", "", last)
 
 
 def timestamp(moment: datetime) -> str:

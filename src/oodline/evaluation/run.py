@@ -128,7 +128,8 @@ class Run:
             for label, values in self.pooled(roles).items()
         }
         milliseconds = {label: d.milliseconds for label, d in self.record.detectors.items()}
-        return Table(cells, {label: ms for label, ms in milliseconds.items() if ms is not None})
+        own = {label: ms for label, ms in milliseconds.items() if ms is not None}
+        return Table(cells, milliseconds=own)
 
     @property
     def spectra(self) -> dict[str, tuple[str, ...]]:
