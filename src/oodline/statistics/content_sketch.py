@@ -86,12 +86,11 @@ def content_hash(features: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
     """
     steps = max(STEPS // features.shape[1], 16)
     largest = features.abs().amax(1, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny)
-    rounded = (
-        torch.cat([features / largest * steps, largest.log2() * (steps / 64)], dim=1).round().to("cpu", torch.int64)
-    )
-    odd = splitmix64(np.arange(rounded.shape[1], dtype=np.uint64)) | np.uint64(1)
-    mixed = splitmix64((rounded.numpy().astype(np.uint64) * odd).sum(1, dtype=np.uint64))
-    return torch.from_numpy(mixed.view(np.int64))
+    scaled = torch.cat([features / largest * steps, largest.log2() * (steps / 64)], dim=1)
+    odd = splitmix64(np.arange(scaled.shape[1], dtype=np.uint64)) | np.uint64(1)
+    # integers of 64 bits wrap around, on every device alike
+    sums = (scaled.round().long() * torch.from_numpy(odd.view(np.int64)).to(scaled.device)).sum(1)
+    return torch.from_numpy(splitmix64(sums.cpu().numpy().view(np.uint64)).view(np.int64))
 
 
 def was_seen(sketch: Int[Tensor, " s"], hashes: Int[Tensor, " n"], size: int = SIZE) -> Bool[Tensor, " m"]:

@@ -59,9 +59,12 @@ class TopSamples(Statistic):
         index = activations.index.cpu().long().unsqueeze(1).expand(values.shape)
         if self.values is not None:
             if len(self.values) == self.size:
-                # nearly every sample after the first ones ends here: it is above the last in no component
-                above = (values >= self.values[-1]).any(1)
-                values, index = values[above], index[above]
+                # most samples of a large data set end here: they come before the last that is kept in no component
+                ties = (values == self.values[-1]) & (index < self.index[-1])
+                before = ((values > self.values[-1]) | ties).any(1)
+                if not bool(before.any()):
+                    return
+                values, index = values[before], index[before]
             values, index = torch.cat([self.values, values]), torch.cat([self.index, index])
         self._keep(values, index)
 
