@@ -20,6 +20,7 @@ FILE = """
 name = "Three colours of noise"
 folder = "data"
 batch_size = 4
+tpr = 0.8
 detectors = ["msp", "second=knn,k=3", "knn,k=40"]
 [classifier]
 model = "python:net.py:build"

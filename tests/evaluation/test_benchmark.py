@@ -13,7 +13,7 @@ from oodline import Classifier, Guard, evaluate, fit
 from oodline.activations import Needs
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.catalog import create_detector
-from oodline.errors import DataError, InputError, ModelError
+from oodline.errors import DataError, InputError, ModelError, SettingError
 from oodline.evaluation.attempts import score_each
 from oodline.evaluation.benchmark import open_sets, run_protocol
 from oodline.evaluation.cache import CachedClassifier
@@ -41,10 +41,16 @@ def bench(protocol, tmp_path, **options):
     return run_protocol(protocol, tmp_path / "run", device="cpu", **options)
 
 
+def test_too_few_images_to_calibrate_on_end_a_run_before_it_begins(protocol, tmp_path):
+    wanted = changed(protocol, calibration={"data": protocol.test.data, "name": "held-out"})
+    with pytest.raises(SettingError, match=r"12 held-out samples cannot promise .* at least 19 samples"):
+        bench(wanted, tmp_path, cache=tmp_path / "cache")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()
+
+
 def test_a_run_says_what_evaluating_by_hand_says(protocol, tmp_path):
-    wanted = changed(
-        protocol, calibration={"data": protocol.test.data, "name": "held-out"}, detectors=["msp", "knn,k=3"]
-    )
+    held_out = {"data": protocol.test.data, "name": "held-out"}
+    wanted = changed(protocol, calibration=held_out, detectors=["msp", "knn,k=3"], tpr=0.9)
     run = bench(wanted, tmp_path)
     sets = {s.name: s.loader for s in open_sets(wanted, Preprocessing())[0]}
     classifier = Classifier(toy_network())
@@ -60,7 +66,7 @@ def test_a_run_says_what_evaluating_by_hand_says(protocol, tmp_path):
     assert record.classifier.num_features == 16
     assert record.class_names == ("0", "1", "2")
     assert record.detectors["knn"].settings["k"] == 3
-    assert record.detectors["knn"].state_bytes == 12 * 16 * 4
+    assert record.detectors["knn"].state_bytes == 12 * 16 * 4 + 12 * 8  # and the sketch of what was seen
     assert record.detectors["knn"].fit_seconds > 0
     assert record.detectors["msp"].fit_seconds is None
     assert record.detectors["msp"].milliseconds > 0

@@ -88,7 +88,7 @@ def test_roles_names_and_groups(tmp_path):
             SettingError,
             r"the top level: batch_size = 0: input should be greater",
         ),
-        (("batch_size = 10", "tpr = 1.5"), SettingError, r"tpr = 1.5: input should be less than or equal to 1"),
+        (("batch_size = 10", "tpr = 1.5"), SettingError, r"tpr = 1.5: input should be less than 1"),
         (("resize = 8", "resize = -8"), SettingError, r"\[classifier.preprocessing"),
         (('"gratings"', '"../gratings"'), SettingError, r"name = '../gratings'"),
         (('"gratings"', '"SVHN"'), SettingError, "two data sets are called 'SVHN'"),

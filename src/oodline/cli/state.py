@@ -45,7 +45,9 @@ def _shapes(detector: type[Detector], C: int, D: int, N: int) -> dict[str, tuple
     )
     made = detector(**{name: value for name, value in _SMALL.items() if name in detector().settings})
     made.fit(Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)), [(images, labels)])
-    return {name: tuple(value.shape) for name, value in made.state_dict().items()}
+    # every fitted detector also keeps the same short sketch of the data that it has seen
+    state = {name: value for name, value in made.state_dict().items() if name.rpartition(".")[2] != "seen"}
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def _letter(one: int, other: int) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from oodline._version import __version__
 from oodline.artifact import Artifact, FitInfo, ModelSource, describe
+from oodline.calibration import check_enough, false_alarm_of
 from oodline.classifier import Classifier
 from oodline.data import image_loader, open_images
 from oodline.errors import DataError, MissingExtraError, OodlineError, UnknownNameError
@@ -63,6 +64,8 @@ def run_protocol(
         Data sets are not there (all are listed, with where to get them), or `output` holds something else.
     InputError
         No detector could be fitted.
+    SettingError
+        There are too few calibration images for the TPR.
     OodlineError
         What loading a model or reading images raises.
 
@@ -83,6 +86,9 @@ def run_protocol(
     detectors = labelled_detectors(protocol.detectors)
     classifier, preprocessing, class_names = _load(protocol, device)
     sets, missing = open_sets(protocol, preprocessing, workers=workers, skip_missing=skip_missing)
+    for this in sets:
+        if this.role == "calibration":
+            check_enough(this.samples, false_alarm_of(None, protocol.tpr))
     passed = classifier if cache is None else CachedClassifier(classifier, cache)
     outcome = measure(detectors, classifier, passed, sets, tpr=protocol.tpr, progress=progress)
     head = HeadInfo.of(passed.head)

@@ -114,7 +114,7 @@ class Protocol(_Part):
     ood: tuple[OODPart, ...] = ()
     detectors: tuple[Text, ...] = ("all",)
     """Each as `--detector` takes it, with LABEL= before it where the tables should call it otherwise."""
-    tpr: Annotated[float, Field(gt=0, le=1)] = 0.95
+    tpr: Annotated[float, Field(gt=0, lt=1)] = 0.95
     batch_size: PositiveInt = 64
     limit: PositiveInt | None = None
     """Read only the first so many images of each set."""
