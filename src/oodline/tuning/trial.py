@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.activations import Activations
@@ -36,29 +36,33 @@ class Trial:
     """
 
     def __init__(self, ids: Activations, outliers: Mapping[str, Activations]) -> None:
-        self.names = tuple(outliers)
         sets = [ids, *outliers.values()]
         everything = concatenate(sets)
-        member = torch.cat([torch.full((len(part),), i) for i, part in enumerate(sets)])
+        self._names, self._sizes = tuple(outliers), [len(part) for part in sets]
         # side by side, samples of one class share what a detector does class by class
-        order = everything.logits.argmax(1).argsort(stable=True).cpu()
-        self._member = member[order]
-        self._chunks = [take(everything, rows) for rows in torch.split(order, CHUNK)]
+        self._order = everything.logits.argmax(1).argsort(stable=True).cpu()
+        self._chunks = [take(everything, rows) for rows in torch.split(self._order, CHUNK)]
 
-    def areas(self, detector: Detector) -> dict[str, float]:
-        """AUROC of the ID samples against each set of outliers, in [0, 1].
+    def scores(self, detector: Detector) -> tuple[Float[Tensor, " n"], dict[str, Float[Tensor, " m"]]]:
+        """Scores of the ID samples and of each set of outliers, float64, in the order they were given.
 
         Raises
         ------
         InputError
             A score is NaN or infinite.
         """
+        scores = torch.empty(len(self._order), dtype=torch.float64)
         with torch.no_grad():
-            scores = torch.cat([detector(chunk).to("cpu", torch.float64) for chunk in self._chunks])
+            scores[self._order] = torch.cat([detector(chunk).to("cpu", torch.float64) for chunk in self._chunks])
         if not bool(torch.isfinite(scores).all()):
             raise InputError(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite.")
-        ids = scores[self._member == 0]
-        return {name: auroc(ids, scores[self._member == i]) for i, name in enumerate(self.names, start=1)}
+        ids, *others = torch.split(scores, self._sizes)
+        return ids, dict(zip(self._names, others, strict=True))
+
+    def areas(self, detector: Detector) -> dict[str, float]:
+        """AUROC of the ID samples against each set of outliers, in [0, 1]; raises as `scores`."""
+        ids, others = self.scores(detector)
+        return {name: auroc(ids.numpy(), scores.numpy()) for name, scores in others.items()}
 
 
 def take(activations: Activations, rows: Int[Tensor, " m"]) -> Activations:
