@@ -1,10 +1,10 @@
-"""Settings without OOD data: what each way to choose LINe's settings from ID data alone reaches, and what an oracle does.
+"""What each way to choose LINe's settings from ID data alone reaches, and what an oracle does.
 
     python benchmarks/tune_study.py [--shared ../shared] [--output docs/tune.md] [--cache DIR]
 
-The network runs once over the fit data, held-out ID data with all its pseudo-outliers, ID test data and the OOD sets. The
-last two serve the columns of the table only: every way to choose sees the fit data and held-out ID data and nothing else,
-but for the oracle, which takes the best of the grid on the OOD sets themselves.
+The network runs once over the fit data, held-out ID data with all its pseudo-outliers, ID test data and the OOD sets.
+The last two serve the columns of the table only: every way to choose sees the fit data and held-out ID data and nothing
+else, but for the oracle, which takes the best of the grid on the OOD sets themselves.
 """
 
 from __future__ import annotations
@@ -182,6 +182,7 @@ class Store:
         self.folder, self.name, self.head = folder, name, head
 
     def get(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors from the folder, or made and kept there."""
         if self.folder is None:
             return make()
         path = self.folder / f"{self.name}.{key.replace('/', '-')}.safetensors"
@@ -191,6 +192,7 @@ class Store:
         return load_file(path)
 
     def activations(self, tensors: Mapping[str, Tensor], prefix: str = "") -> Activations:
+        """Tensors as activations of the head."""
         features = tensors[f"{prefix}features"]
         return Activations(features, tensors[f"{prefix}logits"], self.head, torch.arange(len(features)))
 
@@ -442,9 +444,8 @@ def page(name: str, found: dict[str, Any]) -> str:
     lines += ["", "| mean AUROC of | as it comes | tuned | oracle | chosen |", "|---|---|---|---|---|"]
     for row in found["others"]:
         values = ["-" if row[k] is None else f"{row[k]:.2f}" for k in ("as it comes", "tuned", "oracle")]
-        lines.append(
-            f"| `{row['detector']}` | {' | '.join(values)} | {', '.join(f'{k}={v}' for k, v in row['settings'].items())} |"
-        )
+        chosen = ", ".join(f"{k}={v}" for k, v in row["settings"].items())
+        lines.append(f"| `{row['detector']}` | {' | '.join(values)} | {chosen} |")
     return "\n".join(lines)
 
 
