@@ -18,6 +18,9 @@ from oodline.statistics import ClassMoments, Reservoir, Statistic
 
 SOURCE = "the authors' code"
 
+CHUNK = 4096
+"""Samples of the bank whose affinities to all classes are held at a time."""
+
 
 def affinity(points: Float[Tensor, "n d"], prototypes: Float[Tensor, "c d"], p: float) -> Float[Tensor, "n c"]:
     """`d(a, b) = <a, b |b|^(q-2)> / |b|_q^(q-2) - |a|_q^2 / 2`, with a at p-norm 1 and `q = p / (p - 1)`."""
@@ -117,13 +120,12 @@ class ConjNorm(Detector):
         bank: Reservoir = statistics["bank"]
         moments.check_every_class()
         prototypes = normalize(moments.mean, p=self.p, dim=1)
-        exponent = torch.cat(
-            [affinity(part.double(), prototypes, self.p) / self.temperature for part in torch.split(bank.rows, 4096)]
-        )
-        if self.partition == "class":
-            others = bank.groups.unsqueeze(1) != torch.arange(len(prototypes))
-            exponent = exponent.masked_fill(others, -torch.inf)
-        log_partition = exponent.logsumexp(0)
+        log_partition = torch.full((len(prototypes),), -torch.inf, dtype=torch.float64)
+        for part, groups in zip(torch.split(bank.rows, CHUNK), torch.split(bank.groups, CHUNK), strict=True):
+            exponent = affinity(part.double(), prototypes, self.p) / self.temperature
+            if self.partition == "class":
+                exponent[groups.unsqueeze(1) != torch.arange(len(prototypes))] = -torch.inf
+            log_partition = torch.logaddexp(log_partition, exponent.logsumexp(0))
         missing = torch.nonzero(log_partition == -torch.inf).flatten().tolist()
         if missing:
             raise LabelError(

@@ -17,6 +17,9 @@ from oodline.errors import LabelError, SettingError
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
 
+CHUNK = 1024
+"""Samples that are rectified at a time while fitting, in double precision."""
+
 ORDER = 2
 """Of the low-pass curve that bends large activations down."""
 
@@ -129,11 +132,12 @@ class DDCS(Rectifier):
                 f"DDCS needs low at most high; low={self.low} is {self.lowest:g} and high={self.high} is "
                 f"{self.highest:g}."
             )
-        bent = bend(sample.rows.double(), self.lowest.double(), self.highest.double())
         classes, place = torch.unique(sample.groups, return_inverse=True)
         if len(classes) < 2:
             raise LabelError("DDCS compares classes, and the sample shows only one. Fit on data of several classes.")
-        sums = torch.zeros(len(classes), bent.shape[1], dtype=torch.float64).index_add_(0, place, bent)
+        sums = torch.zeros(len(classes), sample.rows.shape[1], dtype=torch.float64)
+        for part, theirs in zip(torch.split(sample.rows, CHUNK), torch.split(place, CHUNK), strict=True):
+            sums.index_add_(0, theirs, bend(part.double(), self.lowest.double(), self.highest.double()))
         worth = discriminability(sums / torch.bincount(place).unsqueeze(1), self.alpha)
         width = len(worth)
         best = worth.sort(stable=True).indices[: max(1, width - round(width * self.p))]

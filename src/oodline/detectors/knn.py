@@ -17,6 +17,9 @@ from oodline.errors import InputError, SettingError
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
 
+CHUNK = 4096
+"""Vectors of the bank that are normalised at a time, in double precision."""
+
 SMALL = 10_000
 """A bank of fewer vectors is searched exactly, whatever the index: codes would cost more than they save."""
 
@@ -97,7 +100,10 @@ class KNN(Detector):
         rows: Tensor = statistics["bank"].rows
         if len(rows) < self.k:
             raise InputError(f"KNN(k={self.k}) needs at least {self.k} training samples; {len(rows)} were seen.")
-        self.neighbours = normalize(rows.double()).to(rows.dtype)
+        # in parts: the whole bank in double precision would be twice its size
+        self.neighbours = torch.empty_like(rows)
+        for part, given in zip(torch.split(self.neighbours, CHUNK), torch.split(rows, CHUNK), strict=True):
+            part.copy_(normalize(given.double()))
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative distance to the k-th neighbour (N,)."""
