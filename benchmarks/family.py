@@ -20,11 +20,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as Printed
 
-from oodline import Classifier, Detector, FitError, Preprocessing, fit
+from oodline import Classifier, Detector, FitError, fit
 from oodline.cli.options import Json, print_json
 from oodline.data import image_loader, open_images
 from oodline.detectors.catalog import CATALOG, create_detector, detector_class
 from oodline.evaluation.evaluate import Table, evaluate
+from oodline.preprocessing import Preprocessing
 from oodline.scoring import unreadable
 from oodline.zoo import load_model
 
