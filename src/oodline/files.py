@@ -1,9 +1,8 @@
-"""Write a file, or a folder, whole or not at all."""
+"""Write a file whole or not at all."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +58,9 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
             file.flush()
             os.fsync(file.fileno())
         # temporary files are private; the result gets the permissions that an ordinary new file would
-        temporary.chmod(0o666 & ~_umask())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
         raise DataError(
@@ -70,70 +71,3 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return path
-
-
-def check_replaceable(path: str | Path, marker: str) -> None:
-    """Raise `DataError` where `write_folder` would refuse: found out before long work rather than after it.
-
-    Examples
-    --------
-    >>> check_replaceable("no-such-folder", "run.json")
-    """
-    path = Path(path)
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
-        raise DataError(
-            f"could not write {path}: it is a folder with other things in it (no {marker}), which would be lost. Name "
-            "a new folder."
-        )
-    if path.exists() and not path.is_dir():
-        raise DataError(f"could not write {path}: a file is there. Name a new folder.")
-
-
-def write_folder(path: str | Path, write: Callable[[Path], object], *, marker: str) -> Path:
-    """Call `write` with an empty temporary folder beside `path`, then rename it into place.
-
-    A folder that is at `path` already is replaced if it is empty or holds a file named `marker`, and refused
-    otherwise. An error, a full disk or Ctrl-C leaves what was there before.
-
-    Raises
-    ------
-    DataError
-        Something else is at `path`, or the folder cannot be written.
-
-    Examples
-    --------
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     made = write_folder(f"{folder}/run", lambda new: (new / "a.txt").write_text("hello"), marker="a.txt")
-    ...     [file.name for file in made.iterdir()]
-    ['a.txt']
-    """
-    path = Path(path)
-    check_replaceable(path, marker)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        new = temporary / "new"
-        new.mkdir()
-        write(new)
-        if path.exists():
-            path.rename(temporary / "old")
-        new.rename(path)
-    except OSError as error:
-        raise DataError(
-            f"could not write {path}: {error.strerror or error}. Nothing was left behind; check the folder, its "
-            "permissions and the free space."
-        ) from error
-    finally:
-        if temporary is not None:
-            if (temporary / "old").exists() and not path.exists():
-                (temporary / "old").rename(path)
-            shutil.rmtree(temporary, ignore_errors=True)
-    return path
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

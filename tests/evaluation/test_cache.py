@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
+import oodline
 from oodline import KNN, NAP, ODIN, ConjNorm, Energy, LINe, Mahalanobis, ReAct, fit, score
 from oodline.activations import Needs
 from oodline.classifier import Classifier
@@ -212,18 +215,38 @@ def test_a_shard_that_is_damaged_is_computed_again_and_no_other(toy, tmp_path):
     assert cached(classifier, tmp_path).shards(loader).missing() == []
 
 
-def test_a_damaged_index_means_computing_again(toy, tmp_path):
+def test_a_damaged_description_costs_nothing(toy, tmp_path):
     classifier, loader = toy
     source = cached(classifier, tmp_path)
     expected = score(Energy(), source, loader)["energy"]
-    index = source.shards(loader).folder / "index.json"
-    good = json.loads(index.read_text())
-    outside = {**good, "shards": {"0": {**good["shards"]["0"], "file": "../../passwd"}}}
-    for text in (index.read_text()[:50], "[]", json.dumps({**good, "size": 0}), json.dumps(outside)):
-        index.write_text(text)
+    about = source.shards(loader).folder / "about.json"
+    good = json.loads(about.read_text())
+    assert good["parts"]["oodline"] == oodline.__version__
+    for text in (about.read_text()[:50], "[]", json.dumps({**good, "size": 0}), json.dumps({**good, "parts": {}})):
+        about.write_text(text)
         source = cached(classifier, tmp_path)
         assert torch.equal(score(Energy(), source, loader)["energy"], expected)
-        assert source.computed == 30
+        assert source.computed == 0
+
+
+def test_shards_that_cover_other_images_do_not_count(toy, tmp_path):
+    classifier, loader = toy
+    expected = score(Energy(), cached(classifier, tmp_path), loader)["energy"]
+    (cached(classifier, tmp_path).shards(loader).folder / "about.json").unlink()
+    source = cached(classifier, tmp_path, images_a_shard=12)
+    assert torch.equal(score(Energy(), source, loader)["energy"], expected)
+    assert source.computed == 30
+    assert cached(classifier, tmp_path, images_a_shard=12).shards(loader).missing() == []
+
+
+def test_a_file_that_only_has_the_name_of_a_shard_does_not_count(toy, tmp_path):
+    classifier, loader = toy
+    folder = cached(classifier, tmp_path).shards(loader).folder
+    folder.mkdir(parents=True)
+    content = save({"features": torch.ones(8, 16)})
+    (folder / f"000000-{hashlib.sha256(content).hexdigest()}.safetensors").write_bytes(content)
+    (folder / f"000001-{'0' * 64}.safetensors").write_bytes(content)
+    assert cached(classifier, tmp_path).shards(loader).missing() == [0, 1, 2, 3]
 
 
 def test_an_interrupted_pass_goes_on_where_it_was(toy, tmp_path):
@@ -367,24 +390,22 @@ score(Energy(), CachedClassifier(classifier, folder / "cache", images_a_shard=8)
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
-    index = None
-    for _ in range(600):
+    for _ in range(1200):
         time.sleep(0.05)
-        index = next((tmp_path / "cache").rglob("index.json"), None)
-        if index is not None and len(json.loads(index.read_text())["shards"]) >= 2:
+        if len(list((tmp_path / "cache").rglob("0*.safetensors"))) >= 2:
             break
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    there = json.loads(index.read_text())["shards"]
+    there = list((tmp_path / "cache").rglob("0*.safetensors"))
     assert 2 <= len(there) < 4
-    before = {s["file"]: (index.parent / s["file"]).stat().st_mtime_ns for s in there.values()}
+    before = {path: path.stat().st_mtime_ns for path in there}
 
     classifier, loader = toy_images(tmp_path, count=30)
     expected = score(Energy(), classifier, loader)["energy"]
     source = cached(classifier, tmp_path)
     assert torch.equal(score(Energy(), source, loader)["energy"], expected)
     assert source.computed == 30 - 8 * len(there)
-    assert {name: (index.parent / name).stat().st_mtime_ns for name in before} == before
+    assert {path: path.stat().st_mtime_ns for path in there} == before
 
 
 def test_the_default_place_follows_the_platform(monkeypatch):

@@ -22,7 +22,7 @@ from oodline.evaluation.passes import BenchmarkSet, Outcome, measure
 from oodline.evaluation.protocol import Protocol, labelled_detectors
 from oodline.evaluation.record import ClassifierRecord, DetectorEntry, RunRecord, SetRecord
 from oodline.evaluation.run import RECORD, Run, write_run
-from oodline.files import check_replaceable
+from oodline.folders import check_replaceable
 from oodline.head import HeadInfo
 from oodline.preprocessing import Preprocessing
 from oodline.zoo import load_model

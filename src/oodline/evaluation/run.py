@@ -31,7 +31,7 @@ from oodline.errors import ArtifactError, InputError, unknown_name
 from oodline.evaluation.evaluate import TITLES, Table
 from oodline.evaluation.metrics import compute_metrics
 from oodline.evaluation.record import FORMAT_VERSION, RunRecord, SetRecord, timestamp
-from oodline.files import write_folder
+from oodline.folders import write_folder
 from oodline.scoring import Scores
 
 RECORD, GUARD = "run.json", "guard.safetensors"

@@ -1,21 +1,21 @@
-"""Activations on disk: shards of a fixed number of images, each with its SHA-256 in an index beside them.
+"""Activations on disk: shards of a fixed number of images, each named by the SHA-256 of its bytes.
 
-A shard is a safetensors file, mapped into memory when it is read. Its name holds its digest, and files are renamed into
-place, so that two processes that write the same activations at once cannot spoil each other's. A shard that is missing,
-truncated or changed is as good as not there.
+A shard is a safetensors file, mapped into memory when it is read. Its name is its checksum and files are renamed into
+place, so a shard that is missing, truncated or changed is as good as not there, and two processes that write the same
+activations at once cannot spoil each other's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -24,6 +24,8 @@ from oodline.data.digests import combine
 from oodline.files import write_atomically
 
 FORMAT_VERSION = 1
+ABOUT = "about.json"
+_NAME = re.compile(r"(\d{6,})-([0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,26 +42,28 @@ class Block:
     """(N,), int64: position of each image in its data set."""
 
 
-class _Shard(BaseModel):
+class _Layout(BaseModel):
+    """What a shard says of itself: which images it covers, in which batches."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: Annotated[str, StringConstraints(pattern=r"^\d{6,}-[0-9a-f]{16}\.safetensors$")]
-    sha256: str
+    start: int
+    stop: int
     sizes: list[int]
-    """Images of each batch; fewer in sum than the shard covers where some could not be read."""
+    """Images of each batch; fewer in sum than are covered where some could not be read."""
     labelled: list[bool]
     """Whether each batch has labels."""
 
 
-class _Index(BaseModel):
+class _About(BaseModel):
+    """What the shards of a folder have in common."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = FORMAT_VERSION
     parts: dict[str, str]
     """What the key was made of, for people who wonder why something was computed again."""
-    size: int
+    size: PositiveInt
     """Images a shard."""
-    shards: dict[int, _Shard]
 
 
 class Shards:
@@ -92,8 +96,9 @@ class Shards:
         self.key = combine(sorted(self.parts.items()))
         self.folder = folder / self.key
         self.rows = rows
-        known = self._index()
+        known = self._about()
         self.size = size if known is None else known.size
+        self._sound: dict[int, Path] = {}
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.size)
@@ -104,67 +109,78 @@ class Shards:
 
     def batches(self, numbers: Sequence[int], batch_size: int) -> list[range]:
         """Positions of the images of these shards in batches, none of which reaches into two shards."""
-        covered = [self.rows[n * self.size : (n + 1) * self.size] for n in numbers]
+        covered = [self._covered(number) for number in numbers]
         return [part[i : i + batch_size] for part in covered for i in range(0, len(part), batch_size)]
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not there, or whose bytes are not those that were written."""
-        known = self._index()
-        there = {} if known is None else known.shards
-        return [n for n in range(len(self)) if n not in there or not self._sound(there[n])]
+        found = [(match, path) for path in self._files() if (match := _NAME.fullmatch(path.name))]
+        self._sound = {int(match[1]): path for match, path in found if self._is_sound(path, int(match[1]), match[2])}
+        return [number for number in range(len(self)) if number not in self._sound]
 
     def read(self, number: int) -> Iterator[Block]:
-        """The batches of a shard that is there, as they were written."""
-        known = self._index()
-        if known is None:
-            return
-        shard = known.shards[number]
-        with safe_open(self.folder / shard.file, framework="pt") as file:
+        """The batches of a shard that `missing` did not name, as they were written."""
+        path = self._sound[number]
+        layout = _layout(path)
+        with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         start = labels_start = 0
-        for n, labelled in zip(shard.sizes, shard.labelled, strict=True):
+        for n, labelled in zip(layout.sizes, layout.labelled, strict=True):
             labels = tensors["labels"][labels_start : labels_start + n] if labelled else None
             features, logits, index = (tensors[name][start : start + n] for name in ("features", "logits", "index"))
             yield Block(features, logits, labels, index)
             start, labels_start = start + n, labels_start + n * labelled
 
     def write(self, number: int, blocks: Sequence[Block]) -> None:
-        """Write a shard, then the index that knows it; other processes may be doing the same."""
+        """Write a shard; other processes may be doing the same."""
         columns: dict[str, list[Tensor]] = {"features": [], "logits": [], "index": [], "labels": []}
         for block in blocks:
             for name, value in vars(block).items():
                 columns[name] += [] if value is None else [value.cpu()]
-        content = save({name: torch.cat(values).contiguous() for name, values in columns.items() if values})
-        digest = hashlib.sha256(content).hexdigest()
-        shard = _Shard(
-            file=f"{number:06}-{digest[:16]}.safetensors",
-            sha256=digest,
+        covered = self._covered(number)
+        layout = _Layout(
+            start=covered.start,
+            stop=covered.stop,
             sizes=[len(block.index) for block in blocks],
             labelled=[block.labels is not None for block in blocks],
         )
+        tensors = {name: torch.cat(values).contiguous() for name, values in columns.items() if values}
+        content = save(tensors, {"oodline": layout.model_dump_json()})
         self.folder.mkdir(parents=True, exist_ok=True)
-        # another process may have begun the same data set with shards of another size: what is there wins
-        known = self._index()
-        if known is not None and known.size != self.size:
-            return
-        write_atomically(self.folder / shard.file, lambda file: file.write(content))
-        # read again, so that what was added since is kept; what is lost in the moment between is only computed again
-        known = self._index()
-        before = {} if known is None else known.shards
-        index = _Index(parts=self.parts, size=self.size, shards={**before, number: shard})
-        text = json.dumps(index.model_dump(), indent=1)
-        write_atomically(self.folder / "index.json", lambda file: file.write(text.encode()))
+        about = _About(parts=self.parts, size=self.size)
+        known = self._about()
+        if known is None:
+            text = json.dumps(about.model_dump(), indent=1)
+            write_atomically(self.folder / ABOUT, lambda file: file.write(text.encode()))
+        elif known != about:
+            return  # another process began with shards of another size in the meantime: those stay
+        path = self.folder / f"{number:06}-{hashlib.sha256(content).hexdigest()}.safetensors"
+        self._sound[number] = write_atomically(path, lambda file: file.write(content))
 
-    def _index(self) -> _Index | None:
+    def _covered(self, number: int) -> range:
+        return self.rows[number * self.size : (number + 1) * self.size]
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+
+    def _about(self) -> _About | None:
         try:
-            found = _Index.model_validate_json((self.folder / "index.json").read_bytes())
+            found = _About.model_validate_json((self.folder / ABOUT).read_bytes())
         except (OSError, ValidationError):
-            return None  # absent or damaged: the shards are computed again
-        return found if found.parts == self.parts and found.size >= 1 else None
+            return None  # absent or damaged: shards of the wanted size count, and it is written anew
+        return found if found.parts == self.parts else None
 
-    def _sound(self, shard: _Shard) -> bool:
+    def _is_sound(self, path: Path, number: int, digest: str) -> bool:
         try:
-            with (self.folder / shard.file).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
-        except OSError:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    return False
+            layout, covered = _layout(path), self._covered(number)
+        except (OSError, ValidationError):
             return False
+        return range(layout.start, layout.stop) == covered
+
+
+def _layout(path: Path) -> _Layout:
+    with safe_open(path, framework="pt") as file:
+        return _Layout.model_validate_json((file.metadata() or {}).get("oodline", ""))
