@@ -1,4 +1,4 @@
-"""The parts of a search: combinations, folds of classes, crossed features, trials, and what was touched."""
+"""The parts of a search: combinations, folds of classes, made-up features, trials, and what was touched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from oodline.evaluation.metrics import auroc
 from oodline.head import LinearHead
 from oodline.testing import activations_of, toy_problem
 from oodline.tuning.candidates import Candidate, best, combinations, with_settings
-from oodline.tuning.crossed import cross
+from oodline.tuning.feature_space import mix, uncouple
 from oodline.tuning.leave_classes_out import Fold, folds
 from oodline.tuning.touched import Witness
 from oodline.tuning.trial import CHUNK, Trial, concatenate, take
@@ -117,23 +117,29 @@ def test_a_fold_gives_the_logits_of_the_head_that_is_left():
         assert part.head.num_classes == 3
 
 
-def test_crossed_features_come_from_the_sample_or_from_one_of_another_class():
-    whole = drawn(40, width=24)
-    made = cross(whole, Generator().manual_seed(0))
-    assert torch.equal(made.features, cross(whole, Generator().manual_seed(0)).features)
+def test_mixed_features_are_the_mean_with_a_sample_of_another_class():
+    whole = drawn(40)
+    made = mix(whole, Generator().manual_seed(0))
+    assert torch.equal(made.features, mix(whole, Generator().manual_seed(0)).features)
     torch.testing.assert_close(made.logits, whole.head(made.features))
+    partners = 2 * made.features - whole.features
+    distance, source = torch.cdist(partners, whole.features).min(1)
+    assert float(distance.max()) < 1e-3
     predicted = whole.logits.argmax(1)
-    taken = made.features != whole.features
-    assert 0.3 < float(taken.double().mean()) < 0.7
-    for i in range(40):
-        # the one sample that has every value which was taken over
-        [source] = torch.nonzero((whole.features == made.features[i])[:, taken[i]].all(1)).flatten().tolist()
-        assert predicted[source] != predicted[i]
+    assert bool((predicted[source] != predicted).all())
 
 
-def test_samples_of_one_class_cannot_be_crossed():
+def test_uncoupled_features_keep_each_column_and_no_row():
+    whole = drawn(40)
+    made = uncouple(whole, Generator().manual_seed(0))
+    assert torch.equal(made.features.sort(0).values, whole.features.sort(0).values)
+    assert float(torch.cdist(made.features, whole.features).min()) > 0
+    torch.testing.assert_close(made.logits, whole.head(made.features))
+
+
+def test_samples_of_one_class_cannot_be_mixed():
     with pytest.raises(InputError, match="takes all 3 held-out samples for class 0"):
-        cross(activations_of(torch.tensor([[1.0, 0.0]]).expand(3, 2)), Generator())
+        mix(activations_of(torch.tensor([[1.0, 0.0]]).expand(3, 2)), Generator())
 
 
 def test_a_trial_gives_scores_in_the_order_of_the_samples_and_areas_from_them():

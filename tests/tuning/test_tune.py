@@ -199,10 +199,13 @@ def test_a_detector_that_reads_the_feature_map_is_tuned_on_images(digits):
 def test_inputs_that_are_no_images_have_pseudo_outliers_in_feature_space():
     classifier, [(inputs, labels)] = toy_problem()
     fit, held_out = [(inputs[:30], labels[:30])], [(inputs[30:], labels[30:])]
-    tuned = tune(LINe(), classifier, fit, held_out, grid=SMALL)
-    assert {group: list(sets) for group, sets in tuned.best.areas.items()} == {"near": ["crossed", "left-out classes"]}
-    without = tune(LINe(), classifier, fit, [inputs[30:]])
-    assert {group: list(sets) for group, sets in without.best.areas.items()} == {"near": ["crossed"]}
+    made_up = ["mixed features", "uncoupled features"]
+    with_labels = tune(LINe(), classifier, fit, held_out, grid=SMALL)
+    assert {group: list(sets) for group, sets in with_labels.best.areas.items()} == {
+        "near": [*made_up, "left-out classes"]
+    }
+    without = tune(LINe(), classifier, fit, [inputs[30:]], grid=SMALL)
+    assert {group: list(sets) for group, sets in without.best.areas.items()} == {"near": made_up}
 
 
 class Tokens(nn.Module):

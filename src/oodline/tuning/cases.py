@@ -15,7 +15,7 @@ from oodline.head import Head, LinearHead
 from oodline.scoring import CHEAP
 from oodline.statistics import Statistic
 from oodline.statistics.sources import group as by_class
-from oodline.tuning.crossed import cross
+from oodline.tuning.feature_space import MADE_UP
 from oodline.tuning.held_out import HeldOut
 from oodline.tuning.leave_classes_out import Fold, folds
 from oodline.tuning.trial import Trial
@@ -74,8 +74,9 @@ def make_cases(detectors: Sequence[Detector | None], head: Head, held_out: HeldO
             f"no pseudo-outliers can be made for {type(known).__name__}: the inputs are no images (N, C, H, W) to "
             "transform, and it reads more than features and logits, which are all that can be made up without them."
         )
-    crossed = cross(held_out.ids, torch.Generator().manual_seed(seed))
-    cases = [Case(detectors, head, Trial(held_out.ids, {"near/crossed": crossed}))]
+    generator = torch.Generator().manual_seed(seed)
+    made_up = {f"near/{name}": make(held_out.ids, generator) for name, make in MADE_UP.items()}
+    cases = [Case(detectors, head, Trial(held_out.ids, made_up))]
     if isinstance(head, LinearHead) and held_out.labels is not None:
         labels, classes = by_class(held_out.ids, held_out.labels, "label")
         for fold in folds(classes, seed):

@@ -89,8 +89,8 @@ def tune(
     """Choose the settings of a detector from ID data alone, and fit it with them.
 
     The network runs once over the fit data, and over `limit` held-out samples and each of their transforms (nine).
-    Inputs that are no images have pseudo-outliers in feature space: features crossed between classes, and classes left
-    out of the head; these tell less.
+    Inputs that are no images have pseudo-outliers in feature space: features mixed between samples, and classes left
+    out of the head. These tell less; `docs/tune.md` says how much.
 
     Parameters
     ----------
