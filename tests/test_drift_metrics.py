@@ -34,7 +34,7 @@ def test_metrics_follow_the_report():
         assert registry.get_sample_value("oodline_drift_alarm") == (report.alarm_at is not None)
         for name, (field, _) in GAUGES.items():
             assert registry.get_sample_value(name) == getattr(report, field)
-    assert report.alarm_at is not None
+    assert 60 < report.alarm_at <= 120  # among the low scores
 
 
 def test_metrics_are_served_on_this_machine_alone():
