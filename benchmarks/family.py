@@ -60,7 +60,13 @@ CASES = {
         test="cifar10/test.parquet",
         near={"cifar100": "cifar100/test.parquet", **NEAR_TINY},
         far=SMALL,
-        presets=("cifar10-densenet100", "cifar-densenet100", "cifar10", "cifar10-resnet18"),
+        presets=(
+            "cifar10-resnet18-penultimate",
+            "cifar10-densenet100",
+            "cifar-densenet100",
+            "cifar10",
+            "cifar10-resnet18",
+        ),
         settings={},
     ),
     "cifar100": Case(
@@ -70,7 +76,13 @@ CASES = {
         test="cifar100/test.parquet",
         near={"cifar10": "cifar10/test.parquet", **NEAR_TINY},
         far=SMALL,
-        presets=("cifar100-densenet100", "cifar-densenet100", "cifar100", "cifar100-resnet18"),
+        presets=(
+            "cifar100-resnet18-penultimate",
+            "cifar100-densenet100",
+            "cifar-densenet100",
+            "cifar100",
+            "cifar100-resnet18",
+        ),
         settings={},
     ),
     "imagenet": Case(
@@ -80,7 +92,7 @@ CASES = {
         test="imagenet/val.parquet",
         near={},
         far=("textures", "scenes"),
-        presets=("imagenet-mobilenetv2", "imagenet-resnet50", "imagenet"),
+        presets=("imagenet-resnet50-penultimate", "imagenet-mobilenetv2", "imagenet-resnet50", "imagenet"),
         # the background class has no image; k = 1000 of 1.28 million images is k = 1 of 1,000
         settings={"line": "line,unseen=dense", "knn": "knn,k=1"},
         preprocessing=Preprocessing(resize=224, crop=224, mean=(0.5,) * 3, std=(0.5,) * 3),
