@@ -17,6 +17,7 @@ from oodline.calibration import Calibration, calibrate
 from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
 from oodline.errors import ArtifactError, InputError, NotFittedError, unknown_name
+from oodline.export import Export, export_onnx
 from oodline.fitting import reads
 from oodline.head import HeadInfo
 from oodline.preprocessing import Preprocessing
@@ -196,6 +197,17 @@ class Guard:
             preprocessing=self.preprocessing,
         )
         return write_artifact(artifact, path)
+
+    def export_onnx(
+        self,
+        path: str | Path,
+        example: Inputs,
+        *,
+        preprocessing: Preprocessing | None = None,
+        progress: bool = False,
+    ) -> Export:
+        """Write one ONNX graph from inputs to the verdict and what leads to it; see `oodline.export.export_onnx`."""
+        return export_onnx(self, path, example, preprocessing=preprocessing, progress=progress)
 
     @classmethod
     def load(cls, path: str | Path, classifier: Classifier, detector: str | None = None) -> Guard:

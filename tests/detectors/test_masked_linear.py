@@ -57,3 +57,25 @@ def test_arguments_stay_as_they_are():
     before = [a.clone() for a in arguments]
     masked_linear(*arguments)
     assert all(torch.equal(now, then) for now, then in zip(arguments, before, strict=True))
+
+
+def test_the_graph_form_is_the_same_for_any_batch():
+    class Layer(torch.nn.Module):
+        def forward(self, *arguments: Tensor) -> Tensor:
+            return masked_linear(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "GRAPH_TILE", 20)
+        batch = {0: torch.export.Dim("batch", min=1)}
+        program = torch.export.export(Layer(), case(0), dynamic_shapes=((batch, None, None, None, batch),))
+    for n in (1, 3, 7):
+        arguments = case(n, n)
+        found = program.module()(*arguments)
+        torch.testing.assert_close(found.double(), simple(*arguments), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_flow_through_the_weights_that_are_left():
+    features, weight, bias, threshold, classes = case(0)
+    masked_linear(features.requires_grad_(), weight, bias, threshold, classes).sum().backward()
+    kept = torch.where(weight > threshold[classes].unsqueeze(1), weight, 0.0)
+    torch.testing.assert_close(features.grad, kept.sum(1))

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.masked_linear import graph_tile
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.errors import SettingError
 from oodline.head import Head
@@ -97,14 +97,11 @@ class ITP(Rectifier):
     def rectify(self, activations: Activations) -> Activations:
         """Recompute the logits from the contributions that are left."""
         head = activations.head.linear
-        rows = max(1, CHUNK // head.weight.numel())
-        return activations.replace(
-            logits=torch.cat(
-                [self._logits(part, head.weight, head.bias) for part in torch.split(activations.features, rows)]
-            )
-        )
-
-    def _logits(self, features: Float[Tensor, "n d"], weight: Tensor, bias: Tensor) -> Float[Tensor, "n c"]:
-        contribution = features.unsqueeze(1) * weight
-        found: Tensor = contribution.masked_fill_(contribution >= self.limit, 0.0).sum(2) + bias
-        return found
+        features = activations.features.unsqueeze(1)
+        rows = graph_tile(head.weight) if torch.compiler.is_compiling() else max(1, CHUNK // features.numel())
+        parts = []
+        for start in range(0, len(head.weight), rows):
+            contribution = features * head.weight[start : start + rows]
+            redundant = contribution >= self.limit[start : start + rows]
+            parts.append(contribution.masked_fill_(redundant, 0.0).sum(2))
+        return activations.replace(logits=torch.cat(parts, dim=1) + head.bias)

@@ -17,6 +17,12 @@ TILE = 2**18
 LARGEST_TILE = 2**23
 """The same on other devices, where a launch costs more than memory: 32 MB of float32."""
 
+GRAPH_TILE = 2**16
+"""Weights masked at a time, for each sample of the batch, in an exported graph."""
+
+MOST_TILES = 128
+"""Into how many tiles a graph is unrolled at most."""
+
 
 def masked_linear(
     features: Float[Tensor, "n d"],
@@ -54,6 +60,8 @@ def masked_linear(
     tensor([[1., 7.],
             [0., 3.]])
     """
+    if torch.compiler.is_compiling() or features.requires_grad:
+        return _as_graph(features, weight, bias, threshold, classes)
     if len(classes) == 1:
         return _by_group(features, weight, bias, threshold, [(int(classes), 0, 1)])
     order = classes.argsort(stable=True)
@@ -62,6 +70,11 @@ def masked_linear(
     groups = list(zip(present.tolist(), [0, *ends], ends, strict=False))
     products = _by_group(features[order], weight, bias, threshold, groups)
     return torch.empty_like(products).index_copy_(0, order, products)
+
+
+def graph_tile(weight: Float[Tensor, "k d"]) -> int:
+    """How many rows of the weights an exported graph takes at a time, for the whole batch."""
+    return max(1, GRAPH_TILE // weight.shape[1], -(-len(weight) // MOST_TILES))
 
 
 def _by_group(
@@ -80,3 +93,13 @@ def _by_group(
             torch.gt(tile, threshold[c], out=kept).mul_(tile)
             products[first:end, rows] = torch.addmm(bias[rows], features[first:end], kept.T)
     return products
+
+
+def _as_graph(features: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, classes: Tensor) -> Tensor:
+    # what torch.export and autograd can follow: no values looked at, nothing overwritten, every sample its own mask
+    limits, points = threshold.index_select(0, classes).unsqueeze(1), features.unsqueeze(2)
+    height, parts = graph_tile(weight), []
+    for start in range(0, len(weight), height):
+        tile = weight[start : start + height]
+        parts.append(((tile > limits).to(tile) * tile) @ points)
+    return torch.cat(parts, dim=1).squeeze(2) + bias

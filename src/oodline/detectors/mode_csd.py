@@ -99,9 +99,11 @@ class ModeCSD(Detector):
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative squared distance of the view that fits best (N,)."""
-        queries = views(activations.require_feature_map())
-        nearest = [self._distances(part) for part in torch.split(queries.flatten(0, 1), CHUNK)]
-        return -torch.cat(nearest).reshape(len(queries), SCALES).amin(1)
+        queries = views(activations.require_feature_map()).flatten(0, 1)
+        # a graph takes the batches of a service, and cannot count them
+        parts = [queries] if torch.compiler.is_compiling() else torch.split(queries, CHUNK)
+        nearest = torch.cat([self._distances(part) for part in parts])
+        return -nearest.reshape(-1, SCALES).amin(1)
 
     def _distances(self, points: Tensor) -> Tensor:
         kth = (points @ self.neighbours.T).topk(self.k, dim=1).indices[:, -1]
