@@ -14,21 +14,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch import Tensor, nn
 
 import oodline as ol
 from oodline.agreement import verify
-from oodline.errors import (
-    DataError,
-    ExportError,
-    InputError,
-    MissingExtraError,
-    NotFittedError,
-)
+from oodline.data import image_loader, open_images
+from oodline.errors import DataError, ExportError, InputError, MissingExtraError, NotFittedError
 from oodline.export import export_onnx, export_program, export_triton
 from oodline.graph import OUTPUTS, GuardGraph, place, trace
 from oodline.preprocessing import Preprocessing
+from oodline.statistics import ClassMoments
 from oodline.testing import toy_problem
+from oodline.zoo import load_model
 
 PREPROCESSING = Preprocessing(crop=6, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
@@ -309,23 +307,25 @@ def test_a_graph_equal_but_for_rounding_is_accepted_and_its_differences_are_told
 
 @pytest.mark.real
 def test_line_on_densenet_is_the_same_in_onnxruntime(shared, tmp_path):
-    from oodline.data import image_loader, open_images
-    from oodline.zoo import load_model
-
     examples = Path(__file__).parents[1] / "examples" / "cifar_models.py"
-    loaded = load_model(
-        f"python:{examples}:densenet100", shared / "data" / "checkpoints" / "densenet100_cifar10.safetensors"
-    )
+    weights = shared / "data" / "checkpoints" / "densenet100_cifar10.safetensors"
+    loaded = load_model(f"python:{examples}:densenet100", weights)
     classifier = ol.Classifier(loaded.model)
+    with safe_open(shared / "golden" / "line_cifar10.safetensors", "pt") as file:
+        count, mean = file.get_tensor("class_count").long(), file.get_tensor("class_mean")
+    means = ClassMoments()
+    means.load_state({"count": count, "mean": mean, "deviations": torch.zeros(len(count), 0)})
+    detector = ol.LINe.preset("cifar10-densenet100")
+    detector.settle({"class_mean": means}, classifier.head)
 
-    def load(path: str, limit: int):
-        return image_loader(open_images(shared / "data" / path), loaded.preprocessing, limit=limit)
+    def load(path: str, limit: int) -> Tensor:
+        loader = image_loader(open_images(shared / "data" / path), loaded.preprocessing, limit=limit)
+        return torch.cat([batch.inputs for batch in loader])
 
-    detector = ol.LINe.preset("cifar10-densenet100").fit(classifier, load("cifar10/train.parquet", 200))
-    guard = ol.Guard(classifier, detector).calibrate(load("cifar10/test.parquet", 60))
-    strange = torch.cat([batch.inputs for batch in load("ood/textures.parquet", 20)])
+    guard = ol.Guard(classifier, detector).calibrate([load("cifar10/test.parquet", 20)])
+    strange = load("ood/textures.parquet", 10)
     made = guard.export_onnx(tmp_path / "guard.onnx", strange[:2])
-    for size in (1, 3, 20):
+    for size in (1, 3, 10):
         same_verdict(run_onnx(made.path, {"inputs": strange[:size]}), guard(strange[:size]))
 
 

@@ -124,6 +124,7 @@ def spelled_out(program: ExportedProgram) -> ExportedProgram:
     table[torch.ops.aten.bucketize.Tensor] = lambda values, ends, *, right=False, **_: place(ends, values, right)
     table[torch.ops.aten.sort.stable] = _stable_sort
     table[torch.ops.aten.hypot.default] = _hypot
+    table[torch.ops.aten._cdist_forward.default] = _euclidean
     found: ExportedProgram = program.run_decompositions(table)
     return found
 
@@ -138,6 +139,15 @@ def _hypot(a: Tensor, b: Tensor) -> Tensor:
     large, small = a.abs().maximum(b.abs()), a.abs().minimum(b.abs())
     ratio = torch.where(large > 0, small / large, 0.0)
     return large * (1 + ratio.square()).sqrt()
+
+
+def _euclidean(a: Tensor, b: Tensor, p: float, mode: int | None) -> Tensor:
+    # in double precision the expansion loses nothing that single precision could hold; nothing here takes another p
+    if p != 2:
+        raise ExportError(f"a graph measures Euclidean distances; this one asks for the norm of order {p}.")
+    x, y = a.double(), b.double()
+    squared = x.square().sum(-1, keepdim=True) - 2 * x @ y.mT + y.square().sum(-1).unsqueeze(-2)
+    return squared.clamp(min=0).sqrt().to(a)
 
 
 def place(ends: Float[Tensor, " n"], values: Float[Tensor, "*m"], right: bool) -> Int[Tensor, "*m"]:

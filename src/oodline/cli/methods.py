@@ -42,6 +42,7 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
                 "fitted": bool(cls.fitted_buffers),
                 "statistics": [type(s).__name__ for s in cls().statistics(head).values()],
                 "settings": defaults,
+                "not_exportable": cls().why_not_exportable,
                 "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
             }
         )
@@ -60,6 +61,8 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
         paper = f"{row['paper']} ({row['venue']}" + (f", arXiv {row['arxiv']})" if row["arxiv"] else ")")
         reads = f"reads {', '.join(row['needs'])}; {'fitted on ID data' if row['fitted'] else 'needs no fitting'}"
         lines = [paper, reads, f"settings: {settings}"] if settings else [paper, reads]
+        if row["not_exportable"]:
+            lines.append(f"no graph: {row['not_exportable']}")
         if row["presets"]:
             lines.append(f"presets: {', '.join(row['presets'])}")
         table.add_row(f"[bold]{row['name']}[/bold]", "\n".join(lines))
