@@ -3,9 +3,15 @@
 LINe's score is this product. It is no matrix product, since every class leaves other weights, and the weights that are
 left for all classes, (C, K, D), are too many to hold. So a tile of the weights that fits the cache is masked for one
 class after the other, and multiplied with the samples of that class before it is overwritten.
+
+Which of three forms computes it depends on where the tensors are, never on a setting: tiles on a CPU, one Triton
+kernel on a GPU that has Triton, and a plain expression while a graph is traced or a gradient is taken.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -62,6 +68,8 @@ def masked_linear(
     """
     if torch.compiler.is_compiling() or features.requires_grad:
         return _as_graph(features, weight, bias, threshold, classes)
+    if features.is_cuda and features.dtype == torch.float32 and (fused := _fused()) is not None:
+        return fused(features, weight, bias, threshold, classes)
     if len(classes) == 1:
         return _by_group(features, weight, bias, threshold, [(int(classes), 0, 1)])
     order = classes.argsort(stable=True)
@@ -75,6 +83,15 @@ def masked_linear(
 def graph_tile(weight: Float[Tensor, "k d"]) -> int:
     """How many rows of the weights an exported graph takes at a time, for the whole batch."""
     return max(1, GRAPH_TILE // weight.shape[1], -(-len(weight) // MOST_TILES))
+
+
+@cache
+def _fused() -> Callable[..., Tensor] | None:
+    try:
+        from oodline.detectors.masked_linear_triton import masked_linear_triton
+    except ImportError:
+        return None
+    return masked_linear_triton
 
 
 def _by_group(
