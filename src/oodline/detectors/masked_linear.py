@@ -23,7 +23,7 @@ TILE = 2**18
 LARGEST_TILE = 2**23
 """The same on other devices, where a launch costs more than memory: 32 MB of float32."""
 
-GRAPH_TILE = 2**16
+GRAPH_TILE = 2**15
 """Weights masked at a time, for each sample of the batch, in an exported graph."""
 
 MOST_TILES = 128
