@@ -25,11 +25,14 @@ from oodline.cli.options import Json, print_json
 from oodline.data import image_loader, open_images
 from oodline.detectors.catalog import CATALOG, create_detector, detector_class
 from oodline.evaluation.evaluate import Table, evaluate
+from oodline.evaluation.published import published_tables
 from oodline.preprocessing import Preprocessing
 from oodline.scoring import unreadable
 from oodline.zoo import load_model
 
 CIFAR = Path(__file__).parents[1] / "examples" / "cifar_models.py"
+SHARED = ("svhn", "textures")
+"""OOD sets of the papers' CIFAR tables that are here."""
 SMALL = ("svhn", "textures", "scenes", "mnist")
 
 
@@ -211,6 +214,31 @@ def show(name: str, result: dict) -> None:
     for method, reason in result["failures"].items():
         print(f"left out {method}: {reason}")
     print(f"fitted all in {result['fit_seconds']:.0f} s, evaluated all in {result['evaluate_seconds']:.0f} s\n")
+    show_published(name, result["rows"])
+
+
+def show_published(name: str, rows: list[dict]) -> None:
+    """Print what papers printed for this ID set and this network, beside ours on those of their OOD sets that we have.
+
+    Their averages are over sets that are not all here, and with other numbers of images: nearness means something,
+    equality nothing.
+    """
+    ours = {row["detector"]: row["sets"] for row in rows}
+    printed = Printed("detector", "published", "over", "ours", *SHARED, "source", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    printed.title = f"{name}: FPR@95 ID pos. / AUROC, published averages beside ours over {' and '.join(SHARED)}"
+    for table in published_tables():
+        if (table.id, table.network) != (name, "densenet100"):
+            continue
+        over = f"{len(table.sets)} sets, {len(set(table.sets) - set(SHARED))} not here" if table.sets else "not known"
+        for method, values in table.means.items():
+            if method in ours:
+                pairs = [ours[method][s] for s in SHARED]
+                mean = {m: sum(pair[m] for pair in pairs) / len(pairs) for m in ("fpr95_id_positive", "auroc")}
+                cells = [f"{100 * p['fpr95_id_positive']:.2f} / {100 * p['auroc']:.2f}" for p in (mean, *pairs)]
+                source = f"arXiv {table.arxiv} ({table.certainty})"
+                printed.add_row(method, " / ".join(f"{v:.2f}" for v in values.values()), over, *cells, source)
+    if printed.rows:
+        Console(width=120).print(printed)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,20 @@ predicted class alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from oodline.calibration import Calibration, calibrate, samples_needed
 from oodline.errors import InputError, SettingError
 from oodline.scoring import Scores
+
+CHUNK = 2**22
+"""Comparisons of scores with held-out scores that are made at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +93,38 @@ class ClassCalibration:
         InputError
             `predicted` is missing.
         """
-        predicted = _known(predicted)
-        found = torch.empty(len(scores), dtype=torch.float64)
-        for c in sorted(set(predicted.tolist())):
-            rows = predicted == c
-            found[rows] = self.classes[c].p_value(scores.cpu()[rows], random=random)
-        return found
+        scores, rows = scores.double().cpu(), self._rows[_known(predicted)]
+        # a graph takes batches of any size whole, since it cannot count them
+        samples = max(1, CHUNK // self._table.shape[1])
+        whole = torch.compiler.is_compiling() or len(scores) <= samples
+        parts = [slice(None)] if whole else [slice(i, i + samples) for i in range(0, len(scores), samples)]
+        counts = [self._counts(scores[part], rows[part]) for part in parts]
+        below, up_to = (torch.cat(found) for found in zip(*counts, strict=True))
+        u = 1 - torch.rand(len(scores), generator=random, dtype=torch.float64) if random is not None else 1
+        return (below + u * (1 + up_to - below)) / (self._sizes[rows] + 1)
+
+    def _counts(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        mine, score = self._table[rows], scores.unsqueeze(1)
+        return (mine < score).sum(1), (mine <= score).sum(1)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """Row of each class in the table (C,); those that are judged together share one."""
+        distinct = list(dict.fromkeys(map(id, self.classes)))
+        return torch.tensor([distinct.index(id(c)) for c in self.classes])
+
+    @cached_property
+    def _sizes(self) -> Tensor:
+        return torch.tensor([len(c.scores) for c in self._distinct])
+
+    @cached_property
+    def _table(self) -> Tensor:
+        """Held-out scores (R, n), of every class or pool a row, padded with NaN, which is neither above nor below."""
+        return pad_sequence([c.scores for c in self._distinct], batch_first=True, padding_value=torch.nan)
+
+    @property
+    def _distinct(self) -> list[Calibration]:
+        return list({id(c): c for c in self.classes}.values())
 
 
 AnyCalibration = Calibration | ClassCalibration

@@ -22,6 +22,7 @@ from oodline.detectors.catalog import CATALOG, detector_class
 from oodline.errors import ArtifactError, InputError, NotFittedError, SettingError, unknown_name
 from oodline.evidence import Explains, require_linear
 from oodline.explanation import Explanation, explanations
+from oodline.export import Export, export_onnx
 from oodline.false_discovery import benjamini_hochberg
 from oodline.fitting import reads
 from oodline.head import HeadInfo
@@ -291,6 +292,17 @@ class Guard:
             neurons=self.neurons,
         )
         return write_artifact(artifact, path)
+
+    def export_onnx(
+        self,
+        path: str | Path,
+        example: Inputs,
+        *,
+        preprocessing: Preprocessing | None = None,
+        progress: bool = False,
+    ) -> Export:
+        """Write one ONNX graph from inputs to the verdict and what leads to it; see `oodline.export.export_onnx`."""
+        return export_onnx(self, path, example, preprocessing=preprocessing, progress=progress)
 
     @classmethod
     def load(cls, path: str | Path, classifier: Classifier, detector: str | None = None) -> Guard:

@@ -202,6 +202,43 @@ def test_what_explain_cannot_do_is_one_sentence(place, capsys):
     assert "image 3.png cannot be read" in capsys.readouterr().err
 
 
+def test_export_writes_what_score_says(place, capsys):
+    run(*FIT, "--detector", "energy", "--detector", "odin", "--calibrate", "train")
+    capsys.readouterr()
+    run(
+        "export",
+        "guard.safetensors",
+        *MODEL,
+        "-o",
+        "g.pt2",
+        "--preprocess-inside",
+        "float",
+        "--data",
+        "noise",
+        "--json",
+    )
+    made = json.loads(capsys.readouterr().out)
+    assert made["output"] == "g.pt2"
+    assert made["inputs"] == {"inputs": "float32 (N, 3, 8, 8)"}
+    assert made["differences"] == {"logits": 0, "label": 0, "score": 0, "p_value": 0, "is_ood": 0}
+    run("export", "guard.safetensors", *MODEL, "-o", "g.onnx", "--preprocess-inside", "uint8")
+    out = capsys.readouterr().out
+    assert "pixels uint8 (N, 3, 8, 8) -> logits, label, score, p_value, is_ood" in out
+    assert "largest differences to the guard at batch sizes 1, 3, 8: logits" in out
+    before = sorted(p.name for p in place.iterdir())
+    for arguments, sentence in (
+        (["-o", "g.txt"], "--output must end in .onnx or .pt2"),
+        (["-o", "nowhere/g.onnx"], "there is no folder nowhere"),
+        (["-o", "h.onnx", "-d", "odin"], "ODIN runs the classifier again"),
+        (["-o", "h.onnx", "-d", "lime"], "unknown detector"),
+        (["-o", "h.onnx", "--preprocessing", '{"std": [0.5, 0.5, 0.5]}'], "Pass --data with some images"),
+        (["-o", ".", "--triton", "noise"], "there is a model of that name already"),
+    ):
+        run("export", "guard.safetensors", *MODEL, *arguments, fails=True)
+        assert sentence in capsys.readouterr().err
+    assert sorted(p.name for p in place.iterdir()) == before
+
+
 def test_methods_lists_the_catalog(capsys):
     run("methods", "--json")
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}

@@ -15,6 +15,7 @@ from oodline.classifier import Classifier
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.catalog import CATALOG, build_detector, create_detector, detector_class
 from oodline.errors import (
+    ExportError,
     InputError,
     LabelError,
     MismatchError,
@@ -24,6 +25,8 @@ from oodline.errors import (
     UnknownNameError,
 )
 from oodline.fitting import FitError, fit, reads
+from oodline.graph import GuardGraph, trace
+from oodline.guard import Guard
 from oodline.scoring import score
 from oodline.statistics import ClassMoments, Statistic
 
@@ -475,6 +478,34 @@ def test_a_setting_of_the_wrong_type(name):
     for setting in detector_class(name)().settings:
         with pytest.raises((SettingError, UnknownNameError)):
             create_detector(f"{name},{setting}=nonsense")
+
+
+@pytest.mark.parametrize("reference", [*CATALOG, "react,scorer=line", "ash-s,scorer=max-logit"])
+def test_its_graph_gives_its_scores_or_it_says_why_there_is_none(reference):
+    detector, classifier = fitted(reference)
+    guard = Guard(classifier, detector).calibrate(batches(images=HELD_OUT))
+    if why := detector.why_not_exportable:
+        assert len(why.split()) > 8
+        with pytest.raises(ExportError, match=why):
+            GuardGraph(guard)
+        return
+    graph = trace(GuardGraph(guard), IMAGES[:4]).module()
+    for size in (1, 3, 7):
+        verdict = guard(HELD_OUT[-size:])
+        with torch.no_grad():
+            _logits, label, score, _p_value, _is_ood = graph(HELD_OUT[-size:])
+        assert torch.equal(label, verdict.label)
+        same_scores(score, verdict.score)
+
+
+@pytest.mark.long
+@every_reference
+def test_its_graph_runs_in_onnxruntime(reference, tmp_path):
+    detector, classifier = fitted(reference)
+    if not detector.why_not_exportable:
+        guard = Guard(classifier, detector).calibrate(batches(images=without_evidence()))
+        made = guard.export_onnx(tmp_path / "guard.onnx", HELD_OUT)
+        assert made.differences["label"] == made.differences["is_ood"] == 0
 
 
 class Spy:

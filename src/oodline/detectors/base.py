@@ -98,6 +98,9 @@ class Detector(nn.Module, abc.ABC):
     is_log: bool = False
     """Whether the score is the logarithm of a positive one, so that adding to it multiplies that one."""
 
+    not_exportable: ClassVar[str] = ""
+    """Why its score is no graph of tensors that `oodline.export` could write; empty for all others."""
+
     layers: Collection[str] = ()
     """Modules of the classifier whose output it reads, by name."""
 
@@ -208,6 +211,24 @@ class Detector(nn.Module, abc.ABC):
     def all_layers(self) -> tuple[str, ...]:
         """Modules of the classifier whose output it and its members read."""
         return (*self.layers, *(layer for _, member in self.members for layer in member.all_layers))
+
+    @property
+    def why_not_exportable(self) -> str:
+        """Why it, or a member, cannot become a graph; empty where it can.
+
+        Examples
+        --------
+        >>> from oodline import ODIN, Energy
+        >>> Energy().why_not_exportable
+        ''
+        >>> ODIN().why_not_exportable
+        'ODIN runs the classifier again or differentiates it, and a graph is one forward pass'
+        """
+        own = self.not_exportable
+        if not own and Needs.CLASSIFIER in self.needs:
+            own = "runs the classifier again or differentiates it, and a graph is one forward pass"
+        found = [f"{type(self).__name__} {own}"] if own else []
+        return "; ".join(found + [why for _, member in self.members if (why := member.why_not_exportable)])
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.masked_linear import graph_tile
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.errors import SettingError
 from oodline.head import Head
@@ -107,11 +108,11 @@ class ITP(Rectifier):
     def rectify(self, activations: Activations) -> Activations:
         """Recompute the logits from the contributions that are left."""
         head = activations.head.linear
-        classes = max(1, CHUNK // head.num_features)
         samples = max(1, CHUNK // head.weight.numel())
+        traced = torch.compiler.is_compiling()
+        classes = graph_tile(head.weight) if traced else max(1, CHUNK // head.num_features)
         blocks = list(zip(torch.split(head.weight, classes), torch.split(self.limit, classes), strict=True))
-        rows = [
-            torch.cat([remaining(part, weight, limit) for weight, limit in blocks], dim=1)
-            for part in torch.split(activations.features, samples)
-        ]
+        # a graph takes batches of any size whole, since it cannot count them
+        parts = [activations.features] if traced else torch.split(activations.features, samples)
+        rows = [torch.cat([remaining(part, weight, limit) for weight, limit in blocks], dim=1) for part in parts]
         return activations.replace(logits=torch.cat(rows) + head.bias)

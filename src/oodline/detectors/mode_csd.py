@@ -102,4 +102,4 @@ class ModeCSD(Detector):
         queries = views(activations.require_feature_map())
         points = queries.flatten(0, 1)
         nearest = self.neighbours[kth_nearest(points, self.neighbours, self.k)]
-        return -(points - nearest).square().sum(1).reshape(len(queries), SCALES).amin(1)
+        return -(points - nearest).square().sum(1).reshape(-1, SCALES).amin(1)

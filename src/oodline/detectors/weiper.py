@@ -77,6 +77,7 @@ class WeiPerMSP(Detector):
         "imagenet-resnet50": Preset({"delta": 2.4}, SOURCE),
         "imagenet-vit-b16": Preset({"delta": 2.0}, SOURCE),
     }
+    not_exportable: ClassVar = "scores by many perturbed copies of the head, and a graph would hold them all"
     fitted_buffers: ClassVar[tuple[str, ...]] = ("directions",)
     directions: Tensor
 
@@ -116,7 +117,7 @@ def density(values: Float[Tensor, "n v"], ends: Float[Tensor, " 2"], bins: int) 
     low, high = ends
     place = ((values - low) / (high - low) * bins).floor().long()
     inside = (place >= 0) & (place < bins)
-    found = values.new_zeros(len(values), bins)
+    found = values.new_zeros(values.shape[0], bins)
     found.scatter_add_(1, place.clamp(0, bins - 1), inside.to(values))
     return found / values.shape[1]
 
@@ -249,8 +250,8 @@ class WeiPerKLD(WeiPerMSP):
         return -(of_features + self.lam1 * of_logits - self.lam2 * confidence)
 
     def _density_of_logits(self, features: Tensor, linear: LinearHead) -> tuple[Tensor, Tensor]:
-        found = features.new_zeros(len(features), self.bins)
-        confidence = features.new_zeros(len(features))
+        found = features.new_zeros(features.shape[0], self.bins)
+        confidence = features.new_zeros(features.shape[0])
         for head in self.perturbed(linear):
             logits = head(features)
             found += density(logits, self.ranges[1], self.bins)
