@@ -5,54 +5,116 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from oodline.calibration import calibrate
+from oodline.calibration import calibrate, check_enough, false_alarm_of, samples_needed
 from oodline.errors import InputError, SettingError
 
-SCORES = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=60).map(torch.tensor)
+RATES = st.sampled_from([0.05, 0.07, 0.1, 0.3, 0.5, 0.99])
+SCORES = st.lists(st.integers(-5, 5).map(float), min_size=19, max_size=60).map(torch.tensor)
 
 
-@given(SCORES, st.sampled_from([0.01, 0.5, 0.9, 0.95, 0.99, 1.0]))
-def test_threshold_is_the_largest_that_accepts_the_rate(scores, tpr):
-    calibration = calibrate(scores, tpr)
-    accepted = [int((scores >= t).sum()) for t in scores.tolist()]
-    reaching = [
-        t
-        for t, count in zip(scores.tolist(), accepted, strict=True)
-        if Fraction(count, len(scores)) >= Fraction(str(tpr))
-    ]
-    assert calibration.threshold == max(reaching)
+def in_each_place(pool, judge):
+    """Let each sample of `pool` be the new one and all others the held-out ones; what `judge(others, new)` says."""
+    return torch.stack([judge(torch.cat([pool[:i], pool[i + 1 :]]), pool[i : i + 1])[0] for i in range(len(pool))])
 
 
-@pytest.mark.parametrize("n", range(1, 201))
-def test_distinct_scores_are_accepted_in_exactly_the_number_asked_for(n):
-    calibration = calibrate(torch.arange(float(n)), 0.95)
-    assert n - int(calibration.is_ood(torch.arange(float(n))).sum()) == math.ceil(Fraction("0.95") * n)
+@given(SCORES, SCORES, RATES)
+@settings(deadline=None)
+def test_a_score_is_flagged_exactly_where_its_p_value_is_at_most_the_rate(held_out, new, rate):
+    calibration = calibrate(held_out, rate)
+    assert torch.equal(calibration.is_ood(new), calibration.p_value(new) <= rate)
+    assert torch.equal(calibration.is_ood(new), new.double() < calibration.threshold_of(torch.zeros(len(new)).long()))
+
+
+@given(st.lists(st.integers(-5, 5).map(float), min_size=20, max_size=60).map(torch.tensor), RATES)
+@settings(deadline=None, max_examples=40)
+def test_any_pool_of_scores_keeps_the_promise_exactly(pool, rate):
+    # the theorem itself: whichever of n + 1 exchangeable scores is the new one, at most a fraction `rate` is flagged
+    flagged = in_each_place(pool, lambda others, new: calibrate(others, rate).is_ood(new))
+    assert Fraction(int(flagged.sum()), len(pool)) <= Fraction(str(rate))
+
+
+@pytest.mark.parametrize("n", [19, 20, 38, 39, 40, 59, 60, 99, 100, 113])
+def test_without_ties_the_promise_is_used_up_as_far_as_the_sample_allows(n):
+    flagged = in_each_place(torch.randperm(n + 1).double(), lambda others, new: calibrate(others, 0.05).is_ood(new))
+    assert int(flagged.sum()) == math.floor(Fraction("0.05") * (n + 1))
 
 
 @given(SCORES, SCORES)
+@settings(deadline=None)
 def test_p_values_count_held_out_scores_that_are_not_higher(held_out, new):
     found = calibrate(held_out).p_value(new)
     expected = [(1 + sum(h <= s for h in held_out.tolist())) / (len(held_out) + 1) for s in new.tolist()]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_p_values_keep_the_false_alarm_rate():
-    generator = torch.Generator().manual_seed(1)
-    calibration = calibrate(torch.randn(999, generator=generator))
-    p = calibration.p_value(torch.randn(20_000, generator=generator))
-    for rate in (0.01, 0.05, 0.1, 0.5):
-        # the promise is on average over calibration sets; one set of 999 deviates by a standard error of its own
-        spread = 4 * math.sqrt(rate * (1 - rate) * (1 / 999 + 1 / 20_000))
-        assert abs(float((p <= rate).double().mean()) - rate) < spread
+@given(SCORES, SCORES, st.integers(0, 2**32))
+@settings(deadline=None)
+def test_random_p_values_lie_between_those_of_the_two_ways_to_count_ties(held_out, new, seed):
+    calibration = calibrate(held_out)
+    found = calibration.p_value(new, random=torch.Generator().manual_seed(seed))
+    again = calibration.p_value(new, random=torch.Generator().manual_seed(seed))
+    strictly = torch.tensor([sum(h < s for h in held_out.tolist()) / (len(held_out) + 1) for s in new.tolist()])
+    assert torch.equal(found, again)
+    assert ((found > strictly) & (found <= calibration.p_value(new))).all()
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10**9])
+def test_random_p_values_of_id_data_are_uniform_whatever_the_ties(levels):
+    generator = torch.Generator().manual_seed(2)
+    pools = torch.randint(levels, (2000, 20), generator=generator).double()
+    p = torch.cat([calibrate(pool[:19]).p_value(pool[19:], random=generator) for pool in pools])
+    # the largest gap between the empirical and the uniform distribution: above 1.95 / sqrt(N) once in a thousand runs
+    ascending, steps = p.sort().values, torch.arange(1, len(p) + 1) / len(p)
+    assert float((ascending - steps).abs().max()) < 1.95 / math.sqrt(len(p))
+    assert float(ascending[0]) > 0
+    assert float(ascending[-1]) <= 1
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])
+def test_real_scores_split_many_times_keep_the_promise(shared, rate):
+    scores = load_file(shared / "golden" / "line_cifar10.safetensors")["line.signed.clipped.id_test"]
+    n, splits = 500, 500
+    rates = []
+    for _ in range(splits):
+        shuffled = scores[torch.randperm(len(scores))]
+        rates.append(float(calibrate(shuffled[:n], rate).is_ood(shuffled[n:]).double().mean()))
+    promised = math.floor(Fraction(str(rate)) * (n + 1)) / (n + 1)  # these scores have no ties
+    # each split is off by the binomial spread of its held-out half and of its new half; the mean by that / sqrt(splits)
+    spread = math.sqrt(promised * (1 - promised) * (1 / n + 1 / (len(scores) - n)) / splits)
+    assert abs(sum(rates) / splits - promised) < 4 * spread
+    assert sum(rates) / splits < rate + 4 * spread
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.5, 1), (0.1, 9), (0.07, 14), (0.05, 19), (0.01, 99), (0.001, 999)])
+def test_the_fewest_samples_for_a_rate_are_enough_and_one_less_is_not(rate, needed):
+    assert samples_needed(rate) == needed
+    assert calibrate(torch.arange(float(needed)), rate).is_ood(torch.tensor([-1.0])).all()
+    if needed > 1:
+        with pytest.raises(SettingError, match=rf"is 1/{needed} = .* at least {needed} samples"):
+            check_enough(needed - 1, rate)
+
+
+def test_both_spellings_of_the_rate_are_one():
+    assert false_alarm_of(None, 0.95) == 0.05
+    assert false_alarm_of(0.01, None) == 0.01
+    with pytest.raises(SettingError, match="say the same thing twice"):
+        false_alarm_of(0.05, 0.95)
+    with pytest.raises(SettingError, match="a TPR lies between 0 and 1"):
+        false_alarm_of(None, 1.0)
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(SettingError, match=r"TPR in \(0, 1\]; 1.5 is not"):
-        calibrate(torch.zeros(3), 1.5)
+    for rate in (0.0, 1.0, -0.1, 5.0, math.nan):
+        with pytest.raises(SettingError, match="a false-alarm rate lies between 0 and 1"):
+            calibrate(torch.zeros(100), rate)
     with pytest.raises(InputError, match="was empty"):
         calibrate(torch.zeros(0))
-    with pytest.raises(InputError, match="1 of 3 held-out scores are NaN"):
-        calibrate(torch.tensor([0.0, math.nan, 1.0]))
+    with pytest.raises(InputError, match="1 of 20 held-out scores are NaN"):
+        calibrate(torch.tensor([math.nan] + [0.0] * 19))
+    with pytest.raises(SettingError, match=r"10 held-out samples cannot promise .* of 0.05: .*1/11 = 0.0909"):
+        calibrate(torch.zeros(10))

@@ -12,7 +12,7 @@ import oodline as ol
 from oodline.activations import Needs
 from oodline.batch import Batch
 from oodline.errors import HeadError, InputError
-from oodline.testing import toy_problem
+from oodline.testing import toy_loader, toy_problem
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -118,7 +118,8 @@ def test_hooks_of_others_see_the_pass_and_stay():
 def test_two_guards_on_one_model_do_not_disturb_each_other():
     classifier, loader = toy_problem()
     images = torch.randn(20, 4)
-    guards = [ol.Guard(classifier, d.fit(classifier, loader)).calibrate(loader) for d in (ol.LINe(), ol.ReAct())]
+    detectors = [detector.fit(classifier, loader) for detector in (ol.LINe(), ol.ReAct())]
+    guards = [ol.Guard(classifier, detector).calibrate(toy_loader(seed=1)) for detector in detectors]
     alone = [guard(images).score for guard in guards]
     second = ol.Classifier(classifier.model, "2")
     for _ in range(2):
@@ -402,6 +403,31 @@ def test_gradients_equal_autograd_and_reach_layers():
     assert torch.equal(output, model[0](x))
     assert torch.equal(gradient, expected[1])
     assert all(p.grad is None for p in model.parameters())
+
+
+class Detour(nn.Module):
+    """A layer that is never called, one that leads nowhere, and one that returns two tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle, self.aside, self.pair, self.fc = nn.Identity(), nn.Linear(4, 2), nn.LSTM(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        self.aside(x)
+        return self.fc(self.pair(x)[0])
+
+
+@pytest.mark.parametrize(("name", "what"), [("idle", "was not called"), ("pair", "returns a tuple")])
+def test_a_layer_without_one_output_is_refused(name, what):
+    classifier = ol.Classifier(Detour())
+    for run in (classifier, lambda x, **which: classifier.gradients(x, lambda logits: logits.amax(1), **which)):
+        with pytest.raises(HeadError, match=f"'{name}' {what}"):
+            run(torch.randn(6, 4), layers=[name])
+
+
+def test_a_layer_that_leads_nowhere_has_no_gradient():
+    with pytest.raises(InputError, match=r"the outputs of aside: .*not have been used"):
+        ol.Classifier(Detour()).gradients(torch.randn(6, 4), lambda logits: logits.amax(1), layers=["aside"])
 
 
 def test_tokens_have_no_gradient():

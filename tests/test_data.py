@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from oodline.data import ImageFolder, ParquetImages, image_loader, open_images
+from oodline.data import ImageFolder, ParquetImages, image_loader, open_images, sample
 from oodline.errors import DataError, InputError, UnknownNameError
 from oodline.preprocessing import Preprocessing
 
@@ -341,3 +341,15 @@ def test_a_worker_that_dies_is_a_data_error():
 
 def test_a_torchvision_set_without_root_is_opened():
     assert len(open_images("torchvision:FakeData,size=3")) == 3
+
+
+def test_a_sample_is_spread_over_the_source_shuffled_and_the_same_by_seed(tmp_path):
+    for i in range(20):
+        Image.new("L", (1, 1), i).save(tmp_path / f"{i:02}.png")
+    source = open_images(tmp_path)
+    one = sample(source, 5, seed=3)
+    assert sorted(one.positions) == [0, 4, 8, 12, 16]
+    assert one.positions == sample(source, 5, seed=3).positions != sample(source, 5, seed=4).positions
+    assert one.name(0) == source.name(one.positions[0])
+    assert one.read(1).getpixel((0, 0)) == one.positions[1]
+    assert sorted(sample(source, 99).positions) == list(range(20))

@@ -12,7 +12,7 @@ import torch
 import oodline as ol
 from oodline.cli import app
 from oodline.cli.methods import methods
-from oodline.testing import toy_problem
+from oodline.testing import toy_loader, toy_problem
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
@@ -28,7 +28,7 @@ def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
     names = {
         "model": classifier.model,
         "train_loader": loader,
-        "val_loader": loader,
+        "val_loader": toy_loader(seed=1),
         "test_loader": loader,
         "images": torch.zeros(2, 4),
     }

@@ -10,19 +10,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 import oodline as ol
-from oodline.artifact import FORMAT_VERSION, Artifact, ModelSource, read_artifact, write_artifact
+from oodline.artifact import FORMAT_VERSION, Artifact, ModelSource, _digest, read_artifact, write_artifact
 from oodline.detectors.catalog import CATALOG, create_detector
-from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedError, UnknownNameError
+from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedError, SettingError, UnknownNameError
 from oodline.head import HeadInfo
 from oodline.preprocessing import Preprocessing
-from oodline.testing import toy_problem
+from oodline.testing import toy_loader, toy_problem
 
 
 @pytest.fixture
 def guard():
     classifier, loader = toy_problem()
     detector = ol.LINe(p_a=0.5, p_w=0.5, clip=5.0).fit(classifier, loader)
-    return ol.Guard(classifier, detector, class_names="abc").calibrate(loader, tpr=0.9)
+    return ol.Guard(classifier, detector, class_names="abc").calibrate(toy_loader(seed=1), false_alarm=0.1)
 
 
 @pytest.fixture
@@ -39,13 +39,14 @@ def rewrite(path, change):
 
 
 def test_verdict_says_label_score_threshold_and_ood(guard):
-    classifier, loader = toy_problem()
-    images, _ = loader[0]
-    verdict = guard(torch.cat([images, torch.zeros(2, 4)]))
-    assert int(verdict.is_ood[:60].sum()) == 6  # tpr=0.9 of the 60 samples it was calibrated on
+    images = torch.cat([toy_loader(seed=1)[0][0], torch.zeros(2, 4)])
+    verdict = guard(images)
+    assert int(verdict.is_ood[:60].sum()) == 5  # the largest k of the held-out samples with (k + 1) / 61 <= 0.1
     assert verdict.is_ood[60:].all()
-    assert torch.equal(verdict.label, classifier(torch.cat([images, torch.zeros(2, 4)])).logits.argmax(1))
+    assert torch.equal(verdict.label, guard.classifier(images).logits.argmax(1))
     assert torch.equal(verdict.is_ood, verdict.score.double() < verdict.threshold)
+    assert torch.equal(verdict.is_ood, verdict.p_value <= 0.1)
+    assert torch.equal(verdict.discoveries(0.2), ol.benjamini_hochberg(verdict.p_value, 0.2))
     row = verdict.rows()[-1]
     assert row["class_name"] == "abc"[row["label"]]
     assert row["is_ood"] is True
@@ -79,11 +80,11 @@ def test_every_detector_survives_a_file_bit_for_bit(name, tmp_path):
     with torch.no_grad():
         model[0].weight.copy_(colours[:, :, None, None] + 0.1 * torch.randn(12, 3, 1, 1))
         model[4].weight.copy_(colours.T + 0.1 * torch.randn(3, 12))
-    images = torch.eye(3)[labels][:, :, None, None] + 0.5 * torch.randn(60, 3, 8, 8)
-    classifier, loader = ol.Classifier(model), [(images, labels)]
+    images = torch.eye(3)[labels][:, :, None, None] + 0.5 * torch.randn(2, 60, 3, 8, 8)
+    classifier, loader, held_out = ol.Classifier(model), [(images[0], labels)], [images[1]]
     detector = create_detector(name)
     ol.fit([detector], classifier, loader)
-    guard = ol.Guard(classifier, detector, preprocessing=Preprocessing(resize=8, crop=8)).calibrate(loader)
+    guard = ol.Guard(classifier, detector, preprocessing=Preprocessing(resize=8, crop=8)).calibrate(held_out)
     loaded = ol.Guard.load(guard.save(tmp_path / "g.safetensors"), classifier)
     images = torch.randn(30, 3, 8, 8)
     before, after = guard(images), loaded(images)
@@ -92,6 +93,79 @@ def test_every_detector_survives_a_file_bit_for_bit(name, tmp_path):
     assert torch.equal(before.p_value, after.p_value)
     assert loaded.preprocessing == guard.preprocessing
     assert repr(loaded.detector) == repr(guard.detector)
+
+
+def test_both_spellings_and_both_kinds_of_calibration_survive_a_file(guard, tmp_path):
+    held_out, images = toy_loader(seed=1), toy_loader(seed=2)[0][0]
+    rate = guard.calibrate(held_out, tpr=0.9).calibration.false_alarm
+    assert rate == 0.1
+    guard.calibrate(held_out, tpr=0.9, by="predicted")
+    loaded = ol.Guard.load(guard.save(tmp_path / "g.safetensors"), guard.classifier)
+    assert len({float(t) for t in guard(images).threshold}) == 3
+    for name in ("is_ood", "p_value", "threshold"):
+        assert torch.equal(getattr(loaded(images), name), getattr(guard(images), name))
+    with pytest.raises(SettingError, match="by='all' or 'predicted', not 'class'"):
+        guard.calibrate(held_out, by="class")
+    with pytest.raises(SettingError, match=r"60 held-out samples cannot promise a false-alarm rate of 0\.01"):
+        guard.calibrate(held_out, false_alarm=0.01)
+
+
+def test_a_file_of_format_1_judges_as_it_did(saved, guard, tmp_path):
+    def older(metadata, tensors):
+        manifest = json.loads(metadata["oodline"]) | {"format_version": 1}
+        manifest["calibrations"] = {"line": {"tpr": 0.9, "threshold": 1.25}}
+        metadata["oodline"] = json.dumps(manifest | {"sha256": _digest(manifest, tensors)})
+
+    rewrite(saved, older)
+    loaded = ol.Guard.load(saved, guard.classifier)
+    assert (loaded.calibration.threshold, loaded.calibration.false_alarm) == (1.25, 0.1)
+    again = ol.Guard.load(loaded.save(tmp_path / "new"), guard.classifier)
+    assert (again.calibration.threshold, again.calibration.false_alarm) == (1.25, 0.1)
+
+
+def unsorted(manifest, tensors):
+    tensors["calibration/line"] = tensors["calibration/line"].flip(0)
+
+
+def integers(manifest, tensors):
+    tensors["calibration/line"] = tensors["calibration/line"].long()
+
+
+def a_table(manifest, tensors):
+    tensors["calibration/line"] = tensors["calibration/line"].unsqueeze(1)
+
+
+def without_classes(manifest, tensors):
+    manifest["calibrations"]["line"]["by"] = "predicted"
+
+
+def classes_out_of_range(manifest, tensors):
+    manifest["calibrations"]["line"]["by"] = "predicted"
+    tensors["predicted/line"] = torch.arange(60)
+
+
+def a_rate_of_nothing(manifest, tensors):
+    manifest["calibrations"]["line"] |= {"by": "predicted", "false_alarm": 0.0}
+    tensors["predicted/line"] = torch.arange(60) % 3
+
+
+def a_list(manifest, tensors):
+    manifest |= {"format_version": 1, "calibrations": []}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [unsorted, integers, a_table, without_classes, classes_out_of_range, a_rate_of_nothing, a_list],
+)
+def test_a_calibration_that_is_none_is_refused_whoever_signed_it(saved, guard, change):
+    def resign(metadata, tensors):
+        manifest = json.loads(metadata["oodline"])
+        change(manifest, tensors)
+        metadata["oodline"] = json.dumps(manifest | {"sha256": _digest(manifest, tensors)})
+
+    rewrite(saved, resign)
+    with pytest.raises(ArtifactError, match="does not describe a guard"):
+        ol.Guard.load(saved, guard.classifier)
 
 
 def test_saving_twice_gives_the_same_bytes(guard, tmp_path):
@@ -184,8 +258,6 @@ def test_a_newer_format_is_refused_before_anything_else(saved, guard):
 
 
 def test_a_method_of_another_version_is_named(saved, guard):
-    from oodline.artifact import _digest
-
     def rename(metadata, tensors):
         manifest = json.loads(metadata["oodline"])
         manifest["detectors"]["line"]["method"] = "lime"
@@ -209,5 +281,5 @@ def test_a_detector_of_ones_own_cannot_be_written_silently(tmp_path):
 
 def test_state_is_small_and_holds_no_weights_of_the_classifier(saved):
     with safe_open(saved, framework="pt") as file:
-        state = {f"detector/line/{name}" for name in ("contribution_", "threshold", "largest")}
+        state = {f"detector/line/{name}" for name in ("contribution_", "threshold", "largest", "seen")}
         assert set(file.keys()) == {*state, "calibration/line"}

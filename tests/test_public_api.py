@@ -35,8 +35,7 @@ def test_every_name_is_documented(name):
     example = re.search(r"^Examples\n-+\n(.*)", text, re.MULTILINE | re.DOTALL)
     if inspect.isclass(thing) and issubclass(thing, Exception):
         return
-    assert example is not None
-    assert ">>>" in example[1]
+    assert example and ">>>" in example[1]
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if inspect.isfunction(getattr(oodline, n))])

@@ -93,7 +93,19 @@ values = st.one_of(
 def test_what_is_written_is_read(scheme, name, options):
     written = "".join(f",{key}={json.dumps(value)}" for key, value in options.items())
     text = f"{scheme}:{name}{written}" if scheme else f"{name}{written}"
-    assert parse_reference(text, SCHEMES) == Reference(scheme, name, options)
+    reference = Reference(scheme, name, options)
+    assert parse_reference(text, SCHEMES) == reference
+    assert parse_reference(str(reference), SCHEMES) == reference
+
+
+@pytest.mark.parametrize("value", VALUES.values())
+def test_a_reference_is_printed_as_people_write_it_and_reads_the_same(value):
+    reference = Reference("hf", "name", {"key": value})
+    assert parse_reference(str(reference), SCHEMES) == reference
+    assert (
+        str(Reference("torchvision", "SVHN", {"root": "a b", "train": False}))
+        == "torchvision:SVHN,root=a b,train=false"
+    )
 
 
 @given(st.text(max_size=40))

@@ -14,6 +14,7 @@ from oodline.detectors.catalog import CATALOG
 if TYPE_CHECKING:
     from oodline.activations import Activations, Needs
     from oodline.calibration import Calibration
+    from oodline.class_calibration import ClassCalibration
     from oodline.classifier import Classifier
     from oodline.detectors.adascale import AdaSCALE
     from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from oodline.detectors.msp import MSP
     from oodline.detectors.nac import NAC
     from oodline.detectors.nap import NAP
+    from oodline.detectors.nap_combined import NAPCombined
     from oodline.detectors.nci import NCI
     from oodline.detectors.neco import NECO
     from oodline.detectors.nnguide import NNGuide
@@ -60,14 +62,22 @@ if TYPE_CHECKING:
     from oodline.detectors.vim import Residual, ViM
     from oodline.detectors.vra import VRA
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
+    from oodline.drift import DriftMonitor, DriftReport
     from oodline.engines.local import Local
     from oodline.engines.ray import Ray
     from oodline.engines.torchrun import Torchrun
-    from oodline.evaluation.evaluate import Table, evaluate
+    from oodline.evaluation.evaluate import evaluate
+    from oodline.evaluation.table import Table
+    from oodline.explanation import Explanation
+    from oodline.false_discovery import benjamini_hochberg
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard, Verdict
     from oodline.head import LayeredHead, LinearHead
+    from oodline.held_out import SeenDataWarning
+    from oodline.neurons import Neurons
     from oodline.scoring import Scores, score
+    from oodline.tuning.candidates import Candidate
+    from oodline.tuning.search import Tuned, tune
 
 _HOMES = {
     "Activations": "oodline.activations",
@@ -79,19 +89,29 @@ _HOMES = {
     "create_detector": "oodline.detectors.catalog",
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.calibration",
+    "ClassCalibration": "oodline.class_calibration",
+    "DriftMonitor": "oodline.drift",
+    "DriftReport": "oodline.drift",
+    "Table": "oodline.evaluation.table",
     "Local": "oodline.engines.local",
     "Ray": "oodline.engines.ray",
     "Torchrun": "oodline.engines.torchrun",
-    "Table": "oodline.evaluation.evaluate",
     "evaluate": "oodline.evaluation.evaluate",
+    "benjamini_hochberg": "oodline.false_discovery",
+    "Explanation": "oodline.explanation",
     "FitError": "oodline.fitting",
     "fit": "oodline.fitting",
     "Guard": "oodline.guard",
     "Verdict": "oodline.guard",
     "LayeredHead": "oodline.head",
     "LinearHead": "oodline.head",
+    "SeenDataWarning": "oodline.held_out",
+    "Neurons": "oodline.neurons",
     "Scores": "oodline.scoring",
     "score": "oodline.scoring",
+    "Candidate": "oodline.tuning.candidates",
+    "Tuned": "oodline.tuning.search",
+    "tune": "oodline.tuning.search",
 }
 
 _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG.values()}
@@ -99,8 +119,13 @@ _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG
 __all__ = [  # and every detector of the catalog
     "Activations",
     "Calibration",
+    "Candidate",
+    "ClassCalibration",
     "Classifier",
     "Detector",
+    "DriftMonitor",
+    "DriftReport",
+    "Explanation",
     "FewSamplesWarning",
     "FitError",
     "Guard",
@@ -108,18 +133,23 @@ __all__ = [  # and every detector of the catalog
     "LinearHead",
     "Local",
     "Needs",
+    "Neurons",
     "Paper",
     "Ray",
     "Rectifier",
     "Scores",
+    "SeenDataWarning",
     "Table",
     "Torchrun",
+    "Tuned",
     "Verdict",
     "__version__",
+    "benjamini_hochberg",
     "create_detector",
     "evaluate",
     "fit",
     "score",
+    "tune",
 ]
 __all__ += sorted(_DETECTORS)
 

@@ -21,15 +21,18 @@ from torch import Tensor
 
 from oodline._version import __version__
 from oodline.calibration import Calibration
+from oodline.class_calibration import AnyCalibration, ClassCalibration, split_by_class
 from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, build_detector
 from oodline.errors import ArtifactError, MismatchError, OodlineError
 from oodline.files import write_atomically
 from oodline.head import HeadInfo
+from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: calibrations promise a false-alarm rate, overall or by predicted class, where 1 aimed at a TPR; neurons."""
 
 
 class _Record(BaseModel):
@@ -60,10 +63,11 @@ class DetectorRecord(_Record):
 
 
 class CalibrationRecord(_Record):
-    """The threshold and the rate it was chosen for; the scores are a tensor of the file."""
+    """The threshold and the rate it promises; the scores, and their classes where `by` says so, are tensors."""
 
-    tpr: float
+    false_alarm: float
     threshold: float
+    by: Literal["all", "predicted"] = "all"
 
 
 class HeadRecord(_Record):
@@ -88,6 +92,7 @@ class Manifest(_Record):
     preprocessing: Preprocessing | None
     model: ModelSource | None
     fit: FitInfo | None
+    neurons: bool = False
     sha256: str = ""
 
 
@@ -101,7 +106,7 @@ class Artifact:
         By name; the first is the one that decides.
     head : HeadInfo
         The head they were fitted on.
-    calibrations : dict of str to Calibration
+    calibrations : dict of str to Calibration or ClassCalibration
         By the detector's name, for those that were calibrated.
     class_names : tuple of str, optional
         In the order of the logits.
@@ -111,15 +116,18 @@ class Artifact:
         How the command line named the classifier.
     fit : FitInfo, optional
         What it was fitted on.
+    neurons : Neurons, optional
+        What the neurons did on the training data, for explanations.
     """
 
     detectors: dict[str, Detector]
     head: HeadInfo
-    calibrations: dict[str, Calibration] = field(default_factory=dict)
+    calibrations: dict[str, AnyCalibration] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     model: ModelSource | None = None
     fit: FitInfo | None = None
+    neurons: Neurons | None = None
 
     def check(self, classifier: Classifier) -> None:
         """Raise `MismatchError`, saying what differs, where `classifier` has not the head it was fitted on."""
@@ -153,19 +161,29 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
         tensors |= {f"detector/{name}/{key}": value for key, value in detector.state_dict().items()}
     for name, calibration in artifact.calibrations.items():
         tensors[f"calibration/{name}"] = calibration.scores
+        if isinstance(calibration, ClassCalibration):
+            tensors[f"predicted/{name}"] = calibration.predicted
+    if artifact.neurons is not None:
+        tensors |= {f"neurons/{key}": value for key, value in artifact.neurons.state().items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     manifest = Manifest(
         oodline_version=__version__,
         torch_version=torch.__version__,
-        detectors={name: _describe(detector) for name, detector in artifact.detectors.items()},
+        detectors={name: describe(detector) for name, detector in artifact.detectors.items()},
         calibrations={
-            name: CalibrationRecord(tpr=c.tpr, threshold=c.threshold) for name, c in artifact.calibrations.items()
+            name: CalibrationRecord(
+                false_alarm=c.false_alarm,
+                threshold=c.threshold,
+                by="predicted" if isinstance(c, ClassCalibration) else "all",
+            )
+            for name, c in artifact.calibrations.items()
         },
         head=HeadRecord(**vars(artifact.head)),
         class_names=artifact.class_names,
         preprocessing=artifact.preprocessing,
         model=artifact.model,
         fit=artifact.fit,
+        neurons=artifact.neurons is not None,
     ).model_dump(mode="json")
     manifest["sha256"] = _digest(manifest, tensors)
     content = save(tensors, {"oodline": json.dumps(manifest)})
@@ -199,18 +217,17 @@ def read_artifact(path: str | Path) -> Artifact:
             "restore the original."
         )
     try:
-        manifest = Manifest.model_validate(document)
+        manifest = Manifest.model_validate(_modernise(document))
         head = HeadInfo(**manifest.head.model_dump())
         detectors = {name: _rebuild(record) for name, record in manifest.detectors.items()}
         for name, detector in detectors.items():
-            start = f"detector/{name}/"
-            detector.load_state_dict({k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
+            detector.load_state_dict(_below(f"detector/{name}/", tensors))
             detector.mark_fitted(head)
         calibrations = {
-            name: Calibration(tensors[f"calibration/{name}"], record.tpr, record.threshold)
-            for name, record in manifest.calibrations.items()
+            name: _calibration(name, record, tensors, head) for name, record in manifest.calibrations.items()
         }
-    except (ValidationError, OodlineError, RuntimeError, KeyError, TypeError) as error:
+        neurons = Neurons.from_state(_below("neurons/", tensors), head) if manifest.neurons else None
+    except (ValidationError, OodlineError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"the manifest of {path} does not describe a guard: {_first_line(error)}") from error
     return Artifact(
         detectors=detectors,
@@ -220,6 +237,7 @@ def read_artifact(path: str | Path) -> Artifact:
         preprocessing=manifest.preprocessing,
         model=manifest.model,
         fit=manifest.fit,
+        neurons=neurons,
     )
 
 
@@ -244,7 +262,47 @@ def _document(path: Path, text: str) -> dict[str, Any]:
     return found
 
 
-def _describe(detector: Detector) -> DetectorRecord:
+def _below(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+
+def _modernise(document: dict[str, Any]) -> dict[str, Any]:
+    if document["format_version"] > 1:
+        return document
+    # its thresholds, chosen by a rule that differs by at most one held-out sample, stay as they are
+    old = document["calibrations"]
+    new = {k: {"false_alarm": round(1 - v["tpr"], 12), "threshold": v["threshold"]} for k, v in old.items()}
+    return {**document, "calibrations": new}
+
+
+def _calibration(name: str, record: CalibrationRecord, tensors: dict[str, Tensor], head: HeadInfo) -> AnyCalibration:
+    scores = tensors[f"calibration/{name}"]
+    if scores.ndim != 1 or scores.dtype != torch.float64 or not bool((scores[1:] >= scores[:-1]).all()):
+        raise ArtifactError(f"the calibration of '{name}' is not one row of float64 in ascending order.")
+    overall = Calibration(scores, record.false_alarm, record.threshold)
+    if record.by == "all":
+        return overall
+    predicted = tensors[f"predicted/{name}"]
+    known = predicted.dtype == torch.int64 and predicted.shape == scores.shape
+    if not known or not bool(((predicted >= 0) & (predicted < head.num_classes)).all()):
+        raise ArtifactError(f"the calibration of '{name}' does not hold one predicted class a score.")
+    return split_by_class(overall, predicted, head.num_classes)
+
+
+def describe(detector: Detector) -> DetectorRecord:
+    """A detector by its name in the catalog and its settings, as plain data.
+
+    Raises
+    ------
+    ArtifactError
+        It is not in the catalog, or a setting is not plain data.
+
+    Examples
+    --------
+    >>> from oodline import Energy
+    >>> describe(Energy())
+    DetectorRecord(method='energy', settings={'temperature': 1.0})
+    """
     name = type(detector).__name__
     home = f"{type(detector).__module__}:{name}"
     if CATALOG.get(detector.name) != home:
@@ -252,7 +310,7 @@ def _describe(detector: Detector) -> DetectorRecord:
             f"{name} ({home}) is not in oodline's catalog, so a file could not say how to build it again. "
             "Save its state_dict() yourself, or add it to oodline.detectors.catalog."
         )
-    settings = {k: _describe(v).model_dump() if isinstance(v, Detector) else v for k, v in detector.settings.items()}
+    settings = {k: describe(v).model_dump() if isinstance(v, Detector) else v for k, v in detector.settings.items()}
     try:
         json.dumps(settings)
     except TypeError as error:
@@ -261,8 +319,12 @@ def _describe(detector: Detector) -> DetectorRecord:
 
 
 def _rebuild(record: DetectorRecord) -> Detector:
-    settings = {k: _rebuild(DetectorRecord(**v)) if isinstance(v, dict) else v for k, v in record.settings.items()}
-    return build_detector(record.method, settings)
+    members = {k: _rebuild(DetectorRecord(**v)) for k, v in record.settings.items() if _is_record(v)}
+    return build_detector(record.method, {**record.settings, **members})
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == set(DetectorRecord.model_fields)
 
 
 def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:

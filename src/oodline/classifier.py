@@ -130,13 +130,7 @@ class Classifier:
             The model refuses the batch, or features or logits hold NaN or infinity.
         """
         inputs = self._moved(inputs)
-        seen: dict[str, Tensor] = {}
-        with ExitStack() as stack:
-            stack.enter_context(evaluating(self.model))
-            stack.enter_context(torch.no_grad())
-            self._listen(stack, seen, needs, layers)
-            output = self._run(inputs)
-        logits = self._logits(output)
+        seen, logits = self._pass(inputs, needs, layers)
         features = self._features(seen, logits)
         if index is None:
             index = torch.arange(len(features))
@@ -144,19 +138,54 @@ class Classifier:
             raise InputError(
                 f"index has shape {tuple(index.shape)}; one position a sample, ({len(features)},), is needed."
             )
-        activations = Activations(
-            features=_at_least_float32(features),
-            logits=_at_least_float32(logits),
-            head=self.head.to(_at_least_float32(features)),
-            index=index,
-            layers={name: _at_least_float32(seen[f"layer {name}"]) for name in layers},
-            inputs=inputs if Needs.INPUTS in needs else None,
-            classifier=self if Needs.CLASSIFIER in needs else None,
-        )
+        activations = self._activations(inputs, seen, features, logits, index, needs, layers)
         activations.check_finite("this batch")
         if Needs.FEATURE_MAP in needs:
             return activations.replace(feature_map=self._feature_map(seen, features))
         return activations
+
+    def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()) -> Activations:
+        """The same pass for `torch.export`, which no value may lead astray: it checks nothing but shapes.
+
+        Call the classifier itself on the same inputs before, so that everything has been checked once.
+        """
+        seen, logits = self._pass(self._moved(inputs), needs, layers)
+        features = seen["features"].flatten(1)
+        index = torch.arange(features.shape[0])  # len() would fix the size of the batch
+        activations = self._activations(inputs, seen, features, logits, index, needs, layers)
+        if Needs.FEATURE_MAP in needs:
+            return activations.replace(feature_map=_at_least_float32(seen["feature map"]))
+        return activations
+
+    def _pass(self, inputs: Inputs, needs: Needs, layers: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        seen: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(self.model))
+            stack.enter_context(torch.no_grad())
+            self._listen(stack, seen, needs, layers)
+            output = self._run(inputs)
+        return seen, self._logits(output)
+
+    def _activations(
+        self,
+        inputs: Inputs,
+        seen: Mapping[str, Tensor],
+        features: Tensor,
+        logits: Tensor,
+        index: Tensor,
+        needs: Needs,
+        layers: Sequence[str],
+    ) -> Activations:
+        features = _at_least_float32(features)
+        return Activations(
+            features=features,
+            logits=_at_least_float32(logits),
+            head=self.head.to(features),
+            index=index,
+            layers={name: _at_least_float32(_layer(seen, name)) for name in layers},
+            inputs=inputs if Needs.INPUTS in needs else None,
+            classifier=self if Needs.CLASSIFIER in needs else None,
+        )
 
     def gradients(self, inputs: Inputs, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ()) -> Gradients:
         """Differentiate one number a sample in one forward and one backward pass; parameters gather no gradient.
@@ -185,8 +214,14 @@ class Classifier:
             self._listen(stack, seen, Needs.LOGITS, layers)
             leaf = inputs.detach().clone().requires_grad_()
             values = scalar(_at_least_float32(self._logits(self._run(leaf))))
-            outputs = [seen[f"layer {name}"] for name in layers]
-            found = torch.autograd.grad(values.sum(), [leaf, *outputs])
+            outputs = [_layer(seen, name) for name in layers]
+            try:
+                found = torch.autograd.grad(values.sum(), [leaf, *outputs])
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                where = f" or the outputs of {', '.join(layers)}" if layers else ""
+                raise InputError(f"the logits cannot be differentiated by the inputs{where}: {error}") from error
         pairs = zip(layers, outputs, found[1:], strict=True)
         return Gradients(
             _at_least_float32(found[0]),
@@ -226,7 +261,7 @@ class Classifier:
         return self._moved_tensor(inputs)
 
     def _moved_tensor(self, inputs: Tensor) -> Tensor:
-        if inputs.ndim == 0 or len(inputs) == 0:
+        if inputs.ndim == 0 or inputs.shape[0] == 0:
             raise InputError(f"a batch needs at least one sample; this one has shape {tuple(inputs.shape)}.")
         if inputs.is_floating_point() and not torch.is_autocast_enabled(self.device.type):
             dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), inputs.dtype)
@@ -339,6 +374,14 @@ class Classifier:
                 f"shape {tuple(features.shape)}, and so is not the feature map. {advice}"
             )
         return _at_least_float32(found)
+
+
+def _layer(seen: Mapping[str, Any], name: str) -> Tensor:
+    found = seen.get(f"layer {name}")
+    if not isinstance(found, Tensor):
+        what = "was not called in the forward pass" if found is None else f"returns a {type(found).__name__}"
+        raise HeadError(f"the layer '{name}' {what}; name one that returns one tensor on the way to the logits.")
+    return found
 
 
 def _copy(value: Any) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from oodline.activations import Activations
 from oodline.detectors.base import Detector
 from oodline.errors import InputError
+from oodline.statistics.content_sketch import content_hash
 
 
 def score_batch(
@@ -29,7 +30,7 @@ def score_batch(
     scores = {}
     for name, detector in detectors.items():
         started = perf_counter()
-        values = detector(activations).to("cpu", torch.float64)
+        values = detector(activations).detach().to("cpu", torch.float64)
         if seconds is not None:
             seconds[name] += perf_counter() - started
         if not bool(torch.isfinite(values).all()):
@@ -64,7 +65,7 @@ class Columns:
     >>> columns = Columns({"msp": MSP()})
     >>> columns.update(classifier(inputs), labels)
     >>> sorted(columns.ordered())
-    ['index', 'labels', 'predicted', 'score/msp']
+    ['content', 'index', 'labels', 'predicted', 'score/msp']
     """
 
     def __init__(self, detectors: Mapping[str, Detector]) -> None:
@@ -92,6 +93,7 @@ class Columns:
                 **{f"score/{name}": values for name, values in scores.items()},
                 "predicted": activations.logits.argmax(1),
                 "index": activations.index,
+                "content": content_hash(activations.features),
                 "labels": unknown if labels is None else labels.long(),
             }
         )

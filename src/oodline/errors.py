@@ -49,6 +49,10 @@ class ModelError(OodlineError, ValueError):
     """A model reference or a weight file cannot be turned into a model."""
 
 
+class ExportError(OodlineError, RuntimeError):
+    """A guard cannot be turned into a graph, or the graph does not give what the guard gives."""
+
+
 class UnknownNameError(OodlineError, KeyError):
     """A name is not in the table it was looked up in; the message says the nearest one."""
 

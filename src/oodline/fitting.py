@@ -52,6 +52,15 @@ def reads(detectors: Iterable[Fittable]) -> Reads:
     return Reads(needs=needs, layers=tuple(layers))
 
 
+def share(requests: Iterable[dict[str, Statistic]]) -> list[Statistic]:
+    """Let requests that ask for equal statistics hold the same one, in place; return each of them once."""
+    shared: dict[tuple[object, ...], Statistic] = {}
+    for request in requests:
+        for name, statistic in request.items():
+            request[name] = shared.setdefault(statistic.key, statistic)
+    return list(shared.values())
+
+
 class FitError(OodlineError, ValueError):
     """Some of several detectors could not be estimated; the others are fitted.
 
@@ -114,14 +123,9 @@ def fit(
     """
     head = classifier.head
     requests = [detector.requests(head) for detector in detectors]
-    shared: dict[tuple[object, ...], Statistic] = {}
-    for request in requests:
-        for name, statistic in request.items():
-            request[name] = shared.setdefault(statistic.key, statistic)
+    shared = share(requests)
     if shared:
-        (engine or Local()).fill(
-            list(shared.values()), classifier, loader, reads(detectors), task="fitting", progress=progress
-        )
+        (engine or Local()).fill(shared, classifier, loader, reads(detectors), task="fitting", progress=progress)
         head = classifier.head
     failures: dict[str, OodlineError] = {}
     for detector, request in zip(detectors, requests, strict=True):

@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from oodline.activations import Activations
 from oodline.artifact import Artifact, read_artifact, write_artifact
 from oodline.batch import Inputs
-from oodline.calibration import Calibration, calibrate
+from oodline.calibration import check_false_alarm, false_alarm_of
+from oodline.class_calibration import AnyCalibration, calibrate_all
 from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
-from oodline.errors import ArtifactError, InputError, NotFittedError, unknown_name
+from oodline.detectors.catalog import CATALOG, detector_class
+from oodline.errors import ArtifactError, InputError, NotFittedError, SettingError, unknown_name
+from oodline.evidence import Explains, require_linear
+from oodline.explanation import Explanation, explanations
+from oodline.export import Export, export_onnx
+from oodline.false_discovery import benjamini_hochberg
 from oodline.fitting import reads
 from oodline.head import HeadInfo
+from oodline.held_out import warn_of_seen_data
+from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
-from oodline.scoring import check_fitted_on, score
+from oodline.scoring import check_fitted_on, score_all
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,18 +43,18 @@ class Verdict:
     score : Tensor (N,)
         The detector's score, higher = more in-distribution.
     is_ood : Tensor (N,), bool
-        Whether the score is below the threshold.
+        Whether the score is below the threshold: whether the p-value is at most the promised false-alarm rate.
     p_value : Tensor (N,), float64
         In (0, 1]: how usual the score is among held-out ID inputs; see `Calibration.p_value`.
-    threshold : float
-        What the scores were compared with.
+    threshold : Tensor (N,), float64
+        What each score was compared with: the same for all, or that of the predicted class.
     class_names : tuple of str, optional
         In the order of the logits.
 
     Examples
     --------
     >>> one = torch.ones(1)
-    >>> Verdict(one.long(), one, one < 2, one.double(), 2.0, ("cat", "dog")).rows()[0]["class_name"]
+    >>> Verdict(one.long(), one, one < 2, one.double(), 2 * one.double(), ("cat", "dog")).rows()[0]["class_name"]
     'dog'
     """
 
@@ -53,27 +62,39 @@ class Verdict:
     score: Float[Tensor, " n"]
     is_ood: Bool[Tensor, " n"]
     p_value: Float[Tensor, " n"]
-    threshold: float
+    threshold: Float[Tensor, " n"]
     class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
+    def discoveries(self, fdr: float = 0.1) -> Bool[Tensor, " n"]:
+        """Whether each of the batch is flagged (N,) when at most a fraction `fdr` of the flagged may be ID, on average.
+
+        The batch is judged as a whole, by `benjamini_hochberg`; `is_ood` judges each input by itself.
+        """
+        return benjamini_hochberg(self.p_value, fdr)
+
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict an input, ready for JSON."""
         columns = zip(
-            self.label.tolist(), self.score.tolist(), self.is_ood.tolist(), self.p_value.tolist(), strict=True
+            self.label.tolist(),
+            self.score.tolist(),
+            self.threshold.tolist(),
+            self.is_ood.tolist(),
+            self.p_value.tolist(),
+            strict=True,
         )
         return [
             {
                 "label": label,
                 "class_name": self.class_names[label] if self.class_names else None,
                 "score": value,
-                "threshold": self.threshold,
+                "threshold": threshold,
                 "is_ood": is_ood,
                 "p_value": p,
             }
-            for label, value, is_ood, p in columns
+            for label, value, threshold, is_ood, p in columns
         ]
 
 
@@ -86,25 +107,27 @@ class Guard:
         The frozen classifier.
     detector : Detector
         Fitted on it, where it needs fitting.
-    calibration : Calibration, optional
+    calibration : Calibration or ClassCalibration, optional
         Set by `calibrate`.
     class_names : sequence of str, optional
         In the order of the logits; carried along for people and files.
     preprocessing : Preprocessing, optional
         From image to input; carried along in the saved file.
+    neurons : Neurons, optional
+        Fitted in the same pass, for explanations with training images and z-scores.
 
     Raises
     ------
     NotFittedError, MismatchError
-        The detector is not fitted, or on another classifier.
+        The detector, or what is known of the neurons, is not fitted, or on another classifier.
 
     Examples
     --------
     >>> import oodline as ol
-    >>> from oodline.testing import toy_problem
+    >>> from oodline.testing import toy_loader, toy_problem
     >>> classifier, loader = toy_problem()
     >>> detector = ol.LINe(p_a=0.5, p_w=0.5, clip=5.0).fit(classifier, loader)
-    >>> guard = ol.Guard(classifier, detector).calibrate(loader, tpr=0.95)
+    >>> guard = ol.Guard(classifier, detector).calibrate(toy_loader(seed=1), false_alarm=0.05)
     >>> verdict = guard(torch.zeros(2, 4))
     >>> verdict.is_ood
     tensor([True, True])
@@ -114,40 +137,71 @@ class Guard:
         self,
         classifier: Classifier,
         detector: Detector,
-        calibration: Calibration | None = None,
+        calibration: AnyCalibration | None = None,
         *,
         class_names: Iterable[str] | None = None,
         preprocessing: Preprocessing | None = None,
+        neurons: Neurons | None = None,
     ) -> None:
         if not detector.fitted:
             name = type(detector).__name__
             raise NotFittedError(f"{name} is not fitted. Call {name}.fit(classifier, train_loader) before guarding.")
         check_fitted_on({detector.name: detector}, classifier)
+        if neurons is not None:
+            neurons.state()  # raises where it was not fitted
+            check_fitted_on({neurons.name: neurons}, classifier)
         self.classifier = classifier
         self.detector = detector
         self.calibration = calibration
         self.class_names = None if class_names is None else tuple(class_names)
         self.preprocessing = preprocessing
+        self.neurons = neurons
 
-    def calibrate(self, loader: Iterable[Any], *, tpr: float = 0.95, progress: bool = False) -> Self:
-        """Choose the threshold at which a fraction `tpr` of held-out ID data is accepted.
+    def calibrate(
+        self,
+        loader: Iterable[Any],
+        *,
+        false_alarm: float | None = None,
+        tpr: float | None = None,
+        by: Literal["all", "predicted"] = "all",
+        progress: bool = False,
+    ) -> Self:
+        """Choose the threshold that flags at most a fraction `false_alarm` of ID inputs.
+
+        The promise, for an ID input that is exchangeable with those of the loader: `P(flagged) <= false_alarm`, for any
+        classifier, detector and number of samples; see `Calibration`. It is silent on OOD inputs, and void where the
+        data in use has drifted away from the held-out data.
 
         Parameters
         ----------
         loader : iterable
             Batches of ID data that neither the classifier nor the detector was fitted on; labels are not used.
-        tpr : float
-            In (0, 1]; about `1 - tpr` of ID inputs will be flagged.
+        false_alarm : float, optional
+            In (0, 1); 0.05 without it. n samples can promise rates from 1 / (n + 1).
+        tpr : float, optional
+            The same promise in the papers' words: `tpr=0.95` is `false_alarm=0.05`.
+        by : {"all", "predicted"}
+            Promise the rate on average, or for each predicted class; see `ClassCalibration` for small classes.
         progress : bool
             Show a progress bar on standard error.
 
         Raises
         ------
-        SettingError, InputError
-            As `oodline.calibration.calibrate`.
+        SettingError
+            The rate is outside (0, 1) or given twice, or there are too few samples for it.
+        InputError
+            As `oodline.score`.
+
+        Warns
+        -----
+        SeenDataWarning
+            The loader seems to hold the data that the detector was fitted on.
         """
-        scores = score({"this": self.detector}, self.classifier, loader, progress=progress)["this"]
-        self.calibration = calibrate(scores, tpr)
+        rate = false_alarm_of(false_alarm, tpr)
+        check_false_alarm(rate)
+        found = score_all({"this": self.detector}, self.classifier, loader, progress=progress)
+        warn_of_seen_data([self.detector], found)
+        self.calibration = calibrate_all(found, self.classifier.head.num_classes, rate, by)["this"]
         return self
 
     def __call__(self, inputs: Inputs) -> Verdict:
@@ -160,20 +214,61 @@ class Guard:
         InputError
             The batch has the wrong shape, or gives NaN or infinite activations or scores.
         """
+        calibration = self._calibrated()
+        return self._judge(self.classifier(inputs, **reads([self.detector])), calibration)
+
+    def explain(self, inputs: Inputs, *, top: int = 8) -> list[Explanation]:
+        """Say of each of N inputs which neurons its class expected and did not find, and which it did not expect.
+
+        Parameters
+        ----------
+        inputs : Tensor or mapping
+            As for a verdict.
+        top : int
+            Neurons of each kind to list, at most.
+
+        Raises
+        ------
+        SettingError
+            The detector keeps no contributions by class, and the guard has no `Neurons`; names those that do.
+        HeadError
+            The head has several layers.
+        NotFittedError, InputError
+            As for a verdict.
+        """
+        calibration = self._calibrated()
+        explainer = self.detector if isinstance(self.detector, Explains) else self.neurons
+        if explainer is None:
+            known = ", ".join(name for name in CATALOG if issubclass(detector_class(name), Explains))
+            raise SettingError(
+                f"'{self.detector.name}' does not say what speaks for a class; these detectors do: {known}. Or fit "
+                "Neurons in the same pass, and give them to the guard: fit([detector, neurons], ...), "
+                "Guard(classifier, detector, neurons=neurons)."
+            )
+        activations = self.classifier(inputs, **reads([self.detector]))
+        require_linear(activations.head)
+        verdict = self._judge(activations, calibration)
+        with torch.no_grad():
+            evidence = explainer.evidence(activations)
+        return explanations(verdict.rows(), evidence, activations.features, self.neurons, self.class_names, top)
+
+    def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:
             raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
-        activations = self.classifier(inputs, **reads([self.detector]))
+        return self.calibration
+
+    def _judge(self, activations: Activations, calibration: AnyCalibration) -> Verdict:
         with torch.no_grad():
             scores = self.detector(activations).cpu()
         if not bool(torch.isfinite(scores).all()):
             raise InputError(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite.")
+        label = activations.logits.argmax(1).cpu()
         return Verdict(
-            label=activations.logits.argmax(1).cpu(),
+            label=label,
             score=scores,
-            # compared in float64, as calibrated: a held-out input is judged the same again
-            is_ood=self.calibration.is_ood(scores.double()),
-            p_value=self.calibration.p_value(scores),
-            threshold=self.calibration.threshold,
+            is_ood=calibration.is_ood(scores, label),
+            p_value=calibration.p_value(scores, label),
+            threshold=calibration.threshold_of(label),
             class_names=self.class_names,
         )
 
@@ -194,8 +289,20 @@ class Guard:
             calibrations={} if self.calibration is None else {name: self.calibration},
             class_names=self.class_names,
             preprocessing=self.preprocessing,
+            neurons=self.neurons,
         )
         return write_artifact(artifact, path)
+
+    def export_onnx(
+        self,
+        path: str | Path,
+        example: Inputs,
+        *,
+        preprocessing: Preprocessing | None = None,
+        progress: bool = False,
+    ) -> Export:
+        """Write one ONNX graph from inputs to the verdict and what leads to it; see `oodline.export.export_onnx`."""
+        return export_onnx(self, path, example, preprocessing=preprocessing, progress=progress)
 
     @classmethod
     def load(cls, path: str | Path, classifier: Classifier, detector: str | None = None) -> Guard:
@@ -232,4 +339,5 @@ class Guard:
             artifact.calibrations.get(name),
             class_names=artifact.class_names,
             preprocessing=artifact.preprocessing,
+            neurons=artifact.neurons,
         )

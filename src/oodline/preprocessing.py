@@ -63,6 +63,10 @@ class Preprocessing(BaseModel):
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Turn one PIL image into a float32 tensor (channels, height, width)."""
+        return self.normalise(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """All steps but the last: one image as float32 in [0, 1], (channels, height, width)."""
         image = _eight_bit(image).convert(self.mode)
         if self.resize is not None:
             size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
@@ -70,7 +74,13 @@ class Preprocessing(BaseModel):
         if self.crop is not None:
             image = tv.center_crop(image, [self.crop] * 2 if isinstance(self.crop, int) else list(self.crop))
         pixels: Tensor = tv.to_tensor(image)
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        return pixels
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """The last step alone: pixels (..., channels, height, width), uint8 or in [0, 1], minus mean, by std."""
+        if not pixels.is_floating_point():
+            pixels = pixels.float() / 255
+        mean, std = (torch.tensor(v).to(pixels).view(-1, 1, 1) for v in (self.mean, self.std))
         return (pixels - mean) / std
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,3 +44,21 @@ def track(batches: Iterable[T], task: str, loader: Iterable[Any], *, shown: bool
             bar.advance(this)
             speed = bar.tasks[0].speed
             bar.update(this, rate="?" if speed is None else f"{speed:.1f}")
+
+
+@contextmanager
+def working(task: str, *, shown: bool) -> Iterator[None]:
+    """Show that a step of unknown length is under way, on standard error, where that is a terminal.
+
+    Examples
+    --------
+    >>> with working("tracing", shown=False):
+    ...     pass
+    """
+    if not shown:
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(task):
+        yield

@@ -24,6 +24,11 @@ class Reference:
     name: str
     options: dict[str, object] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The text that parses to this."""
+        options = "".join(f",{key}={_text(value)}" for key, value in self.options.items())
+        return f"{self.scheme}:{self.name}{options}" if self.scheme else f"{self.name}{options}"
+
 
 def parse_reference(text: str, schemes: Collection[str] = ()) -> Reference:
     """Split `text` into scheme, name and options.
@@ -57,16 +62,23 @@ def parse_reference(text: str, schemes: Collection[str] = ()) -> Reference:
     keys = rest[::2]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise SettingError(f"'{text}' sets {twice[0]} twice. Give each setting once.")
-    options = {key: _value(value) for key, value in zip(keys, rest[1::2], strict=True)}
+    options = {key: parse_value(value) for key, value in zip(keys, rest[1::2], strict=True)}
     scheme, colon, name = head.partition(":")
     if colon and scheme in schemes:
         return Reference(scheme, name, options)
     return Reference(None, head, options)
 
 
-def _value(text: str) -> object:
+def parse_value(text: str) -> object:
+    """Read JSON where it is JSON (numbers, true, false, null, "text"), else keep the text."""
     try:
         return json.loads(text)
     except ValueError:
         # ".9" is how people write fractions, and is not JSON
         return float(text) if re.fullmatch(r"[+-]?\.\d+", text) else text
+
+
+def _text(value: object) -> str:
+    # a text that would be read as a number, or true, is put in quotes
+    plain = isinstance(value, str) and parse_value(value) == value
+    return str(value) if plain else json.dumps(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pyarrow import csv, parquet
 from torch import Tensor
 
 from oodline.activations import Activations
-from oodline.calibration import Calibration
+from oodline.class_calibration import AnyCalibration
 from oodline.columns import Column, fingerprint, score_batch
 from oodline.detectors.base import Detector
 from oodline.errors import DataError, SettingError
@@ -40,7 +41,7 @@ class RowWriter:
         of an engine writes Parquet files of its own, named after the position of their first sample.
     detectors : mapping of str to Detector
         Fitted; the first one decides.
-    calibration : Calibration, optional
+    calibration : Calibration or ClassCalibration, optional
         Of the first detector; without it there are scores and no verdicts.
     class_names : sequence of str, optional
         In the order of the logits.
@@ -65,7 +66,7 @@ class RowWriter:
         self,
         path: Path,
         detectors: Mapping[str, Detector],
-        calibration: Calibration | None = None,
+        calibration: AnyCalibration | None = None,
         class_names: Sequence[str] | None = None,
         name: Callable[[int], str] = str,
     ) -> None:
@@ -96,9 +97,12 @@ class RowWriter:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The class, the detectors with their state, the threshold, and where the rows go."""
-        threshold = None if self.calibration is None else self.calibration.threshold
-        return (type(self).__name__, fingerprint(self.detectors), threshold, str(self.path))
+        """The class, the detectors with their state, the calibration, and where the rows go."""
+        verdicts = None
+        if self.calibration is not None:
+            scores = hashlib.sha256(self.calibration.scores.numpy().tobytes()).hexdigest()
+            verdicts = (type(self.calibration).__name__, self.calibration.false_alarm, scores)
+        return (type(self).__name__, fingerprint(self.detectors), verdicts, str(self.path))
 
     def fresh(self) -> Self:
         """A writer of the same rows that has written none."""
@@ -158,7 +162,7 @@ class RowWriter:
         index, labels, scores = self._index.values, self._labels.values, self._scores[first].values
         nothing = [None] * len(scores)
         known, names = self.calibration, self.class_names
-        is_ood = None if known is None else known.is_ood(scores)
+        is_ood = None if known is None else known.is_ood(scores, labels)
         self.flagged += 0 if is_ood is None else int(is_ood.sum())
         columns: dict[str, Any] = {
             "name": [self.name(i) for i in index.tolist()],
@@ -166,8 +170,8 @@ class RowWriter:
             "label": labels.numpy(),
             "class_name": [names[label] if names and label < len(names) else None for label in labels.tolist()],
             "score": scores.numpy(),
-            "p_value": nothing if known is None else known.p_value(scores).numpy(),
-            "threshold": nothing if known is None else [known.threshold] * len(scores),
+            "p_value": nothing if known is None else known.p_value(scores, labels).numpy(),
+            "threshold": nothing if known is None else known.threshold_of(labels).numpy(),
             "is_ood": nothing if is_ood is None else is_ood.numpy(),
         }
         columns |= {f"score_{name}": self._scores[name].values.numpy() for name in others}

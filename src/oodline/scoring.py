@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,7 +15,7 @@ from oodline.columns import Columns
 from oodline.detectors.base import Detector
 from oodline.engines.base import Engine
 from oodline.engines.local import Local
-from oodline.errors import HeadError, MismatchError, OodlineError, SettingError
+from oodline.errors import HeadError, InputError, MismatchError, OodlineError, SettingError
 from oodline.fitting import reads
 from oodline.head import HeadInfo
 
@@ -41,6 +41,9 @@ class Scores:
         As the loader yielded them, None where it yields none.
     seconds : dict of str to float
         Wall time of each detector's own part, beside the forward pass that all share.
+    content : Tensor (N,), int64, optional
+        A hash of each sample's features: the same content has the same one; see `statistics.content_sketch`. None
+        where scores were read from a file.
 
     Examples
     --------
@@ -56,6 +59,7 @@ class Scores:
     index: Int[Tensor, " n"]
     labels: Int[Tensor, " n"] | None
     seconds: dict[str, float]
+    content: Int[Tensor, " n"] | None = None
 
 
 def score(
@@ -127,6 +131,7 @@ def score_all(
         scores={name: found[f"score/{name}"] for name in named},
         predicted=found["predicted"],
         index=found["index"],
+        content=found["content"],
         labels=found["labels"] if columns.labelled else None,
         seconds=columns.seconds,
     )
@@ -174,15 +179,24 @@ def unreadable(
     batch = next(iter(loader), None)
     for name, detector in detectors.items():
         try:
-            detector.requests(classifier.head)
+            requests = detector.requests(classifier.head)
             if batch is not None and (detector.all_layers or detector.all_needs & ~CHEAP):
-                next(classifier.stream([batch], **reads([detector])))
-        except HeadError as error:
+                activations, labels = next(classifier.stream([batch], **reads([detector])))
+                # only a second pass shows whether the inputs can be differentiated
+                for statistic in requests.values() if Needs.CLASSIFIER in detector.all_needs else ():
+                    statistic.update(activations, labels)
+        except (HeadError, InputError) as error:
             failures[name] = error
     return failures
 
 
-def check_fitted_on(detectors: Mapping[str, Detector], classifier: Classifier) -> None:
+class FittedOn(Protocol):
+    """Something that remembers the head it was fitted on."""
+
+    fitted_on: HeadInfo | None
+
+
+def check_fitted_on(detectors: Mapping[str, FittedOn], classifier: Classifier) -> None:
     """Raise `MismatchError` where a detector was fitted on another head than the classifier's."""
     fitted = {name: d.fitted_on for name, d in detectors.items() if d.fitted_on is not None}
     if not fitted:

@@ -52,15 +52,16 @@ def slow():
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working folder with a model factory, labelled images of three colours, and noise."""
+    """A working folder with a model factory, two sets of labelled images of three colours, and noise."""
     random = np.random.default_rng(0)
-    for label, name in enumerate(("red", "green", "blue")):
-        for i in range(12):
-            pixels = random.integers(0, 60, (10, 10, 3))
-            pixels[..., label] += 150
-            path = tmp_path / "train" / name / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype("uint8")).save(path)
+    for part in ("train", "held_out"):
+        for label, name in enumerate(("red", "green", "blue")):
+            for i in range(12):
+                pixels = random.integers(0, 60, (10, 10, 3))
+                pixels[..., label] += 150
+                path = tmp_path / part / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype("uint8")).save(path)
     (tmp_path / "noise").mkdir()
     for i in range(9):
         Image.fromarray(random.integers(0, 255, (10, 10, 3)).astype("uint8")).save(tmp_path / "noise" / f"{i}.png")
@@ -96,7 +97,7 @@ def test_fit_score_evaluate(place, capsys):
         "--detector",
         "knn,k=5",
         "--calibrate",
-        "train",
+        "held_out",
     )
     out = capsys.readouterr().out
     assert "fitted line, knn, msp" in out
@@ -104,12 +105,14 @@ def test_fit_score_evaluate(place, capsys):
     assert "threshold of line" in out
 
     for suffix in ("parquet", "csv", "jsonl"):
-        run("score", "guard.safetensors", "train", *MODEL, "-o", f"scores.{suffix}")
+        run("score", "guard.safetensors", "held_out", *MODEL, "-o", f"scores.{suffix}")
     rows = parquet.read_table("scores.parquet").to_pylist()
     assert [r["name"] for r in rows][:2] == ["blue/0.png", "blue/1.png"]
     assert list(rows[0])[:8] == ["name", "index", "label", "class_name", "score", "p_value", "threshold", "is_ood"]
     assert "score_knn" in rows[0]
-    assert sum(r["is_ood"] for r in rows) == 1  # 95 % of 36 is 34.2, so 35 are accepted
+    assert (
+        sum(r["is_ood"] for r in rows) == 0
+    )  # of the held-out ones themselves, k with (k + 1) / 37 <= 5 % are flagged
     assert rows[0]["class_name"] in ("blue", "green", "red")
     assert [json.loads(line) for line in Path("scores.jsonl").read_text().splitlines()] == rows
     with Path("scores.csv").open() as file:
@@ -138,6 +141,104 @@ def test_json_of_fit_and_score_is_all_that_is_printed(place, capsys):
     }  # fmt: skip
 
 
+def test_a_rate_for_each_predicted_class(place, capsys):
+    run(*FIT, "--detector", "energy", "--calibrate", "held_out", "--tpr", "0.9", "--by", "predicted")
+    out = capsys.readouterr().out
+    assert "threshold of energy: one a predicted class (flags at most 10 % of ID images, after 36 held-out ones)" in out
+    assert "classes with too few held-out images are judged together" in out
+    run("score", "guard.safetensors", "held_out", *MODEL, "-o", "scores.parquet")
+    rows = parquet.read_table("scores.parquet").to_pylist()
+    assert len({r["threshold"] for r in rows}) == len({r["label"] for r in rows if r["label"] is not None})
+    assert all(r["is_ood"] == (r["p_value"] <= 0.1) for r in rows)
+
+
+@pytest.mark.filterwarnings("always::oodline.held_out.SeenDataWarning")
+def test_calibrating_on_the_training_images_is_warned_of(place, capsys):
+    run(*FIT, "--detector", "line,p_a=.5,p_w=0.5,clip=1.0", "--calibrate", "train")
+    assert "warning: the calibration data looks like the fitting data: of 36 samples" in capsys.readouterr().err
+    run(*FIT, "--detector", "line,p_a=.5,p_w=0.5,clip=1.0", "--calibrate", "held_out")
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_explain_prints_draws_and_writes_json(place, capsys):
+    run(*FIT, "--detector", "line,p_a=.5,p_w=0.5,clip=1.0", "-d", "energy", "-d", "msp", "--neurons", "3",
+        "--calibrate", "held_out")  # fmt: skip
+    capsys.readouterr()
+    run("explain", "guard.safetensors", "noise/3.png", *MODEL, "--top", "4", "-o", "why.png", "--data", "train")
+    out = capsys.readouterr().out
+    assert "important neurons of" in out and "expected, and silent" in out and "wrote why.png" in out
+    with Image.open("why.png") as picture:
+        assert picture.size == (1560, 960)
+        assert len(picture.convert("RGB").getcolors(10**6)) > 100
+    for detector in ("line", "energy"):
+        run("explain", "guard.safetensors", "noise", "--index", "3", *MODEL, "--detector", detector, "--json")
+        found = json.loads(capsys.readouterr().out)
+        assert len(found["contributions"]["expected"]) == 16
+        assert all(len(neuron["samples"]) == 3 for neuron in (*found["silent"], *found["shouting"]))
+        assert all(0 <= sample["index"] < 36 for neuron in found["silent"] for sample in neuron["samples"])
+    run("score", "guard.safetensors", "noise", *MODEL, "-o", "scores.jsonl")
+    row = json.loads(Path("scores.jsonl").read_text().splitlines()[3])
+    capsys.readouterr()
+    run("explain", "guard.safetensors", "noise/3.png", *MODEL, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["label"], found["is_ood"]) == (row["label"], row["is_ood"])
+    assert found["score"] == pytest.approx(row["score"], rel=1e-4)
+
+
+def test_what_explain_cannot_do_is_one_sentence(place, capsys):
+    run(*FIT, "--detector", "energy", "--calibrate", "held_out")
+    explain = ["explain", "guard.safetensors", "noise/3.png", *MODEL]
+    for arguments, sentence in (
+        ([], "'energy' does not say what speaks for a class; these detectors do: line."),
+        (["-o", "why.jpg"], "--output must end in .png, .svg, .pdf"),
+        (["--index", "1"], "noise/3.png holds 1 images; there is no number 1"),
+        (["--data", "nowhere"], "there is no file or folder nowhere"),
+        (["--detector", "line"], "unknown detector in guard.safetensors 'line'"),
+    ):
+        run(*explain, *arguments, fails=True)
+        assert sentence in capsys.readouterr().err
+    Path("noise/3.png").write_bytes(b"GIF89a")
+    run(*explain, fails=True)
+    assert "image 3.png cannot be read" in capsys.readouterr().err
+
+
+def test_export_writes_what_score_says(place, capsys):
+    run(*FIT, "--detector", "energy", "--detector", "odin", "--calibrate", "train")
+    capsys.readouterr()
+    run(
+        "export",
+        "guard.safetensors",
+        *MODEL,
+        "-o",
+        "g.pt2",
+        "--preprocess-inside",
+        "float",
+        "--data",
+        "noise",
+        "--json",
+    )
+    made = json.loads(capsys.readouterr().out)
+    assert made["output"] == "g.pt2"
+    assert made["inputs"] == {"inputs": "float32 (N, 3, 8, 8)"}
+    assert made["differences"] == {"logits": 0, "label": 0, "score": 0, "p_value": 0, "is_ood": 0}
+    run("export", "guard.safetensors", *MODEL, "-o", "g.onnx", "--preprocess-inside", "uint8")
+    out = capsys.readouterr().out
+    assert "pixels uint8 (N, 3, 8, 8) -> logits, label, score, p_value, is_ood" in out
+    assert "largest differences to the guard at batch sizes 1, 3, 8: logits" in out
+    before = sorted(p.name for p in place.iterdir())
+    for arguments, sentence in (
+        (["-o", "g.txt"], "--output must end in .onnx or .pt2"),
+        (["-o", "nowhere/g.onnx"], "there is no folder nowhere"),
+        (["-o", "h.onnx", "-d", "odin"], "ODIN runs the classifier again"),
+        (["-o", "h.onnx", "-d", "lime"], "unknown detector"),
+        (["-o", "h.onnx", "--preprocessing", '{"std": [0.5, 0.5, 0.5]}'], "Pass --data with some images"),
+        (["-o", ".", "--triton", "noise"], "there is a model of that name already"),
+    ):
+        run("export", "guard.safetensors", *MODEL, *arguments, fails=True)
+        assert sentence in capsys.readouterr().err
+    assert sorted(p.name for p in place.iterdir()) == before
+
+
 def test_methods_lists_the_catalog(capsys):
     run("methods", "--json")
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
@@ -160,7 +261,7 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
     torch.manual_seed(0)
     save_file(get_model("resnet18", num_classes=3).state_dict(), "weights.safetensors")
     model = ["--model", "torchvision:resnet18,num_classes=3", "--weights", "weights.safetensors"]
-    run("fit", *model, "--data", "train", "--detector", "energy", "--calibrate", "train", "-o", "g.safetensors")
+    run("fit", *model, "--data", "train", "--detector", "energy", "--calibrate", "held_out", "-o", "g.safetensors")
     run("score", "g.safetensors", "noise", "-o", "without.csv")
     run("score", "g.safetensors", "noise", *model, "-o", "with.csv")
     assert Path("without.csv").read_text() == Path("with.csv").read_text()
@@ -189,6 +290,9 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
         ([*MODEL, "--data", "nowhere"], "no file or folder nowhere"),
         ([*MODEL, "--data", "noise"], "yields no labels"),
         ([*MODEL, "-o", "nowhere/guard.safetensors"], "could not write nowhere/guard.safetensors"),
+        ([*MODEL, "--calibrate", "noise"], "9 held-out samples cannot promise a false-alarm rate of 0.05"),
+        ([*MODEL, "--false-alarm", "0.05", "--tpr", "0.95"], "say the same thing twice"),
+        ([*MODEL, "--false-alarm", "5"], "a false-alarm rate lies between 0 and 1"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, arguments, sentence):

@@ -15,6 +15,7 @@ from oodline.classifier import Classifier
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.catalog import CATALOG, build_detector, create_detector, detector_class
 from oodline.errors import (
+    ExportError,
     InputError,
     LabelError,
     MismatchError,
@@ -24,6 +25,8 @@ from oodline.errors import (
     UnknownNameError,
 )
 from oodline.fitting import FitError, fit, reads
+from oodline.graph import GuardGraph, trace
+from oodline.guard import Guard
 from oodline.scoring import score
 from oodline.statistics import ClassMoments, Statistic
 
@@ -33,14 +36,20 @@ COMPOSED = [
     "react,scorer=mahalanobis",
     "dice,scorer=msp",
     "ash-s,scorer=max-logit",
+    "knn,index=faiss-flat",
+    "nap-combined,scorer=feature-norm",
+    'nac,layers={"0":[1.0,20,20]}',
 ]
+LIGHTER = {"corp": "corp,size=64"}
+"""Settings that show the same in less time: the default decomposes a matrix of 2048 x 2048."""
+REFERENCES = [*(LIGHTER.get(name, name) for name in CATALOG), *COMPOSED]
 CLASSES, BLOCK = 3, 10
 WIDTH = CLASSES * BLOCK
 EVERYONE = list(range(60))
 LABELS = torch.arange(60) % CLASSES
 
 every_detector = pytest.mark.parametrize("name", CATALOG)
-every_reference = pytest.mark.parametrize("reference", [*CATALOG, *COMPOSED])
+every_reference = pytest.mark.parametrize("reference", REFERENCES)
 
 
 def make_classifier(seed: int = 0, width: int = WIDTH) -> Classifier:
@@ -471,6 +480,34 @@ def test_a_setting_of_the_wrong_type(name):
             create_detector(f"{name},{setting}=nonsense")
 
 
+@pytest.mark.parametrize("reference", [*CATALOG, "react,scorer=line", "ash-s,scorer=max-logit"])
+def test_its_graph_gives_its_scores_or_it_says_why_there_is_none(reference):
+    detector, classifier = fitted(reference)
+    guard = Guard(classifier, detector).calibrate(batches(images=HELD_OUT))
+    if why := detector.why_not_exportable:
+        assert len(why.split()) > 8
+        with pytest.raises(ExportError, match=why):
+            GuardGraph(guard)
+        return
+    graph = trace(GuardGraph(guard), IMAGES[:4]).module()
+    for size in (1, 3, 7):
+        verdict = guard(HELD_OUT[-size:])
+        with torch.no_grad():
+            _logits, label, score, _p_value, _is_ood = graph(HELD_OUT[-size:])
+        assert torch.equal(label, verdict.label)
+        same_scores(score, verdict.score)
+
+
+@pytest.mark.long
+@every_reference
+def test_its_graph_runs_in_onnxruntime(reference, tmp_path):
+    detector, classifier = fitted(reference)
+    if not detector.why_not_exportable:
+        guard = Guard(classifier, detector).calibrate(batches(images=without_evidence()))
+        made = guard.export_onnx(tmp_path / "guard.onnx", HELD_OUT)
+        assert made.differences["label"] == made.differences["is_ood"] == 0
+
+
 class Spy:
     """Stands for a detector in `fit` and remembers the statistics it was settled with."""
 
@@ -487,15 +524,15 @@ class Spy:
 
 def test_all_in_one_pass_equal_each_alone():
     classifier = make_classifier()
-    spies = [Spy(create_detector(reference)) for reference in [*CATALOG, *COMPOSED]]
+    spies = [Spy(create_detector(reference)) for reference in REFERENCES]
     wanted = [s for spy in spies for s in spy.requests(classifier.head).values()]
     passes: list[int] = []
     handle = classifier.model.register_forward_hook(lambda _m, args, _out: passes.append(len(args[0])))
-    fit([create_detector(name) for name in CATALOG if not runs_again(name)], classifier, batches(25))
+    fit([create_detector(r) for r in REFERENCES if not runs_again(r)], classifier, batches(25))
     handle.remove()
     assert passes == [25, 25, 10]
     fit(spies, classifier, batches(25))
-    for spy, reference in zip(spies, [*CATALOG, *COMPOSED], strict=True):
+    for spy, reference in zip(spies, REFERENCES, strict=True):
         same_state(spy.detector, create_detector(reference).fit(classifier, batches(25)))
     used = {id(statistic) for spy in spies for statistic in spy.statistics}
     assert len(used) == len({statistic.key for statistic in wanted}) < len(wanted)
@@ -524,7 +561,7 @@ def interrupted() -> Iterator[Batch]:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("reference", [r for r in [*CATALOG, *COMPOSED] if statistics_of(r)])
+@pytest.mark.parametrize("reference", [r for r in REFERENCES if statistics_of(r)])
 def test_an_interrupted_fit_changes_nothing(reference):
     classifier = make_classifier()
     classifier.model.train()
@@ -541,7 +578,7 @@ def test_an_interrupted_fit_changes_nothing(reference):
     assert hooks(classifier.model) == 0
 
 
-@pytest.mark.parametrize("reference", [r for r in [*CATALOG, *COMPOSED] if needs_every_class(r)])
+@pytest.mark.parametrize("reference", [r for r in REFERENCES if needs_every_class(r)])
 def test_a_refit_that_fails_keeps_the_old_state(reference):
     detector, classifier = fitted(reference)
     before = {name: value.clone() for name, value in detector.state_dict().items()}

@@ -1,16 +1,22 @@
-"""NAP and MODE-CSD against loops over channels, views and neighbours."""
+"""NAP, alone and combined, and MODE-CSD against loops over channels, views and neighbours."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oodline.activations import Activations
+from oodline.classifier import Classifier
+from oodline.detectors.catalog import create_detector
+from oodline.detectors.energy import Energy
+from oodline.detectors.feature_norm import FeatureNorm
 from oodline.detectors.mode_csd import ModeCSD
 from oodline.detectors.nap import NAP
+from oodline.detectors.nap_combined import NAPCombined
 from oodline.errors import InputError, SettingError
+from oodline.fitting import reads
 from oodline.testing import activations_of
 
 
@@ -34,6 +40,50 @@ def nap_of(A: np.ndarray, epsilon: float) -> list[float]:
 def test_nap_equals_the_formula(size, epsilon):
     A = random_map(0, 12, *size)
     np.testing.assert_allclose(NAP(epsilon=epsilon)(with_map(A)), nap_of(A.double().numpy(), epsilon), rtol=1e-5)
+
+
+# positive scores of logits and features, by the reference of the scorer that gives them or their logarithm
+POSITIVE = {
+    "msp": lambda f, z: np.exp(z).max(1) / np.exp(z).sum(1),
+    "energy": lambda f, z: np.log(np.exp(z).sum(1)),
+    "feature-norm": lambda f, z: np.sqrt((f**2).sum(1)),
+    "react,clip=9.0,scorer=msp": lambda f, z: np.exp(z).max(1) / np.exp(z).sum(1),
+    "odin,temperature=1.0,epsilon=0.0": lambda f, z: np.exp(z).max(1) / np.exp(z).sum(1),
+}
+
+
+def plain_classifier() -> Classifier:
+    """A classifier that takes maps as they are, and whose logits are their means and a little more than zero."""
+    head = nn.Linear(5, 5)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(5))
+        head.bias.fill_(0.3)
+    return Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head))
+
+
+@pytest.mark.parametrize("w", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("scorer", POSITIVE)
+def test_nap_combined_is_a_product_of_powers(scorer, w):
+    A = random_map(0).abs()
+    classifier = plain_classifier()
+    detector = NAPCombined(w=w, epsilon=0.5, scorer=create_detector(scorer))
+    detector.fit(classifier, [A])
+    f = A.double().numpy().mean((2, 3))
+    base = POSITIVE[scorer](f, f + 0.3)
+    expected = [s**w * n ** (1 - w) for s, n in zip(base, nap_of(A.double().numpy(), 0.5), strict=True)]
+    np.testing.assert_allclose(detector(classifier(A, **reads([detector]))).exp(), expected, rtol=1e-4)
+
+
+def test_a_negative_score_has_no_power():
+    scores = -torch.arange(6.0)[:, None, None, None].expand(6, 5, 2, 2)
+    with pytest.raises(InputError, match=r"'energy' gave 4 of 6 below zero \(first: -0\.39056\d* for sample 2 "):
+        NAPCombined(scorer=Energy())(with_map(scores))
+
+
+def test_zero_counts_as_the_smallest_positive_number():
+    dark = with_map(torch.zeros(3, 5, 4, 4))
+    tiny = np.log(torch.finfo(torch.float32).tiny)
+    np.testing.assert_allclose(NAPCombined(w=0.25, scorer=FeatureNorm())(dark), np.full(3, tiny), rtol=1e-5)
 
 
 def unit(v: np.ndarray) -> np.ndarray:
@@ -88,6 +138,7 @@ def test_activations_without_a_map_are_refused(detector):
 
 
 def test_invalid_settings():
-    for build in (lambda: NAP(epsilon=0), lambda: ModeCSD(k=0), lambda: ModeCSD(k=7, bank=1)):
+    builds = [lambda: NAP(epsilon=0), lambda: NAPCombined(epsilon=0), lambda: NAPCombined(w=1.1)]
+    for build in (*builds, lambda: ModeCSD(k=0), lambda: ModeCSD(k=7, bank=1)):
         with pytest.raises(SettingError, match="needs"):
             build()

@@ -1,15 +1,23 @@
 """KNN against sorting all distances."""
 
+import copy
+import pickle
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import normalize
 
-from oodline.detectors.knn import KNN
-from oodline.errors import InputError, SettingError
+from oodline import Guard
+from oodline.artifact import read_artifact
+from oodline.detectors import nearest
+from oodline.detectors.knn import KNN, SMALL
+from oodline.errors import InputError, MissingExtraError, SettingError
 from oodline.statistics import Reservoir
-from oodline.testing import activations_of
+from oodline.testing import activations_of, toy_problem
 
 
 def scores_of(bank: np.ndarray, f: np.ndarray, k: int) -> np.ndarray:
@@ -65,3 +73,95 @@ def test_fewer_samples_than_k(draw):
 def test_invalid_settings(setting):
     with pytest.raises(SettingError, match="1 <= k <= bank"):
         KNN(**setting)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7, 48])
+@pytest.mark.parametrize("block", [1, 5, 48])
+def test_a_bank_that_is_read_in_blocks_gives_the_same(draw, assert_equals, monkeypatch, block, k):
+    monkeypatch.setattr(nearest, "BLOCK", block)
+    case, other = draw(0), draw(100)
+    assert_equals(case.fit(KNN(k=k))(other.activations), scores_of(case.f, other.f, k))
+
+
+def fitted_on(bank: Tensor, **settings: object) -> KNN:
+    """KNN with this bank, without a pass."""
+    detector = KNN(bank=len(bank), **settings)
+    detector.neighbours = normalize(bank)
+    return detector
+
+
+def clustered(seed: int, n: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(30, width, generator=torch.Generator().manual_seed(99))
+    return (centres[torch.randint(30, (n,), generator=generator)] + torch.randn(n, width, generator=generator)).relu()
+
+
+@pytest.mark.parametrize("k", [1, 10, 200])
+def test_faiss_flat_equals_torch(k):
+    bank, points = torch.randn(3000, 33), activations_of(torch.randn(50, 33))
+    exact, flat = (fitted_on(bank, k=k, index=index)(points) for index in ("exact", "faiss-flat"))
+    torch.testing.assert_close(flat, exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "k"), [(64, 50), (33, 1), (600, 200)])
+def test_faiss_pq_is_close_and_never_nearer_than_the_nearest(width, k):
+    bank, points = clustered(0, SMALL, width), activations_of(clustered(1, 40, width))
+    exact, coded = (fitted_on(bank, k=k, index=index)(points) for index in ("exact", "faiss-pq"))
+    # among fewer candidates the k-th can only be farther
+    assert (coded <= exact + 1e-6).all()
+    assert float((exact - coded).max()) < 0.02
+    assert float((exact - coded).median()) < 1e-3
+
+
+def test_the_nearest_by_codes_are_measured_exactly():
+    bank = clustered(0, SMALL, 16)
+    detector = fitted_on(bank, k=1, index="faiss-pq")
+    torch.testing.assert_close(detector(activations_of(bank[:30])), torch.zeros(30), rtol=0, atol=1e-6)
+
+
+def test_a_small_bank_is_searched_exactly_whatever_the_index(draw):
+    case = draw(0)
+    exact, coded = (case.fit(KNN(k=5, index=index)) for index in ("exact", "faiss-pq"))
+    assert torch.equal(exact(case.activations), coded(case.activations))
+    assert coded._codes is None
+
+
+def test_codes_are_built_once_and_anew_for_another_bank():
+    points = activations_of(clustered(1, 5, 8))
+    detector = fitted_on(clustered(0, SMALL, 8), k=3, index="faiss-pq")
+    scores = detector(points)
+    first = detector._codes[1]
+    assert torch.equal(detector(points), scores)
+    assert detector._codes[1] is first
+    other = fitted_on(clustered(2, SMALL, 8), k=3, index="faiss-pq")
+    other.load_state_dict(detector.state_dict())
+    assert torch.equal(other(points), scores)
+    detector.load_state_dict(fitted_on(clustered(2, SMALL, 8), k=3).state_dict())
+    assert not torch.equal(detector(points), scores)
+
+
+def test_a_file_holds_the_bank_and_nothing_of_faiss(tmp_path):
+    classifier, loader = toy_problem()
+    inputs = [torch.randn(SMALL // 2, 4, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    guard = Guard(classifier, KNN(k=3, index="faiss-pq").fit(classifier, inputs)).calibrate(loader)
+    path = guard.save(tmp_path / "knn.safetensors")
+    assert path.stat().st_size < SMALL * 16 * 4 + 10_000
+    again = read_artifact(path).detectors["knn"]
+    assert again.settings == {"k": 3, "bank": 50_000, "index": "faiss-pq"}
+    activations = classifier(loader[0][0])
+    assert torch.equal(again(activations), guard.detector(activations))
+    for other in (copy.deepcopy(again), pickle.loads(pickle.dumps(again))):
+        assert other._codes is None
+        assert torch.equal(other(activations), again(activations))
+
+
+def test_without_faiss_an_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'oodline\[faiss\]'"):
+        KNN(index="faiss-pq")
+    assert KNN().index == "exact"
+
+
+def test_an_index_that_is_not_known():
+    with pytest.raises(SettingError, match="index='exact', 'faiss-flat' or 'faiss-pq', not 'hnsw'"):
+        KNN(index="hnsw")

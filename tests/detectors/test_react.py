@@ -54,7 +54,7 @@ def test_a_clip_of_a_given_value_needs_no_data(draw, assert_equals):
     case = draw(0)
     detector = case.fit(ReAct(clip=0.7))
     assert_equals(detector(case.activations), np.logaddexp.reduce(np.minimum(case.f, 0.7) @ case.W.T + case.b, axis=1))
-    assert detector.requests(case.head) == {}
+    assert detector.statistics(case.head) == {}
 
 
 @pytest.mark.parametrize("clip", ["-1%", "101%", "much", "%", math.nan])

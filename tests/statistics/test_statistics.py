@@ -18,6 +18,7 @@ from oodline.errors import SettingError, StatisticsError
 from oodline.head import LinearHead
 from oodline.statistics import (
     ClassMoments,
+    ContentSketch,
     Contributions,
     Covariance,
     Logits,
@@ -26,6 +27,7 @@ from oodline.statistics import (
     Reservoir,
     Seen,
     Statistic,
+    TopSamples,
 )
 from oodline.testing import activations_of
 
@@ -41,6 +43,9 @@ KINDS: dict[str, Any] = {
     "covariance of each class": lambda: Covariance(per_class=True),
     "plain covariance": lambda: Covariance(by="all"),
     "quantiles": Quantiles,
+    "content sketch": lambda: ContentSketch(6),
+    "top samples": lambda: TopSamples(3),
+    "top logits": lambda: TopSamples(2, Logits()),
     "reservoir": lambda: Reservoir(5),
     "seen": Seen,
     "reservoir with labels": lambda: Reservoir(7, Logits(), "label", seed=1),

@@ -21,13 +21,23 @@ app.command(
     "oodline.cli.demo:demo", help="The main job in under a minute, offline, on data that ships with scikit-learn."
 )
 app.command("oodline.cli.methods:methods", help="List the detectors: paper, what each needs, settings.")
+app.command("oodline.cli.tune:tune", help="Choose a detector's settings from ID data alone, no OOD data.")
 app.command("oodline.cli.fit:fit", help="Fit detectors on ID training data in one forward pass; write one file.")
 app.command("oodline.cli.score:score", help="Judge images with a fitted file; write one row an image.")
+app.command("oodline.cli.export:export", help="Write a fitted file and its classifier as one ONNX graph.")
 app.command("oodline.cli.evaluate:evaluate", help="Compare fitted detectors on ID and OOD data sets.")
+app.command("oodline.cli.explain:explain", help="Say which neurons make an image what it is judged to be.")
+app.command(
+    "oodline.cli.watch:watch", help="Watch a stream of scores for a drift towards OOD; exits with 3 after an alarm."
+)
+app.command("oodline.cli.bench:bench", help="Run a benchmark file: every detector on every data set, one pass each.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exit with 0, 1 for an error that says what to do, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run the command line; exit with 0, 1 for an error that says what to do, 2 for wrong usage, 130 for Ctrl-C.
+
+    `oodline watch` exits with 3 after an alarm.
+    """
     try:
         app(arguments)
     except OodlineError as error:

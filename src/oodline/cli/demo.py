@@ -60,7 +60,7 @@ def demo(
     table = ol.evaluate(detectors, classifier, batches(*sets["test"]), ood)
 
     guard = ol.Guard(classifier, detectors["line"], class_names=[str(c) for c in range(8)])
-    guard.calibrate(batches(*sets["calibration"]), tpr=0.95)
+    guard.calibrate(batches(*sets["calibration"]), false_alarm=0.05)
     flagged = {name: float(guard(sets[name][0]).is_ood.float().mean()) for name in ("test", *ood)}
 
     output.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def demo(
         return
     print(f"A network that knows the digits 0 to 7 ({accuracy:.1%} right), fitted and judged in {seconds:.1f} s.\n")
     print_table(table)
-    print("\nFlagged by LINe, calibrated to accept 95 % of unseen ID images:")
+    print("\nFlagged by LINe, calibrated to flag at most 5 % of ID images:")
     for name, rate in flagged.items():
         print(f"  {'digits 0 to 7 (false alarms)' if name == 'test' else name:30} {rate:6.1%}")
     print(f"\nWrote {picture}, {output / 'table.csv'} and {output / 'guard.safetensors'}. Next:")
@@ -151,8 +151,8 @@ def draw(guard: Guard, sets: dict[str, Tensor], path: Path) -> Path:
     for name, values in scores.items():
         label = "digits 0 to 7 (ID)" if name == "test" else f"{name} (OOD)"
         axes.hist(values, edges, density=True, alpha=0.55, label=label, color=colours[name])
-    threshold = guard(sets["test"][:1]).threshold
-    axes.axvline(threshold, color="black", linestyle="--", label="threshold (95 % of ID accepted)")
+    threshold = float(guard(sets["test"][:1]).threshold)
+    axes.axvline(threshold, color="black", linestyle="--", label="threshold (5 % false alarms)")
     axes.set(
         xlabel="LINe score (higher = more in-distribution)", ylabel="density", title="What the network was never taught"
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -21,25 +22,34 @@ from oodline.cli.options import (
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
-    from oodline.evaluation.evaluate import Table
+    from oodline.evaluation.table import Table
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
-_PRINTED = ("auroc", "fpr95_id_positive", "fpr95_ood_positive")
+_SCORES, _GROUPS = ".parquet", ("near", "far")
+_FULL_SPECTRUM = "full spectrum: shifted ID data counts as ID"
+_Sets = Annotated[list[str] | None, Parameter(negative="")]
 
 
 def evaluate(
     guard: Path,
     *,
     id: str,
-    ood: list[str],
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    ood: _Sets = None,
+    near: _Sets = None,
+    far: _Sets = None,
+    csid: _Sets = None,
+    output: Annotated[list[Path] | None, Parameter(name=["--output", "-o"], negative="")] = None,
+    convention: Literal["exact", "paper"] = "exact",
+    bootstrap: int = 0,
+    seed: int = 0,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
     json: Json = False,
 ) -> None:
     """Compare the detectors of a fitted file: AUROC and FPR@95TPR, under both conventions, on every OOD set.
 
-    The network runs once over each data set.
+    The network runs once over each data set. In a mean every set counts the same; in a pooled column every image does,
+    at one threshold for all.
 
     Parameters
     ----------
@@ -49,36 +59,76 @@ def evaluate(
         ID test data.
     ood
         An OOD data set, as a path or NAME=path; repeat it for several.
+    near
+        The same for near-OOD, which gets a mean of its own.
+    far
+        The same for far-OOD.
+    csid
+        Covariate-shifted ID data; a second table then counts it as ID (full-spectrum).
     output
-        Also write all metrics to this file: .csv, or .md for the printed tables.
+        Also write to this file; repeat it for several. The table as .md, .tex, .csv or .json, or the scores of every
+        image as .parquet.
+    convention
+        How metrics count ties and areas: exact, or paper for the code of the LINe, DICE and ReAct papers.
+    bootstrap
+        Resamples for 95 % confidence intervals, such as 1000; 0 for none.
+    seed
+        Of the resamples.
     json
         Print one JSON document on standard output, and nothing else there.
     """
     from oodline.artifact import read_artifact
-    from oodline.evaluation.evaluate import TITLES
-    from oodline.evaluation.evaluate import evaluate as run
-    from oodline.files import check_writable, write_atomically
+    from oodline.evaluation.bootstrap import Bootstrap
+    from oodline.evaluation.evaluate import score_sets, tabulate_sets
+    from oodline.evaluation.metrics import EXACT
+    from oodline.evaluation.paper import PAPER
+    from oodline.evaluation.scored_sets import write_scores
+    from oodline.evaluation.writing import WRITERS, write_tables
+    from oodline.files import check_writable
 
     show_warnings()
-    if output is not None and output.suffix not in (".csv", ".md"):
-        raise SettingError(f"--output must end in .csv or .md; {output.name} does not.")
-    if output is not None:
-        check_writable(output)
+    for path in output or ():
+        if path.suffix not in (*WRITERS, _SCORES):
+            raise SettingError(f"--output must end in {', '.join((*WRITERS, _SCORES))}; {path.name} does not.")
+        check_writable(path)
+    drawing = Bootstrap(bootstrap, seed=seed) if bootstrap else None
+    if not (ood or near or far):
+        raise SettingError("there is no OOD data set. Name one: --ood PATH, --near PATH or --far PATH.")
+    given = {"": ood or [], "near": near or [], "far": far or [], "csid": csid or []}
+    specs = named([spec for listed in given.values() for spec in listed])
+    rest = iter(specs)
+    names = {role: list(islice(rest, len(listed))) for role, listed in given.items()}
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact)
-    sets = named(ood)
-    loaders = {name: open_loader(spec, loaded.preprocessing, reading) for name, spec in sets.items()}
+    loaders = {name: open_loader(spec, loaded.preprocessing, reading) for name, spec in specs.items()}
     id_loader = open_loader(id, loaded.preprocessing, reading)
-    table = run(artifact.detectors, loaded.classifier, id_loader, loaders, progress=True)
+    sets = score_sets(
+        artifact.detectors,
+        loaded.classifier,
+        id_loader,
+        {name: loaders[name] for role in ("", *_GROUPS) for name in names[role]},
+        csid_loaders={name: loaders[name] for name in names["csid"]},
+        groups={group: names[group] for group in _GROUPS if names[group]},
+        progress=True,
+    )
     skipped = report_skipped({"id": id_loader, **loaders})
-    if output is not None:
-        markdown = "\n".join(f"{TITLES[m]}, %\n\n{table.to_markdown(m)}\n" for m in _PRINTED)
-        content = table.to_csv() if output.suffix == ".csv" else markdown
-        write_atomically(output, lambda file: file.write(content.encode()))
+    counting = {"exact": EXACT, "paper": PAPER}[convention]
+    tables = {"": tabulate_sets(sets, convention=counting, bootstrap=drawing)}
+    if sets.csid:
+        tables[_FULL_SPECTRUM] = tabulate_sets(sets, spectrum=True, convention=counting, bootstrap=drawing)
+    for path in output or ():
+        if path.suffix == _SCORES:
+            write_scores(sets, path)
+        else:
+            write_tables(tables, path)
     if json:
-        print_json({"rows": table.rows(), "milliseconds": table.milliseconds, "skipped": skipped})
+        main, *others = tables.items()
+        print_json(main[1].to_json() | {title: table.to_json() for title, table in others} | {"skipped": skipped})
         return
-    print_table(table)
+    for title, table in tables.items():
+        if title:
+            print(f"{title}\n")
+        print_table(table)
 
 
 def print_table(table: Table) -> None:
@@ -87,23 +137,18 @@ def print_table(table: Table) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from oodline.evaluation.evaluate import TITLES
+    from oodline.evaluation.writing import PRINTED, heading
 
     console = Console(highlight=False)
-    columns: list[str | None] = [*table.ood_sets, None]
-    for metric in _PRINTED:
+    columns = table.columns + table.pooled_columns
+    for metric in PRINTED:
         shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         shown.add_column("detector", overflow="fold")
         for column in columns:
-            shown.add_column(column or "mean", justify="right", overflow="fold")
-        for detector in table.cells:
-            cells = []
-            for column in columns:
-                value = table.value(detector, metric, column)
-                text = f"{100 * value:.2f}"
-                cells.append(f"[bold]{text}[/bold]" if value == table.best(metric, column) else text)
-            shown.add_row(detector, *cells)
-        console.print(f"{TITLES[metric]}, %", shown)
+            shown.add_column(column.title, justify="right", overflow="fold")
+        for detector, texts in table.texts(metric, columns, bold="[bold]{}[/bold]".format):
+            shown.add_row(detector, *(text.replace(" [", " \\[") for text in texts))
+        console.print(f"{heading(table, metric)}, %".replace("[", "\\["), shown)
     if table.milliseconds:
         own = ", ".join(f"{name} {ms:.3f}" for name, ms in table.milliseconds.items())
         console.print(f"Own time of each detector beside the shared pass, ms an image: {own}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -30,7 +30,10 @@ def fit(
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     detector: Annotated[list[str], Parameter(name=["--detector", "-d"])] | None = None,
     calibrate: str | None = None,
-    tpr: float = 0.95,
+    false_alarm: float | None = None,
+    tpr: float | None = None,
+    by: Literal["all", "predicted"] = "all",
+    neurons: int = 0,
     engine: EngineName = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
@@ -49,8 +52,14 @@ def fit(
         decides. See `oodline methods`.
     calibrate
         Held-out ID data on which to choose the threshold; without it the file gives scores and no verdicts.
+    false_alarm
+        Fraction of ID images that may be flagged; 0.05 if not given. The file promises it for data like the held-out.
     tpr
-        Fraction of held-out ID images to accept.
+        The same promise in the papers' words: 0.95 is --false-alarm 0.05.
+    by
+        Promise the rate on average over all images, or for each predicted class.
+    neurons
+        Remember so many training images for each neuron, and what each class makes of it, for `oodline explain`.
     engine
         Who makes the pass: local; torchrun, the default where torchrun started the process; or ray, with settings such
         as ray,workers=8,block=100000. A run by Ray that was interrupted goes on where it was.
@@ -59,32 +68,37 @@ def fit(
     """
     import oodline as ol
     from oodline.artifact import Artifact, FitInfo, ModelSource, write_artifact
-    from oodline.calibration import calibrate as choose_threshold
-    from oodline.calibration import check_tpr
+    from oodline.calibration import check_enough, check_false_alarm, false_alarm_of
+    from oodline.class_calibration import AnyCalibration, ClassCalibration, calibrate_all
     from oodline.cli.detectors import create_all
     from oodline.files import check_writable
     from oodline.head import HeadInfo
-    from oodline.scoring import score, unreadable
+    from oodline.held_out import warn_of_seen_data
+    from oodline.scoring import score_all, unreadable
 
     show_warnings()
     with open_engine(engine, output.with_name(f"{output.name}.unfinished")) as passes:
         with passes.together():
             if passes.leads:
                 check_writable(output)
-            check_tpr(tpr)
+            rate = false_alarm_of(false_alarm, tpr)
+            check_false_alarm(rate)
             detectors = create_all(detector or ["line"])
             loaded = load_classifier(model)
             classifier = loaded.classifier
             loader = open_loader(data, loaded.preprocessing, reading)
             held_out = None if calibrate is None else open_loader(calibrate, loaded.preprocessing, reading)
+            if held_out is not None:
+                check_enough(held_out.num_samples, rate)
             started = perf_counter()
             refused = unreadable(detectors, classifier, loader)
             if len(refused) == len(detectors):
                 raise next(iter(refused.values()))
         failures = {name: str(reason) for name, reason in refused.items()}
         detectors = {name: d for name, d in detectors.items() if name not in failures}
+        known = ol.Neurons(neurons) if neurons else None
         try:
-            ol.fit(list(detectors.values()), classifier, loader, engine=passes, progress=True)
+            ol.fit([*detectors.values(), *([known] if known else [])], classifier, loader, engine=passes, progress=True)
         except ol.FitError as error:
             if len(error.failures) == len(detectors):
                 raise
@@ -92,10 +106,11 @@ def fit(
             detectors = {name: d for name, d in detectors.items() if name not in failures}
         fitted_seconds = perf_counter() - started
         skipped = report_skipped({"data": loader})
-        calibrations = {}
+        calibrations: dict[str, AnyCalibration] = {}
         if held_out is not None:
-            scores = score(detectors, classifier, held_out, engine=passes, progress=True)
-            calibrations = {name: choose_threshold(values, tpr) for name, values in scores.items()}
+            found = score_all(detectors, classifier, held_out, engine=passes, progress=True)
+            warn_of_seen_data(detectors.values(), found)
+            calibrations = calibrate_all(found, classifier.head.num_classes, rate, by)
             skipped |= report_skipped({"calibrate": held_out})
         samples = loader.num_samples - len(loader.skipped)
         artifact = Artifact(
@@ -106,6 +121,7 @@ def fit(
             preprocessing=loaded.preprocessing,
             model=ModelSource(reference=loaded.reference, weights=loaded.weights, head=classifier.head_name),
             fit=FitInfo(data=data, samples=samples, calibration_data=calibrate),
+            neurons=known,
         )
         if passes.leads:
             write_artifact(artifact, output)
@@ -121,7 +137,7 @@ def fit(
         "skipped": skipped,
         "fit_seconds": round(fitted_seconds, 2),
         "thresholds": {name: c.threshold for name, c in calibrations.items()},
-        "tpr": tpr if calibrations else None,
+        "false_alarm": rate if calibrations else None,
     }
     if json:
         print_json(summary)
@@ -130,9 +146,11 @@ def fit(
     for name, reason in failures.items():
         print(f"left out {name}: {reason}")
     for name, calibration in calibrations.items():
-        print(
-            f"threshold of {name}: {calibration.threshold:.6g} (accepts {tpr:.1%} of {len(calibration.scores)} images)"
-        )
+        threshold = "one a predicted class" if by == "predicted" else f"{calibration.threshold:.6g}"
+        promise = f"flags at most {100 * rate:.3g} % of ID images, after {len(calibration.scores)} held-out ones"
+        print(f"threshold of {name}: {threshold} ({promise})")
+        if isinstance(calibration, ClassCalibration) and calibration.small:
+            print(f"  {len(calibration.small)} classes with too few held-out images are judged together")
     print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
     if not calibrations:
         print("No threshold yet: pass --calibrate HELD_OUT_ID_DATA for verdicts.")

@@ -22,6 +22,7 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
     """
     import torch
 
+    from oodline.cli.state import state_shapes
     from oodline.detectors.catalog import CATALOG, detector_class
     from oodline.head import LinearHead
 
@@ -42,9 +43,14 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
                 "fitted": bool(cls.fitted_buffers),
                 "statistics": [type(s).__name__ for s in cls().statistics(head).values()],
                 "settings": defaults,
+                "not_exportable": cls().why_not_exportable,
                 "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
+                "experimental": cls.experimental or None,
             }
         )
+    if json or markdown:
+        for row in rows:
+            row["state"] = state_shapes(detector_class(row["name"]))
     if json:
         print_json(rows)
         return
@@ -60,8 +66,12 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
         paper = f"{row['paper']} ({row['venue']}" + (f", arXiv {row['arxiv']})" if row["arxiv"] else ")")
         reads = f"reads {', '.join(row['needs'])}; {'fitted on ID data' if row['fitted'] else 'needs no fitting'}"
         lines = [paper, reads, f"settings: {settings}"] if settings else [paper, reads]
+        if row["not_exportable"]:
+            lines.append(f"no graph: {row['not_exportable']}")
         if row["presets"]:
             lines.append(f"presets: {', '.join(row['presets'])}")
+        if row["experimental"]:
+            lines.append(f"experimental: {row['experimental']}")
         table.add_row(f"[bold]{row['name']}[/bold]", "\n".join(lines))
         table.add_row()
     Console(highlight=False).print(table)
@@ -71,13 +81,19 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown page."""
+    from oodline.cli.state import LETTERS
+
+    letters = "; ".join(f"{letter}: {meaning}" for letter, meaning in LETTERS.items())
     lines = [
         "# The detectors",
         "",
-        "Printed by `oodline methods --markdown`. A higher score always means more in-distribution.",
+        f"Printed by `oodline methods --markdown`: {len(rows)} of them. A higher score always means more",
+        "in-distribution. The state is what a fitted one keeps and a file holds, with the shape of each tensor.",
+        f"{letters}; a setting's name: its value.",
+        "What exports becomes one graph with the classifier (`oodline export`).",
         "",
-        "| name | paper | reads | fitted from | settings | presets |",
-        "|---|---|---|---|---|---|",
+        "| name | paper | reads | fitted from | state | exports | settings | presets |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         link = f" [arXiv {row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else ""
@@ -86,8 +102,14 @@ def page(rows: list[dict[str, Any]]) -> str:
             f"{row['paper']} ({row['venue']}){link}",
             ", ".join(row["needs"]),
             ", ".join(row["statistics"]) or "nothing",
+            "; ".join(f"{name} {shape}" for name, shape in row["state"].items()) or "none",
+            "no" if row["not_exportable"] else "yes",
             ", ".join(f"`{k}={v}`" for k, v in row["settings"].items() if v is not None),
             ", ".join(f"`{key}`" for key in row["presets"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "## What does not export, and why", ""]
+    lines += [f"- `{row['name']}`: {row['not_exportable']}." for row in rows if row["not_exportable"]]
+    lines += ["", "## Experimental, and why", ""]
+    lines += [f"- `{row['name']}`: {row['experimental']}." for row in rows if row["experimental"]]
     return "\n".join(lines)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +16,8 @@ from cyclopts import Parameter
 from oodline.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from oodline.artifact import Artifact
     from oodline.classifier import Classifier
     from oodline.data import ImageLoader
@@ -126,7 +129,7 @@ def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> 
     )
 
 
-def open_loader(spec: str, preprocessing: Preprocessing, options: DataOptions) -> ImageLoader:
+def open_loader(spec: str, preprocessing: Callable[[Any], Tensor], options: DataOptions) -> ImageLoader:
     """Open a data set by its path or name."""
     from oodline.data import image_loader, open_images
 

@@ -5,19 +5,24 @@ batches that carry those positions, so that a skipped image never shifts the ide
 """
 
 from oodline.data.hub import HuggingFaceImages, TorchvisionImages
+from oodline.data.listing import ImageList
 from oodline.data.loader import ImageDataset, ImageLoader, image_loader
 from oodline.data.opening import open_images
 from oodline.data.parquet import ParquetImages
 from oodline.data.sources import ImageFolder, ImageSource
+from oodline.data.subset import Subset, sample
 
 __all__ = [
     "HuggingFaceImages",
     "ImageDataset",
     "ImageFolder",
+    "ImageList",
     "ImageLoader",
     "ImageSource",
     "ParquetImages",
+    "Subset",
     "TorchvisionImages",
     "image_loader",
     "open_images",
+    "sample",
 ]

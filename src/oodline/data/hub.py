@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from oodline.data.digests import combine, file_digest, image_digest
 from oodline.errors import DataError, missing_extra, unknown_name
 from oodline.references import Reference
 
@@ -46,6 +49,15 @@ class TorchvisionImages:
         image: Image.Image = self.dataset[i][0]
         return image
 
+    def fingerprint(self) -> str:
+        """Of the array of all images, where the data set holds one, else of every decoded image; and of the labels."""
+        labels = [self.label(i) for i in range(len(self))]
+        data: Any = getattr(self.dataset, "data", None)
+        if hasattr(data, "shape") and len(data) == len(self):
+            pixels = np.ascontiguousarray(data)
+            return combine([pixels.shape, pixels.dtype, hashlib.sha256(pixels.data).hexdigest(), labels])
+        return combine((_content(self, i), label) for i, label in enumerate(labels))
+
 
 class HuggingFaceImages:
     """A Hugging Face `datasets.Dataset` with an image column.
@@ -65,6 +77,7 @@ class HuggingFaceImages:
             if found[kind] is None and (kind == "image" or column != "label"):
                 raise DataError(f"{name} has no column '{column}'; its columns are {', '.join(dataset.column_names)}.")
         self.dataset, self.title, self.image = dataset, name, found["image"]
+        self._raw: Any = None
         self._labels = None if found["label"] is None else dataset[found["label"]]
         feature = None if found["label"] is None else dataset.features[found["label"]]
         self.class_names: tuple[str, ...] | None = tuple(getattr(feature, "names", None) or ()) or None
@@ -87,6 +100,28 @@ class HuggingFaceImages:
         if not isinstance(image, Image.Image):
             raise UnidentifiedImageError(f"the row holds {type(image).__name__}, not an image")
         return image
+
+    def fingerprint(self) -> str:
+        """Of the bytes of every image as they are stored, not decoded, and of the labels."""
+        return combine((self._stored(i), self.label(i)) for i in range(len(self)))
+
+    def _stored(self, i: int) -> str:
+        from datasets import Image as ImageColumn
+
+        if self._raw is None:
+            plain = isinstance(self.dataset.features[self.image], ImageColumn)
+            self._raw = self.dataset.cast_column(self.image, ImageColumn(decode=False)) if plain else self.dataset
+        value = self._raw[i][self.image]
+        if isinstance(value, dict) and value.get("bytes") is not None:
+            return hashlib.sha256(value["bytes"]).hexdigest()
+        return file_digest(value["path"]) if isinstance(value, dict) and value.get("path") else _content(self, i)
+
+
+def _content(source: TorchvisionImages | HuggingFaceImages, i: int) -> str:
+    try:
+        return image_digest(source.read(i))
+    except (OSError, SyntaxError, ValueError):
+        return "unreadable"
 
 
 def open_torchvision(reference: Reference) -> TorchvisionImages:

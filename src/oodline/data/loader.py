@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
+from pydantic import BaseModel
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -40,6 +41,25 @@ class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def recipe(self) -> str:
+        """The preprocessing as text: JSON of a `Preprocessing`, or the `fingerprint` that a callable has.
+
+        Raises
+        ------
+        InputError
+            It is neither.
+        """
+        if isinstance(self.preprocessing, BaseModel):
+            return f"{type(self.preprocessing).__name__} {self.preprocessing.model_dump_json()}"
+        stated = getattr(self.preprocessing, "fingerprint", None)
+        if isinstance(stated, str):
+            return stated
+        raise InputError(
+            f"the preprocessing, a {type(self.preprocessing).__name__}, does not say what it does, so activations "
+            "could not be told from those of another one. Use oodline.preprocessing.Preprocessing, or give it a "
+            "`fingerprint`, a text that changes when it does."
+        )
 
     def __getitem__(self, i: int) -> tuple[int, Tensor | None, int | None, str]:
         try:
@@ -107,6 +127,35 @@ class ImageLoader:
     def num_samples(self) -> int:
         """Number of images, readable or not."""
         return len(self.rows)
+
+    def over(self, batches: Sequence[range]) -> ImageLoader:
+        """The same images cut into these batches of positions, which need not be all."""
+        part = copy.copy(self)
+        part.skipped = []
+        part._loader = DataLoader(
+            self.dataset, batch_sampler=[list(b) for b in batches], num_workers=self.workers, collate_fn=list
+        )
+        return part
+
+    def name(self, i: int) -> str:
+        """What to call image `i` in messages."""
+        return self.source.name(i)
+
+    def identity(self) -> dict[str, str]:
+        """All that the batches' content depends on, by name: what a cache knows them by.
+
+        Raises
+        ------
+        InputError
+            The preprocessing is code that cannot say what it does.
+        """
+        return {
+            "data": self.source.fingerprint(),
+            "preprocessing": self.dataset.recipe(),
+            "label offset": str(self.dataset.label_offset),
+            "images": f"{self.rows.start} to {self.rows.stop}",
+            "unreadable images": self.on_error,
+        }
 
     def __len__(self) -> int:
         return len(self._loader)

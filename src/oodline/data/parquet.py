@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pyarrow import ArrowException, parquet, types
 
+from oodline.data.digests import combine, file_digest
 from oodline.errors import DataError
 
 
@@ -95,6 +96,10 @@ class ParquetImages:
         if not isinstance(content, bytes):
             raise UnidentifiedImageError(f"the row holds {type(content).__name__}, not the bytes of an image")
         return Image.open(io.BytesIO(content))
+
+    def fingerprint(self) -> str:
+        """Of the bytes of the files in their order, and of which columns are read."""
+        return combine([self.image, self.label_column, *map(file_digest, self.files)])
 
     def __getstate__(self) -> dict[str, Any]:
         # a loader's workers each read their own row groups: the cache would only be sent to be thrown away

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from oodline.data.digests import combine, file_digest
 from oodline.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
@@ -34,6 +35,10 @@ class ImageSource(Protocol):
 
     def read(self, i: int) -> Image.Image:
         """Image `i`; raises what PIL raises where it cannot be read."""
+        ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the content, images and labels, by which a cache knows it: the same wherever the data lies."""
         ...
 
 
@@ -77,6 +82,10 @@ class ImageFolder:
         with Image.open(self.root / self.files[i]) as image:
             image.load()  # here, so that the file is closed whether or not it can be decoded
             return image
+
+    def fingerprint(self) -> str:
+        """Of the paths below the root and the bytes of the files."""
+        return combine((file, file_digest(self.root / file)) for file in self.files)
 
 
 def _images(root: Path) -> list[str]:

@@ -21,6 +21,11 @@ STEP = 0.5
 """How far the chosen input elements move, in the units of the input as the model takes it."""
 
 
+def count(size: int, fraction: float) -> int:
+    """A fraction of `size` things, rounded down; 0.29 of 100 are 29, although the product is a little less."""
+    return int(size * fraction + 1e-6)
+
+
 def shift(
     activations: Activations, moved: float, of_perturbed: float, of_shift: float, weight: float
 ) -> Float[Tensor, " n"]:
@@ -32,12 +37,12 @@ def shift(
     classifier, inputs = activations.second_pass()
     gradient = classifier.gradients(inputs, lambda logits: logits.amax(1)).inputs
     flat = gradient.flatten(1)
-    least = flat.abs().topk(int(flat.shape[1] * moved), dim=1, largest=False).indices
+    least = flat.abs().topk(count(flat.shape[1], moved), dim=1, largest=False).indices
     step = torch.zeros_like(flat).scatter(1, least, STEP * flat.gather(1, least).sign()).reshape(gradient.shape)
     features = activations.features
     perturbed = classifier(inputs + step.to(inputs)).features.to(features)
     order = features.sort(dim=1, descending=True, stable=True).indices
-    first, second = (order[:, : int(features.shape[1] * part)] for part in (of_perturbed, of_shift))
+    first, second = (order[:, : count(features.shape[1], part)] for part in (of_perturbed, of_shift))
     change = (features - perturbed).abs()
     return perturbed.relu().gather(1, first).sum(1) + weight * change.gather(1, second).sum(1)
 
@@ -87,8 +92,8 @@ class AdaSCALE(Rectifier):
 
     Notes
     -----
-    This is the variant AdaSCALE-A, which scales features. Fitting and scoring cost two further forward passes and one
-    backward pass a batch.
+    This is the variant AdaSCALE-A, which scales features. The authors estimate F on held-out ID images: fit it on those
+    where there are some. Fitting and scoring cost two further forward passes and one backward pass a batch.
 
     Examples
     --------
@@ -104,8 +109,8 @@ class AdaSCALE(Rectifier):
     needs: ClassVar = Needs.FEATURES | Needs.HEAD | Needs.INPUTS | Needs.CLASSIFIER
     paper: ClassVar = Paper("AdaSCALE: Adaptive Scaling for OOD Detection", "arXiv 2025", "2503.08023")
     presets: ClassVar = {"imagenet-resnet50": Preset({"p_min": 0.8, "p_max": 0.85}, "OpenOOD, adascale_a.yml")}
-    fitted_buffers: ClassVar = ("seen",)
-    seen: Tensor
+    fitted_buffers: ClassVar = ("shifts",)
+    shifts: Tensor
 
     def __init__(
         self,
@@ -140,15 +145,14 @@ class AdaSCALE(Rectifier):
 
     def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Sort the shifts: their distribution function."""
-        self.seen = statistics["shifts"].rows[:, 0].sort().values
+        self.shifts = statistics["shifts"].rows[:, 0].sort().values
 
     def rectify(self, activations: Activations) -> Activations:
         """Scale the features and recompute the logits."""
         features = activations.features
-        below = torch.searchsorted(
-            self.seen, shift(activations, self.moved, self.k1, self.k2, self.lam).contiguous(), right=True
-        )
-        p = self.p_min + (1 - below / len(self.seen)) * (self.p_max - self.p_min)
+        found = shift(activations, self.moved, self.k1, self.k2, self.lam).contiguous()
+        below = torch.searchsorted(self.shifts, found, right=True).double()
+        p = self.p_min + (1 - below / len(self.shifts)) * (self.p_max - self.p_min)
         active, width = features.relu(), features.shape[1]
         kept = (width - (width * p).round()).clamp(min=1).long()
         sums = active.sort(dim=1, descending=True).values.cumsum(1)

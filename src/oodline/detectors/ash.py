@@ -47,6 +47,7 @@ class _Shaping(Rectifier):
     """What ASH and SCALE share: one setting, and features that are shaped sample by sample."""
 
     needs: ClassVar = Needs.FEATURES | Needs.HEAD
+    tunable: ClassVar = {"p": (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)}
 
     def __init__(self, *, p: float, scorer: Detector | None = None) -> None:
         super().__init__(scorer)

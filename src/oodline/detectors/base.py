@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -22,7 +22,7 @@ from oodline.classifier import Classifier
 from oodline.errors import HeadError, MismatchError, NotFittedError, unknown_name
 from oodline.fitting import fit
 from oodline.head import Head, HeadInfo, LinearHead
-from oodline.statistics import Statistic
+from oodline.statistics import ContentSketch, Statistic
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,30 @@ class Detector(nn.Module, abc.ABC):
     presets: ClassVar[Mapping[str, Preset]] = {}
     """Settings by data set and network, as papers state them."""
 
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Settings that depend on classifier and data, each with the values that `tune` tries, the mildest first."""
+
     experimental: ClassVar[str] = ""
     """What is uncertain about it, where the published description leaves something open; empty for all others."""
 
-    layers: tuple[str, ...] = ()
+    is_log: bool = False
+    """Whether the score is the logarithm of a positive one, so that adding to it multiplies that one."""
+
+    not_exportable: ClassVar[str] = ""
+    """Why its score is no graph of tensors that `oodline.export` could write; empty for all others."""
+
+    layers: Collection[str] = ()
     """Modules of the classifier whose output it reads, by name."""
+
+    seen: Tensor | None
+    """Hashes of the samples it was fitted on (S,), int64, by which held-out data is told apart; see `ContentSketch`."""
 
     fitted_on: HeadInfo | None = None
     """The head it was fitted on; None before, and for detectors that need no fitting."""
 
     def __init__(self) -> None:
         super().__init__()
-        for name in self.fitted_buffers:
+        for name in ("seen", *self.fitted_buffers):
             self.register_buffer(name, None)
 
     @classmethod
@@ -201,6 +213,24 @@ class Detector(nn.Module, abc.ABC):
         return (*self.layers, *(layer for _, member in self.members for layer in member.all_layers))
 
     @property
+    def why_not_exportable(self) -> str:
+        """Why it, or a member, cannot become a graph; empty where it can.
+
+        Examples
+        --------
+        >>> from oodline import ODIN, Energy
+        >>> Energy().why_not_exportable
+        ''
+        >>> ODIN().why_not_exportable
+        'ODIN runs the classifier again or differentiates it, and a graph is one forward pass'
+        """
+        own = self.not_exportable
+        if not own and Needs.CLASSIFIER in self.needs:
+            own = "runs the classifier again or differentiates it, and a graph is one forward pass"
+        found = [f"{type(self).__name__} {own}"] if own else []
+        return "; ".join(found + [why for _, member in self.members if (why := member.why_not_exportable)])
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments, by name; a member is given as the detector it is."""
         return {
@@ -211,6 +241,8 @@ class Detector(nn.Module, abc.ABC):
         """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""
         self._check_head(head, fitting=True)
         found = dict(self.statistics(head))
+        if self.fitted_buffers:
+            found["seen"] = ContentSketch()
         for prefix, member in self.members:
             found |= {f"{prefix}.{name}": statistic for name, statistic in member.requests(head).items()}
         return found
@@ -219,7 +251,11 @@ class Detector(nn.Module, abc.ABC):
         """Estimate its own and its members' buffers from the filled `requests`; where that fails, keep the old ones."""
         before = dict(self._buffers)
         try:
-            self.estimate({name: s for name, s in statistics.items() if "." not in name}, head)
+            own = {name: s for name, s in statistics.items() if "." not in name}
+            sketch = own.pop("seen", None)
+            self.estimate(own, head)
+            if isinstance(sketch, ContentSketch) and not sketch.empty:
+                self.seen = sketch.hashes.clone()  # a file refuses tensors that share memory
             for prefix, member in self.members:
                 start = f"{prefix}."
                 member.settle({k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}, head)
@@ -259,7 +295,7 @@ class Detector(nn.Module, abc.ABC):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # a fresh detector does not know the sizes of its state yet: take them from the file
-        for name in self.fitted_buffers:
+        for name in ("seen", *self.fitted_buffers):
             if (value := state_dict.get(prefix + name)) is not None:
                 self._buffers[name] = torch.empty_like(value)
         super()._load_from_state_dict(state_dict, prefix, *args)

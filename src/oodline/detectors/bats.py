@@ -52,6 +52,7 @@ class BATS(Rectifier):
         "Boosting Out-of-distribution Detection with Typical Features", "NeurIPS 2022", "2210.04200"
     )
     presets: ClassVar = {"imagenet-resnet50": Preset({"lam": 1.05}, "the code of CoP and CoRP, which compares with it")}
+    tunable: ClassVar = {"lam": (4.0, 3.0, 2.0, 1.5, 1.05, 0.8, 0.5)}
     fitted_buffers: ClassVar = ("lowest", "highest")
     lowest: Tensor
     highest: Tensor

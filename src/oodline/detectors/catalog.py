@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
 
 from oodline.errors import SettingError, unknown_name
@@ -59,6 +61,7 @@ CATALOG: dict[str, str] = {
     "odin": "oodline.detectors.odin:ODIN",
     "i-odin": "oodline.detectors.odin:IODIN",
     "nap": "oodline.detectors.nap:NAP",
+    "nap-combined": "oodline.detectors.nap_combined:NAPCombined",
     "mode-csd": "oodline.detectors.mode_csd:ModeCSD",
     "nac": "oodline.detectors.nac:NAC",
     "prior-normalised": "oodline.detectors.prior_normalised:PriorNormalised",
@@ -139,6 +142,44 @@ def build_detector(name: str, settings: dict[str, Any]) -> Detector:
         settings = {**settings, "scorer": build_detector(member, {})}
     hints = get_type_hints(cls.__init__)
     return cls(**{key: _checked(name, key, value, hints[key]) for key, value in settings.items()})
+
+
+def write_reference(detector: Detector, also: Collection[str] = ()) -> str:
+    """The reference that `create_detector` turns into a detector of these settings.
+
+    Parameters
+    ----------
+    detector : Detector
+        Of the catalog; its fitted state is not written.
+    also : collection of str
+        Settings to write although they have their default.
+
+    Raises
+    ------
+    SettingError
+        A member has settings of its own, for which the grammar has no place.
+
+    Examples
+    --------
+    >>> from oodline import LINe
+    >>> write_reference(LINe(clip="98%"), also=["p_a"])
+    'line,p_a=0.1,clip=98%'
+    """
+    parts = [detector.name]
+    defaults = {key: parameter.default for key, parameter in inspect.signature(type(detector)).parameters.items()}
+    members = dict(detector.members)
+    plain = type(detector)()
+    for key, value in detector.settings.items():
+        if key in members:
+            usual = dict(plain.members)[key]
+            if repr(value) == repr(usual):
+                continue
+            if repr(value) != repr(detector_class(value.name)()):
+                raise SettingError(f"{key}={value!r} has settings of its own, which a reference cannot say.")
+            parts.append(f"{key}={value.name}")
+        elif key in also or value != defaults[key]:
+            parts.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return ",".join(parts)
 
 
 def _checked(name: str, key: str, value: Any, hint: Any) -> Any:

@@ -18,6 +18,9 @@ from oodline.statistics import ClassMoments, Reservoir, Statistic
 
 SOURCE = "the authors' code"
 
+CHUNK = 4096
+"""Samples of the bank whose affinities to all classes are held at a time."""
+
 
 def affinity(points: Float[Tensor, "n d"], prototypes: Float[Tensor, "c d"], p: float) -> Float[Tensor, "n c"]:
     """`d(a, b) = <a, b |b|^(q-2)> / |b|_q^(q-2) - |a|_q^2 / 2`, with a at p-norm 1 and `q = p / (p - 1)`."""
@@ -57,6 +60,11 @@ class ConjNorm(Detector):
     LabelError
         A class has no sample, or none in the bank where `partition="class"`.
 
+    Notes
+    -----
+    `|b|_q` is the norm of a prototype over its features, so that the inner product is with the gradient of
+    `|b|_q^2 / 2`. The authors' code takes it over the classes of each feature.
+
     Examples
     --------
     >>> from oodline.testing import toy_problem
@@ -76,6 +84,7 @@ class ConjNorm(Detector):
         "imagenet-resnet50": Preset({"p": 1.5, "temperature": 5e-4, "partition": "class"}, SOURCE),
         "imagenet-mobilenetv2": Preset({"p": 1.8, "temperature": 5e-3, "partition": "class"}, SOURCE),
     }
+    is_log: bool = True
     fitted_buffers: ClassVar = ("prototypes", "log_partition")
     prototypes: Tensor
     log_partition: Tensor
@@ -89,7 +98,7 @@ class ConjNorm(Detector):
         bank: int = 50_000,
     ) -> None:
         super().__init__()
-        if not 1 < p < float("inf") or not temperature > 0 or bank < 1:
+        if not 1 < p < float("inf") or not 0 < temperature < float("inf") or bank < 1:
             raise SettingError(
                 f"ConjNorm needs p above 1, a temperature above 0 and a bank of at least one sample; not {p}, "
                 f"{temperature}, {bank}."
@@ -111,13 +120,12 @@ class ConjNorm(Detector):
         bank: Reservoir = statistics["bank"]
         moments.check_every_class()
         prototypes = normalize(moments.mean, p=self.p, dim=1)
-        exponent = torch.cat(
-            [affinity(part.double(), prototypes, self.p) / self.temperature for part in torch.split(bank.rows, 4096)]
-        )
-        if self.partition == "class":
-            others = bank.groups.unsqueeze(1) != torch.arange(len(prototypes))
-            exponent = exponent.masked_fill(others, -torch.inf)
-        log_partition = exponent.logsumexp(0)
+        log_partition = torch.full((len(prototypes),), -torch.inf, dtype=torch.float64)
+        for part, groups in zip(torch.split(bank.rows, CHUNK), torch.split(bank.groups, CHUNK), strict=True):
+            exponent = affinity(part.double(), prototypes, self.p) / self.temperature
+            if self.partition == "class":
+                exponent[groups.unsqueeze(1) != torch.arange(len(prototypes))] = -torch.inf
+            log_partition = torch.logaddexp(log_partition, exponent.logsumexp(0))
         missing = torch.nonzero(log_partition == -torch.inf).flatten().tolist()
         if missing:
             raise LabelError(

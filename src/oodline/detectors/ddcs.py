@@ -17,6 +17,9 @@ from oodline.errors import LabelError, SettingError
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
 
+CHUNK = 1024
+"""Samples that are rectified at a time while fitting, in double precision."""
+
 ORDER = 2
 """Of the low-pass curve that bends large activations down."""
 
@@ -53,7 +56,7 @@ class DDCS(Rectifier):
     alpha : float
         In [0, 1]: how much likeness counts against variance.
     low, high : float or str
-        Values, or percentiles of the activations of the sample; the authors' "20%" and "90%".
+        Values, or percentiles of all training activations; "20%" and "90%" in the authors' code.
     samples : int
         Training samples that are kept to estimate from, chosen by a hash of their index.
     scorer : Detector, optional
@@ -62,7 +65,7 @@ class DDCS(Rectifier):
     Raises
     ------
     SettingError
-        A setting is out of range.
+        A setting is out of range, or `low` exceeds `high`.
     LabelError
         The sample shows fewer than two classes.
 
@@ -124,11 +127,17 @@ class DDCS(Rectifier):
         self.lowest, self.highest = self._low.estimate(statistics), self._high.estimate(statistics)
         if not float(self.highest) > 0:
             raise SettingError(f"DDCS needs high above 0, where activations begin to bend; it is {self.highest:g}.")
-        bent = bend(sample.rows.double(), self.lowest.double(), self.highest.double())
+        if float(self.lowest) > float(self.highest):
+            raise SettingError(
+                f"DDCS needs low at most high; low={self.low} is {self.lowest:g} and high={self.high} is "
+                f"{self.highest:g}."
+            )
         classes, place = torch.unique(sample.groups, return_inverse=True)
         if len(classes) < 2:
             raise LabelError("DDCS compares classes, and the sample shows only one. Fit on data of several classes.")
-        sums = torch.zeros(len(classes), bent.shape[1], dtype=torch.float64).index_add_(0, place, bent)
+        sums = torch.zeros(len(classes), sample.rows.shape[1], dtype=torch.float64)
+        for part, theirs in zip(torch.split(sample.rows, CHUNK), torch.split(place, CHUNK), strict=True):
+            sums.index_add_(0, theirs, bend(part.double(), self.lowest.double(), self.highest.double()))
         worth = discriminability(sums / torch.bincount(place).unsqueeze(1), self.alpha)
         width = len(worth)
         best = worth.sort(stable=True).indices[: max(1, width - round(width * self.p))]

@@ -43,6 +43,7 @@ class DICE(Rectifier):
         "cifar-densenet100": Preset({"p": 0.9}, "the paper's CIFAR experiments"),
         "imagenet-resnet50": Preset({"p": 0.7}, "the paper's ImageNet experiments"),
     }
+    tunable: ClassVar = {"p": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)}
     fitted_buffers: ClassVar = ("mask",)
     mask: Tensor
 

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.msp import log_max_softmax
 from oodline.errors import SettingError
 
 
 class Entropy(Detector):
     """Negative Shannon entropy of the softmax, `sum_y p_y log p_y`. Higher = more in-distribution.
 
-    Range: [-log C, 0], in nats.
+    Range: [-log C, 0], in nats. Two samples tie at 0 only where one logit leads by more than 745, in double precision.
 
     Examples
     --------
@@ -33,25 +34,28 @@ class Entropy(Detector):
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative entropy (N,)."""
-        # in double precision: the logarithm of a probability near one is a small difference of large numbers
-        log_p = torch.log_softmax(activations.logits.double(), dim=1)
+        z = activations.logits.double()
+        log_p = torch.log_softmax(z, dim=1)
+        # the logarithm of a probability near one is a small difference of large numbers, unless asked for directly
+        log_p = log_p.scatter(1, z.argmax(1, keepdim=True), log_max_softmax(z)[:, None])
         return (log_p.exp() * log_p).sum(1)
 
 
 def generalised_entropy(logits: Float[Tensor, "n c"], gamma: float, top: int) -> Float[Tensor, " n"]:
     """`sum over the largest top p of p^gamma (1 - p)^gamma`."""
-    log_p = torch.log_softmax(logits.double(), dim=1)
-    log_p = log_p.topk(min(top, log_p.shape[1]), dim=1).values
-    # 1 - p without cancellation, where p is all but one
-    rest = (-torch.expm1(log_p)).clamp(min=0.0)
-    return ((gamma * log_p).exp() * rest.pow(gamma)).sum(1)
+    z = logits.double().sort(dim=1, descending=True).values
+    total = z.logsumexp(1, keepdim=True)
+    log_p = (z - total)[:, :top]
+    # the largest p can be all but one, and what is left of it is then the sum of the others, not a difference
+    log_rest = torch.cat([z[:, 1:].logsumexp(1, keepdim=True) - total, torch.log1p(-log_p[:, 1:].exp())], dim=1)
+    return (gamma * (log_p + log_rest)).exp().sum(1)
 
 
 class GEN(Detector):
     """Negative generalised entropy: `-sum_m p_m^gamma (1 - p_m)^gamma` over the M largest probabilities.
 
     A small gamma weighs small probabilities more, so that near certainty still differs from certainty. Higher = more
-    in-distribution. Range: [-M 4^-gamma, 0].
+    in-distribution. Range: [-M 4^-gamma, 0]. Two samples tie at 0 only where one logit leads by more than 745 / gamma.
 
     Parameters
     ----------
@@ -76,6 +80,7 @@ class GEN(Detector):
     needs: ClassVar = Needs.LOGITS
     paper: ClassVar = Paper("GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection", "CVPR 2023")
     presets: ClassVar = {"imagenet": Preset({"gamma": 0.1, "top": 100}, "the paper's ImageNet experiments")}
+    tunable: ClassVar = {"gamma": (0.5, 0.3, 0.1, 0.05, 0.01), "top": (10, 100)}
 
     def __init__(self, *, gamma: float = 0.1, top: int = 100) -> None:
         super().__init__()

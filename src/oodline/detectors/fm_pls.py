@@ -57,6 +57,7 @@ class FMPLS(Rectifier):
         "cifar-densenet100": Preset({"p": 0.6, "theta": 1.6}, "commands in the authors' README"),
         "imagenet-resnet50": Preset({"p": 0.3, "theta": 0.8}, "commands in the authors' README"),
     }
+    tunable: ClassVar = {"p": (0.0, 0.3, 0.6, 0.9), "theta": ("100%", "98%", "95%", "90%", "80%")}
     fitted_buffers: ClassVar = ("mask", "means", "largest")
     largest: Tensor
     mask: Tensor

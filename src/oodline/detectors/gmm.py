@@ -48,6 +48,7 @@ class GMM(Detector):
     name: ClassVar = "gmm"
     needs: ClassVar = Needs.FEATURES
     paper: ClassVar = Paper("Deep Deterministic Uncertainty: A New Simple Baseline", "CVPR 2023", "2102.11582")
+    is_log: bool = True
     fitted_buffers: ClassVar = ("means", "whiten", "offset")
     means: Tensor
     whiten: Tensor
@@ -92,11 +93,13 @@ class GMM(Detector):
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Log density (N,)."""
-        distances = [self._distance(activations.features, c) for c in range(len(self.means))]
+        # squares of far features are beyond single precision
+        features = activations.features.double()
+        distances = [self._distance(features, c) for c in range(len(self.means))]
         return (self.offset - 0.5 * torch.stack(distances, dim=1)).logsumexp(1)
 
     def _distance(self, features: Tensor, c: int) -> Tensor:
-        centred, whiten = features - self.means[c], self.whiten[c]
+        centred, whiten = features - self.means[c], self.whiten[c].to(features)
         white = centred @ whiten if self.covariance == "full" else centred * whiten
         found: Tensor = white.square().sum(1)
         return found

@@ -11,15 +11,25 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.masked_linear import graph_tile
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.errors import SettingError
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Statistic
 
-CHUNK = 2**24
-"""Contributions (sample, class, feature) that are held at a time: 64 MiB in single precision."""
+CHUNK = 2**21
+"""Contributions (sample, class, feature) that are held at a time: 8 MiB in single precision, which caches can hold."""
 
 SOURCE = "the authors' code, commit ecb581a"
+
+
+def remaining(
+    features: Float[Tensor, "n d"], weight: Float[Tensor, "c d"], limit: Float[Tensor, "c d"]
+) -> Float[Tensor, "n c"]:
+    """Sum over the features of the contributions that lie below their limit."""
+    contribution = features.unsqueeze(1) * weight
+    found: Tensor = contribution.mul_(contribution < limit).sum(2)
+    return found
 
 
 class ITP(Rectifier):
@@ -49,7 +59,7 @@ class ITP(Rectifier):
     Notes
     -----
     The state is one limit (C, D): the largest contribution that counts, minus infinity for a pruned weight. Scoring
-    works in parts of `CHUNK` contributions.
+    works in parts of `CHUNK` contributions, or of one row of the head where that is more.
 
     Examples
     --------
@@ -69,6 +79,7 @@ class ITP(Rectifier):
         "cifar100-densenet100": Preset({"p": 0.2, "lam": 1.6}, SOURCE),
         "imagenet-resnet50": Preset({"p": 0.3, "lam": 1.5}, SOURCE),
     }
+    tunable: ClassVar = {"p": (0.0, 0.1, 0.2, 0.3), "lam": (3.0, 2.2, 1.6, 1.0)}
     fitted_buffers: ClassVar = ("limit",)
     limit: Tensor
 
@@ -97,14 +108,11 @@ class ITP(Rectifier):
     def rectify(self, activations: Activations) -> Activations:
         """Recompute the logits from the contributions that are left."""
         head = activations.head.linear
-        rows = max(1, CHUNK // head.weight.numel())
-        return activations.replace(
-            logits=torch.cat(
-                [self._logits(part, head.weight, head.bias) for part in torch.split(activations.features, rows)]
-            )
-        )
-
-    def _logits(self, features: Float[Tensor, "n d"], weight: Tensor, bias: Tensor) -> Float[Tensor, "n c"]:
-        contribution = features.unsqueeze(1) * weight
-        found: Tensor = contribution.masked_fill_(contribution >= self.limit, 0.0).sum(2) + bias
-        return found
+        samples = max(1, CHUNK // head.weight.numel())
+        traced = torch.compiler.is_compiling()
+        classes = graph_tile(head.weight) if traced else max(1, CHUNK // head.num_features)
+        blocks = list(zip(torch.split(head.weight, classes), torch.split(self.limit, classes), strict=True))
+        # a graph takes batches of any size whole, since it cannot count them
+        parts = [activations.features] if traced else torch.split(activations.features, samples)
+        rows = [torch.cat([remaining(part, weight, limit) for weight, limit in blocks], dim=1) for part in parts]
+        return activations.replace(logits=torch.cat(rows) + head.bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -21,6 +21,9 @@ from oodline.statistics import Covariance, Source, Statistic
 
 PAPER = Paper("Kernel PCA for Out-of-Distribution Detection", "NeurIPS 2024", "2402.02949")
 SOURCE = "the authors' code, commit 56d348e"
+
+ROUNDING = 1e-10
+"""A variance as small as this is what single precision makes of equal directions."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class CoP(Detector):
         "cifar10-resnet18": Preset({"explained": 0.85}, SOURCE),
         "imagenet-resnet50": Preset({"explained": 0.99}, SOURCE),
     }
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {"explained": (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)}
     fitted_buffers: ClassVar[tuple[str, ...]] = ("centre", "left_out")
     centre: Tensor
     left_out: Tensor
@@ -102,7 +106,9 @@ class CoP(Detector):
     def __init__(self, *, explained: float = 0.9) -> None:
         super().__init__()
         if not 0 < explained < 1:
-            raise SettingError(f"{type(self).__name__} needs explained in (0, 1), a share of variance; not {explained}")
+            raise SettingError(
+                f"{type(self).__name__} needs explained in (0, 1), a share of variance; {explained} is not."
+            )
         self.explained = explained
 
     def source(self) -> Source:
@@ -118,8 +124,8 @@ class CoP(Detector):
         covariance: Covariance = statistics["mapped"]
         values, vectors = torch.linalg.eigh(covariance.pooled())
         values = values.clamp(min=0)
-        # one image seen twice still differs from itself by rounding
-        if not float(values.sum()) > torch.finfo(torch.float64).eps:
+        # mapped features have length 1 or so, and one image at two brightnesses differs from itself by rounding alone
+        if not float(values.sum()) > ROUNDING:
             raise InputError(f"{type(self).__name__} needs features that vary; all seen ones have the same direction.")
         share = values.flip(0).cumsum(0) / values.sum()
         dimension = int(torch.searchsorted(share, self.explained)) + 1
@@ -145,8 +151,8 @@ class CoP(Detector):
 class CoRP(CoP):
     """Kernel PCA with a Gaussian kernel on directions, by random features: `x = sqrt(2/M) cos(Omega f/|f| + u)`.
 
-    Score as `CoP`. The draw of Omega and u is part of the state. Higher = more in-distribution. Range: [-2, 0], no
-    unit.
+    Score as `CoP`. The draw of Omega and u is part of the state. Higher = more in-distribution. Range: [-2.83, 0]
+    (-2 sqrt(2)), no unit.
 
     Parameters
     ----------
@@ -161,8 +167,8 @@ class CoRP(CoP):
 
     Raises
     ------
-    SettingError
-        A setting is out of range.
+    SettingError, InputError
+        As `CoP`.
 
     Examples
     --------

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.nearest import Codes, kth_by_faiss, kth_nearest, load_faiss
 from oodline.errors import InputError, SettingError
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
+
+CHUNK = 4096
+"""Vectors of the bank that are normalised at a time, in double precision."""
+
+SMALL = 10_000
+"""A bank of fewer vectors is searched exactly, whatever the index: codes would cost more than they save."""
 
 
 class KNN(Detector):
@@ -28,13 +35,25 @@ class KNN(Detector):
         Which neighbour; the paper takes 50 on CIFAR-10, 200 on CIFAR-100 and 1000 on ImageNet.
     bank : int
         At most this many training samples are kept, chosen by a hash of their index (see `Reservoir`).
+    index : {"exact", "faiss-flat", "faiss-pq"}
+        How neighbours are found, in a bank on the CPU. "exact" compares with all by torch, "faiss-flat" by faiss.
+        "faiss-pq" is for banks of hundreds of thousands: faiss looks among codes of four bits, and 4 k candidates, at
+        least 100, are then compared exactly. The distance found is never too short. Below 10,000 samples it is exact.
+        `benchmarks/knn_faiss.py` measures all three; faiss is the extra `faiss`.
 
     Raises
     ------
     SettingError
-        `k` is below 1 or above `bank`.
+        `k` is below 1 or above `bank`, or the index is not known.
     InputError
         Fewer than `k` samples were seen.
+    MissingExtraError
+        The index needs faiss, and it is not installed.
+
+    Notes
+    -----
+    The state is the bank, whatever the index: faiss's own structures are built from it at the first score, and again
+    after loading. `exact` holds the products of a batch with `nearest.BLOCK` vectors at a time.
 
     Examples
     --------
@@ -53,15 +72,24 @@ class KNN(Detector):
         "cifar100": Preset({"k": 200}, "the paper's CIFAR-100 experiments"),
         "imagenet": Preset({"k": 1000}, "the paper's ImageNet experiments"),
     }
+    tunable: ClassVar = {"k": (1, 5, 10, 20, 50, 100, 200)}
     fitted_buffers: ClassVar = ("neighbours",)
     neighbours: Tensor
 
-    def __init__(self, *, k: int = 50, bank: int = 50_000) -> None:
+    def __init__(
+        self, *, k: int = 50, bank: int = 50_000, index: Literal["exact", "faiss-flat", "faiss-pq"] = "exact"
+    ) -> None:
         super().__init__()
         if not 1 <= k <= bank:
             raise SettingError(f"KNN needs 1 <= k <= bank; k={k}, bank={bank}.")
+        if index not in ("exact", "faiss-flat", "faiss-pq"):
+            raise SettingError(f"KNN knows index='exact', 'faiss-flat' or 'faiss-pq', not {index!r}.")
+        if index != "exact":
+            load_faiss()
         self.k = k
         self.bank = bank
+        self.index = index
+        self._codes: tuple[Tensor, Codes] | None = None
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """A sample of the features."""
@@ -72,14 +100,30 @@ class KNN(Detector):
         rows: Tensor = statistics["bank"].rows
         if len(rows) < self.k:
             raise InputError(f"KNN(k={self.k}) needs at least {self.k} training samples; {len(rows)} were seen.")
-        # part by part: all of them in double precision would take twice the memory of the bank
-        self.neighbours = torch.cat([normalize(part.double()).to(rows.dtype) for part in torch.split(rows, 4096)])
+        # in parts: the whole bank in double precision would be twice its size
+        self.neighbours = torch.empty_like(rows)
+        for part, given in zip(torch.split(self.neighbours, CHUNK), torch.split(rows, CHUNK), strict=True):
+            part.copy_(normalize(given.double()))
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative distance to the k-th neighbour (N,)."""
         points = normalize(activations.features)
-        # on the sphere the nearest are those with the largest product; the distance itself is taken without the
-        # cancellation of 2 - 2 ab
-        kth = (points @ self.neighbours.T).topk(self.k, dim=1).indices[:, -1]
-        distances: Tensor = torch.linalg.vector_norm(points - self.neighbours[kth], dim=1)
+        distances: Tensor = torch.linalg.vector_norm(points - self.neighbours[self._kth(points)], dim=1)
         return -distances
+
+    def _kth(self, points: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
+        if self.index == "faiss-flat":
+            return kth_by_faiss(points, self.neighbours, self.k)
+        if self.index == "faiss-pq" and len(self.neighbours) >= SMALL:
+            return self._built().kth_nearest(points, self.neighbours, self.k)
+        return kth_nearest(points, self.neighbours, self.k)
+
+    def _built(self) -> Codes:
+        # fitting, loading and moving give another tensor; codes of the old one are of no use then
+        if self._codes is None or self._codes[0] is not self.neighbours:
+            self._codes = (self.neighbours, Codes(self.neighbours))
+        return self._codes[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy, or the other end of a pipe, builds its own codes
+        return {**self.__dict__, "_codes": None}

@@ -23,10 +23,12 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
+from oodline.detectors.masked_linear import masked_linear
 from oodline.detectors.products import product_percentiles, sorted_columns
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
 from oodline.detectors.threshold import Threshold, check_largest
 from oodline.errors import LabelError, SettingError
+from oodline.evidence import Evidence, require_linear
 from oodline.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Contributions, Statistic
 
@@ -147,6 +149,11 @@ class LINe(Rectifier):
         "cifar100-densenet100": Preset({"p_a": 0.1, "p_w": 0.9, "clip": 1.0}, "the authors' code, commit 465ddf5"),
         "imagenet-resnet50": Preset({"p_a": 0.1, "p_w": 0.1, "clip": 0.8}, "the authors' code, commit 465ddf5"),
     }
+    tunable: ClassVar = {
+        "p_a": (0.0, 0.1, 0.5, 0.9),
+        "p_w": (0.0, 0.1, 0.5, 0.9),
+        "clip": ("100%", "99%", "98%", "95%", "90%", "80%"),
+    }
     fitted_buffers: ClassVar = ("contribution_", "threshold", "largest")
     contribution_: Tensor
     largest: Tensor
@@ -212,16 +219,33 @@ class LINe(Rectifier):
     def rectify(self, activations: Activations) -> Activations:
         """Clip the features and recompute the logits with the neurons and weights that are left."""
         head = activations.head
-        clipped = activations.features.minimum(self.largest)
-        routed = head(clipped) if self.route == "clipped" else activations.logits
-        predicted = routed.argmax(1)
-        weight, bias = head.linear.weight, head.linear.bias
-        hidden = clipped.new_empty(len(clipped), len(weight))
-        for c in sorted(set(predicted.tolist())):
-            rows = predicted == c
-            left = torch.where(weight > self.threshold[c], weight, 0.0)
-            hidden[rows] = torch.nn.functional.linear(clipped[rows], left, bias)
+        clipped, predicted = self._routed(activations)
+        first = head.linear
+        hidden = masked_linear(clipped, first.weight, first.bias, self.threshold, predicted)
         return activations.replace(features=clipped, logits=head.finish(hidden))
+
+    def evidence(self, activations: Activations) -> Evidence:
+        """What speaks for the class that each input is judged as: the score reads its important neurons, clipped.
+
+        Raises
+        ------
+        HeadError
+            The head has several layers.
+        """
+        weight = require_linear(activations.head).weight
+        clipped, predicted = self._routed(activations)
+        return Evidence(
+            judged_as=predicted,
+            expected=self.contribution_[predicted],
+            found=weight[predicted] * activations.features,
+            counted=weight[predicted] * clipped,
+            important=self.threshold[predicted] < torch.inf,
+        )
+
+    def _routed(self, activations: Activations) -> tuple[Tensor, Tensor]:
+        clipped = activations.features.minimum(self.largest)
+        routed = activations.head(clipped) if self.route == "clipped" else activations.logits
+        return clipped, routed.argmax(1)
 
 
 def _check_something_is_kept(threshold: Tensor, moments: ClassMoments) -> None:

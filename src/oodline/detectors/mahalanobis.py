@@ -88,6 +88,6 @@ class Mahalanobis(Detector):
         # directions of little variance weigh most, and in single precision they would drown in the others' rounding
         points = (activations.features.double() - self.centre) @ self.whiten.double()
         means = self.means.double()
-        nearest = torch.cdist(points, means).argmin(1)
-        # once more without the cancellation of |a|^2 - 2ab + |b|^2
+        # |p|^2 is the same for all means; the distance itself is taken without the cancellation of |p|^2 - 2pm + |m|^2
+        nearest = (means.square().sum(1) - 2 * points @ means.T).argmin(1)
         return -(points - means[nearest]).square().sum(1)

@@ -13,13 +13,12 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.nearest import kth_nearest
 from oodline.errors import InputError, SettingError
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
 
 SCALES = 6
-CHUNK = 4096
-"""Query vectors whose distances to the bank are held at a time."""
 
 
 def views(feature_map: Float[Tensor, "n k h w"]) -> Float[Tensor, "n s k"]:
@@ -73,6 +72,7 @@ class ModeCSD(Detector):
     name: ClassVar = "mode-csd"
     needs: ClassVar = Needs.FEATURE_MAP
     paper: ClassVar = Paper("Out-of-Distribution Detection with Multi-scale Representations (MODE)", "IJCV 2024")
+    tunable: ClassVar = {"k": (1, 5, 10, 20, 50)}
     fitted_buffers: ClassVar = ("neighbours",)
     neighbours: Tensor
 
@@ -100,9 +100,6 @@ class ModeCSD(Detector):
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative squared distance of the view that fits best (N,)."""
         queries = views(activations.require_feature_map())
-        nearest = [self._distances(part) for part in torch.split(queries.flatten(0, 1), CHUNK)]
-        return -torch.cat(nearest).reshape(len(queries), SCALES).amin(1)
-
-    def _distances(self, points: Tensor) -> Tensor:
-        kth = (points @ self.neighbours.T).topk(self.k, dim=1).indices[:, -1]
-        return (points - self.neighbours[kth]).square().sum(1)
+        points = queries.flatten(0, 1)
+        nearest = self.neighbours[kth_nearest(points, self.neighbours, self.k)]
+        return -(points - nearest).square().sum(1).reshape(-1, SCALES).amin(1)

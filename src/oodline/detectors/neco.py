@@ -38,6 +38,11 @@ class NECO(Detector):
     InputError
         The training features do not vary.
 
+    Notes
+    -----
+    For DeiT and Swin the authors' code divides by the length of the features as they are; here it is always that of the
+    standardised ones.
+
     Examples
     --------
     >>> from oodline.testing import toy_problem

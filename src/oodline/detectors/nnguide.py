@@ -57,6 +57,7 @@ class NNGuide(Detector):
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
     paper: ClassVar = Paper("Nearest Neighbor Guidance for Out-of-Distribution Detection", "ICCV 2023", "2309.14888")
     presets: ClassVar = {"imagenet": Preset({"k": 10, "bank": 12_812}, "the paper's ImageNet experiments")}
+    tunable: ClassVar = {"k": (1, 5, 10, 20, 50, 100, 200)}
     fitted_buffers: ClassVar = ("neighbours",)
     neighbours: Tensor
 

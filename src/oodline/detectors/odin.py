@@ -52,6 +52,7 @@ class ODIN(Detector):
     paper: ClassVar = Paper(
         "Enhancing The Reliability of Out-of-distribution Image Detection in Neural Networks", "ICLR 2018", "1706.02690"
     )
+    is_log: bool = True
 
     def __init__(self, *, temperature: float = 1000.0, epsilon: float = 0.0014) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
-from oodline.errors import SettingError
+from oodline.errors import InputError, SettingError
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
 
@@ -38,6 +38,8 @@ class OptFS(Detector):
     ------
     SettingError
         A setting is below 1.
+    InputError
+        Nearly all activations of the sample are equal.
 
     Examples
     --------
@@ -72,6 +74,11 @@ class OptFS(Detector):
         sample: Reservoir = statistics["sample"]
         features = sample.rows
         low, high = np.quantile(features.numpy(), [TAIL, 1 - TAIL])
+        if not np.float32(low) < np.float32(high):
+            raise InputError(
+                f"OptFS needs activations that differ, to tell them apart by size; those between the 0.1 and the 99.9 "
+                f"percentile of the sample are all {low:g}."
+            )
         self.edges = torch.linspace(float(low), float(high), self.bins + 1)
         contribution = head.linear.weight.cpu().double()[sample.groups] * features
         place = torch.bucketize(features, self.edges, right=True)

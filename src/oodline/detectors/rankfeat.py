@@ -52,6 +52,7 @@ class RankFeat(Rectifier):
     paper: ClassVar = Paper(
         "RankFeat: Rank-1 Feature Removal for Out-of-distribution Detection", "NeurIPS 2022", "2209.08590"
     )
+    not_exportable: ClassVar = "takes an eigenvector of each feature map, for which ONNX has no operator"
 
     def rectify(self, activations: Activations) -> Activations:
         """Remove the leading component and recompute features and logits."""

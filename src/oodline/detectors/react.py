@@ -52,6 +52,7 @@ class ReAct(Rectifier):
     paper: ClassVar = Paper(
         "ReAct: Out-of-distribution Detection With Rectified Activations", "NeurIPS 2021", "2111.12797"
     )
+    tunable: ClassVar = {"clip": ("100%", "99%", "98%", "95%", "90%", "80%")}
     fitted_buffers: ClassVar = ("largest",)
     largest: Tensor
 

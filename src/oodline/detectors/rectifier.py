@@ -39,6 +39,7 @@ class Rectifier(Detector):
     def __init__(self, scorer: Detector | None = None) -> None:
         super().__init__()
         self.scorer = scorer if scorer is not None else Energy()
+        self.is_log = self.scorer.is_log
 
     @abc.abstractmethod
     def rectify(self, activations: Activations) -> Activations:

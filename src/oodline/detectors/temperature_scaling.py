@@ -63,6 +63,7 @@ class TemperatureScaling(Detector):
     name: ClassVar = "temperature-scaling"
     needs: ClassVar = Needs.LOGITS
     paper: ClassVar = Paper("On Calibration of Modern Neural Networks", "ICML 2017", "1706.04599")
+    is_log: bool = True
     fitted_buffers: ClassVar = ("temperature",)
     temperature: Tensor
 

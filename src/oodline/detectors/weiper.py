@@ -12,12 +12,12 @@ from torch.nn.functional import avg_pool1d, pad
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper, Preset
-from oodline.errors import SettingError
+from oodline.errors import InputError, SettingError
 from oodline.head import Head, LinearHead
 from oodline.statistics import Reservoir, Statistic
 
 PAPER = Paper("WeiPer: OOD Detection using Weight Perturbations of Class Projections", "NeurIPS 2024", "2405.17164")
-SOURCE = "the paper's settings, as in OpenOOD"
+SOURCE = "the paper's settings of WeiPer+KLD, as in OpenOOD"
 
 STEPS = 32
 """Steps a standard deviation in which the drawn directions are kept, one byte a number."""
@@ -29,8 +29,10 @@ EPSILON, EPSILON_PERTURBED = 0.01, 0.025
 def draw(repeats: int, classes: int, width: int, seed: int) -> Tensor:
     """Normal random directions (repeats, classes, width), rounded to 1/32 of a standard deviation, as int8."""
     generator = torch.Generator().manual_seed(seed)
-    parts = [torch.randn(classes, width, generator=generator) for _ in range(repeats)]
-    return torch.stack([(STEPS * part).round().clamp(-127, 127).to(torch.int8) for part in parts])
+    found = torch.empty(repeats, classes, width, dtype=torch.int8)
+    for part in torch.unbind(found):
+        part.copy_(torch.randn(classes, width, generator=generator).mul_(STEPS).round_().clamp_(-127, 127))
+    return found
 
 
 class WeiPerMSP(Detector):
@@ -75,6 +77,7 @@ class WeiPerMSP(Detector):
         "imagenet-resnet50": Preset({"delta": 2.4}, SOURCE),
         "imagenet-vit-b16": Preset({"delta": 2.0}, SOURCE),
     }
+    not_exportable: ClassVar = "scores by many perturbed copies of the head, and a graph would hold them all"
     fitted_buffers: ClassVar[tuple[str, ...]] = ("directions",)
     directions: Tensor
 
@@ -94,16 +97,19 @@ class WeiPerMSP(Detector):
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Mean maximum softmax (N,)."""
-        heads = self.perturbed(activations.head.linear)
-        confidence = [torch.softmax(head(activations.features), dim=1).amax(1) for head in heads]
-        return torch.stack(confidence).mean(0)
+        confidence = activations.features.new_zeros(len(activations))
+        # a running sum: what each head leaves behind would keep the memory of its weights from being used again
+        for head in self.perturbed(activations.head.linear):
+            confidence += torch.softmax(head(activations.features), dim=1).amax(1)
+        return confidence / self.repeats
 
     def perturbed(self, head: LinearHead) -> Iterator[LinearHead]:
         """The perturbed heads, one after the other."""
         length = self.delta * torch.linalg.vector_norm(head.weight, dim=1, keepdim=True)
         for direction in self.directions:
-            step = torch.nn.functional.normalize(direction.to(head.weight))
-            yield LinearHead(head.weight + length * step, head.bias)
+            step = direction.to(head.weight)
+            scale = length / torch.linalg.vector_norm(step, dim=1, keepdim=True).clamp(min=1)
+            yield LinearHead(step.mul_(scale).add_(head.weight), head.bias)
 
 
 def density(values: Float[Tensor, "n v"], ends: Float[Tensor, " 2"], bins: int) -> Float[Tensor, "n b"]:
@@ -111,7 +117,7 @@ def density(values: Float[Tensor, "n v"], ends: Float[Tensor, " 2"], bins: int) 
     low, high = ends
     place = ((values - low) / (high - low) * bins).floor().long()
     inside = (place >= 0) & (place < bins)
-    found = values.new_zeros(len(values), bins)
+    found = values.new_zeros(values.shape[0], bins)
     found.scatter_add_(1, place.clamp(0, bins - 1), inside.to(values))
     return found / values.shape[1]
 
@@ -150,7 +156,14 @@ class WeiPerKLD(WeiPerMSP):
     Raises
     ------
     SettingError
-        A setting is out of range, or the features of the sample are all equal.
+        A setting is out of range.
+    InputError
+        The features of the sample are all equal.
+
+    Notes
+    -----
+    The authors sample up to 300,000 images, and draw other perturbations for training than for test data; here they are
+    the same ones. The range of a histogram is that of the sample.
 
     Examples
     --------
@@ -194,7 +207,8 @@ class WeiPerKLD(WeiPerMSP):
         seed: int = 0,
     ) -> None:
         super().__init__(delta=delta, repeats=repeats, seed=seed)
-        if min(lam1, lam2) < 0 or min(smoothing, smoothing_perturbed, bins, samples) < 1:
+        weights = all(0 <= weight < float("inf") for weight in (lam1, lam2))
+        if not weights or min(smoothing, smoothing_perturbed, bins, samples) < 1:
             raise SettingError(
                 "WeiPerKLD needs lam1 and lam2 of at least 0, and smoothing, smoothing_perturbed, bins and samples of "
                 f"at least 1; not {lam1}, {lam2}, {smoothing}, {smoothing_perturbed}, {bins}, {samples}."
@@ -219,7 +233,7 @@ class WeiPerKLD(WeiPerMSP):
         ranges = [torch.stack(features.aminmax()), torch.stack([extremes[:, 0].amin(), extremes[:, 1].amax()])]
         found = torch.stack(ranges)
         if bool((found[:, 0] >= found[:, 1]).any()):
-            raise SettingError("WeiPerKLD needs a histogram, and the features of the training sample are all equal.")
+            raise InputError("WeiPerKLD needs a histogram, and the features of the training sample are all equal.")
         # a little wider, so that rounding does not push the extreme sample out
         margin = 1e-6 * (found[:, 1] - found[:, 0])
         self.ranges = torch.stack([found[:, 0] - margin, found[:, 1] + margin], dim=1)
@@ -236,8 +250,8 @@ class WeiPerKLD(WeiPerMSP):
         return -(of_features + self.lam1 * of_logits - self.lam2 * confidence)
 
     def _density_of_logits(self, features: Tensor, linear: LinearHead) -> tuple[Tensor, Tensor]:
-        found = features.new_zeros(len(features), self.bins)
-        confidence = features.new_zeros(len(features))
+        found = features.new_zeros(features.shape[0], self.bins)
+        confidence = features.new_zeros(features.shape[0])
         for head in self.perturbed(linear):
             logits = head(features)
             found += density(logits, self.ranges[1], self.bins)

@@ -1,132 +1,145 @@
-"""From scores of ID and OOD data sets to a table: every detector, every set, one forward pass over each."""
+"""From ID and OOD data sets to a table: every detector, every set, one forward pass over each."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from oodline.classifier import Classifier
 from oodline.errors import InputError
-from oodline.evaluation.metrics import Metrics, compute_metrics
+from oodline.evaluation.bootstrap import Bootstrap, Interval
+from oodline.evaluation.metrics import EXACT, Convention
+from oodline.evaluation.pooling import full_spectrum, pool
+from oodline.evaluation.scored_sets import ScoredSets, check_names
+from oodline.evaluation.table import PERCENT, TITLES, Column, Table
 from oodline.scoring import Detectors, name_detectors, score_all
 
-PERCENT = ("auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive")
-"""The fields of `Metrics` that are rates in [0, 1] and are printed in %."""
-
-TITLES = {
-    "auroc": "AUROC (higher is better)",
-    "aupr_in": "AUPR, ID positive (higher is better)",
-    "aupr_out": "AUPR, OOD positive (higher is better)",
-    "fpr95_id_positive": "FPR@95TPR, ID positive: OOD accepted when 95 % of ID is (lower is better; LINe, DICE, ReAct)",
-    "fpr95_ood_positive": "FPR@95TPR, OOD positive: ID flagged when 95 % of OOD is (lower is better; OpenOOD)",
-}
-
-
-@dataclass(frozen=True)
-class Table:
-    """Metrics of every detector on every OOD set.
-
-    Parameters
-    ----------
-    cells : dict of str to dict of str to Metrics
-        By detector, then by OOD set.
-    milliseconds : dict of str to float
-        Wall time of each detector's own part for one sample, beside the forward pass; empty where it was not measured.
-
-    Examples
-    --------
-    >>> table = Table({"energy": {"svhn": compute_metrics([2.0, 3.0], [1.0, 2.5])}})
-    >>> table.ood_sets, table.value("energy", "auroc", "svhn")
-    (['svhn'], 0.75)
-    """
-
-    cells: dict[str, dict[str, Metrics]]
-    milliseconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def ood_sets(self) -> list[str]:
-        """Names of the OOD sets."""
-        return list(next(iter(self.cells.values())))
-
-    def mean(self, detector: str, metric: str) -> float:
-        """Average of a metric over the OOD sets, each counting the same."""
-        values = [getattr(m, metric) for m in self.cells[detector].values()]
-        return float(sum(values) / len(values))
-
-    def best(self, metric: str, ood: str | None) -> float:
-        """Best value of a metric among the detectors, on one set or (None) on average."""
-        values = [self.value(detector, metric, ood) for detector in self.cells]
-        return max(values) if metric.startswith("au") else min(values)
-
-    def value(self, detector: str, metric: str, ood: str | None) -> float:
-        """A metric on one set, or (None) its average."""
-        return self.mean(detector, metric) if ood is None else float(getattr(self.cells[detector][ood], metric))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One flat dict a detector and set: `detector`, `ood`, and the fields of `Metrics` (rates in [0, 1])."""
-        return [
-            {"detector": detector, "ood": ood, **asdict(metrics)}
-            for detector, row in self.cells.items()
-            for ood, metrics in row.items()
-        ]
-
-    def to_csv(self) -> str:
-        """The rows as CSV."""
-        out = io.StringIO()
-        names = ["detector", "ood", *(f.name for f in fields(Metrics))]
-        writer = csv.DictWriter(out, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows())
-        return out.getvalue()
-
-    def to_markdown(self, metric: str) -> str:
-        """One metric in %, detectors down, OOD sets across, the best of each column in bold.
-
-        Examples
-        --------
-        >>> from torch import tensor
-        >>> table = tabulate({"energy": tensor([2.0, 3.0])}, {"svhn": {"energy": tensor([1.0, 2.5])}})
-        >>> print(table.to_markdown("auroc"))
-        | detector | svhn | mean |
-        |---|---|---|
-        | energy | **75.00** | **75.00** |
-        """
-        columns: list[str | None] = [*self.ood_sets, None]
-        lines = ["| detector | " + " | ".join(c or "mean" for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-        for detector in self.cells:
-            texts = []
-            for column in columns:
-                value = self.value(detector, metric, column)
-                text = f"{100 * value:.2f}"
-                texts.append(f"**{text}**" if value == self.best(metric, column) else text)
-            lines.append(f"| {detector} | " + " | ".join(texts) + " |")
-        return "\n".join(lines)
+__all__ = ["PERCENT", "TITLES", "Column", "Table", "evaluate", "score_sets", "tabulate", "tabulate_sets"]
 
 
 def tabulate(
-    id_scores: Mapping[str, Float[Tensor, " n"]], ood_scores: Mapping[str, Mapping[str, Float[Tensor, " m"]]]
+    id_scores: Mapping[str, Float[Tensor, " n"]],
+    ood_scores: Mapping[str, Mapping[str, Float[Tensor, " m"]]],
+    *,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    convention: Convention = EXACT,
+    bootstrap: Bootstrap | None = None,
 ) -> Table:
     """Metrics from scores that are already there: ID scores by detector, OOD scores by set and detector.
+
+    Parameters
+    ----------
+    id_scores, ood_scores : mapping
+        Higher = more in-distribution.
+    groups : mapping of str to sequence of str, optional
+        Names of OOD sets by group, such as near and far, of each of which a mean is shown.
+    convention : Convention
+        `EXACT`, or `oodline.evaluation.paper.PAPER` to count as the authors of LINe do.
+    bootstrap : Bootstrap, optional
+        With it, every set and every mean has a confidence interval.
 
     Raises
     ------
     InputError
         No OOD set, or NaN scores.
+    SettingError
+        A group names no OOD set.
+
+    Examples
+    --------
+    >>> from torch import tensor
+    >>> ours, theirs = tensor([2.0, 3.0, 4.0]), tensor([1.0, 2.5])
+    >>> sets = {"a": {"energy": theirs}, "b": {"energy": theirs - 1}, "c": {"energy": theirs - 2}}
+    >>> table = tabulate({"energy": ours}, sets, groups={"near": ["a", "b"]}, bootstrap=Bootstrap(resamples=100))
+    >>> [column.title for column in table.columns]
+    ['a', 'b', 'mean near', 'c', 'mean']
+    >>> table.interval("energy", "auroc", None).high
+    1.0
     """
     if not ood_scores:
         raise InputError("an evaluation needs at least one OOD data set beside the ID one.")
-    return Table(
-        {
-            name: {ood: compute_metrics(scores, by_name[name]) for ood, by_name in ood_scores.items()}
-            for name, scores in id_scores.items()
-        }
-    )
+    cells = {
+        name: {ood: convention.measure(scores, by_name[name]) for ood, by_name in ood_scores.items()}
+        for name, scores in id_scores.items()
+    }
+    table = Table(cells, groups=groups or {}, convention=convention.name)
+    several = [column.sets for column in table.columns if len(column.sets) > 1]
+    pooled = {
+        name: {sets: convention.measure(scores, pool({ood: ood_scores[ood][name] for ood in sets})) for sets in several}
+        for name, scores in id_scores.items()
+    }
+    intervals = {}
+    if bootstrap is not None:
+        for name, scores in id_scores.items():
+            theirs = {ood: by_name[name] for ood, by_name in ood_scores.items()}
+            intervals[name] = _intervals(scores, theirs, table.columns, convention, bootstrap)
+    return replace(table, pooled=pooled, intervals=intervals)
+
+
+def _intervals(
+    ours: Tensor, theirs: Mapping[str, Tensor], columns: Sequence[Column], convention: Convention, bootstrap: Bootstrap
+) -> dict[Column, dict[str, Interval]]:
+    drawn = bootstrap.resample(ours, theirs, convention)
+    return {
+        column: {m: bootstrap.interval(np.mean([drawn[name][m] for name in column.sets], axis=0)) for m in PERCENT}
+        for column in columns
+    }
+
+
+def score_sets(
+    detectors: Detectors,
+    classifier: Classifier,
+    id_loader: Iterable[Any],
+    ood_loaders: Mapping[str, Iterable[Any]],
+    *,
+    csid_loaders: Mapping[str, Iterable[Any]] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    progress: bool = False,
+) -> ScoredSets:
+    """Score every data set of an evaluation, each in one forward pass; parameters and errors as `evaluate`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from oodline import Energy
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> found = score_sets(Energy(), classifier, loader, {"zeros": [torch.zeros(5, 4)]})
+    >>> len(found.id.index), len(found.ood["zeros"].index), found.correct().float().mean() > 0.9
+    (60, 5, tensor(True))
+    """
+    named = name_detectors(detectors)
+    if not ood_loaders:
+        raise InputError("an evaluation needs at least one OOD data set beside the ID one.")
+    check_names(ood_loaders.keys(), (csid_loaders or {}).keys(), groups or {})
+
+    def scores(loaders: Mapping[str, Iterable[Any]]) -> dict[str, Any]:
+        return {name: score_all(named, classifier, loader, progress=progress) for name, loader in loaders.items()}
+
+    ours = score_all(named, classifier, id_loader, progress=progress)
+    return ScoredSets(ours, scores(ood_loaders), scores(csid_loaders or {}), groups or {})
+
+
+def tabulate_sets(
+    sets: ScoredSets, *, spectrum: bool = False, convention: Convention = EXACT, bootstrap: Bootstrap | None = None
+) -> Table:
+    """The table of scored sets; with `spectrum`, covariate-shifted ID sets count as ID (full-spectrum).
+
+    Raises
+    ------
+    InputError, SettingError
+        As `tabulate`.
+    """
+    csid = {name: found.scores for name, found in sets.csid.items()} if spectrum else {}
+    ood = {name: found.scores for name, found in sets.ood.items()}
+    ours = full_spectrum(sets.id.scores, csid)
+    table = tabulate(ours, ood, groups=sets.groups, convention=convention, bootstrap=bootstrap)
+    return replace(table, milliseconds=sets.milliseconds)
 
 
 def evaluate(
@@ -135,6 +148,7 @@ def evaluate(
     id_loader: Iterable[Any],
     ood_loaders: Mapping[str, Iterable[Any]],
     *,
+    groups: Mapping[str, Sequence[str]] | None = None,
     progress: bool = False,
 ) -> Table:
     """Score one ID and any number of OOD data sets, each in one forward pass, and tabulate all metrics.
@@ -149,6 +163,8 @@ def evaluate(
         In-distribution test data, batches as `oodline.score` takes them.
     ood_loaders : mapping of str to iterable
         Out-of-distribution data, by name.
+    groups : mapping of str to sequence of str, optional
+        Names of OOD sets by group, such as near and far.
     progress : bool
         Show a progress bar on standard error.
 
@@ -167,12 +183,4 @@ def evaluate(
     >>> table.value("energy", "auroc", "origin") > 0.9
     True
     """
-    named = name_detectors(detectors)
-    if not ood_loaders:
-        raise InputError("an evaluation needs at least one OOD data set beside the ID one.")
-    ours = score_all(named, classifier, id_loader, progress=progress)
-    others = {ood: score_all(named, classifier, loader, progress=progress) for ood, loader in ood_loaders.items()}
-    samples = sum(len(found.index) for found in (ours, *others.values()))
-    seconds = {name: sum(found.seconds[name] for found in (ours, *others.values())) for name in named}
-    table = tabulate(ours.scores, {ood: found.scores for ood, found in others.items()})
-    return replace(table, milliseconds={name: 1000 * s / samples for name, s in seconds.items()})
+    return tabulate_sets(score_sets(detectors, classifier, id_loader, ood_loaders, groups=groups, progress=progress))

@@ -1,21 +1,22 @@
 """Detection metrics from two lists of scores, exact on ties, with the convention of each in its name.
 
-A higher score always means more in-distribution. Everything is counted in float64 from sorted scores: no histogram, no
-table of pairs.
+A higher score always means more in-distribution. Everything is counted in integers from the distinct scores: no
+histogram, no table of pairs.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from oodline.errors import InputError, SettingError
+from oodline.evaluation.counts import Counts, Integers, at_least, count
 
-Scores = NDArray[np.float64]
+Rates = Mapping[str, Any]
+"""The rates of `Metrics` by name: numbers, or arrays of one value a resample."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,43 @@ class Metrics:
     n_ood: int
 
 
+@dataclass(frozen=True)
+class Convention:
+    """A way to count: every rate from `Counts`, for one row of them or for one row a resample.
+
+    Examples
+    --------
+    >>> EXACT.measure([2.0, 3.0], [1.0, 2.5]).auroc
+    0.75
+    """
+
+    name: str
+    """What to call it in a table."""
+    rates: Callable[[Counts], Rates]
+    """From counts (..., U) to rates (...)."""
+
+    def measure(self, id_scores: ArrayLike, ood_scores: ArrayLike) -> Metrics:
+        """Compute every metric; raises as `compute_metrics`."""
+        counts = count(id_scores, ood_scores)
+        rates = {name: float(value) for name, value in self.rates(counts).items()}
+        return Metrics(**rates, n_id=int(counts.n_id), n_ood=int(counts.n_ood))
+
+
+def exact_rates(counts: Counts) -> Rates:
+    """Every rate, ties counted as the functions of this module say."""
+    return {
+        "auroc": area_under_roc(counts),
+        "aupr_in": _average_precision(counts.id, counts.id_from, counts.ood_from),
+        "aupr_out": _average_precision(*(each[..., ::-1] for each in (counts.ood, *_up_to(counts)))),
+        "fpr95_id_positive": _accepted(counts, 0.95),
+        "fpr95_ood_positive": _flagged(counts, 0.95),
+    }
+
+
+EXACT = Convention("exact", exact_rates)
+"""Ties count as they are; see the functions of this module."""
+
+
 def compute_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> Metrics:
     """Compute every metric.
 
@@ -52,16 +90,7 @@ def compute_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> Metrics:
     >>> compute_metrics([2.0, 3.0], [1.0, 2.5]).auroc
     0.75
     """
-    i, o = _check(id_scores, ood_scores)
-    return Metrics(
-        auroc=auroc(i, o),
-        aupr_in=aupr_in(i, o),
-        aupr_out=aupr_out(i, o),
-        fpr95_id_positive=fpr_at_tpr_id_positive(i, o),
-        fpr95_ood_positive=fpr_at_tpr_ood_positive(i, o),
-        n_id=len(i),
-        n_ood=len(o),
-    )
+    return EXACT.measure(id_scores, ood_scores)
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
@@ -74,10 +103,7 @@ def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     >>> auroc([1.0, 1.0], [1.0])
     0.5
     """
-    i, o = _check(id_scores, ood_scores)
-    below = np.searchsorted(o, i, side="left").sum()
-    up_to = np.searchsorted(o, i, side="right").sum()
-    return float(int(below) + int(up_to)) / (2 * len(i) * len(o))
+    return float(area_under_roc(count(id_scores, ood_scores)))
 
 
 def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
@@ -90,7 +116,7 @@ def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     >>> round(aupr_in([2.0, 3.0], [1.0, 2.5]), 4)
     0.8333
     """
-    return _average_precision(*_check(id_scores, ood_scores))
+    return float(exact_rates(count(id_scores, ood_scores))["aupr_in"])
 
 
 def aupr_out(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
@@ -101,8 +127,7 @@ def aupr_out(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     >>> aupr_out([2.0, 3.0], [0.0, 1.0])
     1.0
     """
-    i, o = _check(id_scores, ood_scores)
-    return _average_precision(-o[::-1], -i[::-1])
+    return float(exact_rates(count(id_scores, ood_scores))["aupr_out"])
 
 
 def fpr_at_tpr_id_positive(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> float:
@@ -124,9 +149,7 @@ def fpr_at_tpr_id_positive(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: flo
     >>> fpr_at_tpr_id_positive(ids, oods), fpr_at_tpr_ood_positive(ids, oods)
     (0.1, 0.5)
     """
-    i, o = _check(id_scores, ood_scores)
-    threshold = i[len(i) - _count(tpr, len(i))]
-    return float(len(o) - np.searchsorted(o, threshold, side="left")) / len(o)
+    return float(_accepted(count(id_scores, ood_scores), tpr))
 
 
 def fpr_at_tpr_ood_positive(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> float:
@@ -145,35 +168,39 @@ def fpr_at_tpr_ood_positive(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: fl
     >>> fpr_at_tpr_ood_positive([2.0, 3.0, 4.0, 5.0], [1.0, 2.5])
     0.25
     """
-    i, o = _check(id_scores, ood_scores)
-    threshold = o[_count(tpr, len(o)) - 1]
-    return float(np.searchsorted(i, threshold, side="right")) / len(i)
+    return float(_flagged(count(id_scores, ood_scores), tpr))
 
 
-def _average_precision(positive: Scores, negative: Scores) -> float:
-    # at each distinct positive score, all scores at least as large are retrieved together: ties share one step
-    values, counts = np.unique(positive, return_counts=True)
-    true = len(positive) - np.searchsorted(positive, values, side="left")
-    false = len(negative) - np.searchsorted(negative, values, side="left")
-    return float((counts / len(positive) * true / (true + false)).sum())
+def area_under_roc(counts: Counts) -> Any:
+    """AUROC of every row of counts."""
+    below = counts.ood.cumsum(-1) - counts.ood
+    pairs = (counts.id * (2 * below + counts.ood)).sum(-1)
+    return pairs / (2 * counts.n_id * counts.n_ood)
 
 
-def _count(tpr: float, n: int) -> int:
-    if not 0 < tpr <= 1:
-        raise SettingError(f"a TPR lies in (0, 1]; {tpr} does not.")
-    # 0.95 * 20 is a little above 19 in floating point; the decimal that was written is meant
-    return math.ceil(Fraction(str(float(tpr))) * n)
+def _average_precision(positive: Integers, true: Integers, false: Integers) -> Any:
+    # all scores at least as far out as each are retrieved together: ties share one step
+    precision = true / np.maximum(true + false, 1)
+    return (positive * precision).sum(-1) / positive.sum(-1)
 
 
-def _check(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[Scores, Scores]:
-    found = []
-    for side, scores in (("ID", id_scores), ("OOD", ood_scores)):
-        values = np.asarray(scores, dtype=np.float64)
-        if values.ndim != 1:
-            raise InputError(f"the {side} scores have shape {values.shape}; one score a sample, (N,), is needed.")
-        if len(values) == 0:
-            raise InputError(f"there are no {side} scores.")
-        if missing := int(np.isnan(values).sum()):
-            raise InputError(f"{missing} of {len(values)} {side} scores are NaN: no metric is defined on them.")
-        found.append(np.sort(values))
-    return found[0], found[1]
+def _up_to(counts: Counts) -> tuple[Integers, Integers]:
+    return counts.ood.cumsum(-1), counts.id.cumsum(-1)
+
+
+def _accepted(counts: Counts, tpr: float) -> Any:
+    accepted = counts.id_from
+    needed = at_least(tpr, int(accepted[..., 0].flat[0]))  # resamples have the size of the sample
+    last = (accepted >= needed).sum(-1) - 1
+    return _pick(counts.ood_from, last) / counts.n_ood
+
+
+def _flagged(counts: Counts, tpr: float) -> Any:
+    flagged = counts.ood.cumsum(-1)
+    needed = at_least(tpr, int(flagged[..., -1].flat[0]))
+    first = (flagged < needed).sum(-1)
+    return _pick(counts.id.cumsum(-1), first) / counts.n_id
+
+
+def _pick(values: Integers, place: Any) -> NDArray[np.int64]:
+    return np.take_along_axis(values, np.expand_dims(place, -1), -1)[..., 0]

@@ -2,14 +2,17 @@
 
 from oodline.statistics.base import Statistic
 from oodline.statistics.class_moments import ClassMoments
+from oodline.statistics.content_sketch import ContentSketch
 from oodline.statistics.covariance import Covariance
 from oodline.statistics.quantiles import Quantiles
 from oodline.statistics.reservoir import Reservoir
 from oodline.statistics.seen import Seen
 from oodline.statistics.sources import Contributions, Features, Logits, Probabilities, Source
+from oodline.statistics.top_samples import TopSamples
 
 __all__ = [
     "ClassMoments",
+    "ContentSketch",
     "Contributions",
     "Covariance",
     "Features",
@@ -20,4 +23,5 @@ __all__ = [
     "Seen",
     "Source",
     "Statistic",
+    "TopSamples",
 ]

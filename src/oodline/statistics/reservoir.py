@@ -159,7 +159,7 @@ class Reservoir(Statistic):
         self._kept = _Sample(*(_put(getattr(old, k), place, getattr(new, k)[enter], len(lowest)) for k in self.tensors))
 
     def _hash(self, index: Tensor) -> NDArray[np.uint64]:
-        return _splitmix64(index.numpy().astype(np.uint64) + np.uint64(self.seed * 0x9E3779B97F4A7C15 % 2**64))
+        return splitmix64(index.numpy().astype(np.uint64) + np.uint64(self.seed * 0x9E3779B97F4A7C15 % 2**64))
 
 
 def _put(into: Tensor, place: Tensor, values: Tensor, length: int) -> Tensor:
@@ -169,8 +169,8 @@ def _put(into: Tensor, place: Tensor, values: Tensor, length: int) -> Tensor:
     return into
 
 
-def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    # the finaliser of SplitMix64 (Steele, Lea and Flood, 2014): a bijection, so two indices never share a hash
+def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): a bijection, so two numbers never share a hash."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

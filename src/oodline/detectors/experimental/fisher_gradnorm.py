@@ -74,8 +74,9 @@ class FisherGradNorm(Detector):
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Squared norm (N,)."""
-        p = torch.softmax(activations.logits, dim=1)
-        return (p - 1 / p.shape[1]).square() @ self.pull * (activations.features.square() @ self.size)
+        # squares of large features are beyond single precision
+        p, features = torch.softmax(activations.logits.double(), dim=1), activations.features.double()
+        return (p - 1 / p.shape[1]).square() @ self.pull.double() * (features.square() @ self.size.double())
 
 
 def _inverse(mean: Float[Tensor, " k"]) -> Float[Tensor, " k"]:

@@ -71,4 +71,4 @@ class HAct(Detector):
         """Negative distance (N,)."""
         predicted = activations.logits.argmax(1)
         difference = SortedContributions()(activations, predicted) - self.barycentres[predicted]
-        return -difference.square().mean(1).sqrt()
+        return -difference.double().square().mean(1).sqrt()

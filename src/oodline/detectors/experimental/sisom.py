@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
-from oodline.detectors.nac import NeuronStates, neuron_states
+from oodline.detectors.neuron_states import NeuronStates, neuron_states
 from oodline.errors import InputError, SettingError
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
@@ -20,8 +20,8 @@ from oodline.statistics import Reservoir, Statistic
 class SISOM(Detector):
     """Ratio of distances: `-d_in / d_out`, to the nearest training sample of the predicted class and of any other.
 
-    Distances are between neuron states `sigmoid(alpha f g)`, as in `NAC`. Higher = more in-distribution. Range:
-    (-inf, 0], no unit.
+    Distances are between neuron states `sigmoid(alpha f g)`, as in `NAC`; a class that no kept sample was predicted as
+    is as far away as the farthest of them. Higher = more in-distribution. Range: (-inf, 0], no unit.
 
     Parameters
     ----------

@@ -1,0 +1,143 @@
+"""`oodline bench`: a published protocol, or one of your own, from a TOML file to tables and a folder of results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from oodline.cli.options import Json, print_json, show_warnings
+from oodline.errors import SettingError
+
+if TYPE_CHECKING:
+    from oodline.evaluation.run import Run
+
+
+def bench(
+    protocol: Path,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    data: Path | None = None,
+    model: str | None = None,
+    detector: Annotated[list[str] | None, Parameter(name=["--detector", "-d"])] = None,
+    cache: Path | None = None,
+    no_cache: Annotated[bool, Parameter(negative="")] = False,
+    skip_missing: Annotated[bool, Parameter(negative="")] = False,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    workers: int = 0,
+    on_error: Literal["raise", "skip"] | None = None,
+    device: str | None = None,
+    json: Json = False,
+) -> None:
+    """Run a benchmark: fit detectors, score ID and OOD data sets, print the tables, write everything to a folder.
+
+    The network runs once over each data set. Features and logits stay on disk, so a second run with other detectors
+    takes seconds, and a run that was stopped goes on where it was.
+
+    Parameters
+    ----------
+    protocol
+        A TOML file, such as those in bench/: classifier, data sets, detectors. It runs no code: a python: model must be
+        named with --model.
+    output
+        The folder to write; runs/NAME_OF_THE_FILE without it. An earlier run there is replaced.
+    data
+        Where the file's paths of data and weights begin, in place of its own `folder`.
+    model
+        The classifier, in place of the file's: timm:NAME, torchvision:NAME, hf:NAME, python:FILE:FACTORY.
+    detector
+        A method with settings, in place of the file's; repeat it for several, or "all".
+    cache
+        Where features and logits are kept; ~/.cache/oodline without it (XDG_CACHE_HOME is heeded).
+    no_cache
+        Keep nothing on disk and use nothing from there.
+    skip_missing
+        Go on without those OOD sets that are not there; the run records which.
+    limit
+        Read only the first so many images of each set.
+    batch_size
+        Images a batch.
+    workers
+        Processes that read images beside the main one.
+    on_error
+        raise or skip: what to do with an image that cannot be read; skipped ones are counted.
+    device
+        cpu, cuda, cuda:1, mps; the GPU if there is one.
+    json
+        Print one JSON document on standard output, and nothing else there.
+    """
+    from oodline.evaluation.benchmark import run_protocol
+    from oodline.evaluation.cache import default_folder
+    from oodline.evaluation.protocol import parse_protocol, read_protocol
+
+    show_warnings()
+    if cache is not None and no_cache:
+        raise SettingError("--cache and --no-cache contradict each other. Pass one of them.")
+    wanted = read_protocol(protocol, folder=data, model=model)
+    given = {"limit": limit, "batch_size": batch_size, "detectors": detector, "on_error": on_error}
+    changes = {key: value for key, value in given.items() if value is not None}
+    wanted = parse_protocol({**wanted.model_dump(), **changes}, "the command line")
+    run = run_protocol(
+        wanted,
+        output or Path("runs") / protocol.stem,
+        cache=None if no_cache else cache or default_folder(),
+        device=device,
+        workers=workers,
+        skip_missing=skip_missing,
+        progress=True,
+    )
+    if json:
+        print_json({"output": str(run.folder), **run.record.model_dump(mode="json", exclude={"sha256"})})
+        return
+    print_run(run)
+
+
+def print_run(run: Run) -> None:
+    """Print the tables, with the means of each group, and what the run took."""
+    from oodline.evaluation.evaluate import TITLES
+    from oodline.evaluation.run import PRINTED
+
+    record = run.record
+    print(f"{record.name}: {record.classifier.reference}, {len(record.detectors)} detectors")
+    for title, roles in run.spectra.items() if run.sets("ood") else ():
+        print(f"\n{title}" if title else "")
+        table = run.table(roles)
+        for metric in PRINTED:
+            columns = {name: {x: table.value(x, metric, name) for x in table.cells} for name in table.ood_sets}
+            means = run.group_means(table, metric)
+            groups = {group: {x: means[x][group] for x in means} for group in run.groups if group is not None}
+            if not groups:
+                groups = {"": {x: table.mean(x, metric) for x in table.cells}}
+            columns |= {f"{group} mean".strip(): values for group, values in groups.items()}
+            print_columns(f"{TITLES[metric]}, %", columns, max if metric.startswith("au") else min)
+    for label, reason in record.failures.items():
+        print(f"left out {label}: {reason}")
+    for name, reason in record.missing.items():
+        print(f"without {name}: {reason}")
+    for s in record.sets:
+        if s.skipped:
+            print(f"warning: {s.skipped} unreadable images of {s.name} were skipped", file=sys.stderr)
+    passes = ", ".join(f"{s.name} {s.seconds:.1f}{' from disk' if s.cached else ''}" for s in record.sets)
+    print(f"seconds: {record.seconds:.1f} in all; {passes}")
+    print(f"wrote {run.folder}")
+
+
+def print_columns(title: str, columns: dict[str, dict[str, float]], best: Callable[[Iterable[float]], float]) -> None:
+    """Print values in [0, 1] in %, one row a detector, the best of each column in bold."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("detector", overflow="fold")
+    for name in columns:
+        shown.add_column(name, justify="right", overflow="fold")
+    top = {name: best(values.values()) for name, values in columns.items()}
+    for label in next(iter(columns.values())):
+        cells = [(f"{100 * values[label]:.2f}", values[label] == top[name]) for name, values in columns.items()]
+        shown.add_row(label, *(f"[bold]{text}[/bold]" if first else text for text, first in cells))
+    Console(highlight=False).print(title, shown)

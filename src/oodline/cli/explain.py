@@ -1,0 +1,135 @@
+"""`oodline explain`: which neurons the class of an image expected and did not find, and which it did not expect."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from oodline.cli.options import Json, ModelOptions, load_classifier, show_warnings
+from oodline.errors import DataError, SettingError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from oodline.data.sources import ImageSource
+    from oodline.explanation import Explanation
+
+_MODEL = ModelOptions()
+_FORMATS = (".png", ".svg", ".pdf")
+
+
+def explain(
+    guard: Path,
+    image: str,
+    *,
+    index: int = 0,
+    top: int = 8,
+    detector: str | None = None,
+    data: str | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    model: ModelOptions = _MODEL,
+    json: Json = False,
+) -> None:
+    """Explain the verdict on one image, as a table, a picture, or JSON.
+
+    Parameters
+    ----------
+    guard
+        A file by `oodline fit`, with a calibration; with --neurons, it also gives z-scores and training images.
+    image
+        An image, or a data set of which --index names one.
+    index
+        Which image of a data set, from 0.
+    top
+        Neurons of each kind to list.
+    detector
+        Which of several detectors of the file; the first if not given.
+    data
+        The training data that the file was fitted on, to draw the images that excite each neuron most.
+    output
+        The picture to write (.png, .svg, .pdf).
+    json
+        Print one JSON document on standard output, and nothing else there.
+    """
+    from oodline.artifact import read_artifact
+    from oodline.data import open_images
+    from oodline.explanation_figure import draw_explanation
+    from oodline.files import check_writable, write_atomically
+    from oodline.guard import Guard
+
+    show_warnings()
+    if output is not None and output.suffix not in _FORMATS:
+        raise SettingError(f"--output must end in {', '.join(_FORMATS)}; {output.name} does not.")
+    if output is not None:
+        check_writable(output)
+    loaded = load_classifier(model, read_artifact(guard))
+    this = Guard.load(guard, loaded.classifier, detector)
+    this.class_names = this.class_names or loaded.class_names
+    source = open_images(image)
+    if not 0 <= index < len(source):
+        raise DataError(f"{image} holds {len(source)} images; there is no number {index}.")
+    training = None if data is None else open_images(data)
+    picture = _read(source, index)
+    inputs = loaded.preprocessing(picture).unsqueeze(0)
+    [explanation] = this.explain(inputs, top=top)
+    if output is not None:
+        figure = draw_explanation(
+            explanation,
+            held_out=None if this.calibration is None else this.calibration.scores,
+            image=picture,
+            sample=None if training is None else lru_cache(lambda i: _read(training, i)),
+        )
+        write_atomically(output, lambda file: figure.savefig(file, format=output.suffix[1:], dpi=120))
+    if json:
+        print(explanation.to_json())
+        return
+    print_explanation(explanation)
+    if output is not None:
+        print(f"wrote {output}")
+
+
+def _read(source: ImageSource, i: int) -> Image.Image:
+    from PIL import Image
+
+    if i >= len(source):
+        raise DataError(
+            f"the training data holds {len(source)} images, but the file names number {i}: it is another set."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = source.read(i)
+            image.load()
+            return image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"image {source.name(i)} cannot be read: {error}.") from error
+
+
+def print_explanation(explanation: Explanation) -> None:
+    """Print the verdict and both lists of neurons."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console, verdict = Console(highlight=False, markup=False), explanation.verdict
+    name = verdict["class_name"] or f"class {verdict['label']}"
+    decision = "flagged as OOD" if verdict["is_ood"] else "accepted"
+    console.print(
+        f"{name}: {decision} (score {verdict['score']:.4g}, threshold {verdict['threshold']:.4g}, "
+        f"p-value {verdict['p_value']:.3g})"
+    )
+    judged = explanation.judged_as_name or f"class {explanation.judged_as}"
+    found, expected = explanation.found_total, explanation.expected_total
+    console.print(f"important neurons of {judged}: {found:.2f} found of {expected:.2f} expected")
+    lists = {"expected, and silent": explanation.silent, "not expected, and loud": explanation.shouting}
+    for title, neurons in lists.items():
+        table = Table("neuron", "expected", "found", "sigma", "training images", box=SIMPLE_HEAD, title=title)
+        for neuron in neurons:
+            z = "" if neuron.z is None else f"{neuron.z:+.1f}"
+            samples = ", ".join(str(sample.index) for sample in neuron.samples)
+            table.add_row(str(neuron.neuron), f"{neuron.expected:.3f}", f"{neuron.found:.3f}", z, samples)
+        console.print(table)

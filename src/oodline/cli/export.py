@@ -1,0 +1,122 @@
+"""`oodline export`: a fitted file and its classifier as one graph for other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from oodline.cli.options import (
+    DataOptions,
+    Json,
+    ModelOptions,
+    load_classifier,
+    open_loader,
+    print_json,
+    show_warnings,
+)
+from oodline.errors import SettingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from oodline.preprocessing import Preprocessing
+
+_MODEL, _DATA = ModelOptions(), DataOptions()
+
+
+def export(
+    guard: Path,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    detector: Annotated[str | None, Parameter(name=["--detector", "-d"])] = None,
+    data: str | None = None,
+    preprocess_inside: Literal["uint8", "float"] | None = None,
+    triton: str | None = None,
+    model: ModelOptions = _MODEL,
+    reading: DataOptions = _DATA,
+    json: Json = False,
+) -> None:
+    """Write classifier, detector and threshold as one graph: logits, label, score, p_value, is_ood.
+
+    The graph takes batches of any size. It is run beside the guard before the file is written, and the largest
+    differences are printed.
+
+    Parameters
+    ----------
+    guard
+        A calibrated file by `oodline fit` or `Guard.save`.
+    output
+        The file to write, .onnx or .pt2 (torch.export); with --triton, the folder of the model repository.
+    detector
+        Which of several detectors; the first without it.
+    data
+        Images to compare on; noise without it.
+    preprocess_inside
+        Let the graph take pixels, uint8 or float in [0, 1], and normalise them itself. Images must still be resized
+        and cropped before.
+    triton
+        Write a model of this name for the Triton Inference Server.
+    json
+        Print one JSON document on standard output, and nothing else there.
+    """
+    from oodline.artifact import read_artifact
+    from oodline.export import export_onnx, export_program, export_triton
+    from oodline.files import check_writable
+    from oodline.guard import Guard
+
+    show_warnings()
+    if triton is None:
+        if output.suffix not in (".onnx", ".pt2"):
+            raise SettingError(f"--output must end in .onnx or .pt2; {output.name} does not.")
+        check_writable(output)
+    artifact = read_artifact(guard)
+    loaded = load_classifier(model, artifact)
+    judge = Guard.load(guard, loaded.classifier, detector)
+    inside = loaded.preprocessing if preprocess_inside else None
+    images = _examples(data, loaded.preprocessing, reading)
+    if preprocess_inside:
+        images = (255 * images).round().byte() if preprocess_inside == "uint8" else images
+    else:
+        images = loaded.preprocessing.normalise(images)
+    if triton is not None:
+        made = export_triton(judge, output, triton, images, preprocessing=inside, progress=True)
+    else:
+        write = export_onnx if output.suffix == ".onnx" else export_program
+        made = write(judge, output, images, preprocessing=inside, progress=True)
+    if json:
+        print_json(
+            {
+                "output": str(made.path),
+                "bytes": made.size,
+                "detector": judge.detector.name,
+                "inputs": made.inputs,
+                "batch_sizes": made.batch_sizes,
+                "differences": made.differences,
+            }
+        )
+        return
+    inputs = ", ".join(f"{name} {kind}" for name, kind in made.inputs.items())
+    print(f"wrote {made.path} ({made.size / 1e6:.2f} MB): {inputs} -> {', '.join(made.differences)}")
+    sizes = ", ".join(map(str, made.batch_sizes))
+    gaps = ", ".join(f"{name} {gap:.2g}" for name, gap in made.differences.items())
+    print(f"largest differences to the guard at batch sizes {sizes}: {gaps}")
+
+
+def _examples(data: str | None, preprocessing: Preprocessing, reading: DataOptions) -> Tensor:
+    """Pixels in [0, 1], of the size that the classifier reads."""
+    import torch
+
+    if data is not None:
+        batch = next(iter(open_loader(data, preprocessing.pixels, reading)))
+        assert isinstance(batch.inputs, torch.Tensor)  # an image loader's batches are
+        return batch.inputs
+    size = preprocessing.crop or preprocessing.resize
+    if size is None or (preprocessing.crop is None and isinstance(size, int)):
+        raise SettingError(
+            "the preprocessing of this classifier does not say how large an image is. Pass --data with some images."
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(8, len(preprocessing.mode), height, width, generator=generator)

@@ -1,0 +1,205 @@
+"""`oodline tune`: settings of a detector, chosen from ID data alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from oodline.cli.options import (
+    DataOptions,
+    Json,
+    ModelOptions,
+    load_classifier,
+    open_loader,
+    print_json,
+    report_skipped,
+    show_warnings,
+)
+
+if TYPE_CHECKING:
+    from oodline.data import ImageSource
+    from oodline.tuning.search import Tuned
+
+_MODEL, _DATA = ModelOptions(), DataOptions()
+
+
+def tune(
+    *,
+    data: str,
+    held_out: str,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    detector: Annotated[str, Parameter(name=["--detector", "-d"])] = "line",
+    try_: Annotated[list[str] | None, Parameter(name="--try")] = None,
+    held_out_limit: int = 1000,
+    seed: int = 0,
+    model: ModelOptions = _MODEL,
+    reading: DataOptions = _DATA,
+    json: Json = False,
+) -> None:
+    """Choose a detector's settings from ID data alone; no OOD data is read.
+
+    Held-out images are turned into pseudo-outliers: near ones (turned, blended, parts of several) and far ones
+    (magnified, blurred, noisy, shuffled). Every combination of settings is fitted in one pass over the training data.
+    The one is kept that tells held-out images from pseudo-outliers best.
+
+    Parameters
+    ----------
+    data
+        ID training data with labels, as `oodline fit` takes it.
+    held_out
+        Other ID data, such as a validation split. It must not be among the training data.
+    output
+        Write settings, all candidates, and which data was touched to this JSON file.
+    detector
+        A method, with the settings that are not to be tuned, such as line,contribution=absolute.
+    try_
+        Values to try for a setting in place of the usual ones: p_a=0.1,0.5,0.9; repeat it for several settings.
+    held_out_limit
+        Use at most so many held-out images, evenly spaced over the set.
+    seed
+        Of the pseudo-outliers and of the choice of images.
+    json
+        Print one JSON document on standard output, and nothing else there.
+    """
+    from oodline.data import image_loader, open_images, sample
+    from oodline.detectors.catalog import create_detector
+    from oodline.files import check_writable, write_atomically
+    from oodline.tuning.search import tune as search
+
+    show_warnings()
+    if output is not None:
+        check_writable(output)
+    wanted, grid = create_detector(detector), _grid(try_ or [])
+    loaded = load_classifier(model)
+    fit_loader = open_loader(data, loaded.preprocessing, reading)
+    source = open_images(held_out)
+    held_out_loader = image_loader(
+        sample(source, held_out_limit, seed),
+        loaded.preprocessing,
+        batch_size=reading.batch_size,
+        workers=reading.workers,
+        on_error=reading.on_error,
+        label_offset=reading.label_offset,
+    )
+    tuned = search(
+        wanted,
+        loaded.classifier,
+        fit_loader,
+        held_out_loader,
+        grid={**wanted.tunable, **grid} if grid else None,
+        limit=held_out_limit,
+        seed=seed,
+        progress=True,
+    )
+    skipped = report_skipped({"data": fit_loader, "held-out": held_out_loader})
+    document = {
+        **describe(tuned),
+        "model": {
+            "reference": loaded.reference,
+            "weights": loaded.weights,
+            "weights_sha256": None if loaded.weights is None else _sha256(loaded.weights),
+            "head_sha256": loaded.classifier.head.fingerprint,
+        },
+        "data": {
+            "fit": {"source": data, **asdict(tuned.fit_data), "files": _files(fit_loader.source)},
+            "held_out": {"source": held_out, **asdict(tuned.held_out_data), "files": _files(source)},
+            "ood": [],
+        },
+        "skipped": skipped,
+    }
+    if output is not None:
+        text = _dump(document)
+        write_atomically(output, lambda file: file.write(text.encode()))
+    if json:
+        print_json(document)
+        return
+    print_table(tuned)
+    print(f"\nchosen: --detector {tuned.reference}")
+    print(f"from {tuned.fit_data.samples} training and {tuned.held_out_data.samples} held-out images, and no OOD image")
+    if output is not None:
+        print(f"wrote {output}")
+
+
+def describe(tuned: Tuned) -> dict[str, Any]:
+    """What was chosen and what was tried, as plain data."""
+    from oodline._version import __version__
+
+    return {
+        "format": "oodline settings",
+        "format_version": 1,
+        "oodline_version": __version__,
+        "detector": tuned.reference,
+        "settings": dict(tuned.best.settings),
+        "criterion": tuned.best.value,
+        "seed": tuned.seed,
+        "candidates": [
+            {
+                "settings": dict(candidate.settings),
+                "criterion": None if candidate.failure else candidate.value,
+                "auroc": {group: dict(areas) for group, areas in candidate.areas.items()},
+                "failure": candidate.failure,
+            }
+            for candidate in tuned.candidates
+        ],
+    }
+
+
+def print_table(tuned: Tuned, most: int = 10) -> None:
+    """Print the best candidates, and the one that the detector came with."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    ranked = sorted(tuned.candidates, key=lambda candidate: -candidate.value)
+    shown = [c for c in ranked if not c.failure][:most]
+    if tuned.candidates[0] not in shown:
+        shown.append(tuned.candidates[0])
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("settings", overflow="fold")
+    for group in [*tuned.best.areas, "mean"]:
+        table.add_column(group, justify="right")
+    table.add_column("")
+    for candidate in shown:
+        settings = ", ".join(f"{name}={value}" for name, value in candidate.settings.items())
+        values = [f"{100 * value:.2f}" for value in (*candidate.groups.values(), candidate.value)]
+        note = "chosen" if candidate is tuned.best else "as given" if candidate is tuned.candidates[0] else ""
+        table.add_row(settings, *(["-"] * (len(tuned.best.areas) + 1) if candidate.failure else values), note)
+    Console(highlight=False).print("AUROC of held-out ID images against pseudo-outliers, %", table)
+    print(f"{len(tuned.candidates)} candidates, the best {len(shown)} are shown")
+    for candidate in tuned.candidates:
+        if candidate.failure:
+            print(f"left out {dict(candidate.settings)}: {candidate.failure}")
+
+
+def _grid(written: list[str]) -> dict[str, list[Any]]:
+    from oodline.errors import SettingError
+    from oodline.references import parse_value
+
+    grid = {}
+    for text in written:
+        name, equals, values = text.partition("=")
+        if not equals or not values:
+            raise SettingError(f"--try {text} names no value. Write --try p_a=0.1,0.5,0.9.")
+        grid[name] = [parse_value(value) for value in values.split(",")]
+    return grid
+
+
+def _files(source: ImageSource) -> dict[str, str]:
+    from oodline.data import ParquetImages
+
+    return {file: _sha256(file) for file in source.files} if isinstance(source, ParquetImages) else {}
+
+
+def _sha256(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _dump(document: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"

@@ -1,0 +1,77 @@
+"""Images that a text file lists, one `PATH LABEL` a line, as benchmarks say exactly which images count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from oodline.data.digests import combine, file_digest
+from oodline.errors import DataError
+
+
+class ImageList:
+    """The images of a list, such as OpenOOD's `benchmark_imglist/cifar10/test_tin.txt`, in its order.
+
+    Parameters
+    ----------
+    path : str or Path
+        A text file of `PATH LABEL` lines; a label below 0, or none, means no label.
+    root : str or Path, optional
+        Where the paths begin; the folder of the list without it.
+
+    Raises
+    ------
+    DataError
+        No such file, an empty one, or one that is no list.
+    """
+
+    class_names: tuple[str, ...] | None = None
+
+    def __init__(self, path: str | Path, root: str | Path | None = None) -> None:
+        self.path = Path(path)
+        self.root = self.path.parent if root is None else Path(root)
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"there is no list of images {path}, or it is no text: {error}.") from error
+        self.files: list[str] = []
+        self.labels: list[int | None] = []
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            file, space, label = line.strip().rpartition(" ")
+            try:
+                value = int(label) if space else -1
+            except ValueError:
+                raise DataError(
+                    f"line {number} of {path} is not PATH LABEL, with an integer label: {line!r}."
+                ) from None
+            self.files.append(file if space else label)
+            self.labels.append(value if value >= 0 else None)
+        if not self.files:
+            raise DataError(f"the list {path} is empty.")
+        if not (self.root / self.files[0]).is_file():
+            raise DataError(f"{path} lists {self.files[0]}, which is not in {self.root}. Pass root=FOLDER.")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, i: int) -> str:
+        """Path as the list has it."""
+        return self.files[i]
+
+    def label(self, i: int) -> int | None:
+        """Label as the list has it."""
+        return self.labels[i]
+
+    def read(self, i: int) -> Image.Image:
+        """Decode the file."""
+        with Image.open(self.root / self.files[i]) as image:
+            image.load()
+            return image
+
+    def fingerprint(self) -> str:
+        """Of the paths and labels of the list and the bytes of the files."""
+        files = (file_digest(self.root / file) for file in self.files)
+        return combine(zip(self.files, self.labels, files, strict=True))

@@ -1,0 +1,224 @@
+"""A benchmark from a protocol to a finished run: one pass over each data set, whatever the number of detectors."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from oodline._version import __version__
+from oodline.artifact import Artifact, FitInfo, ModelSource, describe
+from oodline.calibration import check_enough, false_alarm_of
+from oodline.classifier import Classifier
+from oodline.data import image_loader, open_images
+from oodline.errors import DataError, MissingExtraError, OodlineError, UnknownNameError
+from oodline.evaluation.cache import CachedClassifier
+from oodline.evaluation.passes import BenchmarkSet, Outcome, measure
+from oodline.evaluation.protocol import Protocol, labelled_detectors
+from oodline.evaluation.record import ClassifierRecord, DetectorEntry, RunRecord, SetRecord
+from oodline.evaluation.run import RECORD, Run, write_run
+from oodline.folders import check_replaceable
+from oodline.head import HeadInfo
+from oodline.preprocessing import Preprocessing
+from oodline.zoo import load_model
+
+
+def run_protocol(
+    protocol: Protocol,
+    output: str | Path,
+    *,
+    cache: str | Path | None = None,
+    device: str | None = None,
+    workers: int = 0,
+    skip_missing: bool = False,
+    progress: bool = False,
+) -> Run:
+    """Fit, calibrate and score all detectors of a protocol, and write the run.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        Such as `read_protocol` gives.
+    output : str or Path
+        The run's folder; an earlier run there is replaced.
+    cache : str or Path, optional
+        Where activations are kept, such as `default_folder()`, so that they are computed once and a run that was
+        interrupted goes on; without it nothing is kept.
+    device : str, optional
+        The GPU if there is one.
+    workers : int
+        Processes that read images beside this one.
+    skip_missing : bool
+        Go on without those OOD and shifted sets that cannot be opened.
+    progress : bool
+        Show progress on standard error.
+
+    Raises
+    ------
+    DataError
+        Data sets are not there (all are listed, with where to get them), or `output` holds something else.
+    InputError
+        No detector could be fitted.
+    SettingError
+        There are too few calibration images for the TPR.
+    OodlineError
+        What loading a model or reading images raises.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from oodline.testing import toy_protocol
+    >>> with TemporaryDirectory() as folder:
+    ...     protocol = toy_protocol(folder)
+    ...     run = run_protocol(protocol, f"{folder}/run", cache=f"{folder}/cache", device="cpu")
+    ...     again = run_protocol(protocol, f"{folder}/again", cache=f"{folder}/cache", device="cpu")
+    >>> list(run.record.detectors), [s.cached for s in run.record.sets], [s.cached for s in again.record.sets]
+    (['energy', 'knn'], [False, False, False], [True, True, True])
+    """
+    started = perf_counter()
+    check_replaceable(output, RECORD)
+    torch.manual_seed(protocol.seed)
+    detectors = labelled_detectors(protocol.detectors)
+    classifier, preprocessing, class_names = _load(protocol, device)
+    sets, missing = open_sets(protocol, preprocessing, workers=workers, skip_missing=skip_missing)
+    for this in sets:
+        if this.role == "calibration":
+            check_enough(this.samples, false_alarm_of(None, protocol.tpr))
+    passed = classifier if cache is None else CachedClassifier(classifier, cache)
+    outcome = measure(detectors, classifier, passed, sets, tpr=protocol.tpr, progress=progress)
+    head = HeadInfo.of(passed.head)
+    said = protocol.classifier
+    record = RunRecord(
+        name=protocol.name,
+        created=datetime.now(UTC),
+        versions={"oodline": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        classifier=ClassifierRecord(
+            reference=said.model, weights=said.weights, head=classifier.head_name, **vars(head)
+        ),
+        class_names=class_names or sets[0].loader.source.class_names,
+        preprocessing=preprocessing,
+        sets=[_describe_set(s, outcome) for s in sets],
+        detectors={label: _describe_detector(label, outcome) for label in outcome.detectors},
+        failures=outcome.failures,
+        missing=missing,
+        tpr=protocol.tpr,
+        batch_size=protocol.batch_size,
+        limit=protocol.limit,
+        seed=protocol.seed,
+        device=str(classifier.device),
+        seconds=perf_counter() - started,
+        peak_bytes=_peak_memory(),
+    )
+    calibration = next((s.part.data for s in sets if s.role == "calibration"), None)
+    artifact = Artifact(
+        outcome.detectors,
+        head,
+        outcome.calibrations,
+        class_names=record.class_names,
+        preprocessing=preprocessing,
+        model=ModelSource(reference=said.model, weights=said.weights, head=classifier.head_name),
+        fit=FitInfo(data=sets[0].part.data, samples=sets[0].samples, calibration_data=calibration),
+    )
+    return write_run(output, record, outcome.scores, artifact)
+
+
+def open_sets(
+    protocol: Protocol, preprocessing: Preprocessing, *, workers: int = 0, skip_missing: bool = False
+) -> tuple[list[BenchmarkSet], dict[str, str]]:
+    """Open every data set of a protocol before any pass begins; those that were skipped, with the reason.
+
+    Raises
+    ------
+    DataError
+        Some are not there: all of them are listed, with where to get them. With `skip_missing`, only where these are
+        ID sets, without which there is nothing to measure, or all OOD sets.
+    """
+    sets, missing, needed = [], {}, []
+    for role, name, part in protocol.sets():
+        limits = [limit for limit in (part.limit, protocol.limit) if limit is not None]
+        try:
+            loader = image_loader(
+                open_images(part.data),
+                part.preprocessing or preprocessing,
+                batch_size=protocol.batch_size,
+                workers=workers,
+                on_error=protocol.on_error,
+                limit=min(limits, default=None),
+                label_offset=part.label_offset,
+            )
+        except (DataError, MissingExtraError, UnknownNameError) as error:
+            missing[name] = f"{error} Get it: {part.source}" if part.source else str(error)
+            needed += [name] if role not in ("ood", "csid") else []
+            continue
+        sets.append(BenchmarkSet(name, role, part, loader))
+    skipped_all = bool(protocol.ood) and not any(s.role == "ood" for s in sets)
+    if missing and (not skip_missing or needed or skipped_all):
+        listed = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
+        total = len(sets) + len(missing)
+        optional = "" if needed or skipped_all else "\nRun without them: --skip-missing."
+        raise DataError(f"{len(missing)} of {total} data sets cannot be opened:\n{listed}{optional}")
+    return sets, missing
+
+
+def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
+    said = protocol.classifier
+    try:
+        loaded = load_model(said.model, said.weights)
+    except OodlineError as error:
+        raise type(error)(f"{error} Get it: {said.source}" if said.source else str(error)) from error
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = Classifier(loaded.model.to(device), said.head or loaded.head, feature_map=said.feature_map)
+    preprocessing = said.preprocessing or loaded.preprocessing
+    if preprocessing is None:
+        preprocessing = Preprocessing()
+        warnings.warn(
+            f"{said.model} does not say how images are prepared for it: they are scaled to [0, 1] and nothing else. "
+            "Give [classifier] a `preprocessing`.",
+            stacklevel=2,
+        )
+    return classifier, preprocessing, loaded.class_names
+
+
+def _describe_set(this: BenchmarkSet, outcome: Outcome) -> SetRecord:
+    seconds, cached = outcome.passes[this.name]
+    return SetRecord(
+        name=this.name,
+        role=this.role,
+        group=getattr(this.part, "group", None),
+        spec=this.part.data,
+        samples=this.samples,
+        skipped=len(this.loader.skipped),
+        source=this.part.source,
+        label_offset=this.part.label_offset,
+        preprocessing=this.part.preprocessing,
+        seconds=seconds,
+        cached=cached,
+    )
+
+
+def _describe_detector(label: str, outcome: Outcome) -> DetectorEntry:
+    detector = outcome.detectors[label]
+    images = sum(len(found.index) for found in outcome.scores.values())
+    spent = sum(found.seconds[label] for found in outcome.scores.values())
+    calibration = outcome.calibrations.get(label)
+    return DetectorEntry(
+        **describe(detector).model_dump(),
+        threshold=None if calibration is None else calibration.threshold,
+        fit_seconds=outcome.fit_seconds.get(label) if detector.has_state else None,
+        milliseconds=1000 * spent / images,
+        state_bytes=sum(t.numel() * t.element_size() for t in detector.state_dict().values()),
+    )
+
+
+def _peak_memory() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None  # Windows has no such count
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most

@@ -1,0 +1,133 @@
+"""Results of detectors that activations on disk cannot serve: their fitted state and their scores are kept instead.
+
+Some detectors run the classifier again, or read feature maps. A second benchmark would make their passes anew, so what
+came of them is kept beside the activations, known by those activations' key, by the detector's settings and fitted
+tensors, and by oodline's own code, since a changed method gives another result under the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from oodline.artifact import Artifact, describe, read_artifact, write_artifact
+from oodline.classifier import Classifier
+from oodline.data.digests import combine
+from oodline.detectors.base import Detector
+from oodline.detectors.max_logit import MaxLogit
+from oodline.errors import ArtifactError, OodlineError
+from oodline.evaluation.attempts import score_each
+from oodline.evaluation.cache import CachedClassifier, KnownLoader
+from oodline.evaluation.identity import code_digest
+from oodline.files import write_atomically
+from oodline.head import HeadInfo
+from oodline.scoring import CHEAP, Scores
+
+
+def costly(detector: Detector) -> bool:
+    """Whether it reads more than features and logits.
+
+    Examples
+    --------
+    >>> from oodline import ODIN, LINe
+    >>> costly(ODIN()), costly(LINe())
+    (True, False)
+    """
+    return bool(detector.all_layers) or bool(detector.all_needs & ~CHEAP)
+
+
+def restore_fitted(
+    detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader
+) -> dict[str, Detector]:
+    """Those costly detectors that were fitted on this very data before, fitted; none without a cache."""
+    found = {}
+    for label, detector in detectors.items():
+        if isinstance(classifier, CachedClassifier) and costly(detector) and detector.has_state:
+            try:
+                artifact = read_artifact(_place_of_state(detector, classifier, loader))
+                artifact.check(classifier)
+            except (ArtifactError, OSError):
+                continue
+            found[label] = artifact.detectors[detector.name].to(classifier.device)
+    return found
+
+
+def keep_fitted(detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader) -> None:
+    """Keep the state of costly detectors; nothing without a cache."""
+    for detector in detectors.values():
+        if isinstance(classifier, CachedClassifier) and costly(detector) and detector.has_state:
+            path = _place_of_state(detector, classifier, loader)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_artifact(Artifact({detector.name: detector}, HeadInfo.of(classifier.head)), path)
+
+
+def score_or_recall(
+    detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader, *, progress: bool = False
+) -> tuple[Scores, dict[str, OodlineError]]:
+    """As `score_each`, with the scores of costly detectors from disk where they are there.
+
+    The network runs once over what is not on disk, and not at all where everything is.
+    """
+    if not isinstance(classifier, CachedClassifier):
+        return score_each(detectors, classifier, loader, progress=progress)
+    shards = classifier.shards(loader)
+    places = {label: _place_of_scores(d, classifier, shards.key) for label, d in detectors.items() if costly(d)}
+    recalled = {label: kept for label, place in places.items() if (kept := _read_scores(place)) is not None}
+    costs = {label: d for label, d in detectors.items() if label in places and label not in recalled}
+    cheap: dict[str, Detector] = {label: d for label, d in detectors.items() if label not in places}
+    together = bool(costs) and bool(shards.missing())
+    # a pass from disk gives labels and predicted classes, too, so one is made even if nothing else is asked of it
+    first = cheap | costs if together else cheap or {"": MaxLogit()}
+    found, failures = score_each(first, classifier, loader, progress=progress)
+    if costs and not together:
+        more, failed = score_each(costs, classifier, loader, progress=progress)
+        found = replace(found, scores=found.scores | more.scores, seconds=found.seconds | more.seconds)
+        failures |= failed
+    for label in costs.keys() - failures.keys():
+        _write_scores(places[label], found.scores[label], found.seconds[label])
+    columns = found.scores | {label: scores for label, (scores, _) in recalled.items()}
+    seconds = found.seconds | {label: spent for label, (_, spent) in recalled.items()}
+    there = [label for label in detectors if label not in failures]
+    whole = replace(found, scores={x: columns[x] for x in there}, seconds={x: seconds[x] for x in there})
+    return whole, failures
+
+
+def _place_of_state(detector: Detector, classifier: CachedClassifier, loader: KnownLoader) -> Path:
+    about = [classifier.shards(loader).key, describe(detector).model_dump_json(), code_digest()]
+    return classifier.folder / "detectors" / f"{combine(about)}.safetensors"
+
+
+def _place_of_scores(detector: Detector, classifier: CachedClassifier, key: str) -> Path:
+    state = {name: tensor.cpu() for name, tensor in detector.state_dict().items()}
+    digest = hashlib.sha256(save(dict(sorted(state.items())))).hexdigest()
+    about = [key, describe(detector).model_dump_json(), digest, code_digest()]
+    return classifier.folder / "scores" / f"{combine(about)}.safetensors"
+
+
+def _write_scores(path: Path, scores: Tensor, seconds: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"seconds": json.dumps(seconds), "sha256": _digest(scores, seconds)}
+    write_atomically(path, lambda file: file.write(save({"scores": scores.contiguous()}, about)))
+
+
+def _read_scores(path: Path) -> tuple[Tensor, float] | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about, scores = file.metadata() or {}, file.get_tensor("scores").clone()
+        seconds = float(about["seconds"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None  # absent or damaged: computed again
+    sound = scores.dtype == torch.float64 and about.get("sha256") == _digest(scores, seconds)
+    return (scores, seconds) if sound else None
+
+
+def _digest(scores: Tensor, seconds: float) -> str:
+    return hashlib.sha256(scores.numpy().tobytes() + json.dumps(seconds).encode()).hexdigest()

@@ -1,0 +1,368 @@
+"""A finished run as a folder: what was done, every score, the fitted detectors, and the tables for people.
+
+    RUN/
+      run.json            what was done (`record.RunRecord`), with a checksum of every other data file
+      scores/NAME.parquet one row an image of the data set NAME: index, label, predicted, one float64 column a detector
+      guard.safetensors   the fitted detectors and their thresholds, as `oodline fit` writes them
+      table.md, table.csv the tables
+
+Nothing in it is code. The folder is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import ArrowException, parquet
+from pydantic import ValidationError
+
+from oodline._version import __version__
+from oodline.artifact import Artifact, read_artifact, write_artifact
+from oodline.errors import ArtifactError, InputError, unknown_name
+from oodline.evaluation.evaluate import TITLES, Table
+from oodline.evaluation.metrics import compute_metrics
+from oodline.evaluation.record import FORMAT_VERSION, RunRecord, SetRecord, timestamp
+from oodline.folders import write_folder
+from oodline.scoring import Scores
+
+RECORD, GUARD = "run.json", "guard.safetensors"
+IMAGE_COLUMNS = ("index", "label", "predicted")
+PRINTED = ("auroc", "fpr95_id_positive", "fpr95_ood_positive")
+"""The metrics of the tables for people; all are in `RunRecord.metrics` and table.csv."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, as read from its folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is.
+    record : RunRecord
+        What was done: classifier, sets, detectors with their settings and costs, failures, metrics.
+    columns : dict of str to pyarrow.Table
+        By data set: index, label, predicted, and one column of scores a detector.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from oodline.testing import toy_run
+    >>> with TemporaryDirectory() as folder:
+    ...     run = toy_run(f"{folder}/run")
+    ...     again = read_run(f"{folder}/run")
+    >>> again.sets("ood"), list(again.scores("origin")), again.scores("origin")["energy"].shape
+    (['halved', 'origin'], ['energy', 'msp'], (60,))
+    >>> again.table().value("energy", "auroc", "origin") == run.table().value("energy", "auroc", "origin")
+    True
+    """
+
+    folder: Path
+    record: RunRecord
+    columns: Mapping[str, pa.Table] = field(repr=False)
+
+    def sets(self, *roles: str) -> list[str]:
+        """Names of the data sets that have scores, of these roles or (none given) of any."""
+        return [s.name for s in self.record.scored if not roles or s.role in roles]
+
+    @property
+    def groups(self) -> dict[str | None, list[str]]:
+        """The OOD sets by group, such as near and far; None holds those without one."""
+        found: dict[str | None, list[str]] = {}
+        for s in self.record.scored:
+            if s.role == "ood":
+                found.setdefault(s.group, []).append(s.name)
+        return found
+
+    def scores(self, name: str) -> dict[str, NDArray[np.float64]]:
+        """Scores of a data set by detector, each (N,), float64, higher = more in-distribution.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such set, or it has no scores.
+        """
+        table = self._columns(name)
+        return {label: table.column(label).to_numpy() for label in self.record.detectors}
+
+    def index(self, name: str) -> NDArray[np.int64]:
+        """Position of each image in its data set (N,), by which its source gives the image and its name."""
+        return np.asarray(self._columns(name).column("index").to_numpy(), dtype=np.int64)
+
+    def predicted(self, name: str) -> NDArray[np.int64]:
+        """Class with the largest logit of each image (N,)."""
+        return np.asarray(self._columns(name).column("predicted").to_numpy(), dtype=np.int64)
+
+    def labels(self, name: str) -> NDArray[np.int64] | None:
+        """Label of each image (N,), None where the set has none."""
+        column = self._columns(name).column("label")
+        return None if column.null_count else np.asarray(column.to_numpy(), dtype=np.int64)
+
+    def table(self, roles: Collection[str] = ("id",)) -> Table:
+        """Metrics of every detector on every OOD set, computed from the scores.
+
+        Parameters
+        ----------
+        roles : collection of str
+            The sets that count as ID; ("id", "csid") for the full spectrum (Yang et al., IJCV 2023).
+
+        Raises
+        ------
+        InputError
+            The run has no OOD set, or no set of these roles.
+        """
+        theirs = {name: self.scores(name) for name in self.sets("ood")}
+        if not theirs:
+            raise InputError("the run has no OOD set, so there is no table of it.")
+        cells = {
+            label: {name: compute_metrics(values, scores[label]) for name, scores in theirs.items()}
+            for label, values in self.pooled(roles).items()
+        }
+        milliseconds = {label: d.milliseconds for label, d in self.record.detectors.items()}
+        own = {label: ms for label, ms in milliseconds.items() if ms is not None}
+        return Table(cells, milliseconds=own)
+
+    @property
+    def spectra(self) -> dict[str, tuple[str, ...]]:
+        """The roles that count as ID, by a title for the table: the full spectrum where the run has shifted ID data."""
+        full = {"Full spectrum (shifted ID counts as ID)": ("id", "csid")} if self.sets("csid") else {}
+        return {"": ("id",), **full}
+
+    def group_means(self, table: Table, metric: str) -> dict[str, dict[str, float]]:
+        """Averages of a metric over the sets of each group, by detector; empty without groups."""
+        groups = {group: names for group, names in self.groups.items() if group is not None}
+        return {
+            label: {
+                g: float(np.mean([table.value(label, metric, name) for name in names])) for g, names in groups.items()
+            }
+            for label in table.cells
+            if groups
+        }
+
+    def artifact(self) -> Artifact:
+        """The fitted detectors, read when they are asked for: they may be large.
+
+        Raises
+        ------
+        ArtifactError
+            The file is damaged, or is that of another run.
+        """
+        path = self.folder / GUARD
+        if _sha256(path) != self.record.guard_sha256:
+            raise ArtifactError(f"{path} is not the one that {self.folder / RECORD} was written with. Run it again.")
+        return read_artifact(path)
+
+    def pooled(self, roles: Collection[str]) -> dict[str, NDArray[np.float64]]:
+        """Scores by detector of all sets of these roles together.
+
+        Raises
+        ------
+        InputError
+            There is no such set.
+        """
+        names = self.sets(*roles)
+        if not names:
+            raise InputError(f"the run has no data set of the role {' or '.join(roles)}.")
+        parts = [self.scores(name) for name in names]
+        return {label: np.concatenate([part[label] for part in parts]) for label in self.record.detectors}
+
+    def _columns(self, name: str) -> pa.Table:
+        if name not in self.columns:
+            raise unknown_name("data set with scores", name, self.columns)
+        return self.columns[name]
+
+
+def write_run(folder: str | Path, record: RunRecord, scores: Mapping[str, Scores], artifact: Artifact) -> Run:
+    """Write a run's folder; metrics, checksums and tables are computed here.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made anew; one that holds an earlier run is replaced.
+    record : RunRecord
+        Without metrics and checksums.
+    scores : mapping of str to Scores
+        By the name of each set of the record that is not only fitted on, by the labels of the record's detectors.
+    artifact : Artifact
+        The fitted detectors.
+
+    Raises
+    ------
+    ArtifactError
+        Scores and record do not belong together, or a detector cannot be saved.
+    DataError
+        The folder cannot be written, or holds something else; nothing is left half-written.
+    """
+    columns = {name: _as_table(found, list(record.detectors)) for name, found in scores.items()}
+    if set(columns) != {s.name for s in record.scored}:
+        raise ArtifactError(f"a run has the sets {[s.name for s in record.scored]}, but scores of {list(columns)}.")
+    for s in record.scored:
+        if columns[s.name].num_rows != s.samples:
+            raise ArtifactError(f"{s.name} has {s.samples} samples, but {columns[s.name].num_rows} scores.")
+    files = {name: _as_parquet(table) for name, table in columns.items()}
+
+    def write(new: Path) -> None:
+        (new / "scores").mkdir()
+        for name, content in files.items():
+            (new / "scores" / f"{name}.parquet").write_bytes(content)
+        write_artifact(artifact, new / GUARD)
+        sets = [s.model_copy(update={"sha256": _digest(files[s.name])} if s.name in files else {}) for s in record.sets]
+        run = Run(new, record.model_copy(update={"sets": sets, "guard_sha256": _sha256(new / GUARD)}), columns)
+        finished = run.record.model_copy(update={"metrics": metric_rows(run)})
+        document = finished.model_dump(mode="json", exclude={"sha256"})
+        document["sha256"] = _signed(document)
+        (new / RECORD).write_text(json.dumps(document, indent=1, allow_nan=False))
+        (new / "table.md").write_text(markdown(run))
+        (new / "table.csv").write_text(run.table().to_csv() if run.sets("ood") else "")
+
+    return read_run(write_folder(folder, write, marker=RECORD))
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read and check a folder that `write_run` wrote; nothing in it is run.
+
+    Raises
+    ------
+    ArtifactError
+        A file is missing, damaged, changed after it was written, of a newer format, or does not belong to the others;
+        the message says which.
+    """
+    folder = Path(folder)
+    record = _read_record(folder / RECORD)
+    if not (folder / GUARD).is_file():
+        raise ArtifactError(f"{folder} has no {GUARD}: it is not complete. Copy it again, or run it again.")
+    columns = {s.name: _read_scores(folder / "scores" / f"{s.name}.parquet", s, record) for s in record.scored}
+    return Run(folder, record, columns)
+
+
+def metric_rows(run: Run) -> list[dict[str, Any]]:
+    """Every metric of every detector on every OOD set, as flat dicts; full-spectrum rows follow where there are any."""
+    rows = []
+    groups = {s.name: s.group for s in run.record.sets}
+    for roles in run.spectra.values():
+        ours = run.pooled(roles)
+        for name in run.sets("ood"):
+            theirs = run.scores(name)
+            for label, values in ours.items():
+                row = {"detector": label, "set": name, "group": groups[name], "id": "+".join(roles)}
+                rows.append({**row, **asdict(compute_metrics(values, theirs[label]))})
+    return rows
+
+
+def markdown(run: Run) -> str:
+    """The tables as a Markdown page: each metric with its convention, full spectrum where the run has it."""
+    record = run.record
+    lines = [
+        f"# {record.name}",
+        "",
+        f"{timestamp(record.created)}, oodline {record.versions.get('oodline', '?')}, {record.classifier.reference}",
+        "",
+    ]
+    if run.sets("ood") and record.detectors:
+        for title, roles in run.spectra.items():
+            table = run.table(roles)
+            lines += [f"## {title}", ""] if title else []
+            for metric in PRINTED:
+                lines += [f"{TITLES[metric]}, %", "", table.to_markdown(metric), "", *_means(run, table, metric)]
+    lines += [f"- left out `{label}`: {reason}" for label, reason in record.failures.items()]
+    lines += [f"- without `{name}`: {reason}" for name, reason in record.missing.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _means(run: Run, table: Table, metric: str) -> list[str]:
+    means = run.group_means(table, metric)
+    if not means:
+        return []
+    groups = list(next(iter(means.values())))
+    best = {g: (max if metric.startswith("au") else min)(row[g] for row in means.values()) for g in groups}
+    lines = ["| detector | " + " | ".join(f"{g}, mean" for g in groups) + " |", "|---" * (len(groups) + 1) + "|"]
+    for label, row in means.items():
+        texts = [f"**{100 * v:.2f}**" if v == best[g] else f"{100 * v:.2f}" for g, v in row.items()]
+        lines.append(f"| {label} | " + " | ".join(texts) + " |")
+    return [*lines, ""]
+
+
+def _as_table(found: Scores, labels: list[str]) -> pa.Table:
+    if missing := [label for label in labels if label not in found.scores]:
+        raise ArtifactError(f"there are no scores of {missing[0]}, which the run's record names.")
+    columns: dict[str, Any] = {
+        "index": pa.array(found.index.numpy()),
+        "label": pa.nulls(len(found.index), pa.int64()) if found.labels is None else pa.array(found.labels.numpy()),
+        "predicted": pa.array(found.predicted.numpy()),
+    }
+    return pa.table(columns | {label: pa.array(found.scores[label].numpy()) for label in labels})
+
+
+def _as_parquet(table: pa.Table) -> bytes:
+    out = io.BytesIO()
+    parquet.write_table(table, out)
+    return out.getvalue()
+
+
+def _read_record(path: Path) -> RunRecord:
+    if not path.is_file():
+        raise ArtifactError(f"{path.parent} is no finished run: it has no {path.name}. Name the folder of `bench -o`.")
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or document.get("format") != "oodline-run":
+        raise ArtifactError(f"{path} is not the record of a run that oodline wrote, or is truncated. Run it again.")
+    version = document.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has format {version}; this oodline {__version__} reads up to {FORMAT_VERSION}. Upgrade oodline."
+        )
+    if document.get("sha256") != _signed(document):
+        raise ArtifactError(f"{path} was changed after it was written: it does not match its digest. Run it again.")
+    try:
+        return RunRecord.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{path} does not describe a run: {_where(first['loc'])}{first['msg']}.") from error
+
+
+def _read_scores(path: Path, known: SetRecord, record: RunRecord) -> pa.Table:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"the scores of {known.name} cannot be read: {error}. Copy or run it again.") from error
+    if _digest(content) != known.sha256:
+        raise ArtifactError(f"{path} was changed after it was written, or is truncated: its digest differs.")
+    try:
+        table = parquet.read_table(io.BytesIO(content))
+    except ArrowException as error:
+        raise ArtifactError(f"{path} is not a Parquet file: {error}.") from error
+    expected = [*IMAGE_COLUMNS, *record.detectors]
+    if table.column_names != expected or table.num_rows != known.samples:
+        raise ArtifactError(
+            f"{path} has {table.num_rows} rows of {', '.join(table.column_names)}; {RECORD} says {known.samples} of "
+            f"{', '.join(expected)}."
+        )
+    return table
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return f"{'.'.join(map(str, location))}: " if location else ""
+
+
+def _signed(document: Mapping[str, Any]) -> str:
+    return _digest(json.dumps({k: v for k, v in document.items() if k != "sha256"}, sort_keys=True).encode())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,49 @@
+"""Which of a batch to flag so that few of the flagged are false alarms (Benjamini and Hochberg, JRSS B 1995)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from oodline.errors import SettingError
+
+
+def benjamini_hochberg(p_values: Float[Tensor, " n"], fdr: float = 0.1) -> Bool[Tensor, " n"]:
+    """Flag the inputs of a batch such that, on average, at most a fraction `fdr` of those flagged is ID.
+
+    With `p_(i)` the i-th smallest of N p-values, the i smallest are flagged for the largest i with
+    `p_(i) <= fdr i / N`. The p-values of one calibration depend on each other through its scores, but only in a way
+    that keeps the promise where the inputs are independent (Bates et al., Annals of Statistics 2023).
+
+    Parameters
+    ----------
+    p_values : Tensor (N,)
+        Of "this input is in-distribution", conservative or with ties broken at random.
+    fdr : float
+        False discovery rate, in (0, 1). A false-alarm rate speaks of the ID inputs; this one of the flagged.
+
+    Returns
+    -------
+    Tensor (N,), bool
+        Whether each is flagged.
+
+    Raises
+    ------
+    SettingError
+        `fdr` is outside (0, 1).
+
+    Examples
+    --------
+    >>> benjamini_hochberg(torch.tensor([0.01, 0.9, 0.06, 0.02]), fdr=0.1)
+    tensor([ True, False,  True,  True])
+    """
+    if not 0 < fdr < 1:
+        raise SettingError(f"a false discovery rate lies between 0 and 1; {fdr:g} does not.")
+    ascending = p_values.double().sort().values
+    n = len(ascending)
+    steps = torch.arange(1, n + 1, dtype=torch.float64, device=ascending.device)
+    below = torch.nonzero(ascending * n <= fdr * steps).flatten()
+    if len(below) == 0:
+        return torch.zeros_like(p_values, dtype=torch.bool)
+    return p_values.double() <= ascending[below[-1]]

@@ -1,0 +1,110 @@
+"""A few thousand fingerprints of samples, by which other data can be asked how much of it was among them.
+
+Bottom-k sketch (Cohen and Kaplan, PODC 2007): a sample's features are hashed to 64 bits, and the k lowest hashes are
+kept. Any sample that hashes no higher than the largest of them is in the sketch or was never seen, so the share of such
+samples that is in the sketch estimates the share of all.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from oodline.activations import Activations
+from oodline.errors import SettingError
+from oodline.statistics.base import Statistic
+from oodline.statistics.reservoir import splitmix64
+
+SIZE = 1024
+"""Hashes kept, unless told otherwise: 8 kB."""
+
+STEPS = 100_000
+"""Rounding steps, shared among the features of a sample: coarse enough that a pass in batches of another size, which
+changes features by a millionth of themselves, gives nine of ten samples the same hash, or more."""
+
+
+class ContentSketch(Statistic):
+    """The `size` lowest hashes of the features of all samples, each once, in ascending order (S,), int64.
+
+    Parameters
+    ----------
+    size : int
+        How many hashes to keep at most, 8 bytes each.
+
+    Examples
+    --------
+    >>> from oodline.testing import activations_of
+    >>> sketch, f = ContentSketch(), torch.randn(100, 8)
+    >>> sketch.update(activations_of(f[:50]), None)
+    >>> found = was_seen(sketch.hashes, content_hash(f))
+    >>> int(found.sum()), len(found)
+    (50, 100)
+    """
+
+    tensors: ClassVar = ("hashes",)
+    rows_may_differ: ClassVar = True
+
+    def __init__(self, size: int = SIZE) -> None:
+        if size < 1:
+            raise SettingError(f"a sketch keeps at least one hash; size={size} does not.")
+        self.size = size
+        self.hashes: Int[Tensor, " s"] = None  # type: ignore[assignment]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The class and its size."""
+        return (type(self).__name__, self.size)
+
+    def update(self, activations: Activations, labels: Tensor | None) -> None:
+        """Take in one batch; labels are not used."""
+        self._keep(content_hash(activations.features))
+
+    def _absorb(self, other: Self) -> None:
+        self._keep(other.hashes)
+
+    def _keep(self, hashes: Tensor) -> None:
+        if self.hashes is not None:
+            if len(self.hashes) == self.size:
+                hashes = hashes[hashes < self.hashes[-1]]
+            hashes = torch.cat([self.hashes, hashes])
+        self.hashes = torch.unique(hashes)[: self.size]
+
+
+def content_hash(features: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
+    """A 64-bit hash of each row, rounded (N,), int64, on the CPU: equal for equal content, whatever its position.
+
+    Examples
+    --------
+    >>> f = torch.tensor([[1.0, 2.0], [3.0, 1.0], [1.0, 2.0]])
+    >>> h = content_hash(f)
+    >>> bool(h[0] == h[2]), bool(h[0] == h[1])
+    (True, False)
+    """
+    steps = max(STEPS // features.shape[1], 16)
+    largest = features.abs().amax(1, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny)
+    scaled = torch.cat([features / largest * steps, largest.log2() * (steps / 64)], dim=1)
+    odd = splitmix64(np.arange(scaled.shape[1], dtype=np.uint64)) | np.uint64(1)
+    # integers of 64 bits wrap around, on every device alike
+    sums = (scaled.round().long() * torch.from_numpy(odd.view(np.int64)).to(scaled.device)).sum(1)
+    return torch.from_numpy(splitmix64(sums.cpu().numpy().view(np.uint64)).view(np.int64))
+
+
+def was_seen(sketch: Int[Tensor, " s"], hashes: Int[Tensor, " n"], size: int = SIZE) -> Bool[Tensor, " m"]:
+    """Whether each sample that the sketch can speak of was among those it was made of (M,), M <= N.
+
+    Parameters
+    ----------
+    sketch : Tensor (S,), int64
+        Hashes of a `ContentSketch`, ascending.
+    hashes : Tensor (N,), int64
+        `content_hash` of the samples in question.
+    size : int
+        The sketch's size: with fewer hashes it holds all that there were, and speaks of every sample.
+    """
+    if len(sketch) >= size:
+        hashes = hashes[hashes <= sketch[-1]]
+    return torch.isin(hashes, sketch)

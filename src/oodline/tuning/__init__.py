@@ -1,0 +1,1 @@
+"""Settings without OOD data: pseudo-outliers made of ID data, and the search that reads them."""

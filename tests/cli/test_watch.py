@@ -1,0 +1,143 @@
+"""`oodline watch` on files and on a stream: what it prints, how it exits, what it remembers."""
+
+import io
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import csv, parquet
+
+import oodline as ol
+from oodline.artifact import Artifact, write_artifact
+from oodline.calibration import calibrate
+from oodline.class_calibration import calibrate_by_class
+from oodline.cli import main
+from oodline.head import HeadInfo
+from oodline.testing import toy_problem
+
+
+def write_columns(columns, path):
+    if path.suffix == ".jsonl":
+        rows = pa.table(columns).to_pylist()
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    else:
+        (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(pa.table(columns), path)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A guard's file with a calibration, and scores with a change at 1,000."""
+    classifier, _ = toy_problem()
+    detectors = {"energy": ol.Energy(), "msp": ol.MSP(), "max-logit": ol.MaxLogit()}
+    held_out, predicted = torch.randn(300), torch.arange(300) % 3
+    calibrations = {"energy": calibrate(held_out), "msp": calibrate_by_class(held_out, predicted, 3)}
+    write_artifact(Artifact(detectors, HeadInfo.of(classifier.head), calibrations), tmp_path / "guard.safetensors")
+    scores = torch.randn(1200)
+    columns = {"label": [0] * 1200, "score_msp": scores.tolist()}
+    scores[1000:] -= 4
+    for suffix in ("parquet", "csv", "jsonl"):
+        write_columns(columns | {"score": scores.tolist()}, tmp_path / f"scores.{suffix}")
+    write_columns({"score": scores[:1000].tolist()}, tmp_path / "quiet.csv")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(["watch", *arguments, "--guard", "guard.safetensors"])
+    return stop.value.code
+
+
+def test_windows_and_the_alarm_are_printed_whatever_the_format(place, capsys, monkeypatch):
+    outputs = []
+    for suffix in ("parquet", "csv", "jsonl"):
+        assert run(f"scores.{suffix}") == 3
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2]
+    lines = outputs[0].splitlines()
+    assert lines[0].startswith("inputs 1 to 500: ") and "promised 0.05); evidence of drift" in lines[0]
+    assert lines[1].startswith("inputs 501 to 1000: ")
+    assert lines[2].startswith("inputs 701 to 1200: ")
+    assert lines[3].startswith("ALARM: scores have drifted towards OOD (at input 10")
+    assert len(lines) == 4
+    monkeypatch.setattr("sys.stdin", io.StringIO(Path("scores.jsonl").read_text()))
+    assert run("-", "--json") == 3
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["seen"] for row in rows if row["alarm_at"] is None] == [500, 1000]
+    assert rows[2]["seen"] == rows[2]["alarm_at"]  # a stream's alarm does not wait for the window
+    assert f"(at input {rows[2]['alarm_at']})" in lines[3]
+
+
+def test_without_a_drift_it_exits_with_0(place, capsys):
+    assert run("quiet.csv") == 0
+    assert run("scores.parquet", "--detector", "msp") == 0
+    assert "ALARM" not in capsys.readouterr().out
+
+
+def test_it_goes_on_from_its_state(place, capsys):
+    lines = Path("scores.jsonl").read_text().splitlines(keepends=True)
+    Path("first.jsonl").write_text("".join(lines[:700]))
+    Path("second.jsonl").write_text("".join(lines[700:]))
+    assert run("first.jsonl", "--state", "state.json", "--window", "300") == 0
+    assert run("second.jsonl", "--state", "state.json") == 3
+    resumed = capsys.readouterr().out.splitlines()
+    assert run("scores.jsonl", "--window", "300") == 3
+    assert [line for line in capsys.readouterr().out.splitlines() if line not in resumed] == []
+    assert run("second.jsonl", "--state", "state.json", "--window", "200") == 1
+    assert "--window 200 does not fit state.json, which was begun with 300" in capsys.readouterr().err
+
+
+def test_a_live_stream_is_answered_as_it_comes_and_shown_to_prometheus(place):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "oodline", "watch", "-", "--guard", "guard.safetensors", "--window", "20"]
+    command += ["--prometheus", str(port), "--state", "state.json"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(20):
+            process.stdin.write("0.5\n")
+        process.stdin.flush()
+        assert process.stdout.readline().startswith("inputs 1 to 20: 0.0% flagged")
+        page = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        assert "oodline_drift_inputs_total 20.0" in page
+        for _ in range(3):
+            process.stdin.write('{"score": 0.1}\n')
+        process.stdin.close()
+        assert process.stdout.readline().startswith("inputs 4 to 23: ")
+        assert process.wait(timeout=30) == 0
+    assert json.loads(Path("state.json").read_text())["seen"] == 23
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere.csv"], "nowhere.csv cannot be read"),
+        (["scores.txt"], "scores are read from .parquet, .csv, .jsonl, or -"),
+        (["bad.jsonl"], "line 2 is not JSON: nonsense"),
+        (["words.jsonl"], "row 1 of words.jsonl has no number as 'score'"),
+        (["nan.jsonl"], "1 of 1 scores are NaN"),
+        (["bad.parquet"], "bad.parquet cannot be read"),
+        (["quiet.csv", "--detector", "msp"], "has no number as 'score_msp'"),
+        (["quiet.csv", "--detector", "max-logit"], "holds no calibration of 'max-logit'"),
+        (["quiet.csv", "--detector", "mps"], "Did you mean 'msp'"),
+        (["quiet.csv", "--alpha", "2"], "alpha lies between 0 and 1"),
+        (["quiet.csv", "--state", "bad.jsonl"], "bad.jsonl is no state of a drift monitor"),
+        (["quiet.csv", "--state", "nowhere/state.json"], "there is no folder nowhere"),
+        (["quiet.csv", "--prometheus", "99999"], "could not serve metrics on 127.0.0.1:99999"),
+    ],
+)
+def test_bad_input_is_one_sentence(place, capsys, arguments, sentence):
+    Path("bad.jsonl").write_text("1.0\nnonsense\n")
+    Path("words.jsonl").write_text('{"score": "high"}\n')
+    Path("nan.jsonl").write_text("NaN\n")
+    Path("bad.parquet").write_bytes(b"PAR1")
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error

@@ -1,0 +1,138 @@
+"""ConjNorm against loops over samples, classes and features, in float64 and without logarithms where they fit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from oodline.detectors.conjnorm import ConjNorm, affinity
+from oodline.errors import LabelError, SettingError
+from oodline.testing import activations_of
+
+seeds = pytest.mark.parametrize("seed", range(3))
+signs = pytest.mark.parametrize("signed", [False, True])
+
+
+def norm(x: np.ndarray, p: float) -> float:
+    return sum(abs(v) ** p for v in x) ** (1 / p)
+
+
+def divergence(a: np.ndarray, b: np.ndarray, p: float) -> float:
+    q = p / (p - 1)
+    inner = sum(u * v * abs(v) ** (q - 2) for u, v in zip(a, b, strict=True) if v != 0)
+    return inner / norm(b, q) ** (q - 2) - 0.5 * norm(a, q) ** 2
+
+
+def conjnorm_of(case, f: np.ndarray, p: float, temperature: float, partition: str) -> np.ndarray:
+    train = [x / norm(x, p) for x in case.f]
+    means = [case.f[case.y == c].mean(0) for c in range(4)]
+    prototypes = [m / norm(m, p) for m in means]
+    log_partition = []
+    for c, prototype in enumerate(prototypes):
+        counted = [x for x, y in zip(train, case.y, strict=True) if partition == "all" or y == c]
+        log_partition.append(np.logaddexp.reduce([divergence(x, prototype, p) / temperature for x in counted]))
+    scores = []
+    for x in f:
+        x = x / norm(x, p)
+        terms = [divergence(x, m, p) / temperature - phi for m, phi in zip(prototypes, log_partition, strict=True)]
+        scores.append(np.logaddexp.reduce(terms))
+    return np.array(scores)
+
+
+@seeds
+@signs
+@pytest.mark.parametrize("partition", ["all", "class"])
+@pytest.mark.parametrize(("p", "temperature"), [(2.2, 0.05), (2.5, 0.08), (1.5, 5e-4), (1.8, 5e-3), (2.0, 1.0)])
+def test_conjnorm_equals_the_formula(draw, assert_equals, seed, signed, p, temperature, partition):
+    case, other = draw(seed, signed=signed), draw(seed + 100, signed=signed)
+    detector = case.fit(ConjNorm(p=p, temperature=temperature, partition=partition))
+    expected = conjnorm_of(case, other.f, p, temperature, partition)
+    assert_equals(detector(activations_of(other.features, case.head)), expected)
+
+
+@pytest.mark.parametrize("p", [1.5, 2.0, 2.5])
+def test_the_inner_product_is_with_the_gradient_of_half_the_squared_conjugate_norm(p):
+    points, prototypes = torch.randn(7, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    q = p / (p - 1)
+    moving = prototypes.clone().requires_grad_()
+    (0.5 * torch.linalg.vector_norm(moving, q, dim=1).square().sum()).backward()
+    directions = points / torch.linalg.vector_norm(points, p, dim=1, keepdim=True)
+    expected = directions @ moving.grad.T - 0.5 * torch.linalg.vector_norm(directions, q, dim=1, keepdim=True) ** 2
+    torch.testing.assert_close(affinity(points, prototypes, p), expected)
+
+
+def test_of_all_points_the_prototype_itself_is_the_nearest():
+    prototype = torch.randn(1, 6, dtype=torch.float64)
+    prototype /= torch.linalg.vector_norm(prototype, 2.2)
+    others = prototype + 0.3 * torch.randn(200, 6, dtype=torch.float64)
+    assert (affinity(others, prototype, 2.2) < affinity(prototype, prototype, 2.2)).all()
+
+
+def test_a_prototype_with_zeros_has_no_pole(draw, assert_equals):
+    case = draw(0)
+    features = case.features.clone()
+    features[:, 5] = 0.0
+    case = replace(case, features=features)
+    for p in (1.5, 2.5):
+        scores = case.fit(ConjNorm(p=p))(case.activations)
+        assert_equals(scores, conjnorm_of(case, case.f, p, 0.05, "all"))
+
+
+@pytest.mark.parametrize("p", [1.5, 2.2])
+def test_scores_do_not_depend_on_the_length_of_the_features(draw, p):
+    case = draw(0)
+    detector = case.fit(ConjNorm(p=p))
+    scores = [detector(activations_of(scale * case.features, case.head)) for scale in (1.0, 1e-6, 1e15)]
+    torch.testing.assert_close(scores[1], scores[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores[2], scores[0], rtol=1e-4, atol=1e-4)
+
+
+def test_features_of_zero_lie_farther_than_any_training_sample(draw):
+    case = draw(0)
+    detector = case.fit(ConjNorm())
+    silent = detector(activations_of(torch.zeros(2, 12), case.head))
+    assert silent.isfinite().all()
+    assert (silent < detector(case.activations).amin()).all()
+
+
+def test_the_bank_is_a_sample_of_the_training_data(draw, assert_equals):
+    case = draw(0)
+    detector = ConjNorm(bank=10)
+    statistics = detector.requests(case.head)
+    for statistic in statistics.values():
+        statistic.update(case.activations, case.labels)
+    detector.settle(statistics, case.head)
+    kept = statistics["bank"].index
+    whole = conjnorm_of(case, case.f, 2.2, 0.05, "all")
+    assert len(kept) == 10
+    assert np.abs(detector(case.activations).numpy() - whole).max() > 0.1
+    means = [case.f[case.y == c].mean(0) for c in range(4)]
+    prototypes = [m / norm(m, 2.2) for m in means]
+    rows = [x / norm(x, 2.2) for x in case.f[kept]]
+    expected = [np.logaddexp.reduce([divergence(x, m, 2.2) / 0.05 for x in rows]) for m in prototypes]
+    assert_equals(detector.log_partition, np.array(expected))
+
+
+def test_every_class_is_needed(draw):
+    case = draw(0)
+    with pytest.raises(LabelError, match=r"1 of 4 classes have no sample .*: 3\."):
+        replace(case, labels=case.labels.clamp(max=2)).fit(ConjNorm())
+    with pytest.raises(LabelError, match=r"3 of 4 classes have no sample in the bank of 1: .*Enlarge the bank"):
+        case.fit(ConjNorm(partition="class", bank=1))
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: ConjNorm(p=1.0), "ConjNorm needs p above 1, a temperature above 0 .*; not 1.0, 0.05, 50000"),
+        (lambda: ConjNorm(p=float("inf")), "ConjNorm needs p above 1"),
+        (lambda: ConjNorm(temperature=0.0), r"a temperature above 0 .*; not 2.2, 0.0, 50000"),
+        (lambda: ConjNorm(temperature=float("inf")), r"a temperature above 0 .*; not 2.2, inf, 50000"),
+        (lambda: ConjNorm(bank=0), "a bank of at least one sample"),
+        (lambda: ConjNorm(partition="none"), "ConjNorm knows partition='all' or 'class', not 'none'"),
+    ],
+)
+def test_invalid_settings(build, sentence):
+    with pytest.raises(SettingError, match=sentence):
+        build()

@@ -1,0 +1,143 @@
+"""An explanation lists the neurons that a slow, plain computation finds, and says where there is none."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import oodline as ol
+from oodline.errors import HeadError, InputError, NotFittedError, SettingError
+from oodline.testing import toy_loader, toy_problem
+
+IMAGES = torch.cat([toy_loader(seed=2)[0][0], torch.randn(10, 4, generator=torch.Generator().manual_seed(3)) * 3])
+P_A, CLIP = 0.5, 2.0
+
+
+@pytest.fixture(scope="module")
+def guards():
+    classifier, loader = toy_problem()
+    line, neurons = ol.LINe(p_a=P_A, p_w=0.5, clip=CLIP), ol.Neurons(samples=2)
+    ol.fit([line, neurons], classifier, loader)
+    return {
+        "line": ol.Guard(classifier, line, class_names="abc").calibrate(toy_loader(seed=1)),
+        "line and neurons": ol.Guard(classifier, line, neurons=neurons).calibrate(toy_loader(seed=1)),
+        "energy and neurons": ol.Guard(classifier, ol.Energy(), neurons=neurons).calibrate(toy_loader(seed=1)),
+        "energy": ol.Guard(classifier, ol.Energy()).calibrate(toy_loader(seed=1)),
+    }
+
+
+def reference(guard, clip, share):
+    """Expected and found contributions, importance and class, straight from features, weights and labels."""
+    classifier, [(images, labels)] = guard.classifier, toy_problem()[1]
+    W, b = classifier.head.weight.double().numpy(), classifier.head.bias.double().numpy()
+    train = classifier(images).features.double().numpy()
+    S = np.stack([W[c] * train[labels.numpy() == c].mean(0) for c in range(3)])
+    for f in classifier(IMAGES).features.double().numpy():
+        c = int((W @ np.minimum(f, clip) + b).argmax())
+        yield c, S[c], W[c] * f, S[c] > np.quantile(S[c], share), f
+
+
+@pytest.mark.parametrize(("name", "clip", "share"), [("line", CLIP, P_A), ("energy and neurons", np.inf, 0.9)])
+def test_expected_found_and_important_are_those_of_the_formula(guards, name, clip, share):
+    guard = guards[name]
+    for explanation, (c, expected, found, important, f) in zip(
+        guard.explain(IMAGES, top=4), reference(guard, clip, share), strict=True
+    ):
+        assert explanation.judged_as == c
+        np.testing.assert_allclose(explanation.expected, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(explanation.found, found, rtol=1e-4, atol=1e-5)
+        assert explanation.important.tolist() == important.tolist()
+        assert explanation.found_total == pytest.approx(found[important].sum(), rel=1e-4)
+        silent = sorted((d for d in range(16) if important[d]), key=lambda d: found[d] - expected[d])
+        assert [n.neuron for n in explanation.silent] == [d for d in silent[:4] if expected[d] - found[d] > 1e-7]
+        loud = sorted((d for d in range(16) if not important[d]), key=lambda d: abs(expected[d]) - abs(found[d]))
+        excess = [d for d in loud[:4] if abs(found[d]) - abs(expected[d]) > 1e-7]
+        assert [n.neuron for n in explanation.shouting] == excess
+        for neuron in (*explanation.silent, *explanation.shouting):
+            assert neuron.important == important[neuron.neuron]
+            assert neuron.activation == pytest.approx(f[neuron.neuron], rel=1e-5)
+            assert neuron.counted == pytest.approx(found[neuron.neuron] / max(f[neuron.neuron], 1e-9) * min(
+                f[neuron.neuron], clip), rel=1e-4, abs=1e-6)  # fmt: skip
+
+
+def test_with_neurons_there_are_z_scores_and_training_samples(guards):
+    without, guard = guards["line"], guards["line and neurons"]
+    neurons = guard.neurons
+    for plain, explanation in zip(without.explain(IMAGES), guard.explain(IMAGES), strict=True):
+        assert [n.neuron for n in plain.silent] == [n.neuron for n in explanation.silent]
+        assert all(n.z is None and n.samples == () for n in plain.silent)
+        for neuron in (*explanation.silent, *explanation.shouting):
+            mean, spread = (t[explanation.judged_as, neuron.neuron] for t in (neurons.mean, neurons.spread))
+            assert neuron.mean == float(mean)
+            if spread == 0:
+                assert neuron.z is None
+            else:
+                assert neuron.z == pytest.approx(float((neuron.activation - mean) / spread), rel=1e-4, abs=1e-4)
+            assert [s.index for s in neuron.samples] == neurons.top_index[:, neuron.neuron].tolist()
+
+
+def test_the_verdict_is_the_guards_own_and_the_row_is_json(guards):
+    guard = guards["line"]
+    rows = guard(IMAGES).rows()
+    for row, explanation in zip(rows, guard.explain(IMAGES), strict=True):
+        document = json.loads(explanation.to_json())
+        assert document == explanation.row()
+        assert {key: document[key] for key in row} == row
+        assert document["judged_as_name"] == "abc"[document["judged_as"]]
+        assert len(document["contributions"]["found"]) == 16
+
+
+def test_ood_inputs_lack_more_of_what_is_expected(guards):
+    guard = guards["line"]
+    share = torch.tensor([e.found_total / e.expected_total for e in guard.explain(IMAGES)])
+    assert share[:60].median() > 0.9
+    assert guard.explain(torch.zeros(1, 4))[0].found_total == 0
+
+
+def test_a_detector_without_contributions_says_which_have_them(guards):
+    with pytest.raises(SettingError, match=r"'energy' does not say .*: line\. Or fit Neurons in the same pass"):
+        guards["energy"].explain(IMAGES)
+
+
+def test_what_cannot_be_explained_is_refused(guards):
+    with pytest.raises(SettingError, match="top=0"):
+        guards["line"].explain(IMAGES, top=0)
+    with pytest.raises(InputError, match="refused a batch"):
+        guards["line"].explain(torch.zeros(2, 7))
+    classifier, loader = toy_problem()
+    with pytest.raises(NotFittedError, match="no threshold yet"):
+        ol.Guard(classifier, ol.LINe().fit(classifier, loader)).explain(IMAGES)
+    head = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    layered = ol.Classifier(nn.Sequential(classifier.model[0], nn.ReLU(), head), "2")
+    guard = ol.Guard(layered, ol.LINe(p_a=0.1, p_w=0.1).fit(layered, loader)).calibrate(toy_loader(seed=1))
+    with pytest.raises(HeadError, match="an explanation needs one linear layer"):
+        guard.explain(IMAGES)
+
+
+def test_a_picture_is_drawn_with_and_without_what_may_be_missing(guards):
+    from PIL import Image
+
+    from oodline.explanation_figure import draw_explanation
+
+    asked = []
+
+    def sample(index):
+        asked.append(index)
+        return Image.new("RGB", (8, 8), (index, 0, 0))
+
+    [full] = guards["line and neurons"].explain(torch.zeros(1, 4), top=3)
+    figure = draw_explanation(
+        full, held_out=guards["line"].calibration.scores, image=Image.new("L", (8, 8)), sample=sample
+    )
+    figure.canvas.draw()
+    text = " ".join(t.get_text() for t in figure.findobj(match=lambda a: hasattr(a, "get_text")))
+    assert "Flagged" in text and "class" in text and "sd" in text
+    assert set(asked) == {s.index for n in (*full.silent, *full.shouting) for s in n.samples}
+    [bare] = guards["line"].explain(IMAGES[:1], top=3)
+    figure = draw_explanation(bare)
+    figure.canvas.draw()
+    text = " ".join(t.get_text() for t in figure.findobj(match=lambda a: hasattr(a, "get_text")))
+    assert "no picture of the input" in text
+    assert "$" not in text

@@ -1,0 +1,80 @@
+"""What is kept of the neurons is what NumPy finds, survives a file, and is refused where it does not fit."""
+
+import numpy as np
+import pytest
+import torch
+
+import oodline as ol
+from oodline.artifact import read_artifact
+from oodline.errors import HeadError, MismatchError, NotFittedError, StatisticsError
+from oodline.head import HeadInfo
+from oodline.neurons import Neurons
+from oodline.testing import toy_loader, toy_problem
+
+
+@pytest.fixture
+def problem():
+    classifier, loader = toy_problem()
+    neurons, detector = Neurons(samples=4), ol.LINe(p_a=0.5, p_w=0.5, clip=5.0)
+    ol.fit([detector, neurons], classifier, loader)
+    return classifier, loader, detector, neurons
+
+
+def test_it_holds_means_spreads_and_top_samples(problem):
+    classifier, [(images, labels)], _, neurons = problem
+    f = classifier(images).features.double().numpy()
+    for c in range(3):
+        mine = f[labels.numpy() == c]
+        np.testing.assert_allclose(neurons.mean[c], mine.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(neurons.spread[c], mine.std(0, ddof=1), rtol=1e-5, atol=1e-6)
+    for d in range(16):
+        expected = sorted(range(60), key=lambda i: (-f[i, d], i))[:4]
+        assert neurons.top_index[:, d].tolist() == expected
+        assert np.allclose(neurons.top_values[:, d], f[expected, d])
+
+
+def test_it_survives_a_file(problem, tmp_path):
+    classifier, _, detector, neurons = problem
+    guard = ol.Guard(classifier, detector, neurons=neurons).calibrate(toy_loader(seed=1))
+    path = guard.save(tmp_path / "guard.safetensors")
+    loaded = read_artifact(path).neurons
+    for name, value in neurons.state().items():
+        assert torch.equal(loaded.state()[name], value)
+    images = toy_loader(seed=2)[0][0]
+    again = ol.Guard.load(path, classifier)
+    assert [e.row() for e in again.explain(images)] == [e.row() for e in guard.explain(images)]
+
+
+def test_it_belongs_to_one_classifier(problem):
+    _, _, _, neurons = problem
+    other, loader = toy_problem(seed=1)
+    with pytest.raises(MismatchError, match="'neurons' was fitted on another classifier"):
+        ol.Guard(other, ol.LINe().fit(other, loader), neurons=neurons)
+    with pytest.raises(NotFittedError, match="Neurons is not fitted"):
+        ol.Guard(other, ol.Energy(), neurons=Neurons())
+
+
+def test_a_head_of_several_layers_is_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Sequential(
+        torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)))  # fmt: skip
+    with pytest.raises(HeadError, match="an explanation needs one linear layer as head"):
+        ol.fit([Neurons()], ol.Classifier(model, "2"), toy_loader(seed=1))
+
+
+def test_a_state_that_does_not_fit_is_refused(problem):
+    classifier, _, _, neurons = problem
+    head, state = HeadInfo.of(classifier.head), neurons.state()
+    assert Neurons.from_state(state, head).samples == 4
+    for change in (
+        {"mean": state["mean"][:2]},
+        {"spread": state["spread"].double()},
+        {"top_index": state["top_index"].int()},
+        {"top_index": state["top_index"][:2]},
+        {"top_index": state["top_index"].flatten()},
+        {"top_values": state["top_values"][:, :3]},
+        {"more": state["mean"]},
+    ):
+        with pytest.raises(StatisticsError, match="what the neurons did is kept in"):
+            Neurons.from_state({**state, **change}, head)
+    with pytest.raises(StatisticsError, match="what the neurons did"):
+        Neurons.from_state({"mean": state["mean"]}, head)
