@@ -56,6 +56,10 @@ class ClassCalibration:
     classes: tuple[Calibration, ...]
     small: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        # found here and now: while a graph is traced they would be found as the tracer's stand-ins, and kept
+        _ = self._rows, self._sizes, self._table
+
     @property
     def scores(self) -> Float[Tensor, " n"]:
         """All held-out ID scores in ascending order (n,)."""
@@ -101,7 +105,7 @@ class ClassCalibration:
         counts = [self._counts(scores[part], rows[part]) for part in parts]
         below, up_to = (torch.cat(found) for found in zip(*counts, strict=True))
         u = 1 - torch.rand(len(scores), generator=random, dtype=torch.float64) if random is not None else 1
-        return (below + u * (1 + up_to - below)) / (self._sizes[rows] + 1)
+        return (below + u * (1 + up_to - below)).double() / (self._sizes[rows] + 1)
 
     def _counts(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         mine, score = self._table[rows], scores.unsqueeze(1)
