@@ -91,6 +91,7 @@ def test_without_a_process_group_there_is_a_sentence():
         ol.Torchrun()
 
 
+@pytest.mark.filterwarnings("always::oodline.held_out.SeenDataWarning")
 def test_the_command_line_under_torchrun(place, one_process, capsys):
     one_process(*FIT, "skip", "--calibrate", "images", "-o", "one.safetensors")
     alone = capsys.readouterr()
@@ -103,7 +104,7 @@ def test_the_command_line_under_torchrun(place, one_process, capsys):
         check=True,
     )
     told = [line for line in done.stdout.splitlines() if "threshold" in line or line.startswith("wrote")]
-    assert told == [line.replace("one", "two") for line in alone.out.splitlines() if line in told or "wrote" in line]
+    assert told == [line.replace("one.safetensors", "two.safetensors") for line in alone.out.splitlines() if line in told or "wrote" in line]
     assert "on 59 images" in done.stdout
     assert alone.err in done.stderr
     assert "1 unreadable images of data were skipped: c/58.png" in done.stderr

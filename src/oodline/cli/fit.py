@@ -109,7 +109,8 @@ def fit(
         calibrations: dict[str, AnyCalibration] = {}
         if held_out is not None:
             found = score_all(detectors, classifier, held_out, engine=passes, progress=True)
-            warn_of_seen_data(detectors.values(), found)
+            if passes.leads:
+                warn_of_seen_data(detectors.values(), found)
             calibrations = calibrate_all(found, classifier.head.num_classes, rate, by)
             skipped |= report_skipped({"calibrate": held_out})
         samples = loader.num_samples - len(loader.skipped)
