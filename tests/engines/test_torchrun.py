@@ -104,7 +104,11 @@ def test_the_command_line_under_torchrun(place, one_process, capsys):
         check=True,
     )
     told = [line for line in done.stdout.splitlines() if "threshold" in line or line.startswith("wrote")]
-    assert told == [line.replace("one.safetensors", "two.safetensors") for line in alone.out.splitlines() if line in told or "wrote" in line]
+    assert told == [
+        line.replace("one.safetensors", "two.safetensors")
+        for line in alone.out.splitlines()
+        if line in told or "wrote" in line
+    ]
     assert "on 59 images" in done.stdout
     assert alone.err in done.stderr
     assert "1 unreadable images of data were skipped: c/58.png" in done.stderr
