@@ -26,6 +26,7 @@ from oodline.detectors.base import Detector, FewSamplesWarning
 from oodline.detectors.catalog import create_detector
 from oodline.errors import OodlineError
 from oodline.evaluation.metrics import auroc
+from oodline.files import write_atomically
 from oodline.tuning.candidates import combinations, with_settings
 from oodline.tuning.cases import Case
 from oodline.tuning.feature_space import MADE_UP, strangers, with_features
