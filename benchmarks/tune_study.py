@@ -26,6 +26,7 @@ from oodline.detectors.base import Detector, FewSamplesWarning
 from oodline.detectors.catalog import create_detector
 from oodline.errors import OodlineError
 from oodline.evaluation.metrics import auroc
+from oodline.files import write_atomically
 from oodline.tuning.candidates import combinations, with_settings
 from oodline.tuning.cases import Case
 from oodline.tuning.feature_space import MADE_UP, strangers, with_features
@@ -104,7 +105,7 @@ def judge(
 ) -> list[Row]:
     """Fit every candidate once and score everything by it."""
     head = passes.test.head
-    choices = {f"grid {i}": c for i, c in enumerate(combinations(detector)[1:])} | dict(extra)
+    choices = {f"grid {i}": c for i, c in enumerate(combinations(detector))} | dict(extra)
     built = [with_settings(detector, choice) for choice in choices.values()]
     generator, (ids, labels) = Generator().manual_seed(0), passes.held_out
     in_features = {name: make(ids, generator) for name, make in IN_FEATURE_SPACE.items()}
@@ -187,11 +188,10 @@ def study_others(setup: Setup, passes: Passes) -> Iterator[dict[str, Any]]:
     """Other detectors: as they come, tuned by the same criterion, and their oracle."""
     for name in OTHERS:
         detector = create_detector(name)
-        own = {key: detector.settings[key] for key in detector.tunable}
-        rows = judge(setup, passes, detector, {"as it comes": own}, leave_out=False)
+        rows = judge(setup, passes, detector, {}, leave_out=False)
         grid = [row for row in rows if row.label.startswith("grid")]
         tuned = choose(rows, CRITERIA["near + far (what `tune` does)"])
-        as_is = next((row for row in rows if row.label == "as it comes"), None)
+        as_is = next((row for row in rows if row.label == "grid 0"), None)
         oracle = max(grid, key=lambda row: summary(setup, row)["mean"])
         yield {
             "detector": name,

@@ -83,9 +83,7 @@ def hold_out(
         if max(map(len, ids)) < 2:
             raise InputError("held-out images come one a batch, and pseudo-outliers mix several: use larger batches.")
         made = {group: {name: concatenate(parts) for name, parts in sets.items()} for group, sets in outliers.items()}
-    return HeldOut(
-        whole, torch.cat(known).cpu() if len(known) == len(labels) else None, made if images else {}, witness
-    )
+    return HeldOut(whole, torch.cat(known).cpu() if len(known) == len(labels) else None, made, witness)
 
 
 def is_images(inputs: Inputs) -> bool:
