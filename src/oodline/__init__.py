@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from oodline.detectors.fdbd import FDBD
     from oodline.detectors.feature_norm import FeatureNorm, GradNorm
     from oodline.detectors.fm_pls import FMPLS
+    from oodline.detectors.fuse import Fuse
     from oodline.detectors.gmm import GMM
     from oodline.detectors.itp import ITP
     from oodline.detectors.kernel_pca import CoP, CoRP
