@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oodline.calibration import Calibration
     from oodline.class_calibration import ClassCalibration
     from oodline.classifier import Classifier
+    from oodline.defaults import default
     from oodline.detectors.adascale import AdaSCALE
     from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
     from oodline.detectors.base import Detector, FewSamplesWarning, Paper
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from oodline.head import LayeredHead, LinearHead
     from oodline.held_out import SeenDataWarning
     from oodline.neurons import Neurons
+    from oodline.parts import split
     from oodline.scoring import Scores, score
     from oodline.tuning.candidates import Candidate
     from oodline.tuning.search import Tuned, tune
@@ -88,6 +90,7 @@ _HOMES = {
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.calibration",
     "ClassCalibration": "oodline.class_calibration",
+    "default": "oodline.defaults",
     "DriftMonitor": "oodline.drift",
     "DriftReport": "oodline.drift",
     "Table": "oodline.evaluation.table",
@@ -102,6 +105,7 @@ _HOMES = {
     "LinearHead": "oodline.head",
     "SeenDataWarning": "oodline.held_out",
     "Neurons": "oodline.neurons",
+    "split": "oodline.parts",
     "Scores": "oodline.scoring",
     "score": "oodline.scoring",
     "Candidate": "oodline.tuning.candidates",
@@ -138,9 +142,11 @@ __all__ = [  # and every detector of the catalog
     "__version__",
     "benjamini_hochberg",
     "create_detector",
+    "default",
     "evaluate",
     "fit",
     "score",
+    "split",
     "tune",
 ]
 __all__ += sorted(_DETECTORS)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from oodline.errors import InputError
 
+Inputs = Tensor | Mapping[str, Any]
+"""What a model takes: a tensor as its one argument, a mapping as keyword arguments."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -19,16 +22,12 @@ class Batch:
     The index keeps the identity of a sample when others were skipped, shuffled or read by another worker.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     """(N, ...), as the model takes them."""
     labels: Tensor | None
     """(N,), int64, where the data set has labels."""
     index: Tensor
     """(N,), int64: position of each sample in its data set."""
-
-
-Inputs = Tensor | Mapping[str, Any]
-"""What a model takes: a tensor as its one argument, a mapping as keyword arguments."""
 
 
 def unpack(batch: Any, start: int) -> tuple[Inputs, Tensor | None, Tensor]:

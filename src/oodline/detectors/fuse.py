@@ -134,7 +134,7 @@ class Fuse(Detector):
             The classifier that it was fitted on.
         loader : iterable
             Batches of held-out ID data, at least 10 samples, better 100; labels are not used. Do not calibrate a guard
-            on the same samples: `SeenDataWarning` says so where it recognises them. `oodline.split` parts a loader.
+            on the same samples, which `SeenDataWarning` recognises. `oodline.split` makes two loaders of one.
         progress : bool
             Show a progress bar on standard error.
 
