@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oodline import KNN, MSP, NAP, Energy, Fuse, Guard, LINe, SeenDataWarning, create_detector
+from oodline import KNN, MSP, NAP, Energy, Fuse, Guard, LINe, SeenDataWarning, create_detector, default
 from oodline.classifier import Classifier
 from oodline.detectors.catalog import write_reference
 from oodline.detectors.combining import RULES, normal_quantile
@@ -263,3 +263,17 @@ def test_candidates_do_not_share_members():
     assert other.rule == "minimum"
     assert not {id(member) for member in fuse.detectors} & {id(member) for member in other.detectors}
     assert repr(other.detectors) == repr(fuse.detectors)
+
+
+def test_the_default_suits_the_head():
+    head = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    layered = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), head), head="2")
+    classifier, _ = toy_problem()
+    loader = [toy_loader(seed=seed)[0] for seed in range(3)]
+    for classifier, members in (
+        (classifier, ["line", "gen", "fdbd", "vim"]),
+        (layered, ["line", "gen", "react", "knn"]),
+    ):
+        detector = default(classifier).fit(classifier, loader)
+        assert [member.name for member in detector.detectors] == members
+        assert detector(classifier(loader[0][0])).isfinite().all()

@@ -46,7 +46,7 @@ def fit(
         The file to write (.safetensors).
     detector
         A method with settings, such as line,p_a=0.9,p_w=0.9,clip=1.0; repeat it for several, or "all". The first
-        decides. See `oodline methods`. Without it LINe, fDBD and ViM are fused.
+        decides. See `oodline methods`. Without it LINe, GEN, fDBD and ViM are fused.
     calibrate
         Held-out ID data on which to choose the threshold; without it the file gives scores and no verdicts. Fused
         detectors take a fifth of it as their reference, where there is enough, and the thresholds rest on the others.

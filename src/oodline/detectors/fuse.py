@@ -25,8 +25,9 @@ from oodline.head import Head, HeadInfo
 from oodline.progress import track
 from oodline.statistics import ContentSketch, Reservoir, Statistic
 
-DEFAULT = "line:clip=98%+fdbd+vim"
-"""Chosen on ID data and pseudo-outliers alone; `benchmarks/fuse_study.py` shows how, and what else was tried."""
+DEFAULT = "line:clip=98%+gen+fdbd+vim"
+"""Of all that fuse up to four detectors, LINe among them, which says what an alarm is about, the best against
+pseudo-outliers made of ID data. `benchmarks/fuse_study.py` shows how it was chosen, and what else was tried."""
 
 SIZE = 1000
 """Samples of the training data that members are compared on, at most."""
