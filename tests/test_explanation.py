@@ -141,3 +141,24 @@ def test_a_picture_is_drawn_with_and_without_what_may_be_missing(guards):
     text = " ".join(t.get_text() for t in figure.findobj(match=lambda a: hasattr(a, "get_text")))
     assert "no picture of the input" in text
     assert "$" not in text
+
+
+def test_a_fused_guard_says_which_member_raised_the_alarm():
+    classifier, loader = toy_problem()
+    fuse = ol.Fuse(["energy", ol.LINe(p_a=0.5, p_w=0.5, clip=5.0)]).fit(classifier, loader)
+    guard = ol.Guard(classifier, fuse).calibrate(toy_loader(seed=1))
+    line = ol.Guard(classifier, fuse.detectors[1]).calibrate(toy_loader(seed=1))
+    activations = classifier(IMAGES)
+    for i, (mine, its) in enumerate(zip(guard.explain(IMAGES), line.explain(IMAGES), strict=True)):
+        expected = {name: float(p[i]) for name, p in fuse.p_values(activations).items()}
+        assert mine.row()["members"] == pytest.approx(expected)
+        assert list(mine.members) == sorted(expected, key=expected.get)
+        assert [n.row() for n in mine.silent] == [n.row() for n in its.silent]
+        assert its.members == {}
+
+
+def test_a_fused_guard_without_contributions_says_which_have_them():
+    classifier, loader = toy_problem()
+    guard = ol.Guard(classifier, ol.Fuse("energy+msp").fit(classifier, loader)).calibrate(toy_loader(seed=1))
+    with pytest.raises(SettingError, match="'fuse' does not say"):
+        guard.explain(IMAGES)

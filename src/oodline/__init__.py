@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oodline.calibration import Calibration
     from oodline.class_calibration import ClassCalibration
     from oodline.classifier import Classifier
+    from oodline.defaults import default
     from oodline.detectors.adascale import AdaSCALE
     from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
     from oodline.detectors.base import Detector, FewSamplesWarning, Paper
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from oodline.detectors.fdbd import FDBD
     from oodline.detectors.feature_norm import FeatureNorm, GradNorm
     from oodline.detectors.fm_pls import FMPLS
+    from oodline.detectors.fuse import Fuse
     from oodline.detectors.gmm import GMM
     from oodline.detectors.itp import ITP
     from oodline.detectors.kernel_pca import CoP, CoRP
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from oodline.head import LayeredHead, LinearHead
     from oodline.held_out import SeenDataWarning
     from oodline.neurons import Neurons
+    from oodline.parts import split
     from oodline.scoring import Scores, score
     from oodline.tuning.candidates import Candidate
     from oodline.tuning.search import Tuned, tune
@@ -90,6 +93,7 @@ _HOMES = {
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.calibration",
     "ClassCalibration": "oodline.class_calibration",
+    "default": "oodline.defaults",
     "DriftMonitor": "oodline.drift",
     "DriftReport": "oodline.drift",
     "Table": "oodline.evaluation.table",
@@ -107,6 +111,7 @@ _HOMES = {
     "LinearHead": "oodline.head",
     "SeenDataWarning": "oodline.held_out",
     "Neurons": "oodline.neurons",
+    "split": "oodline.parts",
     "Scores": "oodline.scoring",
     "score": "oodline.scoring",
     "Candidate": "oodline.tuning.candidates",
@@ -146,9 +151,11 @@ __all__ = [  # and every detector of the catalog
     "__version__",
     "benjamini_hochberg",
     "create_detector",
+    "default",
     "evaluate",
     "fit",
     "score",
+    "split",
     "tune",
 ]
 __all__ += sorted(_DETECTORS)

@@ -23,7 +23,7 @@ from oodline._version import __version__
 from oodline.calibration import Calibration
 from oodline.class_calibration import AnyCalibration, ClassCalibration, split_by_class
 from oodline.classifier import Classifier
-from oodline.detectors.base import Detector
+from oodline.detectors.base import Detector, is_member
 from oodline.detectors.catalog import CATALOG, build_detector
 from oodline.errors import ArtifactError, MismatchError, OodlineError
 from oodline.files import write_atomically
@@ -310,7 +310,7 @@ def describe(detector: Detector) -> DetectorRecord:
             f"{name} ({home}) is not in oodline's catalog, so a file could not say how to build it again. "
             "Save its state_dict() yourself, or add it to oodline.detectors.catalog."
         )
-    settings = {k: describe(v).model_dump() if isinstance(v, Detector) else v for k, v in detector.settings.items()}
+    settings = {key: _plain(value) for key, value in detector.settings.items()}
     try:
         json.dumps(settings)
     except TypeError as error:
@@ -318,13 +318,20 @@ def describe(detector: Detector) -> DetectorRecord:
     return DetectorRecord(method=detector.name, settings=settings)
 
 
+def _plain(setting: Any) -> Any:
+    if isinstance(setting, Detector):
+        return describe(setting).model_dump()
+    return [_plain(one) for one in setting] if is_member(setting) else setting
+
+
 def _rebuild(record: DetectorRecord) -> Detector:
-    members = {k: _rebuild(DetectorRecord(**v)) for k, v in record.settings.items() if _is_record(v)}
-    return build_detector(record.method, {**record.settings, **members})
+    return build_detector(record.method, {key: _built(value) for key, value in record.settings.items()})
 
 
-def _is_record(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == set(DetectorRecord.model_fields)
+def _built(setting: Any) -> Any:
+    if isinstance(setting, dict) and set(setting) == set(DetectorRecord.model_fields):
+        return _rebuild(DetectorRecord(**setting))
+    return [_built(one) for one in setting] if isinstance(setting, list) else setting
 
 
 def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -56,6 +56,15 @@ class Explains(Protocol):
         ...
 
 
+@runtime_checkable
+class Shares(Protocol):
+    """A detector made of detectors that can say how strange each of them finds an input."""
+
+    def p_values(self, activations: Activations) -> dict[str, Float[Tensor, " n"]]:
+        """P-values of N inputs by member; small means strange."""
+        ...
+
+
 def require_linear(head: Head) -> LinearHead:
     """The head, where contributions are weight times feature.
 

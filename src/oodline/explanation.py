@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -82,6 +82,9 @@ class Explanation:
     shouting : tuple of Neuron
         Unimportant neurons that contribute more than they are used to, for the class or against it, first the largest
         excess.
+    members : dict of str to float
+        Of a detector made of detectors: each member's p-value, first the smallest, of the one that raised the alarm.
+        Empty for others.
 
     Examples
     --------
@@ -103,6 +106,7 @@ class Explanation:
     important: Bool[Tensor, " d"]
     silent: tuple[Neuron, ...]
     shouting: tuple[Neuron, ...]
+    members: dict[str, float] = field(default_factory=dict)
 
     @property
     def expected_total(self) -> float:
@@ -122,6 +126,7 @@ class Explanation:
             "judged_as_name": self.judged_as_name,
             "expected_total": self.expected_total,
             "found_total": self.found_total,
+            "members": self.members,
             "silent": [neuron.row() for neuron in self.silent],
             "shouting": [neuron.row() for neuron in self.shouting],
             "contributions": {
@@ -143,6 +148,7 @@ def explanations(
     neurons: Neurons | None = None,
     class_names: Sequence[str] | None = None,
     top: int = 8,
+    members: Mapping[str, Float[Tensor, " n"]] | None = None,
 ) -> list[Explanation]:
     """Explain N inputs.
 
@@ -160,6 +166,8 @@ def explanations(
         In the order of the logits.
     top : int
         Silent and shouting neurons to list, at most.
+    members : mapping of str to Tensor (N,), optional
+        P-values by member of a detector made of detectors.
 
     Raises
     ------
@@ -192,6 +200,7 @@ def explanations(
                 important=one.important,
                 silent=one.largest(lack, top),
                 shouting=one.largest(excess, top),
+                members=dict(sorted(((k, float(p[i])) for k, p in (members or {}).items()), key=lambda kp: kp[1])),
             )
         )
     return found

@@ -20,7 +20,7 @@ from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, detector_class
 from oodline.errors import ArtifactError, InputError, NotFittedError, SettingError, unknown_name
-from oodline.evidence import Explains, require_linear
+from oodline.evidence import Explains, Shares, require_linear
 from oodline.explanation import Explanation, explanations
 from oodline.export import Export, export_onnx
 from oodline.false_discovery import benjamini_hochberg
@@ -220,6 +220,9 @@ class Guard:
     def explain(self, inputs: Inputs, *, top: int = 8) -> list[Explanation]:
         """Say of each of N inputs which neurons its class expected and did not find, and which it did not expect.
 
+        Of a detector made of detectors, such as `Fuse`, it also says how strange each member finds the input, and the
+        neurons are those of the first member that keeps contributions by class.
+
         Parameters
         ----------
         inputs : Tensor or mapping
@@ -237,7 +240,7 @@ class Guard:
             As for a verdict.
         """
         calibration = self._calibrated()
-        explainer = self.detector if isinstance(self.detector, Explains) else self.neurons
+        explainer = self._explainer()
         if explainer is None:
             known = ", ".join(name for name in CATALOG if issubclass(detector_class(name), Explains))
             raise SettingError(
@@ -250,7 +253,14 @@ class Guard:
         verdict = self._judge(activations, calibration)
         with torch.no_grad():
             evidence = explainer.evidence(activations)
-        return explanations(verdict.rows(), evidence, activations.features, self.neurons, self.class_names, top)
+            members = self.detector.p_values(activations) if isinstance(self.detector, Shares) else None
+        features = activations.features
+        return explanations(verdict.rows(), evidence, features, self.neurons, self.class_names, top, members)
+
+    def _explainer(self) -> Explains | None:
+        made_of = self.detector.members if isinstance(self.detector, Shares) else []
+        able = [d for d in (self.detector, *(member for _, member in made_of)) if isinstance(d, Explains)]
+        return able[0] if able else self.neurons
 
     def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:

@@ -16,10 +16,12 @@ from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save_file
 
+from oodline.artifact import read_artifact
 from oodline.cli import main
 from oodline.cli.options import named
 from oodline.detectors.catalog import CATALOG
 from oodline.errors import SettingError
+from oodline.parts import belongs
 
 FACTORY = """
 import torch
@@ -130,6 +132,23 @@ def test_fit_score_evaluate(place, capsys):
         measured = [r["detector"] for r in csv.DictReader(file)]
     # Every class of this classifier is mistaken for another one, which leaves SHE without patterns.
     assert sorted(measured) == sorted(set(CATALOG) - {"she"})
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_without_a_detector_four_are_fused_and_held_out_images_are_shared(place, capsys, copies):
+    for image in list(Path("held_out").rglob("*.png")):
+        for i in range(1, copies):
+            Image.open(image).rotate(90 * i).save(image.with_name(f"{i}-{image.name}"))
+    run(*FIT, "--calibrate", "held_out", "--json")
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["detectors"] == ["fuse"]
+    artifact = read_artifact("guard.safetensors")
+    assert [name for name, _ in artifact.detectors["fuse"].members] == ["line", "gen", "fdbd", "vim"]
+    # 36 images are too few to spare some of them
+    spared = 0 if copies == 1 else int(belongs(torch.arange(36 * copies), 0.2).sum())
+    assert len(artifact.calibrations["fuse"].scores) == 36 * copies - spared
+    run("explain", "guard.safetensors", "noise/3.png", *MODEL)
+    assert "p-values of its members: " in capsys.readouterr().out
 
 
 def test_json_of_fit_and_score_is_all_that_is_printed(place, capsys):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from oodline.activations import Activations, Needs
 from oodline.batch import Batch
 from oodline.classifier import Classifier
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector, Paper, is_member
 from oodline.detectors.catalog import CATALOG, build_detector, create_detector, detector_class
 from oodline.errors import (
     ExportError,
@@ -38,6 +38,7 @@ COMPOSED = [
     "ash-s,scorer=max-logit",
     "knn,index=faiss-flat",
     "nap-combined,scorer=feature-norm",
+    "fuse,detectors=energy+knn+line:p_a=0.5+line,rule=harmonic",
     'nac,layers={"0":[1.0,20,20]}',
 ]
 LIGHTER = {"corp": "corp,size=64"}
@@ -176,7 +177,13 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that can be compared: a member becomes its name and settings."""
-    return {k: (v.name, plain(v.settings)) if isinstance(v, Detector) else v for k, v in settings.items()}
+
+    def compared(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(compared(one) for one in value)
+        return (value.name, plain(value.settings)) if isinstance(value, Detector) else value
+
+    return {key: compared(value) for key, value in settings.items()}
 
 
 @every_detector
@@ -450,7 +457,7 @@ def test_settings_rebuild_the_detector(reference):
     assert plain(rebuilt.settings) == plain(detector.settings)
     assert repr(rebuilt) == repr(detector)
     for name, value in detector.settings.items():
-        assert isinstance(value, Detector) or f"{name}={value!r}" in repr(detector)
+        assert is_member(value) or f"{name}={value!r}" in repr(detector)
 
 
 @every_detector

@@ -122,6 +122,8 @@ def print_explanation(explanation: Explanation) -> None:
         f"{name}: {decision} (score {verdict['score']:.4g}, threshold {verdict['threshold']:.4g}, "
         f"p-value {verdict['p_value']:.3g})"
     )
+    if explanation.members:
+        console.print("p-values of its members: " + ", ".join(f"{k} {p:.2g}" for k, p in explanation.members.items()))
     judged = explanation.judged_as_name or f"class {explanation.judged_as}"
     found, expected = explanation.found_total, explanation.expected_total
     console.print(f"important neurons of {judged}: {found:.2f} found of {expected:.2f} expected")

@@ -49,9 +49,10 @@ def fit(
         The file to write (.safetensors).
     detector
         A method with settings, such as line,p_a=0.9,p_w=0.9,clip=1.0; repeat it for several, or "all". The first
-        decides. See `oodline methods`.
+        decides. See `oodline methods`. Without it LINe, GEN, fDBD and ViM are fused.
     calibrate
-        Held-out ID data on which to choose the threshold; without it the file gives scores and no verdicts.
+        Held-out ID data on which to choose the threshold; without it the file gives scores and no verdicts. Fused
+        detectors take a fifth of it as their reference, where there is enough, and the thresholds rest on the others.
     false_alarm
         Fraction of ID images that may be flagged; 0.05 if not given. The file promises it for data like the held-out.
     tpr
@@ -74,6 +75,7 @@ def fit(
     from oodline.files import check_writable
     from oodline.head import HeadInfo
     from oodline.held_out import warn_of_seen_data
+    from oodline.parts import can_spare, refer
     from oodline.scoring import score_all, unreadable
 
     show_warnings()
@@ -83,9 +85,12 @@ def fit(
                 check_writable(output)
             rate = false_alarm_of(false_alarm, tpr)
             check_false_alarm(rate)
-            detectors = create_all(detector or ["line"])
+            detectors = create_all(detector or [])
             loaded = load_classifier(model)
             classifier = loaded.classifier
+            if not detectors:
+                fused = ol.default(classifier)
+                detectors = {fused.name: fused}
             loader = open_loader(data, loaded.preprocessing, reading)
             held_out = None if calibrate is None else open_loader(calibrate, loaded.preprocessing, reading)
             if held_out is not None:
@@ -108,7 +113,9 @@ def fit(
         skipped = report_skipped({"data": loader})
         calibrations: dict[str, AnyCalibration] = {}
         if held_out is not None:
-            found = score_all(detectors, classifier, held_out, engine=passes, progress=True)
+            spare = can_spare(held_out.num_samples, rate)
+            others = refer(detectors.values(), classifier, held_out, progress=True) if spare else held_out
+            found = score_all(detectors, classifier, others, engine=passes, progress=True)
             if passes.leads:
                 warn_of_seen_data(detectors.values(), found)
             calibrations = calibrate_all(found, classifier.head.num_classes, rate, by)

@@ -232,7 +232,7 @@ class Detector(nn.Module, abc.ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, by name; a member is given as the detector it is."""
+        """The constructor's arguments, by name; a member is given as the detector it is, several as a tuple."""
         return {
             name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"
         }
@@ -248,19 +248,22 @@ class Detector(nn.Module, abc.ABC):
         return found
 
     def settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
-        """Estimate its own and its members' buffers from the filled `requests`; where that fails, keep the old ones."""
-        before = dict(self._buffers)
+        """Estimate its members' and its own buffers from the filled `requests`; where that fails, keep the old ones."""
+        before = [(module, dict(module._buffers), getattr(module, "fitted_on", None)) for module in self.modules()]
         try:
+            for prefix, member in self.members:
+                start = f"{prefix}."
+                member.settle({k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}, head)
             own = {name: s for name, s in statistics.items() if "." not in name}
             sketch = own.pop("seen", None)
             self.estimate(own, head)
             if isinstance(sketch, ContentSketch) and not sketch.empty:
                 self.seen = sketch.hashes.clone()  # a file refuses tensors that share memory
-            for prefix, member in self.members:
-                start = f"{prefix}."
-                member.settle({k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}, head)
         except BaseException:
-            self._buffers.update(before)
+            for module, buffers, head_info in before:
+                module._buffers.update(buffers)
+                if isinstance(module, Detector):
+                    module.fitted_on = head_info
             raise
         # the layout a file gives back: another one may round a matrix product in another way
         self._buffers.update({k: v.contiguous() for k, v in self._buffers.items() if v is not None})
@@ -276,7 +279,7 @@ class Detector(nn.Module, abc.ABC):
 
     def extra_repr(self) -> str:
         """The settings, as they would be written."""
-        return ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if not isinstance(v, Detector))
+        return ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if not is_member(v))
 
     def _check_head(self, head: Head, *, fitting: bool = False) -> None:
         if Needs.LINEAR_HEAD in self.needs and not isinstance(head, LinearHead):
@@ -299,3 +302,16 @@ class Detector(nn.Module, abc.ABC):
             if (value := state_dict.get(prefix + name)) is not None:
                 self._buffers[name] = torch.empty_like(value)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def is_member(setting: Any) -> bool:
+    """Whether a setting is a detector, or a tuple of detectors.
+
+    Examples
+    --------
+    >>> from oodline import Energy
+    >>> is_member(Energy()), is_member((Energy(), Energy())), is_member(0.5)
+    (True, True, False)
+    """
+    several = setting if isinstance(setting, tuple) else (setting,)
+    return bool(several) and all(isinstance(one, Detector) for one in several)

@@ -65,6 +65,7 @@ CATALOG: dict[str, str] = {
     "mode-csd": "oodline.detectors.mode_csd:ModeCSD",
     "nac": "oodline.detectors.nac:NAC",
     "prior-normalised": "oodline.detectors.prior_normalised:PriorNormalised",
+    "fuse": "oodline.detectors.fuse:Fuse",
     "hact": "oodline.detectors.experimental.hact:HAct",
     "sisom": "oodline.detectors.experimental.sisom:SISOM",
     "fisher-gradnorm": "oodline.detectors.experimental.fisher_gradnorm:FisherGradNorm",
@@ -114,6 +115,8 @@ def create_detector(reference: str) -> Detector:
     0.1
     >>> create_detector("react,scorer=dice").scorer.name
     'dice'
+    >>> create_detector("fuse,detectors=line:clip=98%+energy").detectors[0].settings["clip"]
+    '98%'
     """
     parsed = parse_reference(reference)
     return build_detector(parsed.name, parsed.options)
@@ -164,15 +167,21 @@ def write_reference(detector: Detector, also: Collection[str] = ()) -> str:
     >>> from oodline import LINe
     >>> write_reference(LINe(clip="98%"), also=["p_a"])
     'line,p_a=0.1,clip=98%'
+    >>> from oodline import KNN, Fuse
+    >>> write_reference(Fuse(["energy", KNN(k=5)]))
+    'fuse,detectors=energy+knn:k=5'
     """
+    from oodline.detectors.base import is_member
+
     parts = [detector.name]
     defaults = {key: parameter.default for key, parameter in inspect.signature(type(detector)).parameters.items()}
-    members = dict(detector.members)
     plain = type(detector)()
     for key, value in detector.settings.items():
-        if key in members:
-            usual = dict(plain.members)[key]
-            if repr(value) == repr(usual):
+        if is_member(value):
+            if repr(value) == repr(plain.settings[key]):
+                continue
+            if isinstance(value, tuple):
+                parts.append(f"{key}={'+'.join(_in_a_list(one) for one in value)}")
                 continue
             if repr(value) != repr(detector_class(value.name)()):
                 raise SettingError(f"{key}={value!r} has settings of its own, which a reference cannot say.")
@@ -180,6 +189,13 @@ def write_reference(detector: Detector, also: Collection[str] = ()) -> str:
         elif key in also or value != defaults[key]:
             parts.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
     return ",".join(parts)
+
+
+def _in_a_list(member: Detector) -> str:
+    text = write_reference(member)
+    if "+" in text or ":" in text:
+        raise SettingError(f"{member!r} has settings that a reference cannot say of one among several.")
+    return text.replace(",", ":")
 
 
 def _checked(name: str, key: str, value: Any, hint: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from oodline.detectors.base import Detector
+from oodline.detectors.base import Detector, is_member
 from oodline.errors import SettingError, unknown_name
 
 Areas = Mapping[str, Mapping[str, float]]
@@ -89,7 +89,7 @@ def combinations(detector: Detector, grid: Mapping[str, Sequence[Any]] | None = 
 
 def with_settings(detector: Detector, changes: Mapping[str, Any]) -> Detector:
     """A new, unfitted detector that differs in these settings; members are copied."""
-    settings = {k: copy.deepcopy(v) if isinstance(v, Detector) else v for k, v in detector.settings.items()}
+    settings = {k: copy.deepcopy(v) if is_member(v) else v for k, v in detector.settings.items()}
     return type(detector)(**{**settings, **changes})
 
 

@@ -1,0 +1,279 @@
+"""Fuse and its parts against slow NumPy and SciPy references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oodline import KNN, MSP, NAP, Energy, Fuse, Guard, LINe, SeenDataWarning, create_detector, default
+from oodline.classifier import Classifier
+from oodline.detectors.catalog import write_reference
+from oodline.detectors.combining import RULES, normal_quantile
+from oodline.detectors.p_values import log_p_values, scale_of
+from oodline.errors import InputError, MismatchError, NotFittedError, SettingError
+from oodline.testing import toy_loader, toy_problem
+from oodline.tuning.candidates import with_settings
+
+every_rule = pytest.mark.parametrize("rule", RULES)
+
+
+def slow_log_p(score: float, reference: np.ndarray) -> float:
+    """One p-value, from the definition: quantiles at 10 %, 15 %, ..., 90 %, straight lines, exponential tails."""
+    levels = [i / 20 for i in range(2, 19)]
+    knots = [np.quantile(reference, level) for level in levels]
+    below, above = knots[0] - reference, reference - knots[-1]
+    apart = (knots[-1] - knots[0]) / 1000
+    knots = [knot + i * apart for i, knot in enumerate(knots)]
+    if score < knots[0]:
+        return float(np.log(0.1) - (knots[0] - score) / below[below > 0].mean())
+    if score > knots[-1]:
+        return float(np.log1p(-0.1 * np.exp(-(score - knots[-1]) / above[above > 0].mean())))
+    return float(np.log(np.interp(score, knots, levels)))
+
+
+def samples(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """600 held-out samples."""
+    parts = [toy_loader(seed=1000 * seed + part)[0] for part in range(10)]
+    return [(torch.cat([inputs for inputs, _ in parts]), torch.cat([labels for _, labels in parts]))]
+
+
+def slow_rule(rule: str, p: np.ndarray) -> float:
+    """What each rule makes of a few p-values that are neither tiny nor next to 1."""
+    if rule == "fisher":
+        statistic, _ = scipy.stats.combine_pvalues(p, "fisher")
+        return -statistic / 2
+    if rule == "stouffer":
+        statistic, _ = scipy.stats.combine_pvalues(p, "stouffer")
+        return -statistic
+    if rule == "harmonic":
+        return float(np.log(scipy.stats.hmean(p)))
+    if rule == "minimum":
+        return float(np.log(p.min()))
+    return float(np.log(scipy.stats.cauchy.sf(np.mean(scipy.stats.cauchy.isf(p)))))
+
+
+def test_p_values_follow_their_definition():
+    reference = np.random.default_rng(0).gamma(3.0, size=500)
+    scores = np.concatenate([np.linspace(-3, 15, 181), reference[:20]])
+    found = log_p_values(torch.tensor(scores).unsqueeze(1), scale_of(torch.tensor(reference).unsqueeze(1))).squeeze(1)
+    np.testing.assert_allclose(found.numpy(), [slow_log_p(score, reference) for score in scores], rtol=1e-9)
+
+
+def test_p_values_of_new_id_scores_are_uniform():
+    generator = torch.Generator().manual_seed(0)
+    reference, new = torch.randn(2, 4000, 1, generator=generator)
+    p = log_p_values(new, scale_of(reference)).exp().flatten().numpy()
+    assert scipy.stats.kstest(p, "uniform").statistic < 0.03
+
+
+@given(
+    reference=st.lists(st.floats(-1e4, 1e4), min_size=10, max_size=60),
+    scores=st.lists(st.floats(-1e5, 1e5), min_size=2, max_size=20),
+)
+@settings(deadline=None)
+def test_a_lower_score_never_has_a_higher_p_value(reference, scores):
+    scale = scale_of(torch.tensor(reference).double().unsqueeze(1))
+    log_p = log_p_values(torch.tensor(sorted(scores)).double().unsqueeze(1), scale).flatten()
+    assert log_p.isfinite().all()
+    assert (log_p <= 0).all()
+    assert (log_p.diff() >= 0).all()
+
+
+def test_order_is_kept_far_beyond_the_reference():
+    scale = scale_of(torch.randn(100, 1, generator=torch.Generator().manual_seed(0)))
+    scores = torch.tensor([[-1e6], [-1000.0], [-100.0], [-10.0], [-1.0], [0.0], [1.0], [2.0], [3.0], [6.0]])
+    assert (log_p_values(scores, scale).flatten().diff() > 0).all()
+
+
+def test_tied_reference_scores_are_no_cliff():
+    scale = scale_of(torch.ones(100, 1))
+    assert log_p_values(torch.tensor([[0.0], [1.0], [2.0]]), scale).isfinite().all()
+
+
+@every_rule
+def test_rules_against_scipy(rule):
+    p = np.random.default_rng(0).uniform(0.001, 0.98, (200, 3))
+    found = RULES[rule](torch.tensor(p).log())
+    np.testing.assert_allclose(found.numpy(), [slow_rule(rule, row) for row in p], rtol=1e-6, atol=1e-9)
+
+
+@every_rule
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rules_keep_the_order_of_p_values_beyond_floating_numbers(rule, dtype):
+    lowest = torch.tensor([-1e6, -1e4, -2000.0, -200.0, -60.0, -49.0, -21.0, -19.0, -5.0, -0.5, -0.01], dtype=dtype)
+    for other in (-30.0, -0.7, -1e-6):
+        scores = RULES[rule](torch.stack([lowest, torch.full_like(lowest, other)], dim=1))
+        assert scores.isfinite().all()
+        tied = 0 if rule != "minimum" else int((lowest > other).sum())
+        assert (scores.diff() >= 0).all()
+        if dtype == torch.float64:  # in float32 the harmonic mean of a tiny p-value and another is the tiny one
+            assert int((scores.diff() <= 0).sum()) <= tied
+
+
+@every_rule
+def test_rules_do_not_mind_the_order_of_members(rule):
+    log_p = -torch.rand(50, 4, generator=torch.Generator().manual_seed(0)) * 30
+    torch.testing.assert_close(RULES[rule](log_p), RULES[rule](log_p[:, [2, 0, 3, 1]]))
+
+
+def test_normal_quantiles_against_scipy():
+    log_p = torch.tensor([[-1e5, -1000.0, -51.0, -49.0, -10.0, -1.0, -0.1, -1e-6]]).double()
+    found = normal_quantile(log_p)
+    np.testing.assert_allclose(scipy.stats.norm.logcdf(found.numpy()), log_p.numpy(), rtol=1e-7)
+
+
+@every_rule
+def test_fuse_against_its_definition(rule):
+    classifier, loader = toy_problem()
+    fuse = Fuse([Energy(), KNN(k=5), LINe(p_a=0.5, clip=9.0)], rule=rule).fit(classifier, loader)
+    alone = [Energy(), KNN(k=5).fit(classifier, loader), LINe(p_a=0.5, clip=9.0).fit(classifier, loader)]
+    fitted_on, new = classifier(loader[0][0]), classifier(toy_loader(seed=1)[0][0][:15])
+    columns = [
+        [slow_log_p(float(s), member(fitted_on).double().numpy()) for s in member(new).double()] for member in alone
+    ]
+    expected = [slow_rule(rule, np.exp(row)) for row in np.array(columns).T]
+    np.testing.assert_allclose(fuse(new), expected, atol=2e-3)
+    p = fuse.p_values(new)
+    assert list(p) == ["energy", "knn", "line"]
+    np.testing.assert_allclose(np.stack([v.log() for v in p.values()]), columns, atol=2e-3)
+
+
+def test_refer_compares_with_held_out_data():
+    classifier, loader = toy_problem()
+    held_out, new = samples(1), samples(2)
+    fuse = Fuse([KNN(k=1), Energy()]).fit(classifier, loader)
+    before = fuse.p_values(classifier(new[0][0]))["knn"]
+    after = fuse.refer(classifier, held_out).p_values(classifier(new[0][0]))["knn"]
+    # each training sample is its own nearest neighbour, so that everything new looks strange
+    assert float((before < 0.1).double().mean()) > 0.5
+    assert 0.05 < float((after < 0.1).double().mean()) < 0.15
+
+
+def test_refer_takes_members_that_were_fitted_by_themselves():
+    classifier, loader = toy_problem()
+    members = [KNN(k=5).fit(classifier, loader), Energy()]
+    with pytest.raises(NotFittedError):
+        Fuse(members)(classifier(loader[0][0]))
+    fuse = Fuse(members).refer(classifier, toy_loader(seed=1))
+    together = Fuse([KNN(k=5), Energy()]).fit(classifier, loader).refer(classifier, toy_loader(seed=1))
+    activations = classifier(toy_loader(seed=2)[0][0])
+    assert torch.equal(fuse(activations), together(activations))
+    assert fuse.fitted_on == together.fitted_on
+
+
+def test_refer_refuses_members_of_other_classifiers_and_unfitted_ones():
+    classifier, loader = toy_problem()
+    other = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)))
+    with pytest.raises(MismatchError, match="'knn' was fitted on another classifier"):
+        Fuse([Energy(), KNN(k=5).fit(other, loader)]).refer(classifier, loader)
+    with pytest.raises(NotFittedError, match="'knn' is not fitted"):
+        Fuse("energy+knn").refer(classifier, loader)
+
+
+def test_calibrating_on_the_reference_is_noticed():
+    classifier, loader = toy_problem()
+    reference, held_out = toy_loader(seed=1), toy_loader(seed=2)
+    fuse = Fuse("energy+line").fit(classifier, loader).refer(classifier, reference)
+    Guard(classifier, fuse).calibrate(held_out)
+    for known in (loader, reference):
+        with pytest.warns(SeenDataWarning):
+            Guard(classifier, fuse).calibrate(known)
+
+
+@pytest.mark.parametrize("referred", [False, True], ids=["fitted", "referred"])
+def test_the_promise_on_false_alarms_holds(referred):
+    classifier, loader = toy_problem()
+    fuse = Fuse("energy+knn:k=5+line").fit(classifier, loader)
+    if referred:
+        fuse.refer(classifier, toy_loader(seed=1))
+    for rate in (0.05, 0.2):
+        flagged = []
+        for seed in range(2, 22, 2):
+            guard = Guard(classifier, fuse).calibrate(toy_loader(seed=seed), false_alarm=rate)
+            flagged.append(guard(samples(seed + 1)[0][0]).is_ood.double().mean())
+        # each calibration's own rate is Beta(k, n + 1 - k) with n = 60, and 10 of them are averaged
+        k = int(rate * 61)
+        spread = (scipy.stats.beta(k, 61 - k).var() + rate / 600) ** 0.5 / 10**0.5
+        assert abs(float(torch.stack(flagged).mean()) - k / 61) < 4 * spread
+
+
+def test_a_guard_comes_back_from_its_file(tmp_path):
+    classifier, loader = toy_problem()
+    fuse = Fuse([LINe(clip="90%", p_a=0.5), "line", KNN(k=7)], rule="harmonic").fit(classifier, loader)
+    guard = Guard(classifier, fuse).calibrate(toy_loader(seed=1))
+    again = Guard.load(guard.save(tmp_path / "guard.safetensors"), classifier)
+    inputs = toy_loader(seed=2)[0][0]
+    assert torch.equal(again(inputs).score, guard(inputs).score)
+    assert torch.equal(again(inputs).is_ood, guard(inputs).is_ood)
+    assert repr(again.detector) == repr(fuse)
+    assert [name for name, _ in again.detector.members] == ["line", "line-2", "knn"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "written"),
+    [
+        ("fuse", "fuse"),
+        ("fuse,rule=cauchy", "fuse,rule=cauchy"),
+        ("fuse,detectors=energy+knn:k=5:bank=100", "fuse,detectors=energy+knn:k=5:bank=100"),
+        ("fuse,detectors=react:scorer=dice+energy", "fuse,detectors=react:scorer=dice+energy"),
+    ],
+)
+def test_references_say_members_and_their_settings(reference, written):
+    detector = create_detector(reference)
+    assert write_reference(detector) == written
+    assert repr(create_detector(written)) == repr(detector)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["energy"], "at least two detectors; 1"),
+        ([], "at least two detectors; 0"),
+        ([Energy(), NAP()], "'nap' reads more than features and logits"),
+    ],
+)
+def test_members_that_cannot_be_fused(given, message):
+    with pytest.raises(SettingError, match=message):
+        Fuse(given)
+
+
+def test_too_few_reference_samples():
+    classifier, [(inputs, labels)] = toy_problem()
+    with pytest.raises(InputError, match="at least 10 ID samples; 9 were seen"):
+        Fuse([Energy(), MSP()]).fit(classifier, [(inputs[:9], labels[:9])])
+
+
+def test_a_refit_that_fails_for_one_member_changes_none():
+    classifier, [(inputs, labels)] = toy_problem()
+    fuse = Fuse([Energy(), KNN(k=1), KNN(k=20)]).fit(classifier, [(inputs, labels)])
+    before = {name: value.clone() for name, value in fuse.state_dict().items()}
+    with pytest.raises(InputError, match="at least 20 training samples"):
+        fuse.fit(classifier, [(inputs[:15], labels[:15])])
+    after = fuse.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_candidates_do_not_share_members():
+    fuse = Fuse([LINe(), KNN(k=5)])
+    other = with_settings(fuse, {"rule": "minimum"})
+    assert other.rule == "minimum"
+    assert not {id(member) for member in fuse.detectors} & {id(member) for member in other.detectors}
+    assert repr(other.detectors) == repr(fuse.detectors)
+
+
+def test_the_default_suits_the_head():
+    head = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    layered = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), head), head="2")
+    classifier, _ = toy_problem()
+    loader = [toy_loader(seed=seed)[0] for seed in range(3)]
+    for classifier, members in (
+        (classifier, ["line", "gen", "fdbd", "vim"]),
+        (layered, ["line", "gen", "react", "knn"]),
+    ):
+        detector = default(classifier).fit(classifier, loader)
+        assert [member.name for member in detector.detectors] == members
+        assert detector(classifier(loader[0][0])).isfinite().all()
