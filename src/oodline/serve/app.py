@@ -192,7 +192,7 @@ def _check(token: str) -> Callable[..., None]:
 
     def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
         # of equal length, so that the time of the comparison says nothing
-        found = hashlib.sha256((given.credentials if given else "").encode()).digest()
+        found = hashlib.sha256((given.credentials if given else "").encode("latin-1")).digest()
         if given is None or not hmac.compare_digest(found, known):
             what = "The one that was sent is not." if given else "None was sent."
             remedy = "Send the header `Authorization: Bearer TOKEN`."

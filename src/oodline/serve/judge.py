@@ -17,11 +17,12 @@ from oodline.errors import NotFittedError, SettingError
 from oodline.guard import Guard
 from oodline.preprocessing import Preprocessing
 from oodline.serve.batching import Batcher, Places, Work
+from oodline.serve.forms import Upload
 from oodline.serve.images import read_image
 from oodline.serve.metrics import ServeMetrics
 from oodline.serve.problems import BODY_TOO_SLOW, TOO_MANY_IMAGES, TOO_SLOW, Problem
 from oodline.serve.settings import ServeSettings
-from oodline.serve.uploads import Body, Memory, Upload
+from oodline.serve.uploads import Body, Memory
 
 
 class Judge:

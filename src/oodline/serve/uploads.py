@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from oodline.serve.problems import (
-    BODY_TOO_LARGE,
-    CLIENT_LEFT,
-    FULL,
-    MALFORMED_FORM,
-    TOO_MANY_IMAGES,
-    UNSUPPORTED_TYPE,
-    Problem,
-)
+from oodline.serve.forms import HOW, Form, Upload
+from oodline.serve.problems import BODY_TOO_LARGE, CLIENT_LEFT, FULL, UNSUPPORTED_TYPE, Problem
 from oodline.serve.settings import ServeSettings
-
-FIELDS = ("images", "image")
-"""Fields of a form that hold images; other fields are ignored."""
-
-_HOW = "Send one image as the body, with its content type, or a form with files as `images`."
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A file as it came: its name, where it has one, and its bytes."""
-
-    name: str | None
-    content: bytes
 
 
 class Memory:
@@ -96,7 +73,7 @@ class Body:
                 return [Upload(None, b"".join([chunk async for chunk in self._chunks()]))]
         except ClientDisconnect as error:
             raise Problem(CLIENT_LEFT, "The connection was closed.", "Send the request again.") from error
-        raise Problem(UNSUPPORTED_TYPE, f"The content type is {kind!r:.80}." if kind else "There is none.", _HOW)
+        raise Problem(UNSUPPORTED_TYPE, f"The content type is {kind!r:.80}." if kind else "There is none.", HOW)
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         limit = self._settings.max_body
@@ -111,35 +88,11 @@ class Body:
             yield chunk
 
     async def _form(self) -> list[Upload]:
-        limit = self._settings.max_images
-        parser = MultiPartParser(self._request.headers, self._chunks(), max_files=limit, max_fields=16)
-        parser.spool_max_size = self._settings.max_body  # in memory, which is counted, and never on a disk
-        try:
-            form = await parser.parse()
-        except (Problem, ClientDisconnect):
-            raise
-        except Exception as error:  # charsets and headers of a hostile form raise many kinds
-            if isinstance(error, MultiPartException) and "Too many files" in error.message:
-                raise _too_many(f"More than {limit} files", limit) from error
-            message = error.message if isinstance(error, MultiPartException) else "Its headers or parts are damaged."
-            raise Problem(MALFORMED_FORM, message, _HOW) from error
-        files = [(field, file) for field in FIELDS for file in form.getlist(field)]
-        if text := [field for field, file in files if not isinstance(file, UploadFile)]:
-            raise Problem(MALFORMED_FORM, f"The field `{text[0]}` is text, not a file.", _HOW)
-        uploads = [
-            Upload((file.filename or "")[:200] or None, await file.read())
-            for _, file in files
-            if isinstance(file, UploadFile)
-        ]
-        await form.close()
-        if not uploads:
-            raise Problem(MALFORMED_FORM, "It holds no complete file as `images`.", _HOW)
-        return uploads
+        form = Form(self._request.headers["content-type"], self._settings.max_images)
+        async for chunk in self._chunks():
+            form.feed(chunk)
+        return form.uploads()
 
 
 def _too_large(detail: str) -> Problem:
     return Problem(BODY_TOO_LARGE, detail, "Send a smaller image, or fewer at a time (max_body).")
-
-
-def _too_many(what: str, limit: int) -> Problem:
-    return Problem(TOO_MANY_IMAGES, f"{what} were sent.", f"Send at most {limit} at a time (max_images).")
