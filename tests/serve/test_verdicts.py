@@ -148,7 +148,7 @@ def test_info_says_detector_promise_classes_and_the_histogram_of_held_out_scores
     assert info["detector"]["settings"]["p_a"] == 0.5
     assert info["class_names"] == ["red", "green", "blue"]
     assert info["promise"]["false_alarm"] == 0.05
-    assert info["promise"]["sentence"].startswith("At most 5 % of ID images are flagged")
+    assert info["promise"]["sentence"].startswith("At most 5 % of in-distribution images are flagged")
     histogram, scores = info["histogram"], guard.calibration.scores
     assert sum(histogram["counts"]) == len(scores) == info["promise"]["held_out"]
     assert histogram["edges"][0] == float(scores[0])

@@ -75,6 +75,8 @@ def create_app(
         The guard is not calibrated.
     SettingError
         No preprocessing is known.
+    InputError
+        The classifier refuses what the preprocessing makes.
 
     Examples
     --------
@@ -86,10 +88,10 @@ def create_app(
     judge = Judge(guard, preprocessing, settings, monitor)
     calibration = guard.calibration
     assert calibration is not None  # the judge has seen to it
+    judge.warm_up()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        judge.warm_up()
         yield
         judge.close()
 

@@ -19,7 +19,7 @@ def describe_guard(guard: Guard, calibration: AnyCalibration, settings: ServeSet
     """The document of /v1/info."""
     by = "predicted" if isinstance(calibration, ClassCalibration) else "all"
     rate, n = calibration.false_alarm, len(calibration.scores)
-    whom = "ID images of each predicted class" if by == "predicted" else "ID images"
+    whom = "in-distribution images" + (" of each predicted class" if by == "predicted" else "")
     paper = guard.detector.paper
     return {
         "version": __version__,
@@ -32,7 +32,7 @@ def describe_guard(guard: Guard, calibration: AnyCalibration, settings: ServeSet
             "false_alarm": rate,
             "by": by,
             "held_out": n,
-            "sentence": f"At most {100 * rate:.3g} % of {whom} are flagged, as long as they come from where the {n} "
+            "sentence": f"At most {100 * rate:.3g} % of {whom} are flagged, as long as they come from where the {n:,} "
             "held-out images came from.",
         },
         "classes": guard.classifier.head.num_classes,

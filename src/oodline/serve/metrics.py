@@ -57,6 +57,8 @@ class ServeMetrics:
         self._rejections = made(Counter, "rejections", "Refused requests and images by reason", ("reason",))
         self._monitor = monitor
         self._drift = None if monitor is None else DriftMetrics(registry)
+        if self._monitor is not None and self._drift is not None:
+            self._drift.show(self._monitor.report)
 
     def watch(self, queued: Callable[[], int], present: Callable[[], int]) -> None:
         """Let gauges ask how many images wait and are there."""

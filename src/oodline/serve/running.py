@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from oodline.errors import DataError
+from oodline.errors import DataError, SettingError
 from oodline.serve.judge import Judge
 
 LINGER = 0.25
@@ -35,16 +35,20 @@ def run(app: FastAPI, host: str = "127.0.0.1", port: int = 8000, listening: Call
 
     Raises
     ------
+    SettingError
+        There is no such port.
     DataError
         The address cannot be listened on.
     KeyboardInterrupt
         After Ctrl-C, when everything was answered.
     """
     judge: Judge = app.state.judge
+    if not 0 <= port < 2**16:
+        raise SettingError(f"ports go from 0 to {2**16 - 1}; {port} is none.")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise DataError(f"could not listen on {host}, port {port}: {error}. Choose another address or port.") from error
     closing = _Closing(app)
     config = uvicorn.Config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 from fastapi import FastAPI, Response
@@ -10,6 +11,8 @@ FILES = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/charts.js": ("charts.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 
 
@@ -20,7 +23,7 @@ def add_page(app: FastAPI) -> None:
         app.add_api_route(path, _served(content, kind), include_in_schema=False)
 
 
-def _served(content: bytes, kind: str):  # type: ignore[no-untyped-def]
+def _served(content: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
     async def served() -> Response:
         return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
