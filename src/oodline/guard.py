@@ -25,7 +25,7 @@ from oodline.explanation import Explanation, explanations
 from oodline.export import Export, export_onnx
 from oodline.false_discovery import benjamini_hochberg
 from oodline.fitting import reads
-from oodline.head import HeadInfo
+from oodline.head import HeadInfo, LinearHead
 from oodline.held_out import warn_of_seen_data
 from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
@@ -261,6 +261,12 @@ class Guard:
         made_of = self.detector.members if isinstance(self.detector, Shares) else []
         able = [d for d in (self.detector, *(member for _, member in made_of)) if isinstance(d, Explains)]
         return able[0] if able else self.neurons
+
+    @property
+    def explains(self) -> bool:
+        """Whether `explain` has what it needs: contributions by class, and one linear layer as head."""
+        known = isinstance(self.detector, Explains) or self.neurons is not None
+        return known and isinstance(self.classifier.head, LinearHead)
 
     def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:

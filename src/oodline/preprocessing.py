@@ -76,6 +76,20 @@ class Preprocessing(BaseModel):
         pixels: Tensor = tv.to_tensor(image)
         return pixels
 
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that an image of this size has after resizing, before cropping.
+
+        >>> Preprocessing(resize=32).resized(640, 320)
+        (64, 32)
+        """
+        if self.resize is None:
+            return width, height
+        if not isinstance(self.resize, int):
+            return self.resize[1], self.resize[0]
+        short, long = sorted((width, height))
+        long = self.resize * long // short
+        return (self.resize, long) if width < height else (long, self.resize)
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """The last step alone: pixels (..., channels, height, width), uint8 or in [0, 1], minus mean, by std."""
         if not pixels.is_floating_point():

@@ -16,8 +16,10 @@ from oodline.head import HeadInfo, LinearHead
 
 if TYPE_CHECKING:
     from oodline.data import ImageLoader
+    from oodline.detectors.base import Detector
     from oodline.evaluation.protocol import Protocol
     from oodline.evaluation.run import Run
+    from oodline.guard import Guard
 
 
 def activations_of(features: Float[Tensor, "n d"], head: LinearHead | None = None) -> Activations:
@@ -98,6 +100,40 @@ def toy_images(folder: str | Path, count: int = 12, seed: int = 0) -> tuple[Clas
         Image.fromarray(pixels).save(path)
     loader = image_loader(open_images(Path(folder) / "images"), Preprocessing(), batch_size=4)
     return Classifier(toy_network(seed)), loader
+
+
+def toy_image_guard(detector: Detector | None = None, size: int = 8) -> Guard:
+    """A calibrated guard of a small network that tells red, green and blue images apart; LINe without `detector`.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> guard = toy_image_guard()
+    >>> image = guard.preprocessing(Image.new("RGB", (20, 20), "blue"))
+    >>> guard(image.unsqueeze(0)).rows()[0]["class_name"]
+    'blue'
+    """
+    from oodline.detectors.line import LINe
+    from oodline.fitting import fit
+    from oodline.guard import Guard
+    from oodline.neurons import Neurons
+    from oodline.preprocessing import Preprocessing
+
+    generator, labels = torch.Generator().manual_seed(0), torch.arange(120) % 3
+    colours = torch.eye(3).repeat(4, 1)
+    body, head = nn.Conv2d(3, 12, 1, bias=False), nn.Linear(12, 3, bias=False)
+    with torch.no_grad():
+        body.weight.copy_(colours[:, :, None, None] + 0.1 * torch.randn(12, 3, 1, 1, generator=generator))
+        head.weight.copy_(4 * colours.T + 0.1 * torch.randn(3, 12, generator=generator))
+    model = nn.Sequential(body, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    plain = torch.eye(3)[labels][:, :, None, None] + 0.2 * torch.randn(120, 3, size, size, generator=generator)
+    classifier, detector = Classifier(model), detector or LINe(p_a=0.5, p_w=0.5, clip=5.0)
+    neurons = Neurons(samples=3)
+    fit([detector, neurons], classifier, [(plain[:60], labels[:60])])
+    preprocessing = Preprocessing(resize=size, crop=size)
+    names = ("red", "green", "blue")
+    guard = Guard(classifier, detector, class_names=names, preprocessing=preprocessing, neurons=neurons)
+    return guard.calibrate([plain[60:]], false_alarm=0.05)
 
 
 def toy_protocol(folder: str | Path) -> Protocol:

@@ -27,6 +27,7 @@ app.command("oodline.cli.score:score", help="Judge images with a fitted file; wr
 app.command("oodline.cli.export:export", help="Write a fitted file and its classifier as one ONNX graph.")
 app.command("oodline.cli.evaluate:evaluate", help="Compare fitted detectors on ID and OOD data sets.")
 app.command("oodline.cli.explain:explain", help="Say which neurons make an image what it is judged to be.")
+app.command("oodline.cli.serve:serve", help="Serve a fitted file over HTTP, with a page to drop images on.")
 app.command(
     "oodline.cli.watch:watch", help="Watch a stream of scores for a drift towards OOD; exits with 3 after an alarm."
 )

@@ -1,0 +1,32 @@
+"""A guard over HTTP: a service of its own with a page, or a dependency for a FastAPI service that exists.
+
+Imported when used, so that the command line can read `ServeSettings` without FastAPI and PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from oodline.errors import missing_extra
+from oodline.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from oodline.serve.app import create_app
+    from oodline.serve.dependency import verdicts
+    from oodline.serve.running import run
+
+_HOMES = {"create_app": "app", "run": "running", "verdicts": "dependency"}
+
+__all__ = ["ServeSettings", "create_app", "run", "verdicts"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for package, module in {"fastapi": "fastapi", "python-multipart": "python_multipart", "uvicorn": "uvicorn"}.items():
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise missing_extra(package, "serve", "oodline serve and oodline.serve") from error
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,237 @@
+"""The service: a FastAPI app around a guard."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+
+from oodline._version import __version__
+from oodline.drift import DriftMonitor
+from oodline.guard import Guard
+from oodline.preprocessing import Preprocessing
+from oodline.serve import problems as p
+from oodline.serve.envelope import Envelope
+from oodline.serve.info import describe_guard, histogram
+from oodline.serve.judge import Judge
+from oodline.serve.page import add_page
+from oodline.serve.schemas import ExplanationRow, Health, Info, Predictions, ScoreHistogram
+from oodline.serve.settings import ServeSettings
+
+_DESCRIPTION = """Says of images what a classifier takes them for, and whether to believe it.
+
+Every refusal is one `application/problem+json` document (RFC 9457)."""
+
+_IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "application/octet-stream")
+_UPLOAD = (
+    p.MALFORMED_FORM,
+    p.BODY_TOO_SLOW,
+    p.BODY_TOO_LARGE,
+    p.TOO_MANY_IMAGES,
+    p.UNSUPPORTED_TYPE,
+    p.UNREADABLE_IMAGE,
+    p.TOO_MANY_PIXELS,
+    p.REFUSED_BY_CLASSIFIER,
+    p.INTERNAL,
+    p.FULL,
+    p.STOPPING,
+    p.TOO_SLOW,
+)
+
+
+def create_app(
+    guard: Guard,
+    preprocessing: Preprocessing | None = None,
+    settings: ServeSettings | None = None,
+    *,
+    token: str | None = None,
+    monitor: DriftMonitor | None = None,
+) -> FastAPI:
+    """Build the service.
+
+    Parameters
+    ----------
+    guard : Guard
+        Calibrated.
+    preprocessing : Preprocessing, optional
+        From image to input; the guard's own without it.
+    settings : ServeSettings, optional
+        The limits.
+    token : str, optional
+        What a client must send as `Authorization: Bearer TOKEN` for /v1 and /metrics.
+    monitor : DriftMonitor, optional
+        Shown every verdict; its report is among the metrics.
+
+    Raises
+    ------
+    NotFittedError
+        The guard is not calibrated.
+    SettingError
+        No preprocessing is known.
+    InputError
+        The classifier refuses what the preprocessing makes.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_image_guard
+    >>> app = create_app(toy_image_guard())
+    >>> sorted(app.openapi()["paths"])
+    ['/healthz', '/metrics', '/readyz', '/v1/explain', '/v1/histogram', '/v1/info', '/v1/predict']
+    """
+    judge = Judge(guard, preprocessing, settings, monitor)
+    calibration = guard.calibration
+    assert calibration is not None  # the judge has seen to it
+    judge.warm_up()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        judge.close()
+
+    app = FastAPI(
+        title="oodline",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+        separate_input_output_schemas=False,
+    )
+    app.state.judge = judge
+    app.add_middleware(Envelope, metrics=judge.metrics)
+    _add_problems(app, judge)
+    locked: dict[str, Any] = {"dependencies": [Depends(_check(token))] if token else []}
+    refused = (p.UNAUTHORISED,) if token else ()
+    known = describe_guard(guard, calibration, judge.settings)
+
+    @app.post(
+        "/v1/predict",
+        summary="Judge images",
+        response_model=Predictions,
+        responses=p.documented(*_UPLOAD, *refused),
+        openapi_extra=_body(judge.settings.max_images),
+        **locked,
+    )
+    async def predict(request: Request) -> Any:
+        """One image as the body, or several files as `images` of a form; one entry each, in their order.
+
+        Where the only image cannot be judged, the request is refused. Where one of several cannot, its entry holds a
+        `problem` in place of the verdict, and the others are judged.
+        """
+        return {"request_id": request.state.request_id, "verdicts": await judge.verdicts(request)}
+
+    @app.post(
+        "/v1/explain",
+        summary="Judge one image, and say which neurons speak for it",
+        response_model=ExplanationRow,
+        responses=p.documented(*_UPLOAD, *refused, p.INVALID_PARAMETER, p.NO_EXPLANATION),
+        openapi_extra=_body(1),
+        **locked,
+    )
+    async def explain(
+        request: Request, top: Annotated[int, Query(ge=1, le=100, description="Neurons of each kind.")] = 8
+    ) -> Any:
+        """The neurons that the class expected and did not find, and those that it did not expect and found."""
+        if not guard.explains:
+            detail = f"The detector '{guard.detector.name}' keeps no contributions by class, or the head has layers."
+            raise p.Problem(p.NO_EXPLANATION, detail, "Ask /v1/predict, or fit the file with LINe or with --neurons.")
+        return {"request_id": request.state.request_id, **await judge.explanation(request, top)}
+
+    @app.get("/v1/info", summary="Detector, promise, classes, limits", responses=p.documented(*refused), **locked)
+    async def info() -> Info:
+        """What this service is, with a histogram of the held-out ID scores."""
+        return Info.model_validate(known)
+
+    @app.get(
+        "/v1/histogram",
+        summary="Held-out ID scores by predicted class",
+        responses=p.documented(*refused, p.INVALID_PARAMETER),
+        **locked,
+    )
+    async def scores(label: Annotated[int, Query(ge=0, description="The predicted class.")]) -> ScoreHistogram:
+        """The scores that an image of this predicted class is compared with: all, unless the promise is by class."""
+        if label >= known["classes"]:
+            detail = f"`label` is {label}; the classes are 0 to {known['classes'] - 1}."
+            raise p.Problem(p.INVALID_PARAMETER, detail, "Ask for one of them.")
+        return ScoreHistogram.model_validate(histogram(calibration, label))
+
+    @app.get("/healthz", summary="Does it live?")
+    async def alive() -> Health:
+        """Answers as long as the process does."""
+        return Health(status="alive")
+
+    @app.get("/readyz", summary="Does it take requests?", responses=p.documented(p.STOPPING))
+    async def ready() -> Health:
+        """503 once it stops."""
+        if not judge.ready:
+            raise p.Problem(p.STOPPING, "It is stopping.", "Try again in a few seconds.", {"Retry-After": "5"})
+        return Health(status="ready")
+
+    @app.get(
+        "/metrics",
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **p.documented(*refused)},
+        **locked,
+    )
+    async def metrics() -> Response:
+        """Scores, alarms by predicted class, latency, queue, batches, refusals."""
+        return Response(judge.metrics.page(), media_type=judge.metrics.content_type)
+
+    add_page(app)
+    return app
+
+
+def _check(token: str) -> Callable[..., None]:
+    known = hashlib.sha256(token.encode()).digest()
+
+    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
+        # of equal length, so that the time of the comparison says nothing
+        found = hashlib.sha256((given.credentials if given else "").encode("latin-1")).digest()
+        if given is None or not hmac.compare_digest(found, known):
+            what = "The one that was sent is not." if given else "None was sent."
+            remedy = "Send the header `Authorization: Bearer TOKEN`."
+            raise p.Problem(p.UNAUTHORISED, what, remedy, {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+def _body(images: int) -> dict[str, Any]:
+    file = {"type": "string", "format": "binary"}
+    files = {"type": "array", "items": file, "minItems": 1, "maxItems": images}
+    form = {"schema": {"type": "object", "properties": {"images": files}, "required": ["images"]}}
+    content = {kind: {"schema": file} for kind in _IMAGE_TYPES} | {"multipart/form-data": form}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _add_problems(app: FastAPI, judge: Judge) -> None:
+    def answer(request: Request, problem: p.Problem) -> Response:
+        judge.metrics.rejection(problem)
+        return problem.response(request.state.request_id)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        if isinstance(error, p.Problem):
+            return answer(request, error)
+        assert isinstance(error, HTTPException)
+        what, headers = f"{request.method} {request.url.path}"[:200], dict(error.headers or {})
+        if error.status_code == 405:
+            problem = p.Problem(p.METHOD_NOT_ALLOWED, f"It was {what}.", "See the header Allow.", headers)
+        else:
+            problem = p.Problem(p.NOT_FOUND, f"It was {what}.", "See /openapi.json for what there is.", headers)
+        return answer(request, problem)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        name, message = first["loc"][-1], first["msg"]
+        return answer(request, p.Problem(p.INVALID_PARAMETER, f"`{name}`: {message}.", "See /openapi.json."))
+
+    app.add_exception_handler(HTTPException, refuse)
+    app.add_exception_handler(RequestValidationError, invalid)

@@ -1,0 +1,69 @@
+"""What a service tells of its guard: detector, promise, and the held-out scores as a histogram."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from oodline._version import __version__
+from oodline.class_calibration import AnyCalibration, ClassCalibration
+from oodline.guard import Guard
+from oodline.serve.images import FORMATS
+from oodline.serve.settings import ServeSettings
+
+BINS = 40
+
+
+def describe_guard(guard: Guard, calibration: AnyCalibration, settings: ServeSettings) -> dict[str, Any]:
+    """The document of /v1/info."""
+    by = "predicted" if isinstance(calibration, ClassCalibration) else "all"
+    rate, n = calibration.false_alarm, len(calibration.scores)
+    whom = "in-distribution images" + (" of each predicted class" if by == "predicted" else "")
+    paper = guard.detector.paper
+    return {
+        "version": __version__,
+        "detector": {
+            "name": guard.detector.name,
+            "settings": {k: v if _is_plain(v) else repr(v) for k, v in guard.detector.settings.items()},
+            "paper": f"{paper.title} ({paper.venue})",
+        },
+        "promise": {
+            "false_alarm": rate,
+            "by": by,
+            "held_out": n,
+            "sentence": f"At most {100 * rate:.3g} % of {whom} are flagged, as long as they come from where the {n:,} "
+            "held-out images came from.",
+        },
+        "classes": guard.classifier.head.num_classes,
+        "class_names": None if guard.class_names is None else list(guard.class_names),
+        "explains": guard.explains,
+        "histogram": histogram(calibration),
+        "limits": {
+            "max_body": settings.max_body,
+            "max_images": settings.max_images,
+            "max_pixels": settings.max_pixels,
+            "formats": list(FORMATS),
+        },
+    }
+
+
+def histogram(calibration: AnyCalibration, label: int | None = None) -> dict[str, Any]:
+    """The held-out scores that an image predicted as `label` is compared with; all of them without it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from oodline.calibration import calibrate
+    >>> histogram(calibrate(torch.arange(100.0)))["counts"][:3]
+    [3, 2, 3]
+    """
+    these: AnyCalibration = calibration
+    if label is not None and isinstance(calibration, ClassCalibration):
+        these = calibration.classes[label]
+    counts, edges = np.histogram(these.scores.numpy(), BINS)
+    return {"edges": edges.tolist(), "counts": counts.tolist(), "threshold": these.threshold}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool | list | tuple | dict)

@@ -1,0 +1,178 @@
+"""From a request to verdicts: read, decode beside the event loop, judge in a batch with others, in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import torch
+from fastapi import Request
+from torch import Tensor
+
+from oodline.drift import DriftMonitor
+from oodline.errors import NotFittedError, SettingError
+from oodline.guard import Guard
+from oodline.preprocessing import Preprocessing
+from oodline.serve.batching import Batcher, Places, Work
+from oodline.serve.forms import Upload
+from oodline.serve.images import read_image
+from oodline.serve.metrics import ServeMetrics
+from oodline.serve.problems import BODY_TOO_SLOW, TOO_MANY_IMAGES, TOO_SLOW, Problem
+from oodline.serve.settings import ServeSettings
+from oodline.serve.uploads import Body, Memory
+
+
+class Judge:
+    """A guard that answers requests, many at a time.
+
+    Parameters
+    ----------
+    guard : Guard
+        Calibrated.
+    preprocessing : Preprocessing, optional
+        From image to input; the guard's own without it.
+    settings : ServeSettings
+        The limits.
+    monitor : DriftMonitor, optional
+        Shown every verdict.
+
+    Raises
+    ------
+    NotFittedError
+        The guard is not calibrated.
+    SettingError
+        No preprocessing is known.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        preprocessing: Preprocessing | None = None,
+        settings: ServeSettings | None = None,
+        monitor: DriftMonitor | None = None,
+    ) -> None:
+        if guard.calibration is None:
+            raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
+        known = preprocessing or guard.preprocessing
+        if known is None:
+            raise SettingError("the guard does not know how images are prepared for it. Pass a Preprocessing.")
+        self.guard = guard
+        self.preprocessing = known
+        self.settings = settings or ServeSettings()
+        self.metrics = ServeMetrics(guard, monitor)
+        self._memory = Memory(self.settings.max_memory)
+        self._decoders = ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="oodline decoder")
+        self._batcher = Batcher(self.settings, self.metrics.batch)
+        self.metrics.watch(lambda: self._batcher.queued, lambda: self._batcher.present)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+        return self._batcher.alive
+
+    async def verdicts(self, request: Request) -> list[dict[str, Any]]:
+        """Judge the images of a request.
+
+        Returns
+        -------
+        list of dict
+            One an image, in order, with its `name`: a row of the verdict, or, where several were sent and this one
+            cannot be judged, a `problem`.
+
+        Raises
+        ------
+        Problem
+            The request is refused as a whole, or its only image is.
+        """
+        uploads, results = await self._answer(request, self._judge, self.settings.max_images)
+        if len(results) == 1 and isinstance(results[0], Problem):
+            raise results[0]
+        found = []
+        for upload, result in zip(uploads, results, strict=True):
+            if isinstance(result, Problem):
+                self.metrics.rejection(result)
+                result = {"problem": result.document()}
+            found.append({"name": upload.name, **result})
+        return found
+
+    async def explanation(self, request: Request, top: int) -> dict[str, Any]:
+        """Explain the verdict on the one image of a request.
+
+        Raises
+        ------
+        Problem
+            As `verdicts`, or there is more than one image.
+        """
+        _, [result] = await self._answer(request, partial(self._explain, top=top), 1)
+        if isinstance(result, Problem):
+            raise result
+        found: dict[str, Any] = result
+        return found
+
+    def warm_up(self) -> None:
+        """Judge a grey image once, so that the first request does not pay for it, and a wrong preprocessing shows.
+
+        Only where the preprocessing says which size the classifier takes.
+
+        Raises
+        ------
+        InputError
+            The classifier refuses what the preprocessing makes.
+        """
+        size = self.preprocessing.crop or self.preprocessing.resize
+        if size is not None:
+            height, width = (size, size) if isinstance(size, int) else size
+            pixels = torch.full((len(self.preprocessing.mode), height, width), 0.5)
+            self.guard(self.preprocessing.normalise(pixels).unsqueeze(0))
+
+    def close(self) -> None:
+        """Answer what was taken, then end its threads."""
+        self._batcher.close()
+        self._decoders.shutdown()
+
+    async def _answer(self, request: Request, work: Work, most: int) -> tuple[Sequence[Upload], list[Any]]:
+        limit, arrived = self.settings.timeout, False
+        try:
+            async with asyncio.timeout(limit):
+                with self._batcher.places() as places, Body(request, self.settings, self._memory) as body:
+                    places.take(1)  # before anything is read
+                    uploads = await body.images()
+                    arrived = True
+                    return uploads, await self._results(uploads, work, most, places)
+        except TimeoutError as error:
+            if arrived:
+                detail = f"It was not there after {limit:g} s (timeout)."
+                raise Problem(TOO_SLOW, detail, "Try again later, or send fewer images at a time.") from error
+            detail = f"It was not complete after {limit:g} s (timeout)."
+            raise Problem(BODY_TOO_SLOW, detail, "Send smaller images, or use a faster connection.") from error
+
+    async def _results(self, uploads: Sequence[Upload], work: Work, most: int, places: Places) -> list[Any]:
+        if len(uploads) > most:
+            raise Problem(TOO_MANY_IMAGES, f"{len(uploads)} were sent.", f"Send at most {most} at a time.")
+        places.take(len(uploads) - 1)
+        return await asyncio.gather(*(self._result(upload, work) for upload in uploads))
+
+    async def _result(self, upload: Upload, work: Work) -> Any:
+        try:
+            with self._batcher.expecting():
+                inputs = await asyncio.get_running_loop().run_in_executor(self._decoders, self._prepare, upload.content)
+                result = self._batcher.submit(inputs, work)
+            return await asyncio.wrap_future(result)
+        except Problem as problem:
+            return problem
+
+    def _prepare(self, content: bytes) -> Tensor:
+        return self.preprocessing(read_image(content, self.settings.max_pixels, self.preprocessing))
+
+    def _judge(self, inputs: Tensor) -> list[dict[str, Any]]:
+        rows = self.guard(inputs).rows()
+        self.metrics.verdicts(rows)
+        return rows
+
+    def _explain(self, inputs: Tensor, top: int) -> list[dict[str, Any]]:
+        rows = [explanation.row() for explanation in self.guard.explain(inputs, top=top)]
+        self.metrics.verdicts(rows)
+        return rows

@@ -1,0 +1,228 @@
+// The page of `oodline serve`: send an image, show what the guard says of it.
+
+import { drawBars, drawHistogram, short } from "./charts.js";
+
+const at = (id) => document.getElementById(id);
+const say = (id, text) => { at(id).textContent = text; };
+const show = (id, shown = true) => { at(id).hidden = !shown; };
+
+let token = "";
+let info = null;
+let waiting = null; // what to send again once there is a token
+let current = null; // aborts the request that a newer one replaces
+let drawn = null;
+
+class Refusal extends Error {
+  constructor(problem) {
+    super(problem.title);
+    this.problem = problem;
+  }
+}
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers };
+  if (token) headers.Authorization = `Bearer ${token}`;
+  let answer, document;
+  try {
+    answer = await fetch(path, { ...options, headers });
+    document = await answer.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refusal({
+      title: "The service did not answer",
+      detail: "It cannot be reached, or the connection broke off.",
+      remedy: "See whether it runs, and try again.",
+    });
+  }
+  if (!answer.ok) throw new Refusal(document);
+  return document;
+}
+
+async function begin() {
+  try {
+    info = await ask("v1/info");
+  } catch (error) {
+    refuse(error);
+    return;
+  }
+  show("token", false);
+  say("promise", info.promise.sentence);
+  say("hint", `PNG, JPEG, WebP or BMP, up to ${Math.round(info.limits.max_body / 2 ** 20)} MB`);
+  say("about", `oodline ${info.version}, detector ${info.detector.name}: ${info.detector.paper}`);
+  if (waiting) judge(waiting);
+}
+
+async function judge(file) {
+  waiting = file;
+  current?.abort();
+  const mine = (current = new AbortController());
+  preview(file);
+  at("answer").setAttribute("aria-busy", "true");
+  say("status", "Judging the image.");
+  try {
+    if (!info) await begin();
+    if (!info || mine.signal.aborted) return;
+    const body = { method: "POST", body: file, headers: { "Content-Type": file.type || "application/octet-stream" }, signal: mine.signal };
+    const answer = info.explains ? await ask("v1/explain", body) : (await ask("v1/predict", body)).verdicts[0];
+    const histogram = info.promise.by === "predicted" ? await ask(`v1/histogram?label=${answer.label}`) : info.histogram;
+    if (!mine.signal.aborted) tell(answer, histogram);
+  } catch (error) {
+    if (!mine.signal.aborted) refuse(error);
+  } finally {
+    if (mine === current) at("answer").setAttribute("aria-busy", "false");
+  }
+}
+
+function preview(file) {
+  const image = at("preview");
+  if (image.src) URL.revokeObjectURL(image.src);
+  image.onload = () => image.classList.toggle("tiny", image.naturalWidth < 100);
+  image.onerror = () => { image.hidden = true; };
+  image.src = URL.createObjectURL(file);
+  image.alt = file.name ? `The image that was sent: ${file.name}` : "The image that was sent";
+  image.hidden = false;
+  at("drop").classList.add("chosen");
+}
+
+function refuse(error) {
+  const problem = error instanceof Refusal ? error.problem : { title: "The page failed", detail: String(error), remedy: "Reload it." };
+  for (const id of ["idle", "verdict", "scores", "explanation"]) show(id, false);
+  drawn = null;
+  if (problem.status === 401) {
+    say("token-note", problem.detail);
+    show("token-note", Boolean(token));
+    show("token");
+    show("idle");
+    at("secret").focus();
+    say("status", `${problem.title}. ${problem.detail}`);
+    return;
+  }
+  say("problem-title", problem.title);
+  say("problem-detail", problem.detail);
+  say("problem-remedy", problem.remedy);
+  show("problem");
+  say("status", `${problem.title}. ${problem.detail} ${problem.remedy}`);
+}
+
+const named = (label, name) => (name === null ? `class ${label}` : `“${name}”`);
+
+function tell(verdict, histogram) {
+  waiting = null;
+  show("idle", false);
+  show("problem", false);
+  const ood = verdict.is_ood, name = named(verdict.label, verdict.class_name);
+  at("verdict").classList.toggle("ood", ood);
+  say("mark", ood ? "!" : "✓");
+  say("decision-words", ood ? "Flagged as out-of-distribution" : "Accepted as in-distribution");
+  say("says", ood ? `The classifier says ${name}. Do not rely on it: this image is unlike those that it knows.`
+    : `The classifier says ${name}, and this image is like those that it knows.`);
+  say("p-value", short(verdict.p_value));
+  say("score", short(verdict.score));
+  say("threshold", short(verdict.threshold));
+  show("verdict");
+  show("scores");
+  drawn = { histogram, verdict };
+  redraw();
+  const rate = info.promise.false_alarm, whom = info.promise.by === "predicted" ? `held-out images of ${name}` : "held-out images";
+  const caption = `p-value ${short(verdict.p_value)}: ${percent(verdict.p_value)} of the ${whom} score this low or lower (the stronger bars), this one ` +
+    `counted among them. An image is flagged at ${short(rate)} or below. A higher score is more in-distribution.`;
+  say("histogram-caption", caption);
+  at("histogram").setAttribute("aria-label", `Histogram of the scores of held-out images from ${short(histogram.edges[0])} to ` +
+    `${short(histogram.edges.at(-1))}; threshold at ${short(verdict.threshold)}, this image at ${short(verdict.score)}.`);
+  explain(verdict);
+  say("status", `${at("decision-words").textContent}. ${at("says").textContent} p-value ${short(verdict.p_value)}.`);
+}
+
+function percent(share) {
+  return `${Number((100 * share).toPrecision(2))} %`;
+}
+
+function redraw() {
+  if (drawn) drawHistogram(at("histogram"), drawn.histogram, drawn.verdict);
+}
+
+function explain(answer) {
+  show("explanation", Boolean(answer.silent));
+  if (!answer.silent) return;
+  const { found_total: found, expected_total: expected } = answer;
+  say("explanation-title", `Which neurons speak for ${named(answer.judged_as, answer.judged_as_name)}`);
+  const share = expected > 0 ? ` (${Math.round((100 * found) / expected)} %)` : "";
+  say("totals", `Its ${answer.contributions.important.length} important neurons contribute ${short(found)} to the logit, of ${short(expected)} expected${share}.`);
+  const all = [...answer.silent, ...answer.shouting].flatMap((n) => [n.expected, n.found]);
+  const low = Math.min(0, ...all), high = Math.max(0, ...all);
+  list("silent", answer.silent, low, high);
+  list("shouting", answer.shouting, low, high);
+}
+
+function list(id, neurons, low, high) {
+  if (!neurons.length) {
+    say(id, "none");
+    return;
+  }
+  const images = neurons.some((n) => n.samples.length);
+  const table = document.createElement("table");
+  const head = table.createTHead().insertRow();
+  const columns = ["neuron", "", "expected", "found", ...(images ? ["images"] : [])];
+  for (const name of columns) {
+    const cell = document.createElement(name ? "th" : "td");
+    if (name) cell.scope = "col";
+    cell.textContent = name;
+    if (name === "images") cell.className = "images";
+    head.append(cell);
+  }
+  const body = table.createTBody();
+  for (const neuron of neurons) {
+    const row = body.insertRow();
+    const number = document.createElement("th");
+    number.scope = "row";
+    number.textContent = neuron.neuron;
+    row.append(number);
+    const bars = row.insertCell();
+    bars.className = "bars";
+    drawBars(bars, neuron, low, high === low ? low + 1 : high);
+    for (const value of [neuron.expected, neuron.found]) row.insertCell().textContent = value.toFixed(2).replace("-", "−");
+    if (images) {
+      const cell = row.insertCell();
+      cell.className = "images";
+      cell.textContent = neuron.samples.slice(0, 3).map((sample) => sample.index).join(", ");
+    }
+  }
+  at(id).replaceChildren(table);
+}
+
+function first(files) {
+  return [...(files ?? [])].find((file) => file.size || file.type);
+}
+
+at("file").addEventListener("change", (event) => {
+  const file = first(event.target.files);
+  if (file) judge(file);
+  event.target.value = ""; // so that the same file may be chosen again
+});
+
+addEventListener("paste", (event) => {
+  const file = first(event.clipboardData?.files);
+  if (file) judge(file);
+});
+
+// the whole window takes a drop: a near miss must not make the browser leave the page
+let depth = 0;
+addEventListener("dragenter", () => at("drop").classList.toggle("over", ++depth > 0));
+addEventListener("dragleave", () => at("drop").classList.toggle("over", --depth > 0));
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  depth = 0;
+  at("drop").classList.remove("over");
+  const file = first(event.dataTransfer?.files);
+  if (file) judge(file);
+});
+
+at("token").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = at("secret").value;
+  begin();
+});
+
+new ResizeObserver(redraw).observe(at("histogram"));
+begin();

@@ -1,0 +1,168 @@
+"""What a service answers with, for its OpenAPI description."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from oodline.serve.problems import TOO_MANY_PIXELS, Problem, ProblemDocument
+
+_ROW: dict[str, Any] = {
+    "label": 3,
+    "class_name": "cat",
+    "score": 12.81,
+    "threshold": 9.42,
+    "is_ood": False,
+    "p_value": 0.41,
+}
+_PROBLEM = Problem(TOO_MANY_PIXELS, "Its header says 90000 x 90000.", "Send an image of at most 32000000 pixels.")
+_NEURON: dict[str, Any] = {
+    "neuron": 17,
+    "important": True,
+    "expected": 1.9,
+    "found": 0.2,
+    "counted": 0.2,
+    "activation": 0.1,
+    "mean": 0.9,
+    "z": -2.4,
+    "samples": [{"index": 812, "activation": 3.1}],
+}
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class VerdictRow(_Answer):
+    """What the guard says of one image."""
+
+    label: int = Field(description="Class with the largest logit, whether or not it is to be believed.")
+    class_name: str | None = Field(description="Its name, where the guard knows it.")
+    score: float = Field(description="The detector's score: higher = more in-distribution.")
+    threshold: float = Field(description="What the score was compared with.")
+    is_ood: bool = Field(description="Whether the score is below the threshold: do not believe the label.")
+    p_value: float = Field(gt=0, le=1, description="How usual the score is among held-out ID images; small means OOD.")
+
+
+class Judged(VerdictRow):
+    """One image of a request that was judged."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "cat.png", **_ROW}]})
+
+    name: str | None = Field(description="The file's name in the form.")
+
+
+class Refused(_Answer):
+    """One of several images of a request that could not be judged; the others were."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "huge.png", "problem": _PROBLEM.document()}]}
+    )
+
+    name: str | None = Field(description="The file's name in the form.")
+    problem: ProblemDocument
+
+
+class Predictions(_Answer):
+    """One entry an image, in the order in which they were sent."""
+
+    request_id: str
+    verdicts: list[Judged | Refused]
+
+
+class Sample(_Answer):
+    """A training image that excites a neuron."""
+
+    index: int = Field(description="Its position in the training data.")
+    activation: float
+
+
+class NeuronRow(_Answer):
+    """One neuron of an explanation; contributions are to the logit of the class."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_NEURON]})
+
+    neuron: int
+    important: bool
+    expected: float = Field(description="The class's mean contribution.")
+    found: float = Field(description="This image's.")
+    counted: float = Field(description="What the detector read of it.")
+    activation: float
+    mean: float | None
+    z: float | None = Field(description="Standard deviations of the class that the activation is above its mean.")
+    samples: list[Sample]
+
+
+class Contributions(_Answer):
+    """All neurons."""
+
+    expected: list[float]
+    found: list[float]
+    important: list[int] = Field(description="Neurons that matter for the class.")
+
+
+class ExplanationRow(VerdictRow):
+    """The verdict on one image, and what speaks for and against it."""
+
+    request_id: str
+    judged_as: int = Field(description="The class whose contributions are shown.")
+    judged_as_name: str | None
+    expected_total: float = Field(description="What its important neurons contribute on average.")
+    found_total: float = Field(description="What they contribute here.")
+    silent: list[NeuronRow] = Field(description="Important neurons whose contribution is missing.")
+    shouting: list[NeuronRow] = Field(description="Unimportant neurons that contribute more than usual.")
+    contributions: Contributions
+
+
+class Promise(_Answer):
+    """What the calibration promises of in-distribution images."""
+
+    false_alarm: float = Field(description="At most this share of ID images is flagged.")
+    by: Literal["all", "predicted"] = Field(description="On average over all of them, or for each predicted class.")
+    held_out: int = Field(description="Held-out ID images that it rests on.")
+    sentence: str
+
+
+class ScoreHistogram(_Answer):
+    """Held-out ID scores, with the threshold."""
+
+    edges: list[float] = Field(description="Ends of the bins in ascending order: one more than there are counts.")
+    counts: list[int]
+    threshold: float
+
+
+class DetectorInfo(_Answer):
+    """The detector that decides."""
+
+    name: str
+    settings: dict[str, Any]
+    paper: str
+
+
+class Limits(_Answer):
+    """What a request may be."""
+
+    max_body: int = Field(description="Bytes.")
+    max_images: int
+    max_pixels: int
+    formats: list[str]
+
+
+class Info(_Answer):
+    """What this service is."""
+
+    version: str
+    detector: DetectorInfo
+    promise: Promise
+    classes: int
+    class_names: list[str] | None
+    explains: bool = Field(description="Whether /v1/explain answers.")
+    histogram: ScoreHistogram
+    limits: Limits
+
+
+class Health(_Answer):
+    """That it lives, or is ready."""
+
+    status: Literal["alive", "ready"]

@@ -1,0 +1,98 @@
+"""The images of a request: a body that is one, or a form that holds some; counted while they arrive."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from oodline.serve.forms import HOW, Form, Upload
+from oodline.serve.problems import BODY_TOO_LARGE, CLIENT_LEFT, FULL, UNSUPPORTED_TYPE, Problem
+from oodline.serve.settings import ServeSettings
+
+
+class Memory:
+    """How many bytes of bodies are held by all requests together."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    def hold(self, size: int) -> None:
+        """Count `size` bytes more.
+
+        Raises
+        ------
+        Problem
+            They would be too many.
+        """
+        if self.held + size > self.limit:
+            detail = f"{self.held} bytes of requests are being read or decoded, of {self.limit} at most (max_memory)."
+            raise Problem(FULL, detail, "Try again in a second.", {"Retry-After": "1"})
+        self.held += size
+
+    def release(self, size: int) -> None:
+        """Count `size` bytes less."""
+        self.held -= size
+
+
+class Body:
+    """The body of a request, never longer than it may be; a context that holds its bytes in a `Memory`."""
+
+    def __init__(self, request: Request, settings: ServeSettings, memory: Memory) -> None:
+        self._request = request
+        self._settings = settings
+        self._memory = memory
+        self._size = 0
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.release(self._size)
+        self._size = 0
+
+    async def images(self) -> list[Upload]:
+        """Read the images.
+
+        Raises
+        ------
+        Problem
+            The body is too large, of another type, or a form that is malformed or holds no image or too many.
+        """
+        headers = self._request.headers
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            detail = f"The body is encoded by {headers['content-encoding']!r:.80}."
+            raise Problem(UNSUPPORTED_TYPE, detail, "Send it as it is: images are compressed already.")
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        try:
+            if kind == "multipart/form-data":
+                return await self._form()
+            if kind.startswith("image/") or kind == "application/octet-stream":
+                return [Upload(None, b"".join([chunk async for chunk in self._chunks()]))]
+        except ClientDisconnect as error:
+            raise Problem(CLIENT_LEFT, "The connection was closed.", "Send the request again.") from error
+        raise Problem(UNSUPPORTED_TYPE, f"The content type is {kind!r:.80}." if kind else "There is none.", HOW)
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        limit = self._settings.max_body
+        declared = self._request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared[:20]) > limit:
+            raise _too_large(f"It has {declared:.20} bytes; {limit} are allowed.")
+        async for chunk in self._request.stream():
+            if self._size + len(chunk) > limit:
+                raise _too_large(f"It has more than {limit} bytes.")
+            self._memory.hold(len(chunk))
+            self._size += len(chunk)
+            yield chunk
+
+    async def _form(self) -> list[Upload]:
+        form = Form(self._request.headers["content-type"], self._settings.max_images)
+        async for chunk in self._chunks():
+            form.feed(chunk)
+        return form.uploads()
+
+
+def _too_large(detail: str) -> Problem:
+    return Problem(BODY_TOO_LARGE, detail, "Send a smaller image, or fewer at a time (max_body).")

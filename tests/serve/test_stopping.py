@@ -1,0 +1,146 @@
+"""`oodline serve` as a process: it says where it listens, and told to stop it answers what it accepted and is gone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from oodline.artifact import Artifact, ModelSource, write_artifact
+from oodline.cli import main
+from oodline.head import HeadInfo
+
+PNG = {"content-type": "image/png"}
+
+FACTORY = """
+import time
+from pathlib import Path
+
+import torch
+from oodline.testing import toy_image_guard
+
+def build(slow=0.0):
+    model = toy_image_guard().classifier.model
+    model[0].register_forward_hook(lambda *_: time.sleep(slow))
+    return model
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, guard):
+    place = tmp_path_factory.mktemp("served")
+    (place / "models.py").write_text(FACTORY)
+    write_artifact(
+        Artifact(
+            {"line": guard.detector},
+            HeadInfo.of(guard.classifier.head),
+            {"line": guard.calibration},
+            guard.class_names,
+            guard.preprocessing,
+            ModelSource(reference="python:models.py:build"),
+        ),
+        place / "guard.safetensors",
+    )
+    return place
+
+
+@contextmanager
+def process(place, *arguments, model="python:models.py:build", port="0", **environment):
+    command = [
+        sys.executable,
+        "-m",
+        "oodline",
+        "serve",
+        "guard.safetensors",
+        "--model",
+        model,
+        "--port",
+        port,
+        "--json",
+    ]
+    environment = {**os.environ, **environment}
+    with subprocess.Popen(
+        [*command, *arguments], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            line = server.stdout.readline()
+            assert line, server.stderr.read()
+            yield server, json.loads(line)["url"]
+        finally:
+            server.kill()
+
+
+def test_told_to_stop_under_load_it_answers_what_it_accepted_and_ends_well(place, picture):
+    with process(place, model="python:models.py:build,slow=0.05") as (server, url):
+        content, answers, lost = picture("red"), [], []
+        stopped = [None]
+
+        def client():
+            with httpx.Client(timeout=30) as session:  # keeps its connection
+                while True:
+                    try:
+                        answers.append(session.post(f"{url}/v1/predict", content=content, headers=PNG))
+                    except httpx.HTTPError as error:
+                        lost.append((time.monotonic(), error))
+                        return
+
+        with ThreadPoolExecutor(12) as pool:
+            clients = [pool.submit(client) for _ in range(12)]
+            while len(answers) < 30:
+                time.sleep(0.01)
+            before = time.monotonic()
+            server.send_signal(signal.SIGTERM)
+            stopped[0] = server.wait(20)
+            for job in clients:
+                job.result()
+        assert stopped == [0]
+        assert {answer.status_code for answer in answers} == {200}
+        # each client ends where it finds nobody to connect to: no request was taken and left unanswered
+        assert [type(error) for _, error in lost] == [httpx.ConnectError] * 12
+        assert min(when for when, _ in lost) > before
+        assert any(answer.headers.get("connection") == "close" for answer in answers)
+        assert server.stderr.read() == ""
+
+
+def test_killed_it_starts_again_and_ctrl_c_stops_it_and_a_token_comes_from_a_file_or_the_environment(place, picture):
+    (place / "token").write_text("from a file\n")
+    with process(place, "--token-file", "token") as (server, url):
+        port = url.rpartition(":")[2]
+        assert httpx.get(f"{url}/v1/info").status_code == 401
+        assert httpx.get(f"{url}/v1/info", headers={"authorization": "Bearer from a file"}).status_code == 200
+        server.kill()
+        assert server.wait(20) == -signal.SIGKILL
+    with process(place, "--max-body", "10", port=port, OODLINE_TOKEN="of the environment") as (server, url):
+        assert url.endswith(port)
+        token = {"authorization": "Bearer of the environment"}
+        assert httpx.get(f"{url}/v1/info", headers=token).json()["limits"]["max_body"] == 10
+        answer = httpx.post(f"{url}/v1/predict", content=picture(), headers={**PNG, **token})
+        assert answer.status_code == 413
+        assert "oodline_drift_evidence_limit 100.0" in httpx.get(f"{url}/metrics", headers=token).text
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 130
+        assert server.stderr.read() == ""
+
+
+def test_what_cannot_be_served_ends_in_a_sentence(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+
+    def refused(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["serve", "guard.safetensors", "--model", "python:models.py:build", *arguments])
+        assert stop.value.code == 1
+        return capsys.readouterr().err
+
+    assert "ports go from 0 to 65535; 99999 is none" in refused("--port", "99999")
+    assert "could not listen on 192.0.2.1, port 0" in refused("--host", "192.0.2.1", "--port", "0")
+    assert "the token file nowhere cannot be read" in refused("--token-file", "nowhere")
+    (place / "empty").write_text("\n")
+    assert "the token file empty is empty" in refused("--token-file", "empty")
+    assert "max_images=16 is above capacity=1" in refused("--capacity", "1")
+    assert "refused a batch of shape (1, 1, 8, 8)" in refused("--preprocessing", '{"mode": "L", "crop": 8}')
