@@ -17,6 +17,7 @@ from oodline.evaluation.metrics import auroc
 from oodline.evaluation.risk_coverage import risk_coverage
 from oodline.evaluation.run import Run
 from oodline.evaluation.table import Table
+from oodline.progress import track
 from oodline.report.curves import Bins, Curve, Ladder, accepting, bins, ladder, risk_curve, roc
 
 Values = NDArray[np.float64]
@@ -166,19 +167,34 @@ def calibration_of(run: Run, label: str) -> Calibration | None:
     return calibrate(scores, false_alarm_of(None, run.record.tpr))
 
 
-def tables(run: Run, bootstrap: Bootstrap | None = None) -> dict[str, Table]:
+def tables(run: Run, bootstrap: Bootstrap | None = None, *, progress: bool = False) -> dict[str, Table]:
     """The tables by title: the run's own, and that of the full spectrum where it has shifted ID data; none without OOD.
 
-    Groups have means of their own; with `bootstrap`, every value has an interval.
+    Groups have means of their own; with `bootstrap`, every value has an interval, which may take minutes.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from oodline.testing import toy_run
+    >>> with TemporaryDirectory() as folder:
+    ...     [column.title for column in tables(toy_run(f"{folder}/run"))[""].columns]
+    ['halved', 'origin', 'mean']
     """
     if not run.sets("ood"):
         return {}
-    theirs = {name: _tensors(run.scores(name)) for name in run.sets("ood")}
+    labels = list(run.record.detectors)
+    theirs = {name: run.scores(name) for name in run.sets("ood")}
     groups: Mapping[str, Sequence[str]] = {g: names for g, names in run.groups.items() if g is not None}
-    return {
-        title: tabulate(_tensors(run.pooled(roles)), theirs, groups=groups, bootstrap=bootstrap)
-        for title, roles in run.spectra.items()
-    }
+    found = {}
+    for title, roles in run.spectra.items():
+        ours, parts = run.pooled(roles), []
+        for label in track(labels, "measuring", labels, shown=progress, unit="detectors"):
+            ood = {name: _only(scores, label) for name, scores in theirs.items()}
+            parts.append(tabulate(_only(ours, label), ood, groups=groups, bootstrap=bootstrap))
+        cells = {label: row for part in parts for label, row in part.cells.items()}
+        intervals = {label: row for part in parts for label, row in part.intervals.items()}
+        found[title] = Table(cells, groups=groups, intervals=intervals)
+    return found
 
 
 def _pair(ours: Values, right: NDArray[np.bool_] | None, theirs: Values, shifted: bool) -> Pair:
@@ -194,5 +210,5 @@ def _pair(ours: Values, right: NDArray[np.bool_] | None, theirs: Values, shifted
     )
 
 
-def _tensors(scores: Mapping[str, Values]) -> dict[str, torch.Tensor]:
-    return {label: torch.tensor(values) for label, values in scores.items()}  # a copy: arrays of Parquet are read-only
+def _only(scores: Mapping[str, Values], label: str) -> dict[str, torch.Tensor]:
+    return {label: torch.tensor(scores[label])}  # a copy: arrays of Parquet are read-only

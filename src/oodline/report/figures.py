@@ -36,7 +36,7 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.4,
     "pdf.fonttype": 42,  # text stays text
-    "savefig.dpi": 300,
+    "savefig.dpi": 200,
     "text.parse_math": False,  # a name is shown as it is written
 }
 """Of every figure, whatever the user's own matplotlib is set to."""
@@ -114,7 +114,7 @@ def write_figures(run: Run, folder: str | Path, *, detectors: Sequence[str] | No
             for ending in FORMATS:
                 # without a date, the same run gives the same bytes
                 about: dict[str, Any] = {"metadata": {"CreationDate": None}} if ending == ".pdf" else {}
-                save = partial(figure.savefig, format=ending[1:], bbox_inches="tight", **about)
+                save = partial(figure.savefig, format=ending[1:], **about)
                 written.append(write_atomically(Path(folder) / f"{name}{ending}", save))
     return written
 
@@ -128,18 +128,18 @@ def draw_histograms(run: Run, label: str, found: DetectorContents) -> Figure:
     for place, (name, pair) in enumerate(found.pairs.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)
         edges = np.linspace(pair.bins.low, pair.bins.high, len(pair.bins.id) + 1)
-        axes.stairs(100 * pair.bins.id / pair.bins.id.sum(), edges, fill=True, color=ID, label=id_name(run))
+        axes.stairs(100 * pair.bins.id / pair.bins.id.sum(), edges, fill=True, color=ID, label=_short(id_name(run)))
         axes.stairs(
             100 * pair.bins.other / pair.bins.other.sum(), edges, color=OOD, linewidth=1.2, label="the other set"
         )
         if pair.bins.low <= threshold <= pair.bins.high:
             axes.axvline(threshold, color="black", linestyle="--", linewidth=0.9, label="threshold")
         axes.set_xlim(pair.bins.low, pair.bins.high)
-        axes.set_title(name, loc="left")
+        axes.set_title(_short(name), loc="left")
         if (place - 1) % columns == 0:
             axes.set_ylabel("% of each set")
         if place > len(found.pairs) - columns:
-            axes.set_xlabel(f"score of {label}")
+            axes.set_xlabel(f"score of {_short(label)}")
     handles = {
         text: handle for axes in figure.axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -155,9 +155,9 @@ def draw_roc(run: Run, label: str, found: DetectorContents) -> Figure:
         pair = found.pairs[name]
         if pair.roc is not None and pair.auroc is not None:
             colour, pattern = LINES[place % len(LINES)]
-            axes.plot(*pair.roc, color=colour, linestyle=pattern, label=f"{name} ({100 * pair.auroc:.1f})")
+            axes.plot(*pair.roc, color=colour, linestyle=pattern, label=f"{_short(name)} ({100 * pair.auroc:.1f})")
     axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="OOD accepted", ylabel="ID accepted", aspect="equal")
-    axes.set_title(f"{label} (AUROC, %)", loc="left")
+    axes.set_title(f"{_short(label)} (AUROC, %)", loc="left")
     axes.legend(loc="lower right")
     return figure
 
@@ -173,14 +173,14 @@ def draw_risk(run: Run, labels: Sequence[str]) -> Figure:
         ours = run.pooled(("id",))[label]
         if run.sets("ood"):
             curve = risk_coverage(ours, right, run.pooled(("ood",))[label])
-            text = f"{label}, ID and OOD (AURC {curve.aurc:.3f})"
+            text = f"{_short(label)}, ID and OOD (AURC {curve.aurc:.3f})"
             axes.plot(*risk_curve(curve), color=colour, linestyle=pattern, label=text)
         curve = risk_coverage(ours, right)
-        text = f"{label}, ID alone (AURC {curve.aurc:.3f})"
+        text = f"{_short(label)}, ID alone (AURC {curve.aurc:.3f})"
         axes.plot(*risk_curve(curve), color=colour, linestyle=pattern, linewidth=0.7, label=text)
     axes.set(xlim=(0, 1), xlabel="inputs answered", ylabel="answers that are wrong")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside upper left")
     return figure
 
 
@@ -191,6 +191,11 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _short(name: str, most: int = 24) -> str:
+    """A name that leaves room for the drawing."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _free(name: str, taken: dict[str, Any]) -> str:

@@ -19,7 +19,6 @@ from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.record import timestamp
 from oodline.evaluation.run import Run
 from oodline.files import write_atomically
-from oodline.progress import track
 from oodline.report.contents import correct, id_name, ordered, others, read_contents, tables
 from oodline.report.gallery import Gallery, gather
 from oodline.report.views import comparisons, metric_tables, script_data, settings_text, size_text
@@ -103,8 +102,8 @@ def render(
         raise missing_extra(str(error.name), "report", "reports") from error
     labels = ordered(run, detectors)
     gallery = gather(run, labels, images=images, data=data)
-    contents = {label: read_contents(run, label) for label in track(labels, "reading", labels, shown=progress)}
-    found = tables(run, bootstrap)
+    contents = {label: read_contents(run, label) for label in labels}
+    found = tables(run, bootstrap, progress=progress)
     main = next(iter(found.values()), None)
     compared = [] if published is None or main is None else comparisons(run, main, *published)
     environment = Environment(
@@ -117,14 +116,12 @@ def render(
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"settings": settings_text, "size": size_text, "timestamp": timestamp}
     scripts = [get_plotlyjs(), _asset("page.js")]
-    first = contents[labels[0]]
     page = environment.get_template("page.html.jinja").render(
         run=run,
         record=run.record,
         id_name=id_name(run),
         others=others(run),
         labels=labels,
-        first=first,
         tables=metric_tables(found),
         bootstrap=bootstrap,
         compared=compared,

@@ -118,16 +118,16 @@
   const light = () => printing || (root.dataset.theme ? root.dataset.theme === "light" : !darkSystem.matches);
 
   function colours() {
-    if (printing) return { paper: "#ffffff", ink: "#1c1e21", soft: "#5a6069", line: "#dfe2e6", id: "#0072b2", ood: "#d55e00", quiet: "#b4b9c0" };
+    if (printing) return { ink: "#1c1e21", soft: "#5a6069", line: "#dfe2e6", id: "#0072b2", ood: "#d55e00", quiet: "#b4b9c0" };
     const style = getComputedStyle(root);
-    const names = ["paper", "ink", "soft", "line", "id", "ood", "quiet"];
+    const names = ["ink", "soft", "line", "id", "ood", "quiet"];
     return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   }
 
   function plot(id, traces, layout, text) {
     const c = colours(), element = find(id);
     const axis = (own) => ({
-      tickfont: { size: 12 },
+      tickfont: { size: 12 }, ticklabeloverflow: "allow",
       fixedrange: true, zeroline: false, gridcolor: c.line, linecolor: c.soft, showline: true, ticks: "outside",
       tickcolor: c.soft, ticklen: 4, automargin: true, ...own,
       title: { standoff: 8, font: { size: 13, color: c.soft }, text: own.title },
@@ -135,9 +135,10 @@
     Plotly.react(element, traces, {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: c.ink },
-      margin: { l: 50, r: 12, t: 30, b: 45 }, dragmode: false, hovermode: "closest", showlegend: true,
-      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
-      ...layout, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis),
+      margin: { l: 50, r: 20, t: 30, b: 45 }, dragmode: false, hovermode: "closest", showlegend: true,
+      ...layout,
+      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false, ...layout.legend },
+      xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis),
     }, { displayModeBar: false, responsive: true });
     element.setAttribute("aria-label", text);
     find(`${id}-caption`).textContent = text;
@@ -157,7 +158,7 @@
     const within = (value) => Math.min(Math.max(value, pair.low), pair.high);
     const at = within(threshold()), marked = within(detector().thresholds[detector().marked]);
     const beyond = threshold() < pair.low ? "\u2190 threshold" : threshold() > pair.high ? "threshold \u2192" : "threshold";
-    const right = at > (pair.low + pair.high) / 2;
+    const right = pair.high - at < 0.1 * (pair.high - pair.low);
     const upright = (x, line) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line });
     plot("histogram", [
       { type: "bar", name: plain(data.sets[0].name), x: middles, y: share(pair.id), width, marker: { color: c.id, opacity: 0.55, line: { width: 0 } },
@@ -165,12 +166,12 @@
       { type: "scatter", mode: "lines", name: plain(set.name), x: edges, y: outline.concat(outline.at(-1)),
         line: { color: c.ood, width: 2.5, shape: "hv" }, hovertemplate: "%{y:.1f} %<extra></extra>" },
     ], {
-      bargap: 0,
+      bargap: 0, margin: { l: 50, r: 20, t: 56, b: 45 }, legend: { y: 1.12 },
       xaxis: { title: "score (higher = more in-distribution)", range: [pair.low, pair.high], showgrid: false },
       yaxis: { title: "% of each set", rangemode: "tozero" },
       shapes: [upright(marked, { color: c.soft, width: 1.5, dash: "dot" }), upright(at, { color: c.ink, width: 2, dash: "dash" })],
-      annotations: [{ x: at, yref: "paper", y: 1, text: beyond, showarrow: false, xanchor: right ? "right" : "left", yanchor: "top", xshift: right ? -5 : 5,
-        bgcolor: c.paper, borderpad: 2 }],
+      annotations: [{ x: at, yref: "paper", y: 1, yanchor: "bottom", text: beyond, showarrow: false,
+        xanchor: at - pair.low < 0.1 * (pair.high - pair.low) ? "left" : right ? "right" : "center" }],
     }, `Scores of ${detector().label} on ${data.sets[0].name} (bars) and ${set.name} (line). Dashed: the threshold; dotted: the ${data.calibrated ? "calibrated one" : "one that the page began with"}. The outer bins hold what lies beyond.`);
   }
 
