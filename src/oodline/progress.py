@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def track(batches: Iterable[T], task: str, loader: Iterable[Any], *, shown: bool) -> Iterator[T]:
+def track(batches: Iterable[T], task: str, loader: Iterable[Any], *, shown: bool, unit: str = "batches") -> Iterator[T]:
     """Yield `batches`, one for each batch of `loader`, and show how far it is.
 
     Parameters
@@ -22,6 +22,8 @@ def track(batches: Iterable[T], task: str, loader: Iterable[Any], *, shown: bool
         Whose length, where it has one, is the number of batches.
     shown : bool
         Without it, or where standard error is no terminal, `batches` pass through untouched.
+    unit : str
+        What to call them.
     """
     if not shown:
         yield from batches
@@ -35,7 +37,7 @@ def track(batches: Iterable[T], task: str, loader: Iterable[Any], *, shown: bool
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    columns += [TextColumn("batches, {task.fields[rate]}/s, left"), TimeRemainingColumn()]
+    columns += [TextColumn(unit + ", {task.fields[rate]}/s, left"), TimeRemainingColumn()]
     with Progress(*columns, console=console, transient=True) as bar:
         total = len(loader) if isinstance(loader, Sized) else None
         this = bar.add_task(task, total=total, rate="?")

@@ -32,6 +32,9 @@ app.command(
     "oodline.cli.watch:watch", help="Watch a stream of scores for a drift towards OOD; exits with 3 after an alarm."
 )
 app.command("oodline.cli.bench:bench", help="Run a benchmark file: every detector on every data set, one pass each.")
+app.command(
+    "oodline.cli.report:report", help="Show a benchmark's run as one page that needs no network, or as figures."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

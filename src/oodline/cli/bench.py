@@ -124,6 +124,7 @@ def print_run(run: Run) -> None:
     passes = ", ".join(f"{s.name} {s.seconds:.1f}{' from disk' if s.cached else ''}" for s in record.sets)
     print(f"seconds: {record.seconds:.1f} in all; {passes}")
     print(f"wrote {run.folder}")
+    print(f"see it as a page: oodline report {run.folder}")
 
 
 def print_columns(title: str, columns: dict[str, dict[str, float]], best: Callable[[Iterable[float]], float]) -> None:

@@ -102,7 +102,7 @@ def run_protocol(
         ),
         class_names=class_names or sets[0].loader.source.class_names,
         preprocessing=preprocessing,
-        sets=[_describe_set(s, outcome) for s in sets],
+        sets=[_describe_set(s, outcome, known=cache is not None) for s in sets],
         detectors={label: _describe_detector(label, outcome) for label in outcome.detectors},
         failures=outcome.failures,
         missing=missing,
@@ -184,7 +184,7 @@ def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preproces
     return classifier, preprocessing, loaded.class_names
 
 
-def _describe_set(this: BenchmarkSet, outcome: Outcome) -> SetRecord:
+def _describe_set(this: BenchmarkSet, outcome: Outcome, *, known: bool) -> SetRecord:
     seconds, cached = outcome.passes[this.name]
     return SetRecord(
         name=this.name,
@@ -198,6 +198,7 @@ def _describe_set(this: BenchmarkSet, outcome: Outcome) -> SetRecord:
         preprocessing=this.part.preprocessing,
         seconds=seconds,
         cached=cached,
+        data_sha256=this.loader.identity()["data"] if known else None,  # a cache has read all bytes for it already
     )
 
 

@@ -61,6 +61,8 @@ class SetRecord(_Record):
     """Whether the activations were on disk already, so that the network did not run."""
     sha256: str | None = None
     """Of the file of scores; None for a set that was only fitted on."""
+    data_sha256: str | None = None
+    """Of the images and labels of the whole set, as its source has them; None where the run kept no cache of it."""
 
 
 class DetectorEntry(_Record):

@@ -1,0 +1,95 @@
+"""`oodline report`: a run of `oodline bench` as one page that needs no network, and as figures for papers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from oodline.cli.options import Json, named, print_json, show_warnings
+from oodline.errors import SettingError
+
+
+def report(
+    run: Path,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    detector: Annotated[list[str] | None, Parameter(name=["--detector", "-d"], negative="")] = None,
+    images: int = 8,
+    data: Annotated[list[str] | None, Parameter(negative="")] = None,
+    bootstrap: int = 0,
+    seed: int = 0,
+    published: str | None = None,
+    figures: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Write a run as one HTML file: tables, a threshold to move, curves, the most and least OOD images, costs.
+
+    The file holds all that it shows, and asks the network for nothing.
+
+    Parameters
+    ----------
+    run
+        The folder that `oodline bench` wrote.
+    output
+        The file to write; report.html in the run's folder without it.
+    detector
+        A detector of the run that comes first, by its label; repeat it for several. Figures are of these only.
+    images
+        So many of the most and of the least OOD images of each set; 0 for none.
+    data
+        Where a set's images are now, as NAME=PATH, if not where the run read them; repeat it for several.
+    bootstrap
+        Resamples for 95 % confidence intervals, such as 1000; 0 for none.
+    seed
+        Of the resamples.
+    published
+        ID data and network, such as cifar10/densenet100, to set published numbers beside the run's.
+    figures
+        Also write figures for papers to this folder, each as PDF and PNG.
+    json
+        Print one JSON document on standard output, and nothing else there.
+    """
+    from oodline.evaluation.bootstrap import Bootstrap
+    from oodline.evaluation.run import read_run
+    from oodline.files import check_writable
+    from oodline.report.figures import write_figures
+    from oodline.report.page import write_page
+
+    show_warnings()
+    if images < 0:
+        raise SettingError(f"--images counts images; {images} is less than none.")
+    id_data, slash, network = (published or "").partition("/")
+    if published is not None and not (id_data and slash and network):
+        raise SettingError(f"--published takes ID data and network, such as cifar10/densenet100; not {published}.")
+    finished = read_run(run)
+    path = output or run / "report.html"
+    check_writable(path)
+    gallery = write_page(
+        finished,
+        path,
+        detectors=detector,
+        images=images,
+        data=named(data or []),
+        bootstrap=Bootstrap(bootstrap, seed=seed) if bootstrap else None,
+        published=(id_data, network) if published else None,
+        progress=True,
+    )
+    drawn = [] if figures is None else write_figures(finished, figures, detectors=detector)
+    if json:
+        print_json(
+            {
+                "output": str(path),
+                "bytes": path.stat().st_size,
+                "pictures": len(gallery.pictures),
+                "without_images": gallery.missing,
+                "figures": [str(figure) for figure in drawn],
+            }
+        )
+        return
+    for name, reason in gallery.missing.items():
+        print(f"without images of {name}: {reason}")
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB, {len(gallery.pictures)} pictures); open it in a browser")
+    if figures is not None:
+        print(f"wrote {len(drawn)} figures to {figures}")

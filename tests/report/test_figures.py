@@ -1,0 +1,76 @@
+"""Figures for papers: drawn from the run's numbers, the same bytes each time, told apart without colour."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oodline.errors import DataError, UnknownNameError
+from oodline.evaluation.metrics import auroc
+from oodline.evaluation.risk_coverage import risk_coverage
+from oodline.report.contents import read_contents
+from oodline.report.figures import LINES, draw_histograms, draw_risk, draw_roc, write_figures
+
+from .conftest import EVIL_LABEL
+
+
+def test_each_figure_is_a_pdf_and_a_png_and_names_are_those_of_files(run, tmp_path):
+    (tmp_path / "paper.tex").write_text("mine")
+    written = write_figures(run, tmp_path, detectors=["energy", EVIL_LABEL])
+    names = sorted(path.name for path in written)
+    evil = "_script_window.bad++_amp____7_7___"
+    assert names == sorted(
+        f"{name}.{ending}"
+        for name in ("histograms-energy", f"histograms-__{evil}", "roc-energy", f"roc-__{evil}", "risk-coverage")
+        for ending in ("pdf", "png")
+    )
+    for path in written:
+        assert path.parent == tmp_path
+        if path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF")
+        else:
+            with Image.open(path) as image:
+                assert image.width > 400
+    assert (tmp_path / "paper.tex").read_text() == "mine"
+
+
+def test_the_same_run_gives_the_same_bytes_whatever_the_users_style(run, tmp_path):
+    import matplotlib
+
+    first = [path.read_bytes() for path in write_figures(run, tmp_path / "a")]
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": True}):
+        assert [path.read_bytes() for path in write_figures(run, tmp_path / "b")] == first
+
+
+def test_the_lines_are_the_curves(run):
+    found, ours = read_contents(run, "energy"), run.scores("test")["energy"]
+    [axes] = draw_roc(run, "energy", found).axes
+    assert [line.get_label() for line in axes.lines] == [
+        f"{name} ({100 * auroc(ours, run.scores(name)['energy']):.1f})" for name in ("near", "far")
+    ]
+    x, y = axes.lines[0].get_data()
+    assert np.trapezoid(y, x) == pytest.approx(found.pairs["near"].auroc, abs=0.01)
+    histograms = draw_histograms(run, "energy", found)
+    assert [axes.get_title(loc="left") for axes in histograms.axes] == ["shifted", "near", "far"]
+    for axes, pair in zip(histograms.axes, found.pairs.values(), strict=True):
+        filled, outlined = axes.patches[:2]
+        assert filled.get_data().values.sum() == pytest.approx(100)
+        assert outlined.get_data().values == pytest.approx(100 * pair.bins.other / 40)
+    [axes] = draw_risk(run, ["energy"]).axes
+    everything = np.concatenate([run.scores("near")["energy"], run.scores("far")["energy"]])
+    right = run.predicted("test") == run.labels("test")
+    aurc = risk_coverage(ours, right, everything).aurc
+    assert axes.lines[0].get_label() == f"energy, ID and OOD (AURC {aurc:.3f})"
+
+
+def test_no_two_lines_are_told_apart_by_colour_alone():
+    assert len({str(pattern) for _, pattern in LINES}) == len(LINES)
+
+
+def test_an_unknown_detector_and_a_folder_that_cannot_be_made_are_said(run, tmp_path):
+    with pytest.raises(UnknownNameError, match="Did you mean 'energy'"):
+        write_figures(run, tmp_path, detectors=["enegry"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="could not make the folder"):
+        write_figures(run, tmp_path / "file" / "figures")
