@@ -71,6 +71,8 @@ class Scored:
     pseudo: dict[str, Tensor]
     test: Tensor
     real: dict[str, Tensor]
+    predicted: dict[str, Tensor]
+    """Predicted classes of `fit`, `test` and the real OOD sets."""
 
     def columns(self, members: Sequence[str]) -> list[int]:
         """Which columns are of these members."""
@@ -112,6 +114,7 @@ def score_members(setup: Setup, passes: Passes) -> Scored:
         {name: scores(passes.pseudo[name]) for name in (*NEAR, *FAR)},
         scores(passes.test),
         {name: scores(a) for name, a in passes.real.items()},
+        {k: a.logits.argmax(1) for k, a in {"fit": passes.fit[0], "test": passes.test, **passes.real}.items()},
     )
 
 

@@ -73,6 +73,36 @@ def areas_of(scored: Scored, ids: Tensor, real: Mapping[str, Tensor]) -> dict[st
     return summary(scored, {k: compute_metrics(ids.numpy(), v.numpy()).auroc for k, v in real.items()})
 
 
+def saturating(scored: Scored, members: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Fisher's rule on conformal p-values as they are: all that lies beyond the reference looks the same."""
+    columns = scored.columns(members)
+    ascending = scored.held_out[:, columns].T.sort(1).values.contiguous()
+
+    def score(values: Tensor) -> Tensor:
+        ranks = torch.searchsorted(ascending, values[:, columns].T.contiguous(), right=True)
+        return ((1 + ranks) / (ascending.shape[1] + 1)).log().sum(0)
+
+    return score(scored.test), {k: score(v) for k, v in scored.real.items()}
+
+
+def by_class(scored: Scored, members: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Fisher's rule on p-values among fit data of the same predicted class, where that has 20 samples or more."""
+    columns, fit = scored.columns(members), scored.predicted["fit"]
+    whole = scale_of(scored.fit[:, columns])
+    own = {c: scale_of(scored.fit[fit == c][:, columns]) for c in fit.unique().tolist() if int((fit == c).sum()) >= 20}
+
+    def score(values: Tensor, predicted: Tensor) -> Tensor:
+        found = torch.empty(len(values), dtype=torch.float64)
+        for c in predicted.unique().tolist():
+            rows = predicted == c
+            found[rows] = fisher(log_p_values(values[rows][:, columns], own.get(c, whole)))
+        return found
+
+    return score(scored.test, scored.predicted["test"]), {
+        k: score(v, scored.predicted[k]) for k, v in scored.real.items()
+    }
+
+
 def learned_rules(scored: Scored, members: Sequence[str]) -> dict[str, Rule]:
     """Rules that learn from the reference half, the last from pseudo-outliers too."""
     columns, (reference, ids) = scored.columns(members), halves(len(scored.held_out), 0)
@@ -126,6 +156,8 @@ def study_one(scored: Scored, chosen: Sequence[str], rivals: Mapping[str, Sequen
     combined = {name: areas_of(scored, *fused(scored, m, fisher, scored.held_out)) for name, m in rivals.items()}
     rules = {**RULES, **learned_rules(scored, chosen)}
     by_rule = {name: areas_of(scored, *fused(scored, chosen, rule, scored.held_out)) for name, rule in rules.items()}
+    by_rule["fisher of conformal p-values, which saturate"] = areas_of(scored, *saturating(scored, chosen))
+    by_rule["fisher of p-values by predicted class, of fit data"] = areas_of(scored, *by_class(scored, chosen))
     count, draw = len(scored.held_out), torch.Generator().manual_seed(0)
     references = {
         f"held-out, {n}": scored.held_out[torch.randperm(count, generator=draw)[:n]]
