@@ -71,6 +71,8 @@ class Scored:
     pseudo: dict[str, Tensor]
     test: Tensor
     real: dict[str, Tensor]
+    predicted: dict[str, Tensor]
+    """Predicted classes of `fit`, `test` and the real OOD sets."""
 
     def columns(self, members: Sequence[str]) -> list[int]:
         """Which columns are of these members."""
@@ -112,6 +114,7 @@ def score_members(setup: Setup, passes: Passes) -> Scored:
         {name: scores(passes.pseudo[name]) for name in (*NEAR, *FAR)},
         scores(passes.test),
         {name: scores(a) for name, a in passes.real.items()},
+        {k: a.logits.argmax(1) for k, a in {"fit": passes.fit[0], "test": passes.test, **passes.real}.items()},
     )
 
 
@@ -131,21 +134,28 @@ def log_p(scored: Scored, seed: int) -> dict[str, Tensor]:
     }
 
 
-def placements(p: Mapping[str, Tensor], columns: Sequence[int], rule: Rule = fisher) -> NDArray[np.float64]:
+def placements(p: Mapping[str, Tensor], columns: Sequence[int]) -> NDArray[np.float64]:
     """Of each held-out image, its part in the criterion (images,): their mean is twice the criterion.
 
-    The criterion is that of `tune`: AUROC against near and far pseudo-outliers, each group counting the same. An image
-    has a part as ID sample, and one through the pseudo-outliers that were made of it (DeLong et al., 1988).
+    An image has a part as ID sample, and one through the pseudo-outliers that were made of it (DeLong et al., 1988).
     """
-    ids = rule(p["ids"][:, columns]).numpy()
+    ids = fisher(p["ids"][:, columns]).numpy()
     ascending, found = np.sort(ids), np.zeros(len(ids))
     for group in (NEAR, FAR):
         for name in group:
-            outliers = rule(p[name][:, columns]).numpy()
+            outliers = fisher(p[name][:, columns]).numpy()
             own = np.searchsorted(np.sort(outliers), ids) / len(outliers)
             others = 1 - np.searchsorted(ascending, outliers, side="right") / len(ids)
             found += (own + others) / len(group) / 2
     return found
+
+
+def criterion(p: Mapping[str, Tensor], columns: Sequence[int]) -> float:
+    """AUROC of ID data against near and far pseudo-outliers in [0, 1], each group counting the same, as in `tune`."""
+    fused = {name: fisher(p[name][:, columns]).numpy() for name in ("ids", *NEAR, *FAR)}
+    ascending = np.sort(fused["ids"])
+    below = {k: np.searchsorted(ascending, v, side="right").mean() / len(ascending) for k, v in fused.items()}
+    return float(1 - (np.mean([below[k] for k in NEAR]) + np.mean([below[k] for k in FAR])) / 2)
 
 
 def subsets(members: Sequence[str], most: int) -> Iterator[tuple[str, ...]]:
@@ -159,7 +169,7 @@ def criteria(scored: Sequence[Scored], seeds: int, most: int) -> dict[tuple[str,
     common = [name for name in scored[0].members if all(name in s.members for s in scored)]
     known = [(s, log_p(s, seed)) for s in scored for seed in range(seeds)]
     values = {
-        members: 50 * float(np.mean([placements(p, s.columns(members)).mean() for s, p in known]))
+        members: 100 * float(np.mean([criterion(p, s.columns(members)) for s, p in known]))
         for members in subsets(common, most)
     }
     return dict(sorted(values.items(), key=lambda item: -item[1]))

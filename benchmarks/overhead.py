@@ -2,9 +2,9 @@
 
     python benchmarks/overhead.py [--images 1000] [--rounds 5] [--json]
 
-Every round times the bare pass, fitting LINe, fitting all ten detectors and scoring by LINe on the same images, in
-turn, so that a machine that slows down slows all of them. The classifier is the DenseNet-100 of the LINe paper with
-random weights; images are random and in memory.
+Every round times the bare pass, fitting LINe, fitting all ten detectors and scoring by LINe, by energy and by the
+default on the same images, in turn, so that a machine that slows down slows all of them. The classifier is the
+DenseNet-100 of the LINe paper with random weights; images are random and in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
-from oodline import Classifier, LINe, fit, score
+from oodline import Classifier, Energy, LINe, default, fit, score
 from oodline.artifact import Artifact, write_artifact
 from oodline.cli.options import Json, print_json
 from oodline.detectors.catalog import create_detector
@@ -54,10 +54,13 @@ def main(*, images: int = 1000, batch_size: int = 100, rounds: int = 5, as_json:
     classifier = Classifier(densenet100(num_classes=10))
     loader = [(torch.randn(batch_size, 3, 32, 32), torch.arange(batch_size) % 10) for _ in range(images // batch_size)]
     line = LINe(p_a=0.9, p_w=0.9, clip=1.0).fit(classifier, loader)
+    fused = default(classifier).fit(classifier, loader)
     jobs: dict[str, Callable[[], Any]] = {
         "bare": lambda: bare_pass(classifier, loader),
         "fit": lambda: fit([LINe(p_a=0.9, p_w=0.9, clip=1.0)], classifier, loader),
         "score": lambda: score(line, classifier, loader),
+        "score energy": lambda: score(Energy(), classifier, loader),
+        "score default": lambda: score(fused, classifier, loader),
         "fit ten": lambda: fit([create_detector(name) for name in TEN], classifier, loader),
     }
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
@@ -68,6 +71,8 @@ def main(*, images: int = 1000, batch_size: int = 100, rounds: int = 5, as_json:
         ("bare forward pass", f"{statistics.median(seconds['bare']):.2f} s", ""),
         ("fitting LINe / bare pass", ratio(seconds["fit"], seconds["bare"]), "<= 1.05"),
         ("scoring by LINe / bare pass", ratio(seconds["score"], seconds["bare"]), "<= 1.05"),
+        ("scoring by energy / bare pass", ratio(seconds["score energy"], seconds["bare"]), ""),
+        ("scoring by the default / bare pass", ratio(seconds["score default"], seconds["bare"]), "<= 1.10"),
         ("fitting ten detectors / fitting LINe", ratio(seconds["fit ten"], seconds["fit"]), "<= 1.10"),
         *imagenet_size(),
     ]

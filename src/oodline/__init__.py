@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from oodline.detectors.experimental.fisher_gradnorm import FisherGradNorm
     from oodline.detectors.experimental.hact import HAct
     from oodline.detectors.experimental.sisom import SISOM
+    from oodline.detectors.experimental.soft_line import SoftLINe
     from oodline.detectors.fdbd import FDBD
     from oodline.detectors.feature_norm import FeatureNorm, GradNorm
     from oodline.detectors.fm_pls import FMPLS

@@ -11,6 +11,7 @@ from oodline.detectors.catalog import CATALOG, detector_class
 from oodline.detectors.experimental.fisher_gradnorm import FisherGradNorm
 from oodline.detectors.experimental.hact import HAct
 from oodline.detectors.experimental.sisom import SISOM
+from oodline.detectors.experimental.soft_line import SoftLINe
 from oodline.errors import InputError, SettingError
 from oodline.head import LinearHead
 from oodline.testing import activations_of
@@ -192,3 +193,26 @@ def test_those_that_are_uncertain_say_why():
 def test_invalid_settings(setting):
     with pytest.raises(SettingError, match="SISOM needs alpha above 0 and a bank of at least 2 samples; not"):
         SISOM(**setting)
+
+
+def soft_line_of(case, f: np.ndarray, keep: float, p_a: float, p_w: float, clip: float) -> np.ndarray:
+    """Masks as sets of neurons and of weights, one input at a time."""
+    S = np.stack([case.W[c] * case.f[case.y == c].mean(0) for c in range(len(case.W))])
+    scores = []
+    for x in f:
+        h = np.minimum(x, clip)
+        c = int(np.argmax(case.W @ h + case.b))
+        neurons = np.abs(S[c]) > np.quantile(np.abs(S[c]), p_a)
+        weights = np.abs(S[c]) * case.W
+        counts = np.where((weights > np.quantile(weights, p_w)) & neurons, 1.0, keep)
+        scores.append(np.logaddexp.reduce((case.W * counts) @ h + case.b))
+    return np.array(scores)
+
+
+@seeds
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_soft_line_counts_pruned_weights_in_part(draw, assert_equals, seed, keep):
+    case, other = draw(seed), draw(seed + 100)
+    settings = {"p_a": 0.3, "p_w": 0.6, "clip": 0.8}
+    detector = case.fit(SoftLINe(keep=keep, **settings))
+    assert_equals(detector(activations_of(other.features, case.head)), soft_line_of(case, other.f, keep, **settings))

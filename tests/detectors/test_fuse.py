@@ -268,12 +268,12 @@ def test_candidates_do_not_share_members():
 def test_the_default_suits_the_head():
     head = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     layered = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), head), head="2")
-    linear, _ = toy_problem()
+    classifier, _ = toy_problem()
     loader = [toy_loader(seed=seed)[0] for seed in range(3)]
-    for classifier, members in (
-        (linear, ["line", "gen", "fdbd", "vim"]),
+    for one, members in (
+        (classifier, ["line", "gen", "fdbd", "vim"]),
         (layered, ["line", "gen", "react", "knn"]),
     ):
-        detector = default(classifier).fit(classifier, loader)
+        detector = default(one).fit(one, loader)
         assert [member.name for member in detector.detectors] == members
-        assert detector(classifier(loader[0][0])).isfinite().all()
+        assert detector(one(loader[0][0])).isfinite().all()

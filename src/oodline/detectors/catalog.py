@@ -68,6 +68,7 @@ CATALOG: dict[str, str] = {
     "fuse": "oodline.detectors.fuse:Fuse",
     "hact": "oodline.detectors.experimental.hact:HAct",
     "sisom": "oodline.detectors.experimental.sisom:SISOM",
+    "soft-line": "oodline.detectors.experimental.soft_line:SoftLINe",
     "fisher-gradnorm": "oodline.detectors.experimental.fisher_gradnorm:FisherGradNorm",
 }
 
