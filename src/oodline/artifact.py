@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -30,9 +29,15 @@ from oodline.files import write_atomically
 from oodline.head import HeadInfo
 from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
+from oodline.state_checks import check_tensors, try_out
+from oodline.tensor_file import parse_json, read_tensor_file
 
 FORMAT_VERSION = 2
 """2: calibrations promise a false-alarm rate, overall or by predicted class, where 1 aimed at a TPR; neurons."""
+
+
+MAX_SIZE = 10**6
+"""Classes, and features, of a head at most: a number in a file must not decide how much memory is asked for."""
 
 
 class _Record(BaseModel):
@@ -65,16 +70,16 @@ class DetectorRecord(_Record):
 class CalibrationRecord(_Record):
     """The threshold and the rate it promises; the scores, and their classes where `by` says so, are tensors."""
 
-    false_alarm: float
-    threshold: float
+    false_alarm: float = Field(gt=0, lt=1)
+    threshold: FiniteFloat
     by: Literal["all", "predicted"] = "all"
 
 
 class HeadRecord(_Record):
     """The head it was fitted on."""
 
-    num_classes: int
-    num_features: int
+    num_classes: int = Field(ge=1, le=MAX_SIZE)
+    num_features: int = Field(ge=1, le=MAX_SIZE)
     fingerprint: str
 
 
@@ -130,7 +135,15 @@ class Artifact:
     neurons: Neurons | None = None
 
     def check(self, classifier: Classifier) -> None:
-        """Raise `MismatchError`, saying what differs, where `classifier` has not the head it was fitted on."""
+        """Find out whether the detectors fit a classifier: its head, and where its features are enough, by a trial.
+
+        Raises
+        ------
+        MismatchError
+            `classifier` has not the head that they were fitted on; says what differs.
+        ArtifactError
+            The state of a detector is not of the sizes and kinds of numbers that its score needs.
+        """
         now = HeadInfo.of(classifier.head)
         if now.num_features != self.head.num_features or now.num_classes not in (0, self.head.num_classes):
             raise MismatchError(
@@ -144,6 +157,8 @@ class Artifact:
                 f"{self.head.fingerprint[:12]}, the classifier's is {now.fingerprint[:12]}). Load the weights it was "
                 "fitted with, in the same precision, or fit again."
             )
+        for name, detector in self.detectors.items():
+            try_out(name, detector, classifier.head)
 
 
 def write_artifact(artifact: Artifact, path: str | Path) -> Path:
@@ -202,7 +217,7 @@ def read_artifact(path: str | Path) -> Artifact:
     path = Path(path)
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}.")
-    metadata, tensors = _read(path)
+    metadata, tensors = read_tensor_file(path)
     if "oodline" not in metadata:
         raise ArtifactError(f"{path} is a safetensors file, but not one that oodline wrote: it has no manifest.")
     document = _document(path, metadata["oodline"])
@@ -218,17 +233,19 @@ def read_artifact(path: str | Path) -> Artifact:
         )
     try:
         manifest = Manifest.model_validate(_modernise(document))
+        _check_names(manifest, tensors)
         head = HeadInfo(**manifest.head.model_dump())
         detectors = {name: _rebuild(record) for name, record in manifest.detectors.items()}
         for name, detector in detectors.items():
             detector.load_state_dict(_below(f"detector/{name}/", tensors))
+            check_tensors(name, detector)
             detector.mark_fitted(head)
         calibrations = {
             name: _calibration(name, record, tensors, head) for name, record in manifest.calibrations.items()
         }
         neurons = Neurons.from_state(_below("neurons/", tensors), head) if manifest.neurons else None
     except (ValidationError, OodlineError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"the manifest of {path} does not describe a guard: {_first_line(error)}") from error
+        raise ArtifactError(f"the manifest of {path} does not describe a guard: {_words(error)}") from error
     return Artifact(
         detectors=detectors,
         head=head,
@@ -241,25 +258,23 @@ def read_artifact(path: str | Path) -> Artifact:
     )
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        size = path.stat().st_size
-        needed = struct.unpack("<Q", path.read_bytes()[:8])[0] + 8 if size >= 8 else 8
-        what = "truncated" if "ncomplete" in str(error) or size < needed < 2**32 else "no safetensors file, or damaged"
-        raise ArtifactError(f"{path} is {what} ({size} bytes; {error}). Copy or fit it again.") from error
-
-
 def _document(path: Path, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("format_version"), int):
-        raise ArtifactError(f"the manifest of {path} is not the JSON document it should be.")
-    return found
+        found = parse_json(text)
+    except ValueError as error:
+        raise ArtifactError(f"the manifest of {path} is not the JSON document it should be: {error}.") from error
+    version = found.get("format_version") if isinstance(found, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise ArtifactError(f"the manifest of {path} is not the JSON document it should be: it has no format version.")
+    known: dict[str, Any] = found
+    return known
+
+
+def _check_names(manifest: Manifest, tensors: Iterable[str]) -> None:
+    known = tuple(f"detector/{name}/" for name in manifest.detectors) + (("neurons/",) if manifest.neurons else ())
+    exact = {f"{part}/{name}" for name in manifest.calibrations for part in ("calibration", "predicted")}
+    if strange := [key for key in tensors if key not in exact and not key.startswith(known)]:
+        raise ArtifactError(f"the tensor {strange[0][:80]!r} belongs to nothing that it names.")
 
 
 def _below(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -275,9 +290,13 @@ def _modernise(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "calibrations": new}
 
 
+def _ascends(scores: Tensor) -> bool:
+    return len(scores) > 0 and bool(torch.isfinite(scores).all()) and bool((scores[1:] >= scores[:-1]).all())
+
+
 def _calibration(name: str, record: CalibrationRecord, tensors: dict[str, Tensor], head: HeadInfo) -> AnyCalibration:
     scores = tensors[f"calibration/{name}"]
-    if scores.ndim != 1 or scores.dtype != torch.float64 or not bool((scores[1:] >= scores[:-1]).all()):
+    if scores.ndim != 1 or scores.dtype != torch.float64 or not _ascends(scores):
         raise ArtifactError(f"the calibration of '{name}' is not one row of float64 in ascending order.")
     overall = Calibration(scores, record.false_alarm, record.threshold)
     if record.by == "all":
@@ -340,9 +359,16 @@ def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     for key in sorted(tensors):
         value = tensors[key]
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _words(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        words = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    elif type(error) is KeyError:
+        words = f"there is no {error}"
+    else:
+        words = " ".join(str(error).split()) or type(error).__name__
+    return words.rstrip(".") + "."

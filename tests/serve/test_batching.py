@@ -99,6 +99,19 @@ def test_what_was_cancelled_is_not_done(batcher):
     assert seen == [1, 1]
 
 
+def test_what_was_cancelled_does_not_pile_up_behind_a_long_batch(batcher):
+    this, seen = batcher(capacity=20)
+    gate, _ = occupied(this)
+    kept = this.submit(torch.tensor(2.0), doubled)
+    for _ in range(200):
+        this.submit(torch.tensor(1.0), doubled).cancel()
+        assert this.queued <= 20
+    gate.open.set()
+    assert kept.result(10) == 4
+    this.close()
+    assert seen == [1, 1]
+
+
 def test_an_error_is_that_of_its_own_job(batcher):
     this, _ = batcher()
 

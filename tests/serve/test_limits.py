@@ -282,6 +282,30 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(serving, pictu
     assert client.post("/v1/predict", content=picture(), headers=PNG).status_code == 200
 
 
+def test_a_client_that_does_not_wait_for_its_answer_is_not_worked_for(held, serving, picture, metric):
+    client, content = serving(held), picture()
+    held.gate.clear()
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(
+        content
+    )
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/predict", content=content, headers=PNG)
+        while metric(client, "oodline_present_images") < 1:
+            time.sleep(0.01)
+        for _ in range(3):
+            with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as raw:
+                raw.sendall(head + content)
+                while metric(client, "oodline_queue_images") < 1:
+                    time.sleep(0.01)
+        while metric(client, 'oodline_rejections_total{reason="client-left"}') < 3:
+            time.sleep(0.01)
+        assert metric(client, "oodline_present_images") == 1
+        held.gate.set()
+        assert first.result().status_code == 200
+    assert client.post("/v1/predict", content=content, headers=PNG).status_code == 200
+    assert held.batches == [1, 1, 1]  # the warm-up, the first and the last
+
+
 def test_a_failure_of_the_classifier_shows_no_stack_trace_and_does_not_end_the_service(guard, serving, picture):
     class Failing(ol.Guard):
         calls = 0

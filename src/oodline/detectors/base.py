@@ -86,6 +86,9 @@ class Detector(nn.Module, abc.ABC):
     fitted_buffers: ClassVar[tuple[str, ...]] = ()
     """Names of the fitted tensors; a detector without any needs no fitting."""
 
+    dtypes: ClassVar[Mapping[str, torch.dtype]] = {}
+    """The kinds of those fitted tensors that are not floating-point; a file with others is refused."""
+
     presets: ClassVar[Mapping[str, Preset]] = {}
     """Settings by data set and network, as papers state them."""
 

@@ -91,6 +91,7 @@ class DDCS(Rectifier):
         )
     }
     fitted_buffers: ClassVar = ("kept", "lowest", "highest")
+    dtypes: ClassVar = {"kept": torch.bool}
     kept: Tensor
     lowest: Tensor
     highest: Tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
@@ -45,6 +46,7 @@ class DICE(Rectifier):
     }
     tunable: ClassVar = {"p": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)}
     fitted_buffers: ClassVar = ("mask",)
+    dtypes: ClassVar = {"mask": torch.bool}
     mask: Tensor
 
     def __init__(self, *, p: float = 0.9, scorer: Detector | None = None) -> None:

@@ -59,6 +59,7 @@ class FMPLS(Rectifier):
     }
     tunable: ClassVar = {"p": (0.0, 0.3, 0.6, 0.9), "theta": ("100%", "98%", "95%", "90%", "80%")}
     fitted_buffers: ClassVar = ("mask", "means", "largest")
+    dtypes: ClassVar = {"mask": torch.bool}
     largest: Tensor
     mask: Tensor
     means: Tensor

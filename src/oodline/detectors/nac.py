@@ -168,6 +168,7 @@ class NAC(Detector):
         **_presets("imagenet-vit-b16", Layer(100.0, 50, 500), VIT, samples=50_000),
     }
     fitted_buffers: ClassVar = ("coverage", "start")
+    dtypes: ClassVar = {"start": torch.int64}
     coverage: Tensor
     start: Tensor
     layers: dict[str, Layer]

@@ -79,6 +79,7 @@ class WeiPerMSP(Detector):
     }
     not_exportable: ClassVar = "scores by many perturbed copies of the head, and a graph would hold them all"
     fitted_buffers: ClassVar[tuple[str, ...]] = ("directions",)
+    dtypes: ClassVar[Mapping[str, torch.dtype]] = {"directions": torch.int8}
     directions: Tensor
 
     def __init__(self, *, delta: float = 2.4, repeats: int = 100, seed: int = 0) -> None:

@@ -132,6 +132,8 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise _stopping()
+            if len(self._queue) >= self._settings.capacity:  # some of them nobody waits for any more
+                self._queue = deque(one for one in self._queue if not one.result.cancelled())
             self._queue.append(job)
             self._changed.notify()
         return job.result

@@ -20,7 +20,7 @@ from oodline.serve.batching import Batcher, Places, Work
 from oodline.serve.forms import Upload
 from oodline.serve.images import read_image
 from oodline.serve.metrics import ServeMetrics
-from oodline.serve.problems import BODY_TOO_SLOW, TOO_MANY_IMAGES, TOO_SLOW, Problem
+from oodline.serve.problems import BODY_TOO_SLOW, CLIENT_LEFT, TOO_MANY_IMAGES, TOO_SLOW, Problem
 from oodline.serve.settings import ServeSettings
 from oodline.serve.uploads import Body, Memory
 
@@ -141,7 +141,7 @@ class Judge:
                     places.take(1)  # before anything is read
                     uploads = await body.images()
                     arrived = True
-                    return uploads, await self._results(uploads, work, most, places)
+                    return uploads, await self._results(request, uploads, work, most, places)
         except TimeoutError as error:
             if arrived:
                 detail = f"It was not there after {limit:g} s (timeout)."
@@ -149,11 +149,22 @@ class Judge:
             detail = f"It was not complete after {limit:g} s (timeout)."
             raise Problem(BODY_TOO_SLOW, detail, "Send smaller images, or use a faster connection.") from error
 
-    async def _results(self, uploads: Sequence[Upload], work: Work, most: int, places: Places) -> list[Any]:
+    async def _results(
+        self, request: Request, uploads: Sequence[Upload], work: Work, most: int, places: Places
+    ) -> list[Any]:
         if len(uploads) > most:
             raise Problem(TOO_MANY_IMAGES, f"{len(uploads)} were sent.", f"Send at most {most} at a time.")
         places.take(len(uploads) - 1)
-        return await asyncio.gather(*(self._result(upload, work) for upload in uploads))
+        answers = asyncio.gather(*(self._result(upload, work) for upload in uploads))
+        left = asyncio.create_task(_disconnected(request))
+        try:
+            await asyncio.wait((answers, left), return_when=asyncio.FIRST_COMPLETED)
+            if answers.done():
+                return answers.result()
+            raise Problem(CLIENT_LEFT, "The connection was closed.", "Send the request again.")
+        finally:  # what nobody waits for is not judged
+            answers.cancel()
+            left.cancel()
 
     async def _result(self, upload: Upload, work: Work) -> Any:
         try:
@@ -176,3 +187,8 @@ class Judge:
         rows = [explanation.row() for explanation in self.guard.explain(inputs, top=top)]
         self.metrics.verdicts(rows)
         return rows
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

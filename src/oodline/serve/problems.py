@@ -23,7 +23,7 @@ class Kind:
 
 
 MALFORMED_FORM = Kind("malformed-form", 400, "The form cannot be read")
-CLIENT_LEFT = Kind("client-left", 400, "The client left before its request was complete")
+CLIENT_LEFT = Kind("client-left", 400, "The client left before its answer was there")
 UNAUTHORISED = Kind("unauthorised", 401, "A valid token is needed")
 NOT_FOUND = Kind("not-found", 404, "There is nothing here")
 NO_EXPLANATION = Kind("no-explanation", 404, "This guard does not explain")

@@ -54,6 +54,7 @@ class SISOM(Detector):
         "no code is public and the weights of layers are unverified; this reads the penultimate layer alone"
     )
     fitted_buffers: ClassVar = ("neighbours", "classes")
+    dtypes: ClassVar = {"classes": torch.int64}
     neighbours: Tensor
     classes: Tensor
 

@@ -1,0 +1,100 @@
+"""A safetensors file that a stranger may have written: read in memory that its size bounds, or refused.
+
+The library checks that every tensor lies inside the file. Beyond that, a header here has a largest length, no key
+twice, and only kinds of numbers that oodline writes, which is seen before a tensor is read.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from oodline.errors import ArtifactError
+
+MAX_HEADER = 2**24
+"""Bytes of the header at most: as Python objects it may take twenty times as many."""
+
+DTYPES = ("F32", "F64", "I64", "I8", "BOOL")
+"""The kinds of numbers that a file of oodline holds."""
+
+
+def read_tensor_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read metadata and tensors.
+
+    Raises
+    ------
+    ArtifactError
+        Truncated, damaged, of another kind, with a header that is too long, repeats a key, or names other kinds of
+        numbers.
+    """
+    header = _header(path)
+    for name, entry in header.items():
+        if name != "__metadata__" and not (isinstance(entry, dict) and entry.get("dtype") in DTYPES):
+            kind = str(entry.get("dtype"))[:20] if isinstance(entry, dict) else "nothing known"
+            raise ArtifactError(
+                f"the tensor {name[:80]!r} of {path} holds {kind}; oodline writes {', '.join(DTYPES)} and nothing "
+                "else. Fit it again."
+            )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise _damaged(path, str(error), truncated="ncomplete" in str(error)) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse a document as `json.loads` does, but refuse a key that stands twice in one object.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, repeats a key, or is nested too deeply.
+
+    Examples
+    --------
+    >>> parse_json('{"threshold": 1, "threshold": 2}')
+    Traceback (most recent call last):
+    ValueError: the key 'threshold' stands there twice
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:80]!r} stands there twice")
+        found[key] = value
+    return found
+
+
+def _header(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
+        if len(first) < 8 or size < length + 8 <= MAX_HEADER:
+            raise _damaged(path, "its header is incomplete", truncated=True)
+        if length > MAX_HEADER:
+            raise _damaged(path, f"its header would have {length} bytes, of {MAX_HEADER} at most")
+        text = file.read(length)
+    try:
+        found = parse_json(text)
+    except ValueError as error:
+        raise _damaged(path, f"its header is not what it should be: {error}") from error
+    if not isinstance(found, dict):
+        raise _damaged(path, "its header is no JSON object")
+    return found
+
+
+def _damaged(path: Path, why: str, *, truncated: bool = False) -> ArtifactError:
+    what = "truncated" if truncated else "no safetensors file, or damaged"
+    return ArtifactError(f"{path} is {what} ({path.stat().st_size} bytes; {why}). Copy or fit it again.")
