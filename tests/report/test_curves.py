@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -17,6 +17,7 @@ from oodline.report.curves import accepting, bins, ladder, risk_curve, roc
 scores = hnp.arrays(np.float64, st.integers(1, 60), elements=st.integers(-20, 20).map(lambda v: v / 2))
 
 
+@settings(max_examples=50, deadline=None)
 @given(scores, scores, scores, st.integers(-20, 20))
 def test_the_slider_counts_exactly_what_lies_below_each_threshold(ours, near, far, marked):
     found = ladder(ours, {"near": near, "far": far}, marked / 2, id_name="ours")
@@ -40,6 +41,7 @@ def test_the_slider_stops_at_every_half_percent_of_false_alarms_that_people_use(
     assert len(found.thresholds) < 120
 
 
+@settings(max_examples=50, deadline=None)
 @given(scores, scores)
 def test_no_score_is_lost_from_the_bins(ours, other):
     found = bins(ours, other)
@@ -58,6 +60,7 @@ def test_the_bins_are_those_of_numpy_inside_and_hold_outliers_at_the_ends():
     assert found.other[0] == (other < edges[1]).sum()
 
 
+@settings(max_examples=50, deadline=None)
 @given(scores, scores)
 def test_a_thinned_roc_keeps_near_to_the_whole_one(ours, other):
     x, y = roc(ours, other, points=20)
@@ -89,6 +92,7 @@ def test_a_thinned_curve_of_risk_holds_points_of_the_whole_one():
     assert np.diff(coverage, prepend=0).max() <= 2 / 100
 
 
+@settings(max_examples=50, deadline=None)
 @given(scores, st.sampled_from([0.5, 0.9, 0.95, 1.0]))
 def test_the_accepting_threshold_accepts_that_fraction_and_a_higher_one_does_not(ours, tpr):
     threshold = accepting(ours, tpr)

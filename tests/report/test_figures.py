@@ -10,37 +10,45 @@ from oodline.errors import DataError, UnknownNameError
 from oodline.evaluation.metrics import auroc
 from oodline.evaluation.risk_coverage import risk_coverage
 from oodline.report.contents import read_contents
-from oodline.report.figures import LINES, draw_histograms, draw_risk, draw_roc, write_figures
+from oodline.report.figures import LINES, _free, draw_histograms, draw_risk, draw_roc, write_figures
 
 from .conftest import EVIL_LABEL
 
 
-def test_each_figure_is_a_pdf_and_a_png_and_names_are_those_of_files(run, tmp_path):
-    (tmp_path / "paper.tex").write_text("mine")
-    written = write_figures(run, tmp_path, detectors=["energy", EVIL_LABEL])
-    names = sorted(path.name for path in written)
-    evil = "_script_window.bad++_amp____7_7___"
-    assert names == sorted(
+@pytest.fixture(scope="module")
+def written(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
+    (folder / "paper.tex").write_text("mine")
+    return write_figures(run, folder, detectors=[EVIL_LABEL])
+
+
+def test_each_figure_is_a_pdf_and_a_png_and_names_are_those_of_files(written):
+    evil = "___script_window.bad++_amp____7_7___"
+    assert [path.name for path in written] == [
         f"{name}.{ending}"
-        for name in ("histograms-energy", f"histograms-__{evil}", "roc-energy", f"roc-__{evil}", "risk-coverage")
+        for name in (f"histograms-{evil}", f"roc-{evil}", "risk-coverage")
         for ending in ("pdf", "png")
-    )
+    ]
     for path in written:
-        assert path.parent == tmp_path
         if path.suffix == ".pdf":
             assert path.read_bytes().startswith(b"%PDF")
         else:
             with Image.open(path) as image:
                 assert image.width > 400
-    assert (tmp_path / "paper.tex").read_text() == "mine"
+    assert (written[0].parent / "paper.tex").read_text() == "mine"
 
 
-def test_the_same_run_gives_the_same_bytes_whatever_the_users_style(run, tmp_path):
+def test_the_same_run_gives_the_same_bytes_whatever_the_users_style(run, written, tmp_path):
     import matplotlib
 
-    first = [path.read_bytes() for path in write_figures(run, tmp_path / "a")]
     with matplotlib.rc_context({"font.size": 30, "axes.grid": True}):
-        assert [path.read_bytes() for path in write_figures(run, tmp_path / "b")] == first
+        again = write_figures(run, tmp_path, detectors=[EVIL_LABEL])
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in written]
+
+
+def test_two_names_that_are_the_same_as_files_are_two_files():
+    assert _free("a", {"roc-b": 1}) == "a"
+    assert _free("a", {"histograms-a": 1, "roc-a_": 1}) == "a__"
 
 
 def test_the_lines_are_the_curves(run):

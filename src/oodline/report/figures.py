@@ -116,6 +116,7 @@ def write_figures(run: Run, folder: str | Path, *, detectors: Sequence[str] | No
                 about: dict[str, Any] = {"metadata": {"CreationDate": None}} if ending == ".pdf" else {}
                 save = partial(figure.savefig, format=ending[1:], **about)
                 written.append(write_atomically(Path(folder) / f"{name}{ending}", save))
+                figure.set_layout_engine("none")  # both files have the layout of the first
     return written
 
 
