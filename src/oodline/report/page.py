@@ -21,7 +21,7 @@ from oodline.evaluation.run import Run
 from oodline.files import write_atomically
 from oodline.report.contents import correct, id_name, ordered, others, read_contents, tables
 from oodline.report.gallery import Gallery, gather
-from oodline.report.views import comparisons, metric_tables, script_data, settings_text, size_text
+from oodline.report.views import METRICS, comparisons, metric_tables, script_data, settings_text, size_text
 
 
 def write_page(
@@ -125,6 +125,7 @@ def render(
         tables=metric_tables(found),
         bootstrap=bootstrap,
         compared=compared,
+        metrics=METRICS,
         gallery=gallery,
         images=images,
         labelled=correct(run) is not None,
