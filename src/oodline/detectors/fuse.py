@@ -53,9 +53,9 @@ class Fuse(Detector):
     one pass does it all. Members that remember their data, or have few samples a class, find it more usual than new
     data; `refer` then takes a reference of held-out ID data, of which 100 samples are enough.
 
-    The members' p-values depend on one another, and on data that was fitted on they are too large. Neither is held
-    against the promise on false alarms: `Guard.calibrate` compares the fused score of a new input with fused scores of
-    held-out inputs, which must be neither fitted on nor referred to. Both are then scored by the same fixed function.
+    The members' p-values depend on one another, and against a reference that was fitted on they are too small for new
+    data. Neither harms the promise on false alarms: `Guard.calibrate` compares the fused score of a new input with
+    those of held-out inputs, which must be neither fitted on nor referred to: one fixed function scores both.
 
     Parameters
     ----------
