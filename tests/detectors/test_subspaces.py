@@ -49,6 +49,22 @@ def test_a_space_that_leaves_no_residual_is_refused(draw):
         draw(0).fit(Residual(dimension=12))
 
 
+@pytest.mark.parametrize("kind", [Residual, ViM])
+def test_residuals_keep_their_precision_where_rows_of_the_weights_all_but_depend(draw, kind):
+    case = draw(0)
+    weight = case.head.weight - case.head.weight.mean(0) + 1e-6 * torch.randn_like(case.head.weight)
+    case = replace(case, head=replace(case.head, weight=weight))
+    detector = case.fit(kind(dimension=3))
+    scores = detector(case.activations)
+    activations = case.activations
+    activations = activations.replace(
+        features=activations.features.double(),
+        logits=activations.logits.double(),
+        head=activations.head.to(activations.features.double()),
+    )
+    torch.testing.assert_close(scores.double(), detector.double()(activations), rtol=1e-4, atol=1e-4)
+
+
 def nnguide_of(case, f: np.ndarray, k: int) -> np.ndarray:
     energy = np.logaddexp.reduce(case.logits, axis=1)
     scores = []

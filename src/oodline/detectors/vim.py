@@ -84,8 +84,10 @@ class Residual(Detector):
         origin = origin_of(head)
         offset = covariance.mean[0] - origin
         moment = covariance.pooled() + torch.outer(offset, offset)
-        self.origin = origin.float()
-        self.directions = torch.linalg.eigh(moment).eigenvectors[:, : width - dimension].float()
+        directions = torch.linalg.eigh(moment).eigenvectors[:, : width - dimension]
+        # the rest of the origin has no part in residuals, and drowns them in rounding where rows of W all but depend
+        self.origin = (directions @ (directions.T @ origin)).float()
+        self.directions = directions.float()
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative length of the residual (N,)."""
