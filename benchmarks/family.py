@@ -97,7 +97,11 @@ CASES = {
         far=("textures", "scenes"),
         presets=("imagenet-resnet50-penultimate", "imagenet-mobilenetv2", "imagenet-resnet50", "imagenet"),
         # the background class has no image; k = 1000 of 1.28 million images is k = 1 of 1,000
-        settings={"line": "line,unseen=dense", "knn": "knn,k=1"},
+        settings={
+            "line": "line,unseen=dense",
+            "knn": "knn,k=1",
+            "fuse": "fuse,detectors=line:clip=98%:unseen=dense+gen+fdbd+vim",
+        },
         preprocessing=Preprocessing(resize=224, crop=224, mean=(0.5,) * 3, std=(0.5,) * 3),
         label_offset=1,
     ),
