@@ -81,7 +81,10 @@ function done(summary, latency)
     e.connect + e.read + e.write, e.timeout))
 end
 """
-PAUSE = "function delay() return math.random() * 2 * pause end"
+PAUSE = """
+wrk.headers["Connection"] = "close"
+function delay() return -math.log(1 - math.random()) * pause end
+"""
 
 app = App()
 
@@ -231,7 +234,10 @@ def load(
     command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--timeout", "40s", "-s", str(script)]
     command += [f"{server.url}/v1/predict", "--", str(image), str(pause or 0)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return json.loads(output[output.index("JSON ") + 5 :].splitlines()[0])
+    found = json.loads(output[output.index("JSON ") + 5 :].splitlines()[0])
+    if not found["status"]:
+        sys.exit(f"no request was answered within {seconds} s: ask for more --seconds, on a quieter machine.")
+    return found
 
 
 def rate(found: dict[str, Any]) -> float:
@@ -243,7 +249,7 @@ def compare(
 ) -> dict[str, dict[str, float]]:
     """Latency of one client and throughput of many, in turn."""
     for one in (line, bare):
-        load(one, image, place, 1, CLIENTS)
+        load(one, image, place, seconds, CLIENTS)
     columns: dict[str, dict[str, list[float]]] = {}
     for _ in range(rounds):
         for name, one in (("bare", bare), ("line", line)):
@@ -267,6 +273,7 @@ def compare(
 
 def overloaded(line: Server, image: Path, place: Path, capacity: float, seconds: int) -> dict[str, Any]:
     """Twice the capacity, by a crowd of which each waits between its requests."""
+    load(line, image, place, 10, 2 * CLIENTS)  # memory for full batches is taken once
     before = line.megabytes
     found = load(line, image, place, seconds, CROWD, pause=1e3 * CROWD / (2 * capacity))
     sleep(1)

@@ -49,7 +49,7 @@ def test_whatever_is_sent_the_answer_is_one_of_those_that_are_documented(client,
     mode = schemathesis.GenerationMode.POSITIVE if valid else schemathesis.GenerationMode.NEGATIVE
     sent = 0
 
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     @given(api[path][method].as_strategy(generation_mode=mode))
     def answered_as_documented(case):
         nonlocal sent

@@ -12,6 +12,7 @@ from PIL import Image
 
 import oodline as ol
 from oodline.errors import NotFittedError, SettingError
+from oodline.preprocessing import Preprocessing
 from oodline.serve import ServeSettings, create_app, verdicts
 from oodline.testing import toy_image_guard
 
@@ -110,9 +111,7 @@ def test_many_at_once_are_judged_in_batches_and_each_gets_its_own_verdict(held, 
 
 
 def test_images_of_different_sizes_are_judged_where_the_preprocessing_leaves_them(guard, serving, picture):
-    whole = ol.Guard(
-        guard.classifier, guard.detector, guard.calibration, preprocessing=ol.preprocessing.Preprocessing()
-    )
+    whole = ol.Guard(guard.classifier, guard.detector, guard.calibration, preprocessing=Preprocessing())
     client = serving(whole)
     sizes = [(8, 8), (8, 9), (8, 8), (5, 30)]
     found = client.post("/v1/predict", files=[("images", picture("red", size)) for size in sizes]).json()["verdicts"]
@@ -213,6 +212,18 @@ def test_a_guard_without_a_threshold_or_a_preprocessing_is_no_service(guard):
         create_app(ol.Guard(guard.classifier, guard.detector, preprocessing=guard.preprocessing))
     with pytest.raises(SettingError, match="Pass a Preprocessing"):
         create_app(ol.Guard(guard.classifier, guard.detector, guard.calibration))
+    two = ol.Guard(guard.classifier, guard.detector, guard.calibration, class_names="ab", preprocessing=Preprocessing())
+    with pytest.raises(SettingError, match="2 class names for 3 classes"):
+        create_app(two)
+
+
+def test_the_model_is_evaluated_while_it_is_served_and_then_as_it_was():
+    guard = toy_image_guard()
+    guard.classifier.model.train()
+    judge = create_app(guard).state.judge
+    assert not guard.classifier.model.training
+    judge.close()
+    assert guard.classifier.model.training
 
 
 def test_limits_that_no_request_could_keep_are_refused():

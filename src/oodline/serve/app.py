@@ -74,7 +74,7 @@ def create_app(
     NotFittedError
         The guard is not calibrated.
     SettingError
-        No preprocessing is known.
+        No preprocessing is known, or the class names are not those of the classifier.
     InputError
         The classifier refuses what the preprocessing makes.
 

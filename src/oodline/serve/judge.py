@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from oodline.drift import DriftMonitor
 from oodline.errors import NotFittedError, SettingError
+from oodline.evaluating import evaluating
 from oodline.guard import Guard
 from oodline.preprocessing import Preprocessing
 from oodline.serve.batching import Batcher, Places, Work
@@ -26,7 +28,7 @@ from oodline.serve.uploads import Body, Memory
 
 
 class Judge:
-    """A guard that answers requests, many at a time.
+    """A guard that answers requests, many at a time; its model is in evaluation mode until it is closed.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ class Judge:
     NotFittedError
         The guard is not calibrated.
     SettingError
-        No preprocessing is known.
+        No preprocessing is known, or the class names are not those of the classifier.
     """
 
     def __init__(
@@ -59,10 +61,16 @@ class Judge:
         known = preprocessing or guard.preprocessing
         if known is None:
             raise SettingError("the guard does not know how images are prepared for it. Pass a Preprocessing.")
+        names, classes = guard.class_names, guard.classifier.head.num_classes
+        if names is not None and classes not in (0, len(names)):
+            raise SettingError(f"the guard has {len(names)} class names for {classes} classes. Give one each, or none.")
         self.guard = guard
         self.preprocessing = known
         self.settings = settings or ServeSettings()
         self.metrics = ServeMetrics(guard, monitor)
+        # held open, so that not every batch walks over all modules to see what mode they are in
+        self._evaluating = ExitStack()
+        self._evaluating.enter_context(evaluating(guard.classifier.model))
         self._memory = Memory(self.settings.max_memory)
         self._decoders = ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="oodline decoder")
         self._batcher = Batcher(self.settings, self.metrics.batch)
@@ -132,6 +140,7 @@ class Judge:
         """Answer what was taken, then end its threads."""
         self._batcher.close()
         self._decoders.shutdown()
+        self._evaluating.close()
 
     async def _answer(self, request: Request, work: Work, most: int) -> tuple[Sequence[Upload], list[Any]]:
         limit, arrived = self.settings.timeout, False
@@ -155,7 +164,7 @@ class Judge:
         if len(uploads) > most:
             raise Problem(TOO_MANY_IMAGES, f"{len(uploads)} were sent.", f"Send at most {most} at a time.")
         places.take(len(uploads) - 1)
-        answers = asyncio.gather(*(self._result(upload, work) for upload in uploads))
+        answers = asyncio.create_task(self._all(uploads, work))
         left = asyncio.create_task(_disconnected(request))
         try:
             await asyncio.wait((answers, left), return_when=asyncio.FIRST_COMPLETED)
@@ -165,6 +174,9 @@ class Judge:
         finally:  # what nobody waits for is not judged
             answers.cancel()
             left.cancel()
+
+    async def _all(self, uploads: Sequence[Upload], work: Work) -> list[Any]:
+        return await asyncio.gather(*(self._result(upload, work) for upload in uploads))
 
     async def _result(self, upload: Upload, work: Work) -> Any:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -17,6 +18,10 @@ from oodline.serve.judge import Judge
 
 LINGER = 0.25
 """Seconds in which connections that were accepted before the stop may still say what they want."""
+
+
+KEEP_ALIVE = 75
+"""Seconds for which an idle connection stays open: longer than load balancers keep theirs, so that they close it."""
 
 
 def run(app: FastAPI, host: str = "127.0.0.1", port: int = 8000, listening: Callable[[str], None] = print) -> None:
@@ -54,13 +59,15 @@ def run(app: FastAPI, host: str = "127.0.0.1", port: int = 8000, listening: Call
     config = uvicorn.Config(
         closing,
         lifespan="on",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=ceil(judge.settings.timeout) + 1,
     )
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listener.getsockname()[1]}"
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a stranger's form is no news for the log
     # uvicorn raises the signal again when it has stopped in good order; that shall be no failure
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
