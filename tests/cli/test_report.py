@@ -53,6 +53,16 @@ def test_another_place_a_detector_intervals_and_figures(place, capsys):
     assert not Path("toy/report.html").exists()
 
 
+def test_tables_for_papers_with_their_intervals(place, capsys):
+    run("report", "toy", "--bootstrap", 20, "--tables", "tables.md")
+    assert "wrote tables.md" in capsys.readouterr().out
+    lines = Path("tables.md").read_text().splitlines()
+    assert lines[0] == "AUROC (higher is better), %"
+    assert re.fullmatch(r"\| energy( \| (\*\*)?\d+\.\d\d(\*\*)? \[\d+\.\d, \d+\.\d\])+ \|", lines[4])
+    run("report", "toy", "--tables", "tables.tex")
+    assert Path("tables.tex").read_text().count("\\begin{tabular}") == sum("detector" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -63,6 +73,7 @@ def test_another_place_a_detector_intervals_and_figures(place, capsys):
         (["report", "toy", "--published", "cifar10"], "--published takes ID data and network"),
         (["report", "toy", "--published", "cifar11/densenet100"], "Did you mean 'cifar10"),
         (["report", "toy", "-o", "no/page.html"], "there is no folder no"),
+        (["report", "toy", "--tables", "tables.docx"], "--tables must end in .md or .tex; tables.docx does not."),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, arguments, sentence):

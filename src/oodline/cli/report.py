@@ -22,6 +22,7 @@ def report(
     seed: int = 0,
     published: str | None = None,
     figures: Path | None = None,
+    tables: Path | None = None,
     json: Json = False,
 ) -> None:
     """Write a run as one HTML file: tables, a threshold to move, curves, the most and least OOD images, costs.
@@ -48,14 +49,18 @@ def report(
         ID data and network, such as cifar10/densenet100, to set published numbers beside the run's.
     figures
         Also write figures for papers to this folder, each as PDF and PNG.
+    tables
+        Also write the tables, with the intervals, to this file: .md or .tex.
     json
         Print one JSON document on standard output, and nothing else there.
     """
     from oodline.evaluation.bootstrap import Bootstrap
     from oodline.evaluation.run import read_run
     from oodline.files import check_writable
+    from oodline.report import contents
     from oodline.report.figures import write_figures
     from oodline.report.page import write_page
+    from oodline.report.tables import check_ending, write_tables
 
     show_warnings()
     if images < 0:
@@ -66,17 +71,23 @@ def report(
     finished = read_run(run)
     path = output or run / "report.html"
     check_writable(path)
+    if tables is not None:
+        check_ending(tables)
+        check_writable(tables)
+    drawing = Bootstrap(bootstrap, seed=seed) if bootstrap else None
     gallery = write_page(
         finished,
         path,
         detectors=detector,
         images=images,
         data=named(data or []),
-        bootstrap=Bootstrap(bootstrap, seed=seed) if bootstrap else None,
+        bootstrap=drawing,
         published=(id_data, network) if published else None,
         progress=True,
     )
     drawn = [] if figures is None else write_figures(finished, figures, detectors=detector)
+    if tables is not None:
+        write_tables(contents.tables(finished, drawing, progress=True), tables)
     if json:
         print_json(
             {
@@ -85,6 +96,7 @@ def report(
                 "pictures": len(gallery.pictures),
                 "without_images": gallery.missing,
                 "figures": [str(figure) for figure in drawn],
+                "tables": None if tables is None else str(tables),
             }
         )
         return
@@ -93,3 +105,5 @@ def report(
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB, {len(gallery.pictures)} pictures); open it in a browser")
     if figures is not None:
         print(f"wrote {len(drawn)} figures to {figures}")
+    if tables is not None:
+        print(f"wrote {tables}")
