@@ -47,7 +47,7 @@ def broken():
 
 def slow():
     model = build()
-    model[0].register_forward_hook(lambda *_: __import__("time").sleep(0.2))
+    model[0].register_forward_hook(lambda *_: (__import__("time").sleep(0.2), open("begun", "a").close()) and None)
     return model
 """
 
@@ -371,13 +371,16 @@ def test_ctrl_c_leaves_nothing_behind(place):
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     )
-    time.sleep(6)  # imports take about three seconds and the pass seven
+    for _ in range(600):  # until it is in the middle of its pass, which takes seven seconds
+        if Path("begun").exists():
+            break
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted; nothing was written" in error
     assert "Traceback" not in error
-    assert sorted(p.name for p in place.iterdir()) == before
+    assert sorted(p.name for p in place.iterdir()) == sorted([*before, "begun"])
 
 
 def test_help_needs_no_torch():
