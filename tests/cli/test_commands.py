@@ -208,7 +208,7 @@ def test_what_explain_cannot_do_is_one_sentence(place, capsys):
     run(*FIT, "--detector", "energy", "--calibrate", "held_out")
     explain = ["explain", "guard.safetensors", "noise/3.png", *MODEL]
     for arguments, sentence in (
-        ([], "'energy' does not say what speaks for a class; these detectors do: line."),
+        ([], "'energy' does not say what speaks for a class; these detectors do: line, soft-line."),
         (["-o", "why.jpg"], "--output must end in .png, .svg, .pdf"),
         (["--index", "1"], "noise/3.png holds 1 images; there is no number 1"),
         (["--data", "nowhere"], "there is no file or folder nowhere"),

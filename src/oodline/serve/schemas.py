@@ -113,6 +113,9 @@ class ExplanationRow(VerdictRow):
     silent: list[NeuronRow] = Field(description="Important neurons whose contribution is missing.")
     shouting: list[NeuronRow] = Field(description="Unimportant neurons that contribute more than usual.")
     contributions: Contributions
+    members: dict[str, float] = Field(
+        description="P-values of the detectors that the guard's is made of, the smallest first; else empty."
+    )
 
 
 class Promise(_Answer):
