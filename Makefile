@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/oodline demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
