@@ -51,9 +51,12 @@ class Held(ol.Guard):
         )
         self.gate = threading.Event()
         self.gate.set()
+        self.waiting = threading.Event()  # a batch stands before the gate
         self.batches = []
 
     def __call__(self, inputs):
+        if not self.gate.is_set():
+            self.waiting.set()
         self.gate.wait(30)
         self.batches.append(len(inputs))
         return super().__call__(inputs)

@@ -40,6 +40,15 @@ def png(width, height, data=b"", compressed=None):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+def until(condition):
+    """Wait, but not for ever."""
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come to be")
+
+
 @pytest.mark.parametrize(
     ("content", "status", "kind", "words"),
     [
@@ -278,8 +287,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(serving, pictu
             raw.sendall(
                 b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nab"
             )
-    while metric(client, 'oodline_rejections_total{reason="client-left"}') < 5:
-        time.sleep(0.01)
+    until(lambda: metric(client, 'oodline_rejections_total{reason="client-left"}') >= 5)
     assert metric(client, "oodline_present_images") == 0
     assert client.post("/v1/predict", content=picture(), headers=PNG).status_code == 200
 
@@ -292,15 +300,12 @@ def test_a_client_that_does_not_wait_for_its_answer_is_not_worked_for(held, serv
     )
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/v1/predict", content=content, headers=PNG)
-        while metric(client, "oodline_present_images") < 1:
-            time.sleep(0.01)
+        assert held.waiting.wait(20)
         for _ in range(3):
             with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as raw:
                 raw.sendall(head + content)
-                while metric(client, "oodline_queue_images") < 1:
-                    time.sleep(0.01)
-        while metric(client, 'oodline_rejections_total{reason="client-left"}') < 3:
-            time.sleep(0.01)
+                until(lambda: metric(client, "oodline_queue_images") >= 1)
+        until(lambda: metric(client, 'oodline_rejections_total{reason="client-left"}') >= 3)
         assert metric(client, "oodline_present_images") == 1
         held.gate.set()
         assert first.result().status_code == 200
