@@ -64,7 +64,8 @@ def test_positions_are_those_that_the_loader_says():
     shuffled = score_all(Energy(), CLASSIFIER, batches)
     assert torch.equal(shuffled.index, order)
     expected = score(Energy(), CLASSIFIER, BATCHES)["energy"]
-    torch.testing.assert_close(shuffled.scores["energy"][order.argsort()], expected)
+    # A network in float32 may differ in its last digits with the place in the batch.
+    torch.testing.assert_close(shuffled.scores["energy"][order.argsort()], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_labels_are_given_only_where_every_batch_has_them():
