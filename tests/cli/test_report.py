@@ -73,7 +73,10 @@ def test_tables_for_papers_with_their_intervals(place, capsys):
         (["report", "toy", "--published", "cifar10"], "--published takes ID data and network"),
         (["report", "toy", "--published", "cifar11/densenet100"], "Did you mean 'cifar10"),
         (["report", "toy", "-o", "no/page.html"], "there is no folder no"),
-        (["report", "toy", "--tables", "tables.docx"], "--tables must end in .md or .tex; tables.docx does not."),
+        (
+            ["report", "toy", "--tables", "tables.docx"],
+            "--tables must end in .md, .tex, .csv, .json; tables.docx does not.",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, arguments, sentence):

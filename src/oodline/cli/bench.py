@@ -99,7 +99,7 @@ def bench(
 def print_run(run: Run) -> None:
     """Print the tables, with the means of each group, and what the run took."""
     from oodline.evaluation.evaluate import TITLES
-    from oodline.evaluation.run import PRINTED
+    from oodline.evaluation.writing import PRINTED
 
     record = run.record
     print(f"{record.name}: {record.classifier.reference}, {len(record.detectors)} detectors")

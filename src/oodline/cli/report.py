@@ -50,17 +50,17 @@ def report(
     figures
         Also write figures for papers to this folder, each as PDF and PNG.
     tables
-        Also write the tables, with the intervals, to this file: .md or .tex.
+        Also write the tables, with the intervals, to this file: .md, .tex, .csv or .json.
     json
         Print one JSON document on standard output, and nothing else there.
     """
     from oodline.evaluation.bootstrap import Bootstrap
     from oodline.evaluation.run import read_run
+    from oodline.evaluation.writing import WRITERS, write_tables
     from oodline.files import check_writable
     from oodline.report import contents
     from oodline.report.figures import write_figures
     from oodline.report.page import write_page
-    from oodline.report.tables import check_ending, write_tables
 
     show_warnings()
     if images < 0:
@@ -72,7 +72,8 @@ def report(
     path = output or run / "report.html"
     check_writable(path)
     if tables is not None:
-        check_ending(tables)
+        if tables.suffix not in WRITERS:
+            raise SettingError(f"--tables must end in {', '.join(WRITERS)}; {tables.name} does not.")
         check_writable(tables)
     drawing = Bootstrap(bootstrap, seed=seed) if bootstrap else None
     gallery = write_page(

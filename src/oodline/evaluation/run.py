@@ -31,13 +31,12 @@ from oodline.errors import ArtifactError, InputError, unknown_name
 from oodline.evaluation.evaluate import TITLES, Table
 from oodline.evaluation.metrics import compute_metrics
 from oodline.evaluation.record import FORMAT_VERSION, RunRecord, SetRecord, timestamp
+from oodline.evaluation.writing import PRINTED
 from oodline.folders import write_folder
 from oodline.scoring import Scores
 
 RECORD, GUARD = "run.json", "guard.safetensors"
 IMAGE_COLUMNS = ("index", "label", "predicted")
-PRINTED = ("auroc", "fpr95_id_positive", "fpr95_ood_positive")
-"""The metrics of the tables for people; all are in `RunRecord.metrics` and table.csv."""
 
 
 @dataclass(frozen=True)
