@@ -6,21 +6,47 @@ predicted class alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from oodline.calibration import Calibration, calibrate, samples_needed
 from oodline.errors import InputError, SettingError
 from oodline.scoring import Scores
 
-CHUNK = 2**22
-"""Comparisons of scores with held-out scores that are made at a time."""
+
+@dataclass(frozen=True, eq=False)
+class _Pools:
+    """The held-out scores that classes are compared with, one pool after the other; classes may share one."""
+
+    scores: Float[Tensor, " n"]
+    """Each pool in ascending order."""
+    start: Int[Tensor, " r"]
+    size: Int[Tensor, " r"]
+    row: Int[Tensor, " c"]
+    """Which pool each class has."""
+    largest: int
+    """Scores of the largest pool: a number, since a graph cannot ask a tensor how many steps to take."""
+
+    @classmethod
+    def of(cls, classes: Sequence[Calibration]) -> Self:
+        pools = {id(c): c.scores for c in classes}
+        size = torch.tensor([len(scores) for scores in pools.values()])
+        row = torch.tensor([list(pools).index(id(c)) for c in classes])
+        return cls(torch.cat(list(pools.values())), size.cumsum(0) - size, size, row, int(size.max()))
+
+    def count(self, scores: Float[Tensor, " m"], rows: Int[Tensor, " m"], *, ties: bool) -> Int[Tensor, " m"]:
+        """How many of each score's pool lie below it, or with `ties` not above it: by a bisection without branches."""
+        start, size, found = self.start[rows], self.size[rows], torch.zeros_like(rows)
+        for bit in reversed(range(self.largest.bit_length())):
+            more = found + 2**bit
+            probe = self.scores[(start + more - 1).clamp(max=self.scores.shape[0] - 1)]
+            found = torch.where((more <= size) & (probe <= scores if ties else probe < scores), more, found)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +82,10 @@ class ClassCalibration:
     classes: tuple[Calibration, ...]
     small: tuple[int, ...]
 
+    _pools: _Pools = field(init=False, repr=False)
+
     def __post_init__(self) -> None:
-        # found here and now: while a graph is traced they would be found as the tracer's stand-ins, and kept
-        _ = self._rows, self._sizes, self._table
+        object.__setattr__(self, "_pools", _Pools.of(self.classes))
 
     @property
     def scores(self) -> Float[Tensor, " n"]:
@@ -97,38 +124,10 @@ class ClassCalibration:
         InputError
             `predicted` is missing.
         """
-        scores, rows = scores.double().cpu(), self._rows[_known(predicted)]
-        # a graph takes batches of any size whole, since it cannot count them
-        samples = max(1, CHUNK // self._table.shape[1])
-        whole = torch.compiler.is_compiling() or len(scores) <= samples
-        parts = [slice(None)] if whole else [slice(i, i + samples) for i in range(0, len(scores), samples)]
-        counts = [self._counts(scores[part], rows[part]) for part in parts]
-        below, up_to = (torch.cat(found) for found in zip(*counts, strict=True))
+        scores, rows = scores.double().cpu(), self._pools.row[_known(predicted)]
+        below, up_to = (self._pools.count(scores, rows, ties=ties) for ties in (False, True))
         u = 1 - torch.rand(len(scores), generator=random, dtype=torch.float64) if random is not None else 1
-        return (below + u * (1 + up_to - below)).double() / (self._sizes[rows] + 1)
-
-    def _counts(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        mine, score = self._table[rows], scores.unsqueeze(1)
-        return (mine < score).sum(1), (mine <= score).sum(1)
-
-    @cached_property
-    def _rows(self) -> Tensor:
-        """Row of each class in the table (C,); those that are judged together share one."""
-        distinct = list(dict.fromkeys(map(id, self.classes)))
-        return torch.tensor([distinct.index(id(c)) for c in self.classes])
-
-    @cached_property
-    def _sizes(self) -> Tensor:
-        return torch.tensor([len(c.scores) for c in self._distinct])
-
-    @cached_property
-    def _table(self) -> Tensor:
-        """Held-out scores (R, n), of every class or pool a row, padded with NaN, which is neither above nor below."""
-        return pad_sequence([c.scores for c in self._distinct], batch_first=True, padding_value=torch.nan)
-
-    @property
-    def _distinct(self) -> list[Calibration]:
-        return list({id(c): c for c in self.classes}.values())
+        return (below + u * (1 + up_to - below)).double() / (self._pools.size[rows] + 1)
 
 
 AnyCalibration = Calibration | ClassCalibration
