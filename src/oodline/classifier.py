@@ -1,14 +1,13 @@
 """Split a frozen classifier once: features and logits in the same forward pass, the model left as it was.
 
-Features are read by a forward-pre-hook on the head that lives for one call and records only what its own thread
-computes, so any number of detectors, guards and threads share one model and never see each other's values.
+What the head reads and returns is overheard for one call and by its own thread alone (`listening`), so any number of
+detectors, guards and threads share one model and never see each other's values.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from oodline.batch import Inputs, unpack
 from oodline.errors import HeadError, InputError
 from oodline.evaluating import evaluating
 from oodline.head import Head, candidates, find_head, read_head
+from oodline.listening import last_pooling, listening, submodule
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Classifier:
         self.feature_map_name = feature_map
         self._num_classes = 0  # of a head of several layers: known after a first pass
         if feature_map is not None:
-            self._submodule(feature_map)
+            submodule(model, feature_map)
 
     @property
     def head(self) -> Head:
@@ -158,11 +158,7 @@ class Classifier:
         return activations
 
     def _pass(self, inputs: Inputs, needs: Needs, layers: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        seen: dict[str, Tensor] = {}
-        with ExitStack() as stack:
-            stack.enter_context(evaluating(self.model))
-            stack.enter_context(torch.no_grad())
-            self._listen(stack, seen, needs, layers)
+        with evaluating(self.model), torch.no_grad(), self._listening(needs, layers) as seen:
             output = self._run(inputs)
         return seen, self._logits(output)
 
@@ -207,11 +203,7 @@ class Classifier:
         inputs = self._moved(inputs)
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise InputError("gradients need inputs that are one floating tensor; tokens and mappings have none.")
-        seen: dict[str, Tensor] = {}
-        with ExitStack() as stack:
-            stack.enter_context(evaluating(self.model))
-            stack.enter_context(torch.enable_grad())
-            self._listen(stack, seen, Needs.LOGITS, layers)
+        with evaluating(self.model), torch.enable_grad(), self._listening(Needs.LOGITS, layers) as seen:
             leaf = inputs.detach().clone().requires_grad_()
             values = scalar(_at_least_float32(self._logits(self._run(leaf))))
             outputs = [_layer(seen, name) for name in layers]
@@ -268,48 +260,15 @@ class Classifier:
             return inputs.to(self.device, dtype)
         return inputs.to(self.device)
 
-    def _listen(self, stack: ExitStack, seen: dict[str, Tensor], needs: Needs, layers: Sequence[str]) -> None:
-        me = threading.get_ident()
-
-        def record(name: str, value: Any) -> None:
-            # another thread may be running the same model: its values are not ours
-            if threading.get_ident() == me:
-                seen[name] = value
-
-        def before(module: str, name: str) -> None:
-            # torch may call the hook without keywords while another thread removes its own
-            def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
-                record(name, _copy(args[0] if args else next(iter((kwargs or {"": None}).values()))))
-
-            handle = self._submodule(module).register_forward_pre_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
-
-        def after(module: str, name: str) -> None:
-            def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
-                record(name, out)
-                return _copy(out)  # the model goes on with the copy
-
-            handle = self._submodule(module).register_forward_hook(hook)
-            stack.callback(handle.remove)
-
-        before(self.head_name, "features")
-        after(self.head_name, "head output")
-        for layer in layers:
-            after(layer, f"layer {layer}")
+    def _listening(self, needs: Needs, layers: Sequence[str]) -> AbstractContextManager[dict[str, Any]]:
+        inputs, outputs = {"features": self.head_name}, {"head output": self.head_name}
+        outputs |= {f"layer {layer}": layer for layer in layers}
         if Needs.FEATURE_MAP in needs:
             if self.feature_map_name is not None:
-                after(self.feature_map_name, "feature map")
-            elif pool := _last_pooling(self.model):
-                before(pool, "feature map")
-
-    def _submodule(self, name: str) -> nn.Module:
-        try:
-            return self.model.get_submodule(name)
-        except AttributeError:
-            last = ", ".join(n for n, _ in list(self.model.named_modules())[-5:])
-            raise HeadError(
-                f"{type(self.model).__name__} has no module named '{name}'. Its last ones: {last}."
-            ) from None
+                outputs["feature map"] = self.feature_map_name
+            elif pool := last_pooling(self.model):
+                inputs["feature map"] = pool
+        return listening(self.model, inputs=inputs, outputs=outputs)
 
     def _run(self, inputs: Inputs) -> Any:
         try:
@@ -384,11 +343,6 @@ def _layer(seen: Mapping[str, Any], name: str) -> Tensor:
     return found
 
 
-def _copy(value: Any) -> Any:
-    # what follows in the model may work in place
-    return value.clone() if isinstance(value, Tensor) else value
-
-
 def _shape(inputs: Inputs) -> Any:
     if isinstance(inputs, Tensor):
         return tuple(inputs.shape)
@@ -397,8 +351,3 @@ def _shape(inputs: Inputs) -> Any:
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _last_pooling(model: nn.Module) -> str | None:
-    pools = [n for n, m in model.named_modules() if isinstance(m, nn.AdaptiveAvgPool2d | nn.AvgPool2d)]
-    return pools[-1] if pools else None
