@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -56,3 +57,21 @@ def _threads() -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = ["quic", "background-networking", "component-update", "sync"]
+"""What a browser would ask the network for by itself."""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium as it is installed, without a window."""
+    api = pytest.importorskip("playwright.sync_api", reason="a browser test: the package playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("a browser test: no chromium on this machine")
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", *(f"--disable-{x}" for x in QUIET)]
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()

@@ -150,6 +150,7 @@ def test_a_fused_guard_says_which_member_raised_the_alarm():
     fuse = ol.Fuse(["energy", ol.LINe(p_a=0.5, p_w=0.5, clip=5.0)]).fit(classifier, loader)
     guard = ol.Guard(classifier, fuse).calibrate(toy_loader(seed=1))
     line = ol.Guard(classifier, fuse.detectors[1]).calibrate(toy_loader(seed=1))
+    assert guard.explains
     activations = classifier(IMAGES)
     for i, (mine, its) in enumerate(zip(guard.explain(IMAGES), line.explain(IMAGES), strict=True)):
         expected = {name: float(p[i]) for name, p in fuse.p_values(activations).items()}
@@ -162,5 +163,6 @@ def test_a_fused_guard_says_which_member_raised_the_alarm():
 def test_a_fused_guard_without_contributions_says_which_have_them():
     classifier, loader = toy_problem()
     guard = ol.Guard(classifier, ol.Fuse("energy+msp").fit(classifier, loader)).calibrate(toy_loader(seed=1))
+    assert not guard.explains
     with pytest.raises(SettingError, match="'fuse' does not say"):
         guard.explain(IMAGES)

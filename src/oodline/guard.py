@@ -265,8 +265,7 @@ class Guard:
     @property
     def explains(self) -> bool:
         """Whether `explain` has what it needs: contributions by class, and one linear layer as head."""
-        known = isinstance(self.detector, Explains) or self.neurons is not None
-        return known and isinstance(self.classifier.head, LinearHead)
+        return self._explainer() is not None and isinstance(self.classifier.head, LinearHead)
 
     def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:

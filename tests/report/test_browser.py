@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from oodline.report.page import write_page
 
 from .conftest import EVIL, EVIL_CLASS, EVIL_LABEL
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 CELLS = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="a browser test: the package playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("a browser test: no chromium on this machine")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

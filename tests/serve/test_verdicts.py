@@ -129,6 +129,17 @@ def test_an_explanation_is_the_guards(client, guard, picture):
     assert answer["silent"][0]["samples"]
 
 
+def test_a_fused_guard_says_which_detector_raised_the_alarm(serving, picture):
+    fused = toy_image_guard(ol.Fuse(["energy", ol.LINe(p_a=0.5, p_w=0.5, clip=5.0)]))
+    alone = ol.Guard(fused.classifier, fused.detector, fused.calibration, preprocessing=fused.preprocessing)
+    client = serving(alone)  # without neurons of its own: LINe's contributions are enough
+    assert client.get("/v1/info").json()["explains"] is True
+    answer = client.post("/v1/explain", content=picture("noise"), headers=PNG).json()
+    assert sorted(answer["members"]) == ["energy", "line"]
+    assert list(answer["members"].values()) == sorted(answer["members"].values())
+    assert answer["silent"]
+
+
 def test_a_guard_that_cannot_explain_says_so_and_what_to_do(guard, serving, picture):
     energy = ol.Guard(guard.classifier, ol.Energy(), preprocessing=guard.preprocessing)
     energy.calibrate([torch.rand(60, 3, 8, 8)])

@@ -66,4 +66,6 @@ def histogram(calibration: AnyCalibration, label: int | None = None) -> dict[str
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool | list | tuple | dict)
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
