@@ -153,4 +153,4 @@ def test_the_ready_files_say_what_they_need_and_where_to_get_it(path):
 def test_there_is_a_ready_file_for_every_protocol_of_the_field():
     names = {path.stem for path in READY}
     assert names >= {"cifar10", "cifar100", "imagenet", "openood-cifar10", "openood-cifar100", "openood-imagenet"}
-    assert names >= {"pt-ood", "shared-cifar10", "shared-cifar100", "shared-imagenet"}
+    assert names >= {"pt-ood", "clinc150", "shared-cifar10", "shared-cifar100", "shared-imagenet"}

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from oodline.artifact import Artifact, ModelSource, write_artifact
 from oodline.cli import main
 from oodline.head import HeadInfo
+from oodline.serve.running import listen
 
 PNG = {"content-type": "image/png"}
 
@@ -144,3 +146,10 @@ def test_what_cannot_be_served_ends_in_a_sentence(place, capsys, monkeypatch):
     assert "the token file empty is empty" in refused("--token-file", "empty")
     assert "max_images=16 is above capacity=1" in refused("--capacity", "1")
     assert "refused a batch of shape (1, 1, 8, 8)" in refused("--preprocessing", '{"mode": "L", "crop": 8}')
+
+
+def test_connections_send_at_once_what_they_have():
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

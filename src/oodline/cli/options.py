@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from oodline.artifact import Artifact
     from oodline.classifier import Classifier
-    from oodline.data import ImageLoader
+    from oodline.data import ImageLoader, TensorLoader
     from oodline.preprocessing import Preprocessing
 
 
@@ -129,12 +129,12 @@ def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> 
     )
 
 
-def open_loader(spec: str, preprocessing: Callable[[Any], Tensor], options: DataOptions) -> ImageLoader:
+def open_loader(spec: str, preprocessing: Callable[[Any], Tensor], options: DataOptions) -> ImageLoader | TensorLoader:
     """Open a data set by its path or name."""
-    from oodline.data import image_loader, open_images
+    from oodline import data
 
-    return image_loader(
-        open_images(spec),
+    return data.open_loader(
+        spec,
         preprocessing,
         batch_size=options.batch_size,
         workers=options.workers,
@@ -168,7 +168,7 @@ def named(specs: list[str]) -> dict[str, str]:
     return found
 
 
-def report_skipped(loaders: dict[str, ImageLoader]) -> dict[str, int]:
+def report_skipped(loaders: Mapping[str, ImageLoader | TensorLoader]) -> dict[str, int]:
     """Say on standard error which images could not be read; return how many by data set."""
     counts = {}
     for name, loader in loaders.items():

@@ -21,7 +21,7 @@ from oodline.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from oodline.data import ImageSource
+    from oodline.data import ImageSource, TensorFile
     from oodline.tuning.search import Tuned
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
@@ -188,10 +188,12 @@ def _grid(written: list[str]) -> dict[str, list[Any]]:
     return grid
 
 
-def _files(source: ImageSource) -> dict[str, str]:
-    from oodline.data import ParquetImages
+def _files(source: ImageSource | TensorFile) -> dict[str, str]:
+    from oodline.data import ParquetImages, TensorFile
 
-    return {file: _sha256(file) for file in source.files} if isinstance(source, ParquetImages) else {}
+    files = [str(source.path)] if isinstance(source, TensorFile) else []
+    files += source.files if isinstance(source, ParquetImages) else []
+    return {file: _sha256(file) for file in files}
 
 
 def _sha256(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Image data sets as a user has them: folders, Parquet files, torchvision and Hugging Face data sets.
+"""Data sets as a user has them: folders, Parquet files, torchvision and Hugging Face data sets of images; tensors.
 
 A source knows its images by position: a name to print, a label, and the image itself. A loader turns a source into
 batches that carry those positions, so that a skipped image never shifts the identity of the others.
@@ -7,10 +7,11 @@ batches that carry those positions, so that a skipped image never shifts the ide
 from oodline.data.hub import HuggingFaceImages, TorchvisionImages
 from oodline.data.listing import ImageList
 from oodline.data.loader import ImageDataset, ImageLoader, image_loader
-from oodline.data.opening import open_images
+from oodline.data.opening import open_images, open_loader
 from oodline.data.parquet import ParquetImages
 from oodline.data.sources import ImageFolder, ImageSource
 from oodline.data.subset import Subset, sample
+from oodline.data.tensors import TensorFile, TensorLoader
 
 __all__ = [
     "HuggingFaceImages",
@@ -21,8 +22,11 @@ __all__ = [
     "ImageSource",
     "ParquetImages",
     "Subset",
+    "TensorFile",
+    "TensorLoader",
     "TorchvisionImages",
     "image_loader",
     "open_images",
+    "open_loader",
     "sample",
 ]

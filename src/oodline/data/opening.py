@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from torch import Tensor
 
 from oodline.data.hub import open_hugging_face, open_torchvision
 from oodline.data.listing import ImageList
+from oodline.data.loader import ImageLoader, image_loader
 from oodline.data.parquet import ParquetImages
 from oodline.data.sources import ImageFolder, ImageSource
+from oodline.data.tensors import TensorFile, TensorLoader
 from oodline.errors import DataError
 from oodline.references import parse_reference
 
 SCHEMES = ("list", "torchvision", "hf")
 """What may stand before the colon of a name; all others are paths."""
+
+TENSORS = ".safetensors"
+"""The ending of a file of inputs that are no images."""
 
 
 def open_images(spec: str | Path) -> ImageSource:
@@ -43,6 +53,52 @@ def open_images(spec: str | Path) -> ImageSource:
             raise DataError(f"list:{reference.name} takes root=FOLDER and nothing else; not {', '.join(options)}.")
         return ImageList(reference.name, None if root is None else str(root))
     path = Path(spec)
+    if is_tensors(spec):
+        raise DataError(f"{spec} holds tensors, and images are needed here.")
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
         return ParquetImages(path)
     return ImageFolder(path)
+
+
+def is_tensors(spec: str | Path) -> bool:
+    """Whether a data set's name is that of a `TensorFile`: a path ending in .safetensors."""
+    reference = parse_reference(str(spec), SCHEMES)
+    return reference.scheme is None and Path(spec).suffix == TENSORS
+
+
+def open_loader(
+    spec: str | Path,
+    preprocessing: Callable[[Image.Image], Tensor],
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    on_error: Literal["raise", "skip"] = "raise",
+    limit: int | None = None,
+    label_offset: int = 0,
+) -> ImageLoader | TensorLoader:
+    """Batches of a data set by its path or name.
+
+    Parameters
+    ----------
+    spec : str or Path
+        Images, as `open_images` takes them; or a .safetensors file of other inputs, see `TensorFile`, which reach the
+        model without preprocessing.
+    preprocessing, batch_size, workers, on_error, limit, label_offset
+        See `ImageLoader`. Tensors need no workers, and none of them is unreadable.
+
+    Raises
+    ------
+    DataError, UnknownNameError
+        As `open_images` and `TensorFile`.
+    """
+    if is_tensors(spec):
+        return TensorLoader(TensorFile(spec), batch_size, limit, label_offset)
+    return image_loader(
+        open_images(spec),
+        preprocessing,
+        batch_size=batch_size,
+        workers=workers,
+        on_error=on_error,
+        limit=limit,
+        label_offset=label_offset,
+    )

@@ -15,7 +15,8 @@ from oodline._version import __version__
 from oodline.artifact import Artifact, FitInfo, ModelSource, describe
 from oodline.calibration import check_enough, false_alarm_of
 from oodline.classifier import Classifier
-from oodline.data import image_loader, open_images
+from oodline.data import open_loader
+from oodline.data.opening import is_tensors
 from oodline.errors import DataError, MissingExtraError, OodlineError, UnknownNameError
 from oodline.evaluation.cache import CachedClassifier
 from oodline.evaluation.passes import BenchmarkSet, Outcome, measure
@@ -142,8 +143,8 @@ def open_sets(
     for role, name, part in protocol.sets():
         limits = [limit for limit in (part.limit, protocol.limit) if limit is not None]
         try:
-            loader = image_loader(
-                open_images(part.data),
+            loader = open_loader(
+                part.data,
                 part.preprocessing or preprocessing,
                 batch_size=protocol.batch_size,
                 workers=workers,
@@ -176,11 +177,12 @@ def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preproces
     preprocessing = said.preprocessing or loaded.preprocessing
     if preprocessing is None:
         preprocessing = Preprocessing()
-        warnings.warn(
-            f"{said.model} does not say how images are prepared for it: they are scaled to [0, 1] and nothing else. "
-            "Give [classifier] a `preprocessing`.",
-            stacklevel=2,
-        )
+        if not all(is_tensors(part.data) for _, _, part in protocol.sets()):
+            warnings.warn(
+                f"{said.model} does not say how images are prepared for it: they are scaled to [0, 1] and nothing "
+                "else. Give [classifier] a `preprocessing`.",
+                stacklevel=2,
+            )
     return classifier, preprocessing, loaded.class_names
 
 

@@ -11,7 +11,7 @@ from oodline.activations import Needs
 from oodline.calibration import calibrate, false_alarm_of
 from oodline.class_calibration import AnyCalibration
 from oodline.classifier import Classifier
-from oodline.data import ImageLoader
+from oodline.data import ImageLoader, TensorLoader
 from oodline.detectors.base import Detector
 from oodline.errors import InputError, OodlineError
 from oodline.evaluation.cache import KnownLoader
@@ -33,11 +33,11 @@ class BenchmarkSet:
     name: str
     role: Role
     part: SetPart
-    loader: ImageLoader
+    loader: ImageLoader | TensorLoader
 
     @property
     def samples(self) -> int:
-        """Images that were read in the last pass."""
+        """Samples that were read in the last pass."""
         return self.loader.num_samples - len(self.loader.skipped)
 
 

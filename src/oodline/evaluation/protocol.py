@@ -65,7 +65,7 @@ class SetPart(_Part):
     """One data set."""
 
     data: Text
-    """A path, or `torchvision:`, `hf:` or `list:` with a name, as `--data` takes it."""
+    """A path of images or tensors, or `torchvision:`, `hf:` or `list:` with a name, as `--data` takes it."""
     name: SetName | None = None
     """Without it, the last part of the path."""
     source: str | None = None

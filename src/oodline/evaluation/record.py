@@ -150,7 +150,7 @@ def safe_name(text: str) -> str:
     ('SVHN', 'svhn')
     """
     last = re.split(r"[/\\:]", text.split(",")[0].rstrip("/\\"))[-1]
-    return re.sub(r"\.(parquet|txt|json)$", "", last)
+    return re.sub(r"\.(parquet|safetensors|txt|json)$", "", last)
 
 
 def timestamp(moment: datetime) -> str:
