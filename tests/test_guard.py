@@ -65,6 +65,12 @@ def test_a_guard_needs_a_fitted_detector_a_threshold_and_its_own_classifier(guar
         ol.Guard(other, guard.detector)
 
 
+@pytest.mark.parametrize("names", ["ab", "abcd"])
+def test_every_class_has_a_name_or_none_has(guard, names):
+    with pytest.raises(SettingError, match=f"{len(names)} class names for 3 classes"):
+        ol.Guard(guard.classifier, guard.detector, class_names=names)
+
+
 def test_a_batch_of_the_wrong_shape_or_with_nan_is_refused(guard):
     with pytest.raises(InputError, match=r"refused a batch of shape \(2, 7\)"):
         guard(torch.zeros(2, 7))

@@ -120,6 +120,8 @@ class Guard:
     ------
     NotFittedError, MismatchError
         The detector, or what is known of the neurons, is not fitted, or on another classifier.
+    SettingError
+        There are fewer or more class names than classes.
 
     Examples
     --------
@@ -154,6 +156,10 @@ class Guard:
         self.detector = detector
         self.calibration = calibration
         self.class_names = None if class_names is None else tuple(class_names)
+        if self.class_names is not None and (classes := classifier.head.num_classes) not in (0, len(self.class_names)):
+            raise SettingError(
+                f"the guard has {len(self.class_names)} class names for {classes} classes. Give one each, or none."
+            )
         self.preprocessing = preprocessing
         self.neurons = neurons
 

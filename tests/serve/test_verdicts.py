@@ -223,9 +223,6 @@ def test_a_guard_without_a_threshold_or_a_preprocessing_is_no_service(guard):
         create_app(ol.Guard(guard.classifier, guard.detector, preprocessing=guard.preprocessing))
     with pytest.raises(SettingError, match="Pass a Preprocessing"):
         create_app(ol.Guard(guard.classifier, guard.detector, guard.calibration))
-    two = ol.Guard(guard.classifier, guard.detector, guard.calibration, class_names="ab", preprocessing=Preprocessing())
-    with pytest.raises(SettingError, match="2 class names for 3 classes"):
-        create_app(two)
 
 
 def test_the_model_is_evaluated_while_it_is_served_and_then_as_it_was():

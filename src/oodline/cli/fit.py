@@ -72,6 +72,7 @@ def fit(
     from oodline.calibration import check_enough, check_false_alarm, false_alarm_of
     from oodline.class_calibration import AnyCalibration, ClassCalibration, calibrate_all
     from oodline.cli.detectors import create_all
+    from oodline.data import names_of_logits
     from oodline.files import check_writable
     from oodline.head import HeadInfo
     from oodline.held_out import warn_of_seen_data
@@ -121,11 +122,12 @@ def fit(
             calibrations = calibrate_all(found, classifier.head.num_classes, rate, by)
             skipped |= report_skipped({"calibrate": held_out})
         samples = loader.num_samples - len(loader.skipped)
+        names = names_of_logits(loader.source.class_names, reading.label_offset, classifier.head.num_classes)
         artifact = Artifact(
             detectors=detectors,
             head=HeadInfo.of(classifier.head),
             calibrations=calibrations,
-            class_names=loaded.class_names or loader.source.class_names,
+            class_names=loaded.class_names or names,
             preprocessing=loaded.preprocessing,
             model=ModelSource(reference=loaded.reference, weights=loaded.weights, head=classifier.head_name),
             fit=FitInfo(data=data, samples=samples, calibration_data=calibrate),

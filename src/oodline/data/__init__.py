@@ -9,7 +9,7 @@ from oodline.data.listing import ImageList
 from oodline.data.loader import ImageDataset, ImageLoader, image_loader
 from oodline.data.opening import open_images, open_loader
 from oodline.data.parquet import ParquetImages
-from oodline.data.sources import ImageFolder, ImageSource
+from oodline.data.sources import ImageFolder, ImageSource, names_of_logits
 from oodline.data.subset import Subset, sample
 from oodline.data.tensors import TensorFile, TensorLoader
 
@@ -26,6 +26,7 @@ __all__ = [
     "TensorLoader",
     "TorchvisionImages",
     "image_loader",
+    "names_of_logits",
     "open_images",
     "open_loader",
     "sample",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +41,36 @@ class ImageSource(Protocol):
     def fingerprint(self) -> str:
         """SHA-256 of the content, images and labels, by which a cache knows it: the same wherever the data lies."""
         ...
+
+
+def names_of_logits(names: Sequence[str] | None, label_offset: int, num_classes: int) -> tuple[str, ...] | None:
+    """A source's class names in the order of a classifier's logits.
+
+    Parameters
+    ----------
+    names : sequence of str, optional
+        In the order of the source's labels.
+    label_offset : int
+        What is added to a label to make it the position of a logit.
+    num_classes : int
+        Number of logits; 0 where it is not known.
+
+    Returns
+    -------
+    tuple of str, or None
+        A logit before the first name is `class` and its number. None where there are no names, or not one a class.
+
+    Examples
+    --------
+    >>> names_of_logits(["cat", "dog"], 1, 3)
+    ('class 0', 'cat', 'dog')
+    >>> names_of_logits(["cat", "dog"], 0, 3) is None
+    True
+    """
+    if names is None:
+        return None
+    moved = (*(f"class {i}" for i in range(label_offset)), *names[max(-label_offset, 0) :])
+    return moved if num_classes in (0, len(moved)) else None
 
 
 class ImageFolder:

@@ -15,7 +15,7 @@ from oodline._version import __version__
 from oodline.artifact import Artifact, FitInfo, ModelSource, describe
 from oodline.calibration import check_enough, false_alarm_of
 from oodline.classifier import Classifier
-from oodline.data import open_loader
+from oodline.data import names_of_logits, open_loader
 from oodline.data.opening import is_tensors
 from oodline.errors import DataError, MissingExtraError, OodlineError, UnknownNameError
 from oodline.evaluation.cache import CachedClassifier
@@ -93,7 +93,7 @@ def run_protocol(
     passed = classifier if cache is None else CachedClassifier(classifier, cache)
     outcome = measure(detectors, classifier, passed, sets, tpr=protocol.tpr, progress=progress)
     head = HeadInfo.of(passed.head)
-    said = protocol.classifier
+    said, source = protocol.classifier, sets[0].loader.source
     record = RunRecord(
         name=protocol.name,
         created=datetime.now(UTC),
@@ -101,7 +101,7 @@ def run_protocol(
         classifier=ClassifierRecord(
             reference=said.model, weights=said.weights, head=classifier.head_name, **vars(head)
         ),
-        class_names=class_names or sets[0].loader.source.class_names,
+        class_names=class_names or names_of_logits(source.class_names, protocol.fit.label_offset, head.num_classes),
         preprocessing=preprocessing,
         sets=[_describe_set(s, outcome, known=cache is not None) for s in sets],
         detectors={label: _describe_detector(label, outcome) for label in outcome.detectors},

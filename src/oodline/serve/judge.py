@@ -61,9 +61,6 @@ class Judge:
         known = preprocessing or guard.preprocessing
         if known is None:
             raise SettingError("the guard does not know how images are prepared for it. Pass a Preprocessing.")
-        names, classes = guard.class_names, guard.classifier.head.num_classes
-        if names is not None and classes not in (0, len(names)):
-            raise SettingError(f"the guard has {len(names)} class names for {classes} classes. Give one each, or none.")
         self.guard = guard
         self.preprocessing = known
         self.settings = settings or ServeSettings()
