@@ -1,10 +1,11 @@
 """`oodline serve` under load on loopback: LINe against the bare classifier in the same service.
 
-    python benchmarks/serve.py [--shared ../shared] [--seconds 10] [--rounds 3] [--overload 60] [--json]
+    python benchmarks/serve.py [--shared ../shared] [--seconds 10] [--rounds 7] [--overload 60] [--json]
 
 A DenseNet-100 on CIFAR-10, loaded by `wrk` (Debian package wrk). Four things are measured:
 
-1. latency with one client and throughput with many, LINe by bare classifier: rounds in turn, the median of the ratios;
+1. latency with one client and throughput with many, LINe by bare classifier: the median of the ratios over rounds, each
+   with two new processes, since one of two equal processes may be a tenth faster for as long as it lives;
 2. twice the requests that it can answer, for `--overload` seconds: who got what, and that nobody got nothing;
 3. kill -9 and a new start: seconds until it answers again;
 4. a corpus of bad uploads while good ones go on: status codes, and the memory of the process before and after.
@@ -22,9 +23,10 @@ import sys
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -158,7 +160,7 @@ def main(
     *,
     shared: Path = Path("../shared"),
     seconds: int = 10,
-    rounds: int = 3,
+    rounds: int = 7,
     overload: int = 60,
     images: int = 500,
     threads: int = 1,
@@ -187,13 +189,12 @@ def main(
     with TemporaryDirectory() as folder:
         place = Path(folder)
         guard, image = prepare(shared, images, place)
-        with serving(guard, weights, "line", threads) as line, serving(guard, weights, "bare", threads) as bare:
-            ratios = compare(line, bare, image, place, seconds, rounds)
-        with serving(guard, weights, "line", threads) as line:
+        ratios = compare(partial(serving, guard, weights, threads=threads), image, place, seconds, rounds)
+        with serving(guard, weights, "line", threads=threads) as line:
             flood = overloaded(line, image, place, ratios["throughput, requests/s"]["line"], overload)
             bad = attacked(line, image, place, seconds)
             os.kill(line.pid, signal.SIGKILL)
-        with serving(guard, weights, "line", threads) as again:
+        with serving(guard, weights, "line", threads=threads) as again:
             restart = {"seconds until ready": again.started, "status": post(again, image)}
     found = {"ratios": ratios, "overload": flood, "bad uploads": bad, "after kill -9": restart}
     if as_json:
@@ -245,22 +246,23 @@ def rate(found: dict[str, Any]) -> float:
 
 
 def compare(
-    line: Server, bare: Server, image: Path, place: Path, seconds: int, rounds: int
+    start: Callable[[str], AbstractContextManager[Server]], image: Path, place: Path, seconds: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Latency of one client and throughput of many, in turn."""
-    for one in (line, bare):
-        load(one, image, place, seconds, CLIENTS)
     columns: dict[str, dict[str, list[float]]] = {}
-    for _ in range(rounds):
-        for name, one in (("bare", bare), ("line", line)):
-            alone, many = load(one, image, place, seconds, 1), load(one, image, place, seconds, CLIENTS)
-            for what, value in (
-                ("median latency of one client, ms", alone["p50"]),
-                ("99th percentile of one client, ms", alone["p99"]),
-                ("throughput, requests/s", rate(many)),
-                (f"median latency of {CLIENTS} clients, ms", many["p50"]),
-            ):
-                columns.setdefault(what, {}).setdefault(name, []).append(value)
+    for number in range(rounds):
+        kinds = ("bare", "line") if number % 2 else ("line", "bare")
+        with start(kinds[0]) as first, start(kinds[1]) as second:
+            for name, one in zip(kinds, (first, second), strict=True):
+                load(one, image, place, 3, CLIENTS)
+                alone, many = load(one, image, place, seconds, 1), load(one, image, place, seconds, CLIENTS)
+                for what, value in (
+                    ("median latency of one client, ms", alone["p50"]),
+                    ("99th percentile of one client, ms", alone["p99"]),
+                    ("throughput, requests/s", rate(many)),
+                    (f"median latency of {CLIENTS} clients, ms", many["p50"]),
+                ):
+                    columns.setdefault(what, {}).setdefault(name, []).append(value)
     return {
         what: {
             "bare": statistics.median(values["bare"]),

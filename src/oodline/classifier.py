@@ -130,15 +130,16 @@ class Classifier:
             The model refuses the batch, or features or logits hold NaN or infinity.
         """
         inputs = self._moved(inputs)
-        seen, logits = self._pass(inputs, needs, layers)
-        features = self._features(seen, logits)
-        if index is None:
-            index = torch.arange(len(features))
-        elif index.shape != (len(features),):
-            raise InputError(
-                f"index has shape {tuple(index.shape)}; one position a sample, ({len(features)},), is needed."
-            )
-        activations = self._activations(inputs, seen, features, logits, index, needs, layers)
+        with evaluating(self.model):  # once for all that follows: it walks over every module
+            seen, logits = self._pass(inputs, needs, layers)
+            features = self._features(seen, logits)
+            if index is None:
+                index = torch.arange(len(features))
+            elif index.shape != (len(features),):
+                raise InputError(
+                    f"index has shape {tuple(index.shape)}; one position a sample, ({len(features)},), is needed."
+                )
+            activations = self._activations(inputs, seen, features, logits, index, needs, layers)
         activations.check_finite("this batch")
         if Needs.FEATURE_MAP in needs:
             return activations.replace(feature_map=self._feature_map(seen, features))

@@ -92,14 +92,14 @@ class Table:
 
     @property
     def columns(self) -> list[Column]:
-        """Every group with its mean, then the sets without one, then the mean of all."""
+        """Every group with its mean, then the sets without one, then the mean of all where there are several."""
         found = []
         for group, names in self.groups.items():
             found += [Column(name, (name,)) for name in names]
             found += [Column(f"mean {group}", tuple(names))] if len(names) > 1 else []
         grouped = {column.title for column in found}
         found += [Column(name, (name,)) for name in self.ood_sets if name not in grouped]
-        return [*found, self.all_sets]
+        return [*found, self.all_sets] if len(self.ood_sets) > 1 else found
 
     @property
     def pooled_columns(self) -> list[Column]:
@@ -110,8 +110,9 @@ class Table:
 
     @property
     def all_sets(self) -> Column:
-        """The mean over all OOD sets."""
-        return Column("mean", tuple(self.ood_sets))
+        """The mean over all OOD sets, or the only one."""
+        sets = tuple(self.ood_sets)
+        return Column("mean" if len(sets) > 1 else sets[0], sets)
 
     def value(self, detector: str, metric: str, column: Column | str | None) -> float:
         """A metric in a column: that of a set (or its name), or an average over several (None: over all of them).
@@ -193,9 +194,9 @@ class Table:
         >>> from oodline.evaluation.evaluate import tabulate
         >>> table = tabulate({"energy": tensor([2.0, 3.0])}, {"svhn": {"energy": tensor([1.0, 2.5])}})
         >>> print(table.to_markdown("auroc"))
-        | detector | svhn | mean |
-        |---|---|---|
-        | energy | **75.00** | **75.00** |
+        | detector | svhn |
+        |---|---|
+        | energy | **75.00** |
         """
         columns = self.columns if columns is None else columns
         lines = ["| detector | " + " | ".join(c.title for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -212,11 +213,11 @@ class Table:
         >>> table = Table({"ash-s": {"tiny_imagenet": compute_metrics([2.0, 3.0], [1.0, 2.5])}})
         >>> print(table.to_latex("auroc"))
         % AUROC (higher is better), \%; needs \usepackage{booktabs}
-        \begin{tabular}{lrr}
+        \begin{tabular}{lr}
         \toprule
-        detector & tiny\_imagenet & mean \\
+        detector & tiny\_imagenet \\
         \midrule
-        ash-s & \textbf{75.00} & \textbf{75.00} \\
+        ash-s & \textbf{75.00} \\
         \bottomrule
         \end{tabular}
         """

@@ -70,7 +70,7 @@ def write_tables(tables: Tables, path: str | Path) -> Path:
     >>> table = Table({"energy": {"svhn": compute_metrics([2.0, 3.0], [1.0, 2.5])}})
     >>> with TemporaryDirectory() as folder:
     ...     print(write_tables({"": table}, f"{folder}/table.md").read_text().splitlines()[2])
-    | detector | svhn | mean |
+    | detector | svhn |
     """
     path = Path(path)
     if path.suffix not in WRITERS:
