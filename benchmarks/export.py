@@ -1,6 +1,6 @@
-"""A guard with LINe as ONNX, against the bare classifier's ONNX and against the module that it was made of.
+"""A guard as ONNX, with LINe or another detector, against the bare classifier and against the module it was made of.
 
-    python benchmarks/export.py [--shared ../shared] [--images 256] [--threads 1] [--rounds 9] [--json]
+    python benchmarks/export.py [--detector fuse] [--shared ../shared] [--images 256] [--threads 1] [--rounds 9]
 
 For DenseNet-100 on CIFAR-10 and MobileNetV2 on ImageNet, with their checkpoints: largest differences to the module,
 over real images; size of the files; time in onnxruntime, guard by bare classifier, at batch 1 and 32. Both graphs are
@@ -13,7 +13,7 @@ from __future__ import annotations
 import statistics
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, thread_time
@@ -79,16 +79,24 @@ CASES = (
 
 @app.default
 def main(
-    *, shared: Path = Path("../shared"), images: int = 256, threads: int = 1, rounds: int = 9, as_json: Json = False
+    *,
+    detector: str | None = None,
+    shared: Path = Path("../shared"),
+    images: int = 256,
+    threads: int = 1,
+    rounds: int = 9,
+    as_json: Json = False,
 ) -> None:
     """Measure and print.
 
     Parameters
     ----------
+    detector
+        NAME,setting=value, in place of LINe with the paper's settings.
     shared
         Folder with `data`.
     images
-        On how many LINe is fitted, for CIFAR-10; half as many calibrate, and on as many graph and module are compared.
+        On how many it is fitted, for CIFAR-10; half as many calibrate, and on as many graph and module are compared.
     threads
         Cores that onnxruntime and PyTorch may use.
     rounds
@@ -98,11 +106,12 @@ def main(
     """
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", FewSamplesWarning)
-    rows = [row for case in CASES for row in measure(case, shared / "data", images, threads, rounds)]
+    cases = [replace(case, detector=detector or case.detector) for case in CASES]
+    rows = [row for case in cases for row in measure(case, shared / "data", images, threads, rounds)]
     if as_json:
         print_json({"threads": threads, "rounds": rounds, "rows": rows})
         return
-    table = Table(title=f"LINe in onnxruntime, {threads} thread(s), median of {rounds}")
+    table = Table(title=f"{detector or 'LINe'} in onnxruntime, {threads} thread(s), median of {rounds}")
     for name in rows[0]:
         table.add_column(name, justify="right")
     for row in rows:

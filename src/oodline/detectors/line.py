@@ -199,7 +199,7 @@ class LINe(Rectifier):
         moments: ClassMoments = statistics["class_mean"]
         seen = moments.count > 0
         if self.unseen == "error":
-            moments.check_every_class()
+            moments.check_every_class(otherwise=", or keep all neurons of those without: line,unseen=dense")
         weight = head.linear.weight.cpu().float()
         # float64 times float32 is float64 without a copy of the weights in it: 358 MB for 21,841 classes
         S = moments.mean * weight if isinstance(head, LinearHead) else moments.mean

@@ -65,15 +65,18 @@ class ClassMoments(Statistic):
         """Mean over all samples (K,)."""
         return (self.mean * self.count.unsqueeze(1)).sum(0) / self.total
 
-    def check_every_class(self, at_least: int = 1) -> None:
-        """Raise `LabelError`, naming the classes, where a class has fewer than `at_least` samples."""
+    def check_every_class(self, at_least: int = 1, otherwise: str = "") -> None:
+        """Raise `LabelError`, naming the classes, where a class has fewer than `at_least` samples.
+
+        `otherwise` is what else the reader of the error can do.
+        """
         few = torch.nonzero(self.count < at_least).flatten().tolist()
         if few:
             names = ", ".join(str(c) for c in few[:10]) + (", ..." if len(few) > 10 else "")
             lack = "no sample" if at_least == 1 else f"fewer than {at_least} samples"
             raise LabelError(
                 f"{len(few)} of {len(self.count)} classes have {lack} among the {self.total} "
-                f"that were seen: {names}. Fit on data that shows every class the head knows."
+                f"that were seen: {names}. Fit on data that shows every class the head knows{otherwise}."
             )
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
