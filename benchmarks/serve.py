@@ -235,6 +235,7 @@ def load(
     command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--timeout", "40s", "-s", str(script)]
     command += [f"{server.url}/v1/predict", "--", str(image), str(pause or 0)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    sleep(1)  # what this load has left behind shall not meet the next one
     found = json.loads(output[output.index("JSON ") + 5 :].splitlines()[0])
     if not found["status"]:
         sys.exit(f"no request was answered within {seconds} s: ask for more --seconds, on a quieter machine.")
@@ -275,10 +276,10 @@ def compare(
 
 def overloaded(line: Server, image: Path, place: Path, capacity: float, seconds: int) -> dict[str, Any]:
     """Twice the capacity, by a crowd of which each waits between its requests."""
-    load(line, image, place, 10, 2 * CLIENTS)  # memory for full batches is taken once
-    before = line.megabytes
-    found = load(line, image, place, seconds, CROWD, pause=1e3 * CROWD / (2 * capacity))
-    sleep(1)
+    pause = 1e3 * CROWD / (2 * capacity)
+    load(line, image, place, 30, CROWD, pause)  # memory for full batches is taken once
+    with memory_of(line) as memory:
+        found = load(line, image, place, seconds, CROWD, pause)
     answers = sum(found["status"].values())
     return {
         "capacity, requests/s": capacity,
@@ -290,8 +291,7 @@ def overloaded(line: Server, image: Path, place: Path, capacity: float, seconds:
         "median latency, ms": found["p50"],
         "99th percentile, ms": found["p99"],
         "left in the service": metric(line, "oodline_present_images"),
-        "memory before, MB": before,
-        "memory after, MB": line.megabytes,
+        "memory in quarters of the time, MB": quarters(memory),
     }
 
 
@@ -318,15 +318,36 @@ def attacked(line: Server, image: Path, place: Path, seconds: int) -> dict[str, 
 
     during(max(1, seconds // 3))  # decoders make themselves at home
     codes.clear()
-    before = line.megabytes
-    found = during(seconds)
+    with memory_of(line) as memory:
+        found = during(seconds)
     return {
         "kinds of bad uploads": len(corpus),
         "status codes of bad uploads": dict(codes),
         "status codes of good ones beside them": found["status"],
-        "memory before, MB": before,
-        "memory after, MB": line.megabytes,
+        "memory in quarters of the time, MB": quarters(memory),
     }
+
+
+@contextmanager
+def memory_of(line: Server) -> Iterator[list[float]]:
+    """The memory of a server, every second."""
+    found, done = [line.megabytes], threading.Event()
+
+    def look() -> None:
+        while not done.wait(1):
+            found.append(line.megabytes)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()
+
+
+def quarters(values: list[float]) -> str:
+    return ", ".join(f"{values[i * (len(values) - 1) // 4]:.0f}" for i in range(5))
 
 
 def bad_uploads(good: bytes) -> dict[str, tuple[dict[str, str], bytes]]:

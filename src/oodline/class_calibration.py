@@ -35,8 +35,9 @@ class _Pools:
     @classmethod
     def of(cls, classes: Sequence[Calibration]) -> Self:
         pools = {id(c): c.scores for c in classes}
+        places = {key: row for row, key in enumerate(pools)}
         size = torch.tensor([len(scores) for scores in pools.values()])
-        row = torch.tensor([list(pools).index(id(c)) for c in classes])
+        row = torch.tensor([places[id(c)] for c in classes])
         return cls(torch.cat(list(pools.values())), size.cumsum(0) - size, size, row, int(size.max()))
 
     def count(self, scores: Float[Tensor, " m"], rows: Int[Tensor, " m"], *, ties: bool) -> Int[Tensor, " m"]:
