@@ -20,7 +20,7 @@ from oodline.report.curves import Curve, finite
 from oodline.report.gallery import Gallery
 
 METRICS = {
-    "auroc": ("AUROC", "Probability that an ID image scores higher than an OOD image. Higher is better."),
+    "auroc": ("AUROC", "Probability that an ID input scores higher than an OOD input. Higher is better."),
     "fpr95_id_positive": (
         "FPR@95TPR, ID positive",
         "Share of OOD accepted where 95 % of ID is accepted, the convention of the LINe, DICE and ReAct papers. "
