@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from oodline.calibration import calibrate, samples_needed
-from oodline.class_calibration import calibrate_by_class
+from oodline.class_calibration import calibrate_by_class, check_classes
 from oodline.errors import InputError, SettingError
 
 CLASSES = 4
@@ -110,5 +110,22 @@ def test_scores_without_their_class_are_refused():
     for judge in (calibration.p_value, calibration.is_ood):
         with pytest.raises(InputError, match="pass predicted="):
             judge(torch.zeros(2))
+    for predicted, sentence in (
+        ([0, 3], r"1 of 2 predicted classes are outside \[0, 2\] \(first: 3\)"),
+        ([-1, 0], r"first: -1"),
+    ):
+        for judge in (calibration.p_value, calibration.is_ood):
+            with pytest.raises(InputError, match=sentence):
+                judge(torch.zeros(2), torch.tensor(predicted))
+    for predicted, sentence in (
+        ([0, 1, 2], r"shape \(3,\) for scores of shape \(2,\)"),
+        ([0.0, 1.9], r"are integers; these are torch\.float32"),
+        ([True, False], r"are integers; these are torch\.bool"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            check_classes(torch.tensor(predicted), torch.zeros(2), 3)
+    assert calibration.is_ood(torch.zeros(2), torch.tensor([0, 2], dtype=torch.uint8)).shape == (2,)
+    with pytest.raises(InputError, match="first: 3"):
+        calibrate_by_class(torch.zeros(60), torch.arange(60) % 4, 3)
     with pytest.raises(SettingError, match="10 held-out samples cannot promise"):
         calibrate_by_class(torch.zeros(10), torch.zeros(10).long(), 3)

@@ -99,7 +99,12 @@ def test_damage_is_refused_whenever_it_comes(toys, tmp_path):
         list(loader)
     with pytest.raises(DataError, match="no safetensors file of samples, or damaged"):
         TensorFile(toys)
-    for names in ("[1, 2]", '"a"', "[", '{"a": 1}'):
+    for changed in ({"labels": LABELS.float()}, {"inputs": INPUTS[:30]}, {"labels": LABELS[:30]}):
+        loader = TensorLoader(TensorFile(written(toys, inputs=INPUTS, labels=LABELS)))
+        written(toys, **{"inputs": INPUTS, "labels": LABELS, **changed})
+        with pytest.raises(DataError, match="has changed since it was opened"):
+            list(loader)
+    for names in ("[1, 2]", '"a"', "[", '{"a": 1}', "[" * 100_000):
         with pytest.raises(DataError, match="no safetensors file of samples, or damaged"):
             TensorFile(written(toys, {"class_names": names}, inputs=INPUTS))
     for wrong in ({"batch_size": 0}, {"limit": 0}):

@@ -159,7 +159,11 @@ def test_a_calibration_by_class_flags_by_class():
 
 def test_bad_input_is_refused():
     calibration = calibrate(torch.randn(100))
-    for settings, sentence in [({"alpha": 0.0}, "alpha lies between"), ({"window": 0}, "at least one score")]:
+    for settings, sentence in [
+        ({"alpha": 0.0}, "alpha lies between"),
+        ({"window": 0}, "a window holds 1 to"),
+        ({"window": 10**30}, "a window holds 1 to"),
+    ]:
         with pytest.raises(SettingError, match=sentence):
             DriftMonitor(calibration, **settings)
     monitor = DriftMonitor(calibration)
@@ -169,8 +173,13 @@ def test_bad_input_is_refused():
     state = monitor.state()
     with pytest.raises(MismatchError, match="another calibration"):
         DriftMonitor.restore(calibrate(torch.randn(100)), state)
+    with pytest.raises(MismatchError, match="another calibration"):
+        DriftMonitor.restore(calibrate(calibration.scores, 0.3), state)
     for change in (
         {"alpha": 2.0},
+        {"window": 10**30},
+        {"since_reset": -5},
+        {"stakes": [1e308] * 4},
         {"window": "many"},
         {"random": {"bit_generator": "MT19937"}},
         {"random": {}},

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import oodline as ol
 from oodline.agreement import verify
 from oodline.data import image_loader, open_images
-from oodline.errors import DataError, ExportError, InputError, MissingExtraError, NotFittedError
+from oodline.errors import DataError, ExportError, InputError, MissingExtraError, NotFittedError, SettingError
 from oodline.export import export_onnx, export_program, export_triton
 from oodline.graph import OUTPUTS, GuardGraph, place, trace
 from oodline.preprocessing import Preprocessing
@@ -60,6 +60,38 @@ def same_verdict(found: dict[str, np.ndarray], verdict: ol.Verdict) -> None:
     assert found["is_ood"].tolist() == verdict.is_ood.tolist()
     np.testing.assert_allclose(found["score"], verdict.score.numpy(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found["p_value"], verdict.p_value.numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("by", ["all", "predicted"])
+@pytest.mark.parametrize("name", ["energy", "line,p_a=0.5,p_w=0.5,clip=5.0", "fuse,detectors=energy+knn:k=3"])
+def test_a_graph_flags_what_the_guard_refuses(tmp_path, name, by):
+    classifier, loader = toy_problem()
+    held_out = [loader[0][0] + 0.3 * torch.randn(60, 4) for _ in range(3)]
+    guard = ol.Guard(classifier, ol.create_detector(name).fit(classifier, loader)).calibrate(held_out, by=by)
+    good = loader[0][0][:2]
+    strange = torch.stack([torch.full((4,), value) for value in (torch.nan, torch.inf, -torch.inf, 3e38)])
+    for bad in strange:
+        with pytest.raises(InputError, match="NaN or infinite"):
+            guard(bad.unsqueeze(0))
+    guard.export_onnx(tmp_path / "guard.onnx", good)
+    found = run_onnx(tmp_path / "guard.onnx", {"inputs": torch.cat([good, strange])})
+    same_verdict({name: values[:2] for name, values in found.items()}, guard(good))
+    assert found["is_ood"][2:].all()
+    assert (found["p_value"] <= 1).all()
+    assert (found["p_value"][2:] <= 1 / 11).all()
+
+
+def test_a_model_of_triton_has_a_plain_name_and_a_batch(tmp_path):
+    for name, size, sentence in (
+        ('a"b', 4, "named by letters"),
+        ("../a", 4, "named by letters"),
+        ("a", 0, "at least 1"),
+    ):
+        with pytest.raises(SettingError, match=sentence):
+            export_triton(toy_guard(), tmp_path, name, torch.zeros(1, 4), max_batch_size=size)
+    with pytest.raises(InputError, match="'inputs' has none"):
+        export_onnx(toy_guard(), tmp_path / "guard.onnx", torch.zeros(0, 4))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_onnx_judges_pixels_as_the_guard_does(tmp_path):

@@ -71,6 +71,15 @@ def test_every_class_has_a_name_or_none_has(guard, names):
         ol.Guard(guard.classifier, guard.detector, class_names=names)
 
 
+def test_a_file_takes_names_where_it_has_none_and_loses_those_that_do_not_fit(guard, tmp_path):
+    plain = ol.Guard(guard.classifier, guard.detector, guard.calibration)
+    path = plain.save(tmp_path / "plain.safetensors")
+    assert ol.Guard.load(path, guard.classifier).class_names is None
+    assert ol.Guard.load(path, guard.classifier, class_names="xyz").class_names == ("x", "y", "z")
+    with pytest.warns(UserWarning, match="2 class names for 3 classes are not shown"):
+        assert ol.Guard.load(path, guard.classifier, class_names="xy").class_names is None
+
+
 def test_a_batch_of_the_wrong_shape_or_with_nan_is_refused(guard):
     with pytest.raises(InputError, match=r"refused a batch of shape \(2, 7\)"):
         guard(torch.zeros(2, 7))

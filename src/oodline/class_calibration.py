@@ -105,11 +105,12 @@ class ClassCalibration:
 
     def is_ood(self, scores: Float[Tensor, " m"], predicted: Int[Tensor, " m"] | None = None) -> Bool[Tensor, " m"]:
         """Whether each score is below the threshold of its predicted class."""
-        return scores.double().cpu() < self.threshold_of(_known(predicted))
+        return scores.double().cpu() < self.threshold_of(self._known(predicted, scores))
 
     def threshold_of(self, predicted: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
         """The threshold for each predicted class (M,), float64."""
-        return torch.tensor([c.threshold for c in self.classes], dtype=torch.float64)[predicted.cpu()]
+        labels = self._known(predicted, predicted)
+        return torch.tensor([c.threshold for c in self.classes], dtype=torch.float64)[labels]
 
     def p_value(
         self,
@@ -123,12 +124,20 @@ class ClassCalibration:
         Raises
         ------
         InputError
-            `predicted` is missing.
+            `predicted` is missing, or is not one class of the calibration for each score.
         """
-        scores, rows = scores.double().cpu(), self._pools.row[_known(predicted)]
+        scores, rows = scores.double().cpu(), self._pools.row[self._known(predicted, scores)]
         below, up_to = (self._pools.count(scores, rows, ties=ties) for ties in (False, True))
         u = 1 - torch.rand(len(scores), generator=random, dtype=torch.float64) if random is not None else 1
         return (below + u * (1 + up_to - below)).double() / (self._pools.size[rows] + 1)
+
+    def _known(self, predicted: Tensor | None, scores: Tensor) -> Tensor:
+        if predicted is None:
+            raise InputError("a calibration by class needs the predicted class of each score: pass predicted=.")
+        if torch.compiler.is_exporting():
+            return predicted.cpu()  # an argmax, whose values a graph cannot look at
+        check_classes(predicted, scores, len(self.classes))
+        return predicted.cpu().long()
 
 
 AnyCalibration = Calibration | ClassCalibration
@@ -153,8 +162,9 @@ def calibrate_by_class(
     Raises
     ------
     SettingError, InputError
-        As `calibrate`, for all scores together.
+        As `calibrate`, for all scores together; or `predicted` is not one class for each score.
     """
+    check_classes(predicted, scores, num_classes)
     order = scores.double().cpu().sort().indices
     return split_by_class(calibrate(scores, false_alarm), predicted.cpu().long()[order], num_classes)
 
@@ -196,7 +206,18 @@ def split_by_class(overall: Calibration, predicted: Int[Tensor, " n"], num_class
     return ClassCalibration(overall, predicted, tuple(own.get(c, shared) for c in range(num_classes)), tuple(small))
 
 
-def _known(predicted: Tensor | None) -> Tensor:
-    if predicted is None:
-        raise InputError("a calibration by class needs the predicted class of each score: pass predicted=.")
-    return predicted.cpu()
+def check_classes(predicted: Tensor, scores: Tensor, num_classes: int) -> None:
+    """Raise `InputError` unless `predicted` has one class in [0, num_classes) for each score."""
+    if predicted.shape != scores.shape:
+        raise InputError(
+            f"there are predicted classes of shape {tuple(predicted.shape)} for scores of shape {tuple(scores.shape)}. "
+            "Give one a score."
+        )
+    if predicted.dtype == torch.bool or predicted.is_floating_point() or predicted.is_complex():
+        raise InputError(f"predicted classes are integers; these are {predicted.dtype}.")
+    outside = (predicted < 0) | (predicted >= num_classes)
+    if bool(outside.any()):
+        raise InputError(
+            f"{int(outside.sum())} of {predicted.numel()} predicted classes are outside [0, {num_classes - 1}] (first: "
+            f"{int(predicted[outside][0])}). They must be those of the classifier that was calibrated."
+        )

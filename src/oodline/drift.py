@@ -19,19 +19,22 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from oodline.class_calibration import AnyCalibration
+from oodline.class_calibration import AnyCalibration, ClassCalibration
 from oodline.errors import InputError, MismatchError, SettingError
 
 MEMORY = 10_000
 """Scores to rank among at most, or the held-out ones, where there are more of those."""
+
+MOST_WINDOW = 10**9
+"""Scores in a window at most."""
 
 SHARES = (0.05, 0.15, 0.4, 1.0)
 """Shares of OOD inputs that the bettors stake on, each with a part of the money."""
@@ -91,6 +94,10 @@ class DriftReport:
         return asdict(self)
 
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Money = Annotated[float, Field(ge=0, le=1e306)]
+
+
 class _State(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -99,12 +106,12 @@ class _State(BaseModel):
     calibration: str
     alpha: float
     window: int
-    seen: int
-    since_reset: int
-    alarm_at: int | None
-    evidence: float
-    peak: float
-    stakes: tuple[float, ...]
+    seen: Count
+    since_reset: Count
+    alarm_at: Count | None
+    evidence: Money
+    peak: Money
+    stakes: tuple[Money, ...]
     flags: tuple[bool, ...]
     ranked: tuple[float, ...]
     random: dict[str, Any]
@@ -149,8 +156,8 @@ class DriftMonitor:
     def __init__(self, calibration: AnyCalibration, *, alpha: float = 0.01, window: int = 500, seed: int = 0) -> None:
         if not 0 < alpha < 1:
             raise SettingError(f"a monitor's alpha lies between 0 and 1; {alpha:g} does not.")
-        if window < 1:
-            raise SettingError(f"a window holds at least one score; window={window} does not.")
+        if not 1 <= window <= MOST_WINDOW:
+            raise SettingError(f"a window holds 1 to {MOST_WINDOW:,} scores; window={window} does not.")
         self.calibration = calibration
         self.alpha = alpha
         self.window = window
@@ -303,4 +310,9 @@ def _waiting(steps: int) -> float:
 
 
 def _digest(calibration: AnyCalibration) -> str:
-    return hashlib.sha256(calibration.scores.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(calibration.scores.numpy().tobytes())
+    digest.update(f"{type(calibration).__name__} {calibration.false_alarm!r}".encode())
+    if isinstance(calibration, ClassCalibration):
+        digest.update(calibration.predicted.numpy().tobytes())
+        digest.update(str(len(calibration.classes)).encode())
+    return digest.hexdigest()

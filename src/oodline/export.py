@@ -9,6 +9,7 @@ import copy
 import io
 import json
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +26,15 @@ from oodline._version import __version__
 from oodline.agreement import BATCH_SIZES, rows_of, verify
 from oodline.batch import Inputs
 from oodline.classifier import Classifier
-from oodline.errors import DataError, ExportError, InputError, missing_extra
+from oodline.errors import DataError, ExportError, InputError, SettingError, missing_extra
 from oodline.files import check_writable, write_atomically
 from oodline.fitting import reads
 from oodline.graph import OUTPUTS, Guarded, GuardGraph, spelled_out, trace
 from oodline.preprocessing import Preprocessing
 from oodline.progress import working
+
+NAME = re.compile(r"[\w.-]+", re.ASCII)
+"""What a model may be called in a Triton repository."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,15 @@ def export_triton(
 
     Raises
     ------
+    SettingError
+        The name has other characters than letters, digits, ".", "_" and "-", or `max_batch_size` is less than 1.
     DataError
         There is a model of that name already, or the folder cannot be written; nothing is left half-written.
     """
+    if not NAME.fullmatch(name):
+        raise SettingError(f"a model of Triton is named by letters, digits, '.', '_' and '-'; {name!r} is not.")
+    if max_batch_size < 1:
+        raise SettingError(f"max_batch_size must be at least 1; {max_batch_size} is not.")
     home = Path(folder) / name
     if home.exists():
         raise DataError(f"could not write {home}: there is a model of that name already. Remove it, or choose another.")
@@ -245,6 +255,8 @@ def _prepare(guard: Guarded, example: Inputs, preprocessing: Preprocessing | Non
     for name, value in tensors.items():
         if not isinstance(value, Tensor) or value.ndim == 0:
             raise InputError(f"a graph takes tensors with a batch dimension; '{name}' is a {type(value).__name__}.")
+        if len(value) == 0:
+            raise InputError(f"a graph is tried on examples, and '{name}' has none. Pass one or more.")
     batch = rows_of(example, max(BATCH_SIZES))
     # a first pass of the ordinary kind, which checks the head, the shapes and the values
     plain = batch if preprocessing is None or isinstance(batch, Mapping) else preprocessing.normalise(batch)

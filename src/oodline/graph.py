@@ -78,7 +78,10 @@ class GuardGraph(nn.Module):
         self.preprocessing = preprocessing
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, ...]:
-        """Logits (N, C), label (N,) int64, score (N,), p-value (N,) float64, verdict (N,) bool."""
+        """Logits (N, C), label (N,) int64, score (N,), p-value (N,) float64, verdict (N,) bool.
+
+        An input with a score or a logit that is NaN or infinite is flagged, with the smallest p-value there is.
+        """
         if self.preprocessing is not None:
             if not isinstance(inputs, Tensor):
                 raise InputError("preprocessing takes pixels, one tensor (N, channels, height, width).")
@@ -86,7 +89,10 @@ class GuardGraph(nn.Module):
         activations = self.classifier.trace(inputs, **reads([self.detector]))
         score = self.detector(activations)
         label = activations.logits.argmax(1)
-        p_value, is_ood = self.calibration.p_value(score, label), self.calibration.is_ood(score.double(), label)
+        # the guard refuses an input that overflows or is NaN; a graph cannot, so it flags it as nothing ID could be
+        valid = torch.isfinite(score) & torch.isfinite(activations.logits).all(1)
+        judged = torch.where(valid, score.double(), -torch.inf)
+        p_value, is_ood = self.calibration.p_value(judged, label), self.calibration.is_ood(judged, label)
         return activations.logits, label, score, p_value, is_ood
 
 
@@ -165,4 +171,4 @@ def place(ends: Float[Tensor, " n"], values: Float[Tensor, "*m"], right: bool) -
     for bit in reversed(range(bits)):
         probe = padded.take(found + (2**bit - 1))
         found = found + (probe <= values if right else probe < values) * 2**bit
-    return found
+    return found.clamp(max=ends.shape[0])  # an infinite value is not below the padding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -326,7 +327,14 @@ class Guard:
         return export_onnx(self, path, example, preprocessing=preprocessing, progress=progress)
 
     @classmethod
-    def load(cls, path: str | Path, classifier: Classifier, detector: str | None = None) -> Guard:
+    def load(
+        cls,
+        path: str | Path,
+        classifier: Classifier,
+        detector: str | None = None,
+        *,
+        class_names: Iterable[str] | None = None,
+    ) -> Guard:
         """Read a guard, or one of the detectors that `oodline fit` wrote, for the classifier it was fitted on.
 
         Parameters
@@ -337,6 +345,8 @@ class Guard:
             The same classifier.
         detector : str, optional
             Which of several detectors; the first without it.
+        class_names : sequence of str, optional
+            For a file that holds none. Names that are not one a class are left out, with a warning.
 
         Raises
         ------
@@ -354,11 +364,15 @@ class Guard:
         name = detector if detector is not None else next(iter(artifact.detectors))
         if name not in artifact.detectors:
             raise unknown_name(f"detector in {path}", name, artifact.detectors)
+        names = artifact.class_names or (None if class_names is None else tuple(class_names))
+        if names is not None and (classes := classifier.head.num_classes) not in (0, len(names)):
+            warnings.warn(f"{len(names)} class names for {classes} classes are not shown.", stacklevel=2)
+            names = None
         return cls(
             classifier,
             artifact.detectors[name].to(classifier.device),
             artifact.calibrations.get(name),
-            class_names=artifact.class_names,
+            class_names=names,
             preprocessing=artifact.preprocessing,
             neurons=artifact.neurons,
         )

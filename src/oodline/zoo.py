@@ -15,10 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
-from oodline.errors import ModelError, missing_extra, unknown_name
+from oodline.errors import ModelError, SettingError, missing_extra, unknown_name
 from oodline.preprocessing import Preprocessing
 from oodline.references import Reference, parse_reference
 from oodline.weights import load_weights
@@ -91,6 +92,30 @@ def load_model(reference: str, weights: str | Path | None = None) -> LoadedModel
         load_weights(loaded.model, weights)
     loaded.model.eval()
     return loaded
+
+
+def move(model: nn.Module, device: str) -> nn.Module:
+    """Move a model to a device by its name.
+
+    Raises
+    ------
+    SettingError
+        There is no such device here.
+
+    Examples
+    --------
+    >>> move(nn.Linear(2, 2), "cpu").weight.device
+    device(type='cpu')
+    """
+    try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise SettingError(
+            f"the device '{device}' cannot be used: {reason}. Choose another --device, such as cpu."
+        ) from error
 
 
 def _load_timm(reference: Reference) -> LoadedModel:

@@ -297,6 +297,12 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
         (["--model", "python:models.py:broken"], "NaN or infinite activations in 36 of 36 rows"),
         (["--model", "python:models.py:built"], "Did you mean 'build'"),
         (["--model", "resnet50"], "does not say where the model comes from"),
+        (
+            [*MODEL, "--device", "meta"],
+            "the device 'meta' cannot be used: it holds no numbers. Choose another",
+        ),
+        ([*MODEL, "--device", "gpu7"], "the device 'gpu7' cannot be used: "),
+        ([*MODEL, "-o", "x" * 300], "xx cannot be used: File name too long. Check the path."),
         (["--model", "python:models.py:build,classes=2"], "labels are outside [0, 1]"),
         (["--model", "python:models.py:build,classes=4"], "1 of 4 classes have no sample"),
         ([*MODEL, "--label-offset", "1"], "labels are outside [0, 2]"),

@@ -122,6 +122,10 @@ def test_a_live_stream_is_answered_as_it_comes_and_shown_to_prometheus(place):
         (["bad.jsonl"], "line 2 is not JSON: nonsense"),
         (["words.jsonl"], "row 1 of words.jsonl has no number as 'score'"),
         (["nan.jsonl"], "1 of 1 scores are NaN"),
+        (["deep.jsonl"], "line 1 is not JSON"),
+        (["half.jsonl"], "or no integer as label"),
+        (["long.csv"], "long.csv cannot be read: field larger than field limit"),
+        (["quiet.csv", "--state", "deep.jsonl"], "deep.jsonl is no state of a drift monitor"),
         (["bad.parquet"], "bad.parquet cannot be read"),
         (["quiet.csv", "--detector", "msp"], "has no number as 'score_msp'"),
         (["quiet.csv", "--detector", "max-logit"], "holds no calibration of 'max-logit'"),
@@ -136,6 +140,9 @@ def test_bad_input_is_one_sentence(place, capsys, arguments, sentence):
     Path("bad.jsonl").write_text("1.0\nnonsense\n")
     Path("words.jsonl").write_text('{"score": "high"}\n')
     Path("nan.jsonl").write_text("NaN\n")
+    Path("deep.jsonl").write_text("[" * 100_000)
+    Path("half.jsonl").write_text('{"score": 1.0, "label": 1.9}\n')
+    Path("long.csv").write_text(f"score\n{'1' * 200_000}\n")
     Path("bad.parquet").write_bytes(b"PAR1")
     assert run(*arguments) == 1
     error = capsys.readouterr().err

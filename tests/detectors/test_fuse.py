@@ -265,6 +265,14 @@ def test_candidates_do_not_share_members():
     assert repr(other.detectors) == repr(fuse.detectors)
 
 
+@pytest.mark.parametrize("given", [[1, 2], None, 3, ["energy", None]])
+def test_what_are_no_detectors_is_refused(given):
+    with pytest.raises(SettingError, match="Fuse combines detectors, or references to them"):
+        Fuse(given)
+    with pytest.raises(SettingError, match="Fuse knows rule="):
+        Fuse("energy+msp", rule=["fisher"])
+
+
 def test_the_default_suits_the_head():
     head = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     layered = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), head), head="2")

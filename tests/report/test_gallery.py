@@ -103,7 +103,7 @@ def test_other_images_than_those_of_the_run_are_not_shown(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "spec", ["hf:user/set,trust_remote_code=true", "torchvision:CIFAR10,root=nowhere,download=true"]
+    "spec", ["hf:user/set", "hf:user/set,trust_remote_code=true", "torchvision:CIFAR10,root=nowhere,download=true"]
 )
 def test_a_run_may_not_ask_for_code_or_downloads(run, tmp_path, spec):
     gallery = gather(copied(run, tmp_path, far={"spec": spec}), ["energy"])

@@ -1,6 +1,7 @@
 """What the service says is what the guard says, for one image and for many, alone and in a crowd."""
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -11,7 +12,7 @@ from fastapi import Depends, FastAPI
 from PIL import Image
 
 import oodline as ol
-from oodline.errors import NotFittedError, SettingError
+from oodline.errors import InputError, NotFittedError, SettingError
 from oodline.preprocessing import Preprocessing
 from oodline.serve import ServeSettings, create_app, verdicts
 from oodline.testing import toy_image_guard
@@ -225,6 +226,18 @@ def test_a_guard_without_a_threshold_or_a_preprocessing_is_no_service(guard):
         create_app(ol.Guard(guard.classifier, guard.detector, guard.calibration))
 
 
+def test_a_service_that_cannot_begin_leaves_the_model_as_it_was():
+    guard = toy_image_guard()
+    guard.classifier.model.train()
+    threads = threading.active_count()
+    with pytest.raises(InputError, match="refused a batch"):
+        create_app(guard, Preprocessing(mode="L", resize=8, crop=8))
+    assert guard.classifier.model.training
+    assert threading.active_count() == threads
+    with pytest.raises(SettingError, match="token is empty"):
+        create_app(guard, token="")
+
+
 def test_the_model_is_evaluated_while_it_is_served_and_then_as_it_was():
     guard = toy_image_guard()
     guard.classifier.model.train()
@@ -237,7 +250,7 @@ def test_the_model_is_evaluated_while_it_is_served_and_then_as_it_was():
 def test_limits_that_no_request_could_keep_are_refused():
     with pytest.raises(SettingError, match="max_images=16 is above capacity=8"):
         ServeSettings(capacity=8)
-    with pytest.raises(SettingError, match="max_batch above 0; 0 is not"):
+    with pytest.raises(SettingError, match="max_batch above 0, and finite; 0 is not"):
         ServeSettings(max_batch=0)
     with pytest.raises(SettingError, match="max_wait_ms of at least 0"):
         ServeSettings(max_wait_ms=-1)

@@ -54,3 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # whoever read our output, like `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename} cannot be used: {error.strerror}. Check the path.", file=sys.stderr)
+        sys.exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -19,8 +19,7 @@ from oodline.cli.options import (
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from oodline.batch import Inputs
     from oodline.preprocessing import Preprocessing
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
@@ -62,6 +61,7 @@ def export(
         Print one JSON document on standard output, and nothing else there.
     """
     from oodline.artifact import read_artifact
+    from oodline.data.opening import is_tensors
     from oodline.export import export_onnx, export_program, export_triton
     from oodline.files import check_writable
     from oodline.guard import Guard
@@ -75,8 +75,11 @@ def export(
     loaded = load_classifier(model, artifact)
     judge = Guard.load(guard, loaded.classifier, detector)
     inside = loaded.preprocessing if preprocess_inside else None
-    images = _examples(data, loaded.preprocessing, reading)
-    if preprocess_inside:
+    images: Any = _examples(data, loaded.preprocessing, reading)
+    if data is not None and is_tensors(data):
+        if preprocess_inside:
+            raise SettingError(f"--preprocess-inside is for images, and {data} holds tensors. Leave it out.")
+    elif preprocess_inside:
         images = (255 * images).round().byte() if preprocess_inside == "uint8" else images
     else:
         images = loaded.preprocessing.normalise(images)
@@ -104,14 +107,12 @@ def export(
     print(f"largest differences to the guard at batch sizes {sizes}: {gaps}")
 
 
-def _examples(data: str | None, preprocessing: Preprocessing, reading: DataOptions) -> Tensor:
-    """Pixels in [0, 1], of the size that the classifier reads."""
+def _examples(data: str | None, preprocessing: Preprocessing, reading: DataOptions) -> Inputs:
+    """Tensors as they are, or pixels in [0, 1] of the size that the classifier reads."""
     import torch
 
     if data is not None:
-        batch = next(iter(open_loader(data, preprocessing.pixels, reading)))
-        assert isinstance(batch.inputs, torch.Tensor)  # an image loader's batches are
-        return batch.inputs
+        return next(iter(open_loader(data, preprocessing.pixels, reading))).inputs
     size = preprocessing.crop or preprocessing.resize
     if size is None or (preprocessing.crop is None and isinstance(size, int)):
         raise SettingError(

@@ -122,12 +122,15 @@ def fit(
             calibrations = calibrate_all(found, classifier.head.num_classes, rate, by)
             skipped |= report_skipped({"calibrate": held_out})
         samples = loader.num_samples - len(loader.skipped)
-        names = names_of_logits(loader.source.class_names, reading.label_offset, classifier.head.num_classes)
+        classes = classifier.head.num_classes
+        names = names_of_logits(loaded.class_names, 0, classes) or names_of_logits(
+            loader.source.class_names, reading.label_offset, classes
+        )
         artifact = Artifact(
             detectors=detectors,
             head=HeadInfo.of(classifier.head),
             calibrations=calibrations,
-            class_names=loaded.class_names or names,
+            class_names=names,
             preprocessing=loaded.preprocessing,
             model=ModelSource(reference=loaded.reference, weights=loaded.weights, head=classifier.head_name),
             fit=FitInfo(data=data, samples=samples, calibration_data=calibrate),

@@ -88,7 +88,7 @@ def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> 
 
     from oodline.classifier import Classifier
     from oodline.preprocessing import Preprocessing
-    from oodline.zoo import load_model
+    from oodline.zoo import load_model, move
 
     source = artifact.model if artifact is not None else None
     reference, weights, head = options.model, options.weights, options.head
@@ -108,7 +108,7 @@ def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> 
     # torchrun tells every process of a machine which of its GPUs is its own
     own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     device = options.device or (own if torch.cuda.is_available() else "cpu")
-    classifier = Classifier(loaded.model.to(device), head or loaded.head)
+    classifier = Classifier(move(loaded.model, device), head or loaded.head)
     if options.preprocessing is not None:
         preprocessing = _read_preprocessing(options.preprocessing)
     else:

@@ -58,12 +58,7 @@ def serve(
     show_warnings()
     token = _token(token_file)
     loaded = load_classifier(model, read_artifact(guard))
-    this = Guard.load(guard, loaded.classifier, detector)
-    this.class_names = this.class_names or loaded.class_names
-    classes = this.classifier.head.num_classes
-    if this.class_names is not None and classes not in (0, len(this.class_names)):
-        print(f"warning: {len(this.class_names)} names for {classes} classes are not shown.", file=sys.stderr)
-        this.class_names = None
+    this = Guard.load(guard, loaded.classifier, detector, class_names=loaded.class_names)
     monitor = None if this.calibration is None else DriftMonitor(this.calibration)
     app = create_app(this, loaded.preprocessing, settings, token=token, monitor=monitor)
     if host not in ("127.0.0.1", "::1", "localhost") and token is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json as json_module
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from cyclopts import Parameter
 from oodline.cli.options import Json, show_warnings
 from oodline.errors import ArtifactError, DataError, SettingError, unknown_name
 from oodline.files import check_writable, write_atomically
+from oodline.tensor_file import parse_json
 
 if TYPE_CHECKING:
     from oodline.class_calibration import AnyCalibration
@@ -107,7 +109,7 @@ def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | Non
             calibration, alpha=0.01 if alpha is None else alpha, window=500 if window is None else window
         )
     try:
-        document = json_module.loads(state.read_bytes())
+        document = parse_json(state.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{state} is no state of a drift monitor: {error}.") from error
     monitor = DriftMonitor.restore(calibration, document)
@@ -150,8 +152,8 @@ def _read(source: str, column: str, monitor: DriftMonitor) -> Iterator[tuple[Any
         value, label = (row.get(column), row.get("label")) if isinstance(row, dict) else (row, None)
         try:
             scores.append(float(value))  # type: ignore[arg-type]
-            labels.append(None if label in (None, "") else int(label))
-        except (TypeError, ValueError):
+            labels.append(None if label in (None, "") else _label(label))
+        except (TypeError, ValueError, OverflowError):
             raise DataError(
                 f"row {number} of {'standard input' if source == '-' else source} has no number as '{column}'"
                 f"{' or no integer as label' if label is not None else ''}: {str(row)[:80]}."
@@ -161,6 +163,13 @@ def _read(source: str, column: str, monitor: DriftMonitor) -> Iterator[tuple[Any
             scores, labels = [], []
     if scores:
         yield torch.tensor(scores, dtype=torch.float64), None if None in labels else torch.tensor(labels)
+
+
+def _label(value: Any) -> int:
+    label = int(value)
+    if (not isinstance(value, str) and label != value) or not 0 <= label < 2**31:
+        raise ValueError(f"{value} is no class")
+    return label
 
 
 def _rows(source: str) -> Iterator[Any]:
@@ -178,8 +187,6 @@ def _rows(source: str) -> Iterator[Any]:
                 for batch in file.iter_batches():
                     yield from batch.to_pylist()
         elif path.suffix == ".csv":
-            import csv
-
             with path.open(newline="") as file:
                 yield from csv.DictReader(file)
         else:
@@ -187,7 +194,7 @@ def _rows(source: str) -> Iterator[Any]:
                 yield from _lines(file)
     except DataError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{source} cannot be read: {error}.") from error
 
 
@@ -196,6 +203,6 @@ def _lines(file: Any) -> Iterator[Any]:
         if not line.strip():
             continue
         try:
-            yield json_module.loads(line)
+            yield parse_json(line)
         except ValueError:
             raise DataError(f"line {number} is not JSON: {line.strip()[:80]}.") from None

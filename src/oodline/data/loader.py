@@ -149,8 +149,17 @@ class ImageLoader:
         InputError
             The preprocessing is code that cannot say what it does.
         """
+        return {"data": self.source.fingerprint(), **self.preparation()}
+
+    def preparation(self) -> dict[str, str]:
+        """The same but for the data itself.
+
+        Raises
+        ------
+        InputError
+            As `identity`.
+        """
         return {
-            "data": self.source.fingerprint(),
             "preprocessing": self.dataset.recipe(),
             "label offset": str(self.dataset.label_offset),
             "images": f"{self.rows.start} to {self.rows.stop}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,9 +14,14 @@ from torch import Tensor
 from oodline.batch import Batch, Inputs
 from oodline.data.digests import file_digest
 from oodline.errors import DataError, InputError
+from oodline.tensor_file import parse_json
 
 LABELS = "labels"
 """The tensor that is not an input of the model."""
+
+KINDS = ("I8", "I16", "I32", "I64", "U8")
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+"""What labels may be."""
 
 
 class TensorFile:
@@ -64,7 +68,7 @@ class TensorFile:
         if len(set(lengths.values())) > 1 or not self._length:
             listed = ", ".join(f"{key} {shapes[key]}" for key in sorted(shapes))
             raise DataError(f"the tensors of {path} must have one entry a sample, and at least one; they are {listed}.")
-        if self.has_labels and (len(shapes[LABELS]) != 1 or kind[0] not in "IU"):
+        if self.has_labels and (len(shapes[LABELS]) != 1 or kind not in KINDS):
             raise DataError(f"the labels of {path} must be integers (N,); they are {kind} {shapes[LABELS]}.")
 
     def __len__(self) -> int:
@@ -85,9 +89,13 @@ class TensorFile:
         try:
             with safe_open(self.path, framework="pt") as file:
                 found = {key: file.get_slice(key)[start:stop] for key in self.inputs}
-                labels = file.get_slice(LABELS)[start:stop].long() if self.has_labels else None
+                labels = file.get_slice(LABELS)[start:stop] if self.has_labels else None
         except (SafetensorError, OSError) as error:
             raise DataError(f"{self.path} can no longer be read: {error}.") from error
+        sizes = {len(tensor) for tensor in (*found.values(), *(() if labels is None else (labels,)))}
+        if sizes != {stop - start} or (labels is not None and labels.dtype not in INTEGERS):
+            raise DataError(f"{self.path} has changed since it was opened. Open it again.")
+        labels = None if labels is None else labels.long()
         return found if len(found) > 1 else found[self.inputs[0]], labels
 
     def fingerprint(self) -> str:
@@ -163,8 +171,11 @@ class TensorLoader:
 
     def identity(self) -> dict[str, str]:
         """All that the batches' content depends on, by name: what a cache knows them by."""
+        return {"data": self.source.fingerprint(), **self.preparation()}
+
+    def preparation(self) -> dict[str, str]:
+        """The same but for the data itself."""
         return {
-            "data": self.source.fingerprint(),
             "preprocessing": "none",
             "label offset": str(self.label_offset),
             "samples": f"{self.rows.start} to {self.rows.stop}",
@@ -174,7 +185,7 @@ class TensorLoader:
 def _class_names(metadata: dict[str, str]) -> tuple[str, ...] | None:
     if "class_names" not in metadata:
         return None
-    names = json.loads(metadata["class_names"])
+    names = parse_json(metadata["class_names"])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("the `class_names` of its metadata are no JSON list of names")
     return tuple(names)

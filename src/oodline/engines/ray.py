@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from oodline import errors
@@ -32,7 +32,7 @@ from oodline.classifier import Classifier
 from oodline.engines.base import Collector, Reads
 from oodline.engines.local import Local
 from oodline.engines.shares import count_by_position, note_skipped, share
-from oodline.errors import EngineError, OodlineError, SettingError, missing_extra
+from oodline.errors import EngineError, InputError, OodlineError, SettingError, missing_extra
 from oodline.files import write_atomically
 from oodline.progress import track
 from oodline.statistics import Seen
@@ -117,7 +117,7 @@ class Ray:
         size = batches * len(next(classifier.stream(islice(loader, 1), **wanted))[0])
         blocks = min(batches, math.ceil(size / (self.block or max(BLOCK, size / MOST_BLOCKS))))
         collectors = [seen := Seen(), *collectors]
-        about = (blocks, batches, _first_last(loader), wanted, classifier.head.fingerprint)
+        about = (blocks, batches, _first_last(loader), _recipe(loader), wanted, classifier.head.fingerprint)
         key = repr((*about, *(collector.key for collector in collectors)))
         merged = _Merged(collectors, key, self.folder, task)
         work = _Work([c.fresh() for c in collectors], classifier, loader, wanted, blocks)
@@ -234,7 +234,10 @@ class _Merged:
         self.written, self.when = 0, monotonic()
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EngineError(f"the folder {folder} cannot be made: {error.strerror}. Name another output.") from error
         self.path = folder / f"{task}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
         others = [path for path in folder.glob(f"{task}-*.safetensors") if path != self.path]
         if others:
@@ -243,7 +246,12 @@ class _Merged:
                 "detectors or with another classifier. Finish that run, remove the folder, or name another output."
             )
         if self.path.is_file():
-            self._read(self.path)
+            try:
+                self._read(self.path)
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                raise EngineError(
+                    f"what an interrupted run left in {folder} is damaged: {error}. Remove the folder to begin anew."
+                ) from error
 
     def take(self, block: int, states: list[bytes]) -> None:
         """Merge what a block gave."""
@@ -276,6 +284,17 @@ class _Merged:
 def _first_last(loader: Iterable[Any]) -> tuple[str, ...]:
     source = getattr(loader, "source", None)
     return () if source is None else (source.name(0), source.name(len(source) - 1))
+
+
+def _recipe(loader: Iterable[Any]) -> tuple[Any, ...]:
+    """Where the samples lie and how they are prepared: not their content, which may be terabytes, or was repaired."""
+    source = getattr(loader, "source", None)
+    places = [str(Path(getattr(source, name)).absolute()) for name in ("root", "path") if getattr(source, name, None)]
+    files = hashlib.sha256(repr(getattr(source, "files", None)).encode()).hexdigest()
+    prepared: dict[str, str] = {}
+    with suppress(InputError):  # a preprocessing of the user's own that cannot say what it does
+        prepared = getattr(loader, "preparation", dict)()
+    return (*places, files, *sorted(prepared.items()))
 
 
 def _carry_code_along(work: _Work) -> None:

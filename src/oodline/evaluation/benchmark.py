@@ -26,7 +26,7 @@ from oodline.evaluation.run import RECORD, Run, write_run
 from oodline.folders import check_replaceable
 from oodline.head import HeadInfo
 from oodline.preprocessing import Preprocessing
-from oodline.zoo import load_model
+from oodline.zoo import load_model, move
 
 
 def run_protocol(
@@ -101,7 +101,8 @@ def run_protocol(
         classifier=ClassifierRecord(
             reference=said.model, weights=said.weights, head=classifier.head_name, **vars(head)
         ),
-        class_names=class_names or names_of_logits(source.class_names, protocol.fit.label_offset, head.num_classes),
+        class_names=names_of_logits(class_names, 0, head.num_classes)
+        or names_of_logits(source.class_names, protocol.fit.label_offset, head.num_classes),
         preprocessing=preprocessing,
         sets=[_describe_set(s, outcome, known=cache is not None) for s in sets],
         detectors={label: _describe_detector(label, outcome) for label in outcome.detectors},
@@ -173,7 +174,7 @@ def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preproces
     except OodlineError as error:
         raise type(error)(f"{error} Get it: {said.source}" if said.source else str(error)) from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = Classifier(loaded.model.to(device), said.head or loaded.head, feature_map=said.feature_map)
+    classifier = Classifier(move(loaded.model, device), said.head or loaded.head, feature_map=said.feature_map)
     preprocessing = said.preprocessing or loaded.preprocessing
     if preprocessing is None:
         preprocessing = Preprocessing()

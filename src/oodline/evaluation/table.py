@@ -112,7 +112,7 @@ class Table:
     def all_sets(self) -> Column:
         """The mean over all OOD sets, or the only one."""
         sets = tuple(self.ood_sets)
-        return Column("mean" if len(sets) > 1 else sets[0], sets)
+        return Column(sets[0] if len(sets) == 1 else "mean", sets)
 
     def value(self, detector: str, metric: str, column: Column | str | None) -> float:
         """A metric in a column: that of a set (or its name), or an average over several (None: over all of them).

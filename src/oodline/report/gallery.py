@@ -148,8 +148,11 @@ def _open(run: Run, this: SetRecord, spec: str | None) -> ImageSource:
     if spec is None:
         spec = this.spec
         reference = parse_reference(spec, SCHEMES)
-        if "trust_remote_code" in reference.options or reference.options.get("download"):
-            raise DataError(f"{spec} would run code or load from the network, which a run may not ask for.")
+        if reference.scheme == "hf" or reference.options.get("download"):
+            raise DataError(
+                f"{spec} may load from the network, which a run may not ask for. Ask for it yourself: --data "
+                f"{this.name}={spec}"
+            )
     source = open_images(spec)
     index, labels = run.index(this.name), run.labels(this.name)
     if len(index) and int(index.max()) >= len(source):

@@ -76,7 +76,7 @@ def metric_tables(tables: Mapping[str, Table]) -> list[MetricTable]:
     >>> from oodline.evaluation.metrics import compute_metrics
     >>> found = metric_tables({"": Table({"energy": {"svhn": compute_metrics([2.0, 3.0], [1.0, 2.5])}})})
     >>> found[0].name, found[0].columns, found[0].rows[0][1][0].text
-    ('AUROC', ['svhn', 'mean'], '75.00')
+    ('AUROC', ['svhn'], '75.00')
     """
     return [_metric_table(table, title, metric) for title, table in tables.items() for metric in METRICS]
 

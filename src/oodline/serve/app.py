@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from oodline._version import __version__
 from oodline.drift import DriftMonitor
+from oodline.errors import SettingError
 from oodline.guard import Guard
 from oodline.preprocessing import Preprocessing
 from oodline.serve import problems as p
@@ -74,7 +75,7 @@ def create_app(
     NotFittedError
         The guard is not calibrated.
     SettingError
-        No preprocessing is known, or the class names are not those of the classifier.
+        No preprocessing is known, or the token is empty.
     InputError
         The classifier refuses what the preprocessing makes.
 
@@ -85,10 +86,16 @@ def create_app(
     >>> sorted(app.openapi()["paths"])
     ['/healthz', '/metrics', '/readyz', '/v1/explain', '/v1/histogram', '/v1/info', '/v1/predict']
     """
+    if token == "":
+        raise SettingError("the token is empty, so nothing would be asked for. Give one, or None for none.")
     judge = Judge(guard, preprocessing, settings, monitor)
     calibration = guard.calibration
     assert calibration is not None  # the judge has seen to it
-    judge.warm_up()
+    try:
+        judge.warm_up()
+    except BaseException:
+        judge.close()
+        raise
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

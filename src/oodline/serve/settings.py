@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import inf
 
 from oodline.errors import SettingError
 
@@ -44,9 +45,9 @@ class ServeSettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "max_wait_ms" and value <= 0:
-                raise SettingError(f"the service needs {field.name} above 0; {value:g} is not.")
-        if self.max_wait_ms < 0:
+            if field.name != "max_wait_ms" and not 0 < value < inf:
+                raise SettingError(f"the service needs {field.name} above 0, and finite; {value:g} is not.")
+        if not 0 <= self.max_wait_ms < inf:
             raise SettingError(f"the service needs max_wait_ms of at least 0; {self.max_wait_ms:g} is not.")
         for small, large in (("max_images", "capacity"), ("max_body", "max_memory")):
             if getattr(self, small) > getattr(self, large):
