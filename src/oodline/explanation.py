@@ -78,7 +78,8 @@ class Explanation:
     important : Tensor (D,), bool
         Neurons that matter for the class.
     silent : tuple of Neuron
-        Important neurons whose contribution is missing, first the largest lack.
+        Important neurons that speak for the class and give less than half of what they usually do, first the largest
+        lack.
     shouting : tuple of Neuron
         Unimportant neurons that contribute more than they are used to, for the class or against it, first the largest
         excess.
@@ -188,7 +189,8 @@ def explanations(
             important=evidence.important[i].cpu(),
             neurons=neurons,
         )
-        lack = torch.where(one.important, one.expected - one.found, -torch.inf)
+        missed = one.important & (one.expected > 0) & (one.found < one.expected / 2)
+        lack = torch.where(missed, one.expected - one.found, -torch.inf)
         excess = torch.where(one.important, -torch.inf, one.found.abs() - one.expected.abs())
         found.append(
             Explanation(

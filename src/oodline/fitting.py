@@ -77,7 +77,7 @@ class FitError(OodlineError, ValueError):
 
 
 def fit(
-    detectors: Sequence[Fittable],
+    detectors: Fittable | Sequence[Fittable],
     classifier: Classifier,
     loader: Iterable[Any],
     *,
@@ -88,7 +88,7 @@ def fit(
 
     Parameters
     ----------
-    detectors : sequence of Detector
+    detectors : Detector or sequence of Detector
         Fitted in place. Those that need no data are left as they are; if none needs any, no pass is made.
     classifier : Classifier
         The frozen classifier.
@@ -121,6 +121,7 @@ def fit(
     >>> line.fitted and mahalanobis.fitted
     True
     """
+    detectors = detectors if isinstance(detectors, Sequence) else [detectors]
     head = classifier.head
     requests = [detector.requests(head) for detector in detectors]
     shared = share(requests)

@@ -164,6 +164,11 @@ class Guard:
         self.preprocessing = preprocessing
         self.neurons = neurons
 
+    def __repr__(self) -> str:
+        """Detector, classifier and what is promised."""
+        promise = "no threshold yet" if self.calibration is None else f"false_alarm={self.calibration.false_alarm:g}"
+        return f"Guard({self.detector!r}, {self.classifier!r}, {promise})"
+
     def calibrate(
         self,
         loader: Iterable[Any],

@@ -110,7 +110,7 @@ def print_run(run: Run) -> None:
             columns = {name: {x: table.value(x, metric, name) for x in table.cells} for name in table.ood_sets}
             means = run.group_means(table, metric)
             groups = {group: {x: means[x][group] for x in means} for group in run.groups if group is not None}
-            if not groups:
+            if not groups and len(table.ood_sets) > 1:
                 groups = {"": {x: table.mean(x, metric) for x in table.cells}}
             columns |= {f"{group} mean".strip(): values for group, values in groups.items()}
             print_columns(f"{TITLES[metric]}, %", columns, max if metric.startswith("au") else min)

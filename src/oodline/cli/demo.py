@@ -80,6 +80,7 @@ def demo(
         print(f"  {'digits 0 to 7 (false alarms)' if name == 'test' else name:30} {rate:6.1%}")
     print(f"\nWrote {picture}, {output / 'table.csv'} and {output / 'guard.safetensors'}. Next:")
     print("  oodline methods")
+    print("with a classifier and images of your own:")
     print("  oodline fit --model timm:resnet50 --data imagenet/train --calibrate imagenet/val -o guard.safetensors")
     print("  oodline score guard.safetensors images/ -o scores.parquet")
 

@@ -159,11 +159,14 @@ def fit(
     for name, reason in failures.items():
         print(f"left out {name}: {reason}")
     for name, calibration in calibrations.items():
-        threshold = "one a predicted class" if by == "predicted" else f"{calibration.threshold:.6g}"
+        small = len(calibration.small) if isinstance(calibration, ClassCalibration) else 0
+        threshold = f"{calibration.threshold:.6g}"
+        if by == "predicted":
+            threshold = f"one for each of {classes - small} predicted classes" if small < classes else "one for all"
         promise = f"flags at most {100 * rate:.3g} % of ID images, after {len(calibration.scores)} held-out ones"
         print(f"threshold of {name}: {threshold} ({promise})")
-        if isinstance(calibration, ClassCalibration) and calibration.small:
-            print(f"  {len(calibration.small)} classes with too few held-out images are judged together")
+        if small:
+            print(f"  {small} of {classes} classes have too few held-out images for one of their own; they share one")
     print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
     if not calibrations:
         print("No threshold yet: pass --calibrate HELD_OUT_ID_DATA for verdicts.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector, FewSamplesWarning, Paper
 from oodline.errors import SettingError
 from oodline.head import Head
 from oodline.statistics import Covariance, Reservoir, Statistic
@@ -45,6 +46,11 @@ class Residual(Detector):
     ------
     SettingError
         The dimension is negative, or leaves no residual.
+
+    Warns
+    -----
+    FewSamplesWarning
+        There are no more samples than dimensions of the principal space.
 
     Examples
     --------
@@ -81,6 +87,14 @@ class Residual(Detector):
                 "dimensions."
             )
         covariance: Covariance = statistics["all"]
+        if (samples := int(covariance.count.sum())) <= dimension:
+            warnings.warn(
+                f"{samples} samples span no more than the principal space of {dimension} dimensions, so they have no "
+                f"residual that new ones could be compared with: {type(self).__name__} says nothing here, nor does a "
+                f"Fuse that has it. Fit on more than {dimension} images, better on many more.",
+                FewSamplesWarning,
+                stacklevel=2,
+            )
         origin = origin_of(head)
         offset = covariance.mean[0] - origin
         moment = covariance.pooled() + torch.outer(offset, offset)

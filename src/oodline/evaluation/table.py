@@ -122,9 +122,11 @@ class Table:
         Raises
         ------
         UnknownNameError
-            The column is named after no set of the table.
+            There is no such metric, or the column is named after no set of the table.
         """
         column = self._column(column)
+        if metric not in TITLES:
+            raise unknown_name("metric", metric, TITLES)
         if column.pooled:
             return float(getattr(self.pooled[detector][column.sets], metric))
         values = [float(getattr(self.cells[detector][name], metric)) for name in column.sets]

@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 
 _HOMES = {"create_app": "app", "run": "running", "verdicts": "dependency"}
 
+_NEEDED = {
+    "fastapi": "fastapi",
+    "python-multipart": "python_multipart",
+    "uvicorn": "uvicorn",
+    "prometheus-client": "prometheus_client",
+}
+
 __all__ = ["ServeSettings", "create_app", "run", "verdicts"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for package, module in {"fastapi": "fastapi", "python-multipart": "python_multipart", "uvicorn": "uvicorn"}.items():
+    for package, module in _NEEDED.items():
         try:
             importlib.import_module(module)
         except ImportError as error:
