@@ -74,6 +74,13 @@ def test_detectors_that_need_no_data_make_no_pass():
     assert seen == []
 
 
+def test_a_detector_may_come_alone():
+    line, other = LINe(), LINe()
+    fit(line, CLASSIFIER, BATCHES)
+    fit([other], CLASSIFIER, BATCHES)
+    same(line, other)
+
+
 def test_a_detector_given_twice_is_fitted_once():
     detector = LINe()
     fit([detector, detector], CLASSIFIER, BATCHES)

@@ -54,6 +54,12 @@ def test_verdict_says_label_score_threshold_and_ood(guard):
     assert json.loads(json.dumps(row)) == row
 
 
+def test_a_guard_says_what_it_is(guard):
+    assert repr(guard).startswith("Guard(LINe(")
+    assert repr(guard).endswith("false_alarm=0.1)")
+    assert repr(ol.Guard(guard.classifier, ol.Energy())).endswith("no threshold yet)")
+
+
 def test_a_guard_needs_a_fitted_detector_a_threshold_and_its_own_classifier(guard):
     classifier, loader = toy_problem()
     with pytest.raises(NotFittedError, match=r"LINe is not fitted. Call LINe.fit\(classifier, train_loader\)"):

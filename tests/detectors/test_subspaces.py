@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from oodline.detectors.base import FewSamplesWarning
 from oodline.detectors.fm_pls import FMPLS
 from oodline.detectors.nnguide import NNGuide
 from oodline.detectors.vim import Residual, ViM, default_dimension
@@ -47,6 +48,14 @@ def test_the_dimension_of_the_paper():
 def test_a_space_that_leaves_no_residual_is_refused(draw):
     with pytest.raises(SettingError, match="leaves no residual: the features have 12 dimensions"):
         draw(0).fit(Residual(dimension=12))
+
+
+@pytest.mark.parametrize("kind", [Residual, ViM])
+def test_fewer_samples_than_dimensions_leave_no_residual(draw, kind):
+    case = draw(0)
+    few = replace(case, features=case.features[:4], labels=case.labels[:4])
+    with pytest.warns(FewSamplesWarning, match="4 samples span no more than the principal space of 4 dimensions"):
+        few.fit(kind(dimension=4))
 
 
 @pytest.mark.parametrize("kind", [Residual, ViM])

@@ -166,6 +166,11 @@ def test_a_single_set_has_no_average_of_its_own():
     assert table.average_rows() == []
 
 
+def test_a_metric_that_does_not_exist_is_refused(table):
+    with pytest.raises(UnknownNameError, match=r"unknown metric 'fpr95_id'\. Did you mean 'fpr95_id_positive'"):
+        table.to_markdown("fpr95_id")
+
+
 def test_groups_and_columns_that_do_not_exist_are_refused(table, scores):
     cells = table.cells
     with pytest.raises(SettingError, match="names 'sun', which is no OOD set"):

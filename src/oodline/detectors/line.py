@@ -82,6 +82,12 @@ def _quotients(size: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.
         return np.where(above, np.nextafter(quotient, np.float32(-np.inf)), quotient)
 
 
+HINT = (
+    ", or, where it is a background class that no image shows, keep all its neurons: unseen=dense, as in "
+    "line,unseen=dense or in place of the default fuse,detectors=line:clip=98%:unseen=dense+gen+fdbd+vim"
+)
+
+
 class LINe(Rectifier):
     """Energy of the logits that the important neurons and weights of the predicted class give.
 
@@ -199,7 +205,7 @@ class LINe(Rectifier):
         moments: ClassMoments = statistics["class_mean"]
         seen = moments.count > 0
         if self.unseen == "error":
-            moments.check_every_class(otherwise=", or keep all neurons of those without: line,unseen=dense")
+            moments.check_every_class(otherwise=HINT)
         weight = head.linear.weight.cpu().float()
         # float64 times float32 is float64 without a copy of the weights in it: 358 MB for 21,841 classes
         S = moments.mean * weight if isinstance(head, LinearHead) else moments.mean
