@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from oodline.cli.options import Json, print_json, show_warnings
+from oodline.cli.options import Json, print_json, show_warnings, table_console
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -130,7 +130,6 @@ def print_run(run: Run) -> None:
 def print_columns(title: str, columns: dict[str, dict[str, float]], best: Callable[[Iterable[float]], float]) -> None:
     """Print values in [0, 1] in %, one row a detector, the best of each column in bold."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -141,4 +140,4 @@ def print_columns(title: str, columns: dict[str, dict[str, float]], best: Callab
     for label in next(iter(columns.values())):
         cells = [(f"{100 * values[label]:.2f}", values[label] == top[name]) for name, values in columns.items()]
         shown.add_row(label, *(f"[bold]{text}[/bold]" if first else text for text, first in cells))
-    Console(highlight=False).print(title, shown)
+    table_console().print(title, shown)

@@ -18,6 +18,7 @@ from oodline.cli.options import (
     print_json,
     report_skipped,
     show_warnings,
+    table_console,
 )
 from oodline.errors import SettingError
 
@@ -134,12 +135,11 @@ def evaluate(
 def print_table(table: Table) -> None:
     """Print AUROC and both FPR@95TPR, best values in bold."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table as RichTable
 
     from oodline.evaluation.writing import PRINTED, heading
 
-    console = Console(highlight=False)
+    console = table_console()
     columns = table.columns + table.pooled_columns
     for metric in PRINTED:
         shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

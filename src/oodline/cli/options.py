@@ -16,12 +16,17 @@ from cyclopts import Parameter
 from oodline.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import Tensor
 
     from oodline.artifact import Artifact
     from oodline.classifier import Classifier
     from oodline.data import ImageLoader, TensorLoader
     from oodline.preprocessing import Preprocessing
+
+
+WIDE = 400
+"""Columns of a table at most where no terminal limits them."""
 
 
 @Parameter(name="*")
@@ -179,6 +184,14 @@ def report_skipped(loaders: Mapping[str, ImageLoader | TensorLoader]) -> dict[st
     return counts
 
 
+def table_console() -> Console:
+    """A console for tables: where no terminal limits the width, as in a file or a pipe, names are not broken."""
+    from rich.console import Console
+
+    limited = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if limited else WIDE)
+
+
 def show_warnings() -> None:
     """Print warnings as one line each, without the source line that raised them."""
     warnings.showwarning = lambda message, *_args, **_more: print(f"warning: {message}", file=sys.stderr)
@@ -213,4 +226,5 @@ __all__ = [
     "print_json",
     "report_skipped",
     "show_warnings",
+    "table_console",
 ]

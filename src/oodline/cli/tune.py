@@ -18,6 +18,7 @@ from oodline.cli.options import (
     print_json,
     report_skipped,
     show_warnings,
+    table_console,
 )
 
 if TYPE_CHECKING:
@@ -151,7 +152,6 @@ def describe(tuned: Tuned) -> dict[str, Any]:
 def print_table(tuned: Tuned, most: int = 10) -> None:
     """Print the best candidates, and the one that the detector came with."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     ranked = sorted(tuned.candidates, key=lambda candidate: -candidate.value)
@@ -168,7 +168,7 @@ def print_table(tuned: Tuned, most: int = 10) -> None:
         values = [f"{100 * value:.2f}" for value in (*candidate.groups.values(), candidate.value)]
         note = "chosen" if candidate is tuned.best else "as given" if candidate is tuned.candidates[0] else ""
         table.add_row(settings, *(["-"] * (len(tuned.best.areas) + 1) if candidate.failure else values), note)
-    Console(highlight=False).print("AUROC of held-out ID images against pseudo-outliers, %", table)
+    table_console().print("AUROC of held-out ID images against pseudo-outliers, %", table)
     print(f"{len(tuned.candidates)} candidates, the best {len(shown)} are shown")
     for candidate in tuned.candidates:
         if candidate.failure:
