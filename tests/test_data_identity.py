@@ -11,9 +11,18 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from oodline.data import HuggingFaceImages, ImageFolder, ImageList, ParquetImages, TorchvisionImages, open_images
+from oodline.data import (
+    HuggingFaceImages,
+    ImageFolder,
+    ImageList,
+    ParquetImages,
+    TorchvisionImages,
+    image_loader,
+    open_images,
+)
 from oodline.data.digests import file_digest
 from oodline.errors import DataError
+from oodline.preprocessing import Preprocessing
 
 
 def png(value) -> bytes:
@@ -177,3 +186,14 @@ def test_a_list_that_is_none_is_said(listed, text, sentence):
         open_images("list:nowhere.txt")
     with pytest.raises(DataError, match="takes root=FOLDER and nothing else; not split"):
         open_images("list:nowhere.txt,split=test")
+
+
+def test_what_is_done_with_an_unreadable_image_is_no_part_of_the_preparation(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1))
+    source = ImageFolder(tmp_path)
+    plain, skipping, moved = (
+        image_loader(source, Preprocessing(), **options) for options in ({}, {"on_error": "skip"}, {"label_offset": 1})
+    )
+    assert plain.preparation() == skipping.preparation() != moved.preparation()
+    assert plain.identity() != skipping.identity()
+    assert plain.preparation().items() < plain.identity().items()

@@ -84,9 +84,12 @@ class ClassCalibration:
     small: tuple[int, ...]
 
     _pools: _Pools = field(init=False, repr=False)
+    _thresholds: Float[Tensor, " c"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_pools", _Pools.of(self.classes))
+        thresholds = torch.tensor([c.threshold for c in self.classes], dtype=torch.float64)
+        object.__setattr__(self, "_thresholds", thresholds)
 
     @property
     def scores(self) -> Float[Tensor, " n"]:
@@ -105,12 +108,11 @@ class ClassCalibration:
 
     def is_ood(self, scores: Float[Tensor, " m"], predicted: Int[Tensor, " m"] | None = None) -> Bool[Tensor, " m"]:
         """Whether each score is below the threshold of its predicted class."""
-        return scores.double().cpu() < self.threshold_of(self._known(predicted, scores))
+        return scores.double().cpu() < self._thresholds[self._known(predicted, scores)]
 
     def threshold_of(self, predicted: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
         """The threshold for each predicted class (M,), float64."""
-        labels = self._known(predicted, predicted)
-        return torch.tensor([c.threshold for c in self.classes], dtype=torch.float64)[labels]
+        return self._thresholds[self._known(predicted, predicted)]
 
     def p_value(
         self,

@@ -149,10 +149,14 @@ class ImageLoader:
         InputError
             The preprocessing is code that cannot say what it does.
         """
-        return {"data": self.source.fingerprint(), **self.preparation()}
+        return {
+            "data": self.source.fingerprint(),
+            **self.preparation(),
+            "unreadable images": self.on_error,
+        }
 
     def preparation(self) -> dict[str, str]:
-        """The same but for the data itself.
+        """What each image becomes, and which of them: not the data itself, nor what is done where one is unreadable.
 
         Raises
         ------
@@ -163,7 +167,6 @@ class ImageLoader:
             "preprocessing": self.dataset.recipe(),
             "label offset": str(self.dataset.label_offset),
             "images": f"{self.rows.start} to {self.rows.stop}",
-            "unreadable images": self.on_error,
         }
 
     def __len__(self) -> int:

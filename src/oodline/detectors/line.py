@@ -38,6 +38,12 @@ FEW_SAMPLES = 10
 BLOCK = 64
 """Classes whose thresholds are found at once: a few MB."""
 
+UNSEEN = (
+    ", or, where it is a background class that no image shows, keep all its neurons: unseen=dense, as in "
+    "line,unseen=dense or in place of the default fuse,detectors=line:clip=98%:unseen=dense+gen+fdbd+vim"
+)
+"""What else can be done about a class without samples, for the error that names it."""
+
 
 def weight_thresholds(
     contribution: Float[Tensor, "c d"], weight: Float[Tensor, "k d"], p_a: float, p_w: float, *, absolute: bool
@@ -80,12 +86,6 @@ def _quotients(size: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.
         # the quotient was rounded twice: step down where the rounded value itself should have been kept
         above = np.isfinite(quotient) & (size * quotient.astype(np.float64) > t)
         return np.where(above, np.nextafter(quotient, np.float32(-np.inf)), quotient)
-
-
-HINT = (
-    ", or, where it is a background class that no image shows, keep all its neurons: unseen=dense, as in "
-    "line,unseen=dense or in place of the default fuse,detectors=line:clip=98%:unseen=dense+gen+fdbd+vim"
-)
 
 
 class LINe(Rectifier):
@@ -205,7 +205,7 @@ class LINe(Rectifier):
         moments: ClassMoments = statistics["class_mean"]
         seen = moments.count > 0
         if self.unseen == "error":
-            moments.check_every_class(otherwise=HINT)
+            moments.check_every_class(otherwise=UNSEEN)
         weight = head.linear.weight.cpu().float()
         # float64 times float32 is float64 without a copy of the weights in it: 358 MB for 21,841 classes
         S = moments.mean * weight if isinstance(head, LinearHead) else moments.mean
