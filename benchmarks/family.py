@@ -1,118 +1,156 @@
-"""Every detector of the catalog on real classifiers: two DenseNets for CIFAR, a MobileNetV2 for ImageNet.
+"""Every detector of the catalog and the default that fuses four of them, on five real classifiers, with intervals.
 
-    python benchmarks/family.py [cifar10] [cifar100] [imagenet] [--shared ../shared] [--limit 1000] [--json]
+    python benchmarks/family.py [cifar10] [cifar100] [imagenet] [resnet20] [clinc150] [--limit 1000] [--json]
 
-One pass over the training images fits all of them, and one pass over each data set scores all of them; those that run
+One pass over the training data fits all of them, and one pass over each data set scores all of them; those that run
 the classifier again do so in their own part. Settings are those of the paper that fit the classifier best, by the
-preset's name, else the defaults; no OOD image chose any.
+preset's name, else the defaults; no OOD input chose any. `fuse` is compared with held-out data, as `oodline fit` makes
+it without `--detector`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal
 
+import numpy as np
+import torch
 from cyclopts import App
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table as Printed
+from torch import Tensor
 
-from oodline import Classifier, Detector, FitError, fit
+from oodline import Classifier, Detector, Fuse
 from oodline.cli.options import Json, print_json
-from oodline.data import image_loader, open_images
 from oodline.detectors.catalog import CATALOG, create_detector, detector_class
-from oodline.evaluation.evaluate import Table, evaluate
+from oodline.evaluation.bootstrap import Bootstrap
+from oodline.evaluation.evaluate import Table, score_sets, tabulate_sets
 from oodline.evaluation.published import published_tables
-from oodline.preprocessing import Preprocessing
-from oodline.scoring import unreadable
-from oodline.zoo import load_model
+from oodline.evaluation.scored_sets import ScoredSets
+from tune_passes import SETUPS, held_out_rows, open_setup, test_rows
 
-CIFAR = Path(__file__).parents[1] / "examples" / "cifar_models.py"
+TEXT = Path(__file__).parents[1] / "examples" / "clinc150.py"
 SHARED = ("svhn", "textures")
 """OOD sets of the papers' CIFAR tables that are here."""
-SMALL = ("svhn", "textures", "scenes", "mnist")
+LARGEST = (4000, 2000, 1000)
+"""Test samples, OOD samples of each set and held-out samples at most."""
+BOOTSTRAP = Bootstrap(resamples=500)
+
+app = App()
+
+
+@dataclass(frozen=True)
+class Sets:
+    """A classifier with the data that its detectors are fitted on, compared with, and meet."""
+
+    classifier: Classifier
+    train: Any
+    held_out: Iterable[Any]
+    test: Iterable[Any]
+    near: Mapping[str, Iterable[Any]]
+    far: Mapping[str, Iterable[Any]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A classifier with its data; paths are relative to the folder of data."""
+    """How to open the data of a classifier, and which settings suit it."""
 
-    model: str
-    weights: str
-    train: str
-    test: str
-    near: Mapping[str, str]
-    far: tuple[str, ...]
-    presets: tuple[str, ...]
+    open: Callable[[Path, int | None], Sets]
+    presets: tuple[str, ...] = ()
     """Names of presets, the closest to this classifier first."""
-    settings: Mapping[str, str]
+    settings: Mapping[str, str] = field(default_factory=dict)
     """Detectors that need something else here, as references."""
-    preprocessing: Preprocessing | None = None
-    label_offset: int = 0
 
 
-NEAR_TINY = {"tiny_imagenet": "ood/tiny_imagenet.parquet"}
+def images(name: str, data: Path, limit: int | None) -> Sets:
+    """A classifier of `tune_passes`, with the parts of its data that the study of `Fuse` reads."""
+    setup = SETUPS[name]
+    classifier, load = open_setup(name, setup, data)
+    n_test, n_ood, n_held = (size if limit is None else min(size, limit) for size in LARGEST)
+
+    def out_of_distribution(paths: Sequence[str]) -> dict[str, Any]:
+        return {path.removeprefix("ood/").removesuffix("/test"): load(path, 0, n_ood) for path in paths}
+
+    return Sets(
+        classifier,
+        load(setup.fit),
+        load(*held_out_rows(setup, n_held)),
+        load(*test_rows(setup, n_test)),
+        out_of_distribution(setup.near),
+        out_of_distribution(setup.far),
+    )
+
+
+def queries(data: Path, limit: int | None) -> Sets:
+    """The text classifier of examples/clinc150.py, trained here; its out-of-scope queries are near."""
+    example = load_example()
+    torch.manual_seed(0)
+    sets = example.read(data / "text" / "clinc150.json")
+    vocabulary, classes = (int(sets["train"].columns[name].max()) for name in ("terms", "labels"))
+    model = example.train(example.IntentClassifier(vocabulary, intents=classes + 1), sets["train"], 10)
+
+    def first(split: str, most: int) -> list[dict[str, Tensor]]:
+        size = min(sets[split].size, most if limit is None else min(most, limit))
+        return [sets[split].batch(rows) for rows in torch.randperm(sets[split].size)[:size].split(256)]
+
+    n_test, n_ood, n_held = LARGEST
+    near = {"oos_test": first("oos_test", n_ood)}
+    return Sets(Classifier(model), sets["train"], first("val", n_held), first("test", n_test), near, {})
+
+
+def load_example() -> ModuleType:
+    """The example as a module; it lies in no package."""
+    spec = importlib.util.spec_from_file_location("clinc150", TEXT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+UNSEEN = "fuse,detectors=line:clip=98%:unseen=dense+gen+fdbd+vim"
 CASES = {
     "cifar10": Case(
-        model=f"python:{CIFAR}:densenet100",
-        weights="densenet100_cifar10",
-        train="cifar10/train.parquet",
-        test="cifar10/test.parquet",
-        near={"cifar100": "cifar100/test.parquet", **NEAR_TINY},
-        far=SMALL,
-        presets=(
-            "cifar10-resnet18-penultimate",
-            "cifar10-densenet100",
-            "cifar-densenet100",
-            "cifar10",
-            "cifar10-resnet18",
-        ),
-        settings={},
+        partial(images, "densenet100_cifar10"),
+        ("cifar10-resnet18-penultimate", "cifar10-densenet100", "cifar-densenet100", "cifar10", "cifar10-resnet18"),
     ),
     "cifar100": Case(
-        model=f"python:{CIFAR}:densenet100,num_classes=100",
-        weights="densenet100_cifar100",
-        train="cifar100/train.parquet",
-        test="cifar100/test.parquet",
-        near={"cifar10": "cifar10/test.parquet", **NEAR_TINY},
-        far=SMALL,
-        presets=(
+        partial(images, "densenet100_cifar100"),
+        (
             "cifar100-resnet18-penultimate",
             "cifar100-densenet100",
             "cifar-densenet100",
             "cifar100",
             "cifar100-resnet18",
         ),
-        settings={},
     ),
     "imagenet": Case(
-        model="timm:mobilenetv2_100,num_classes=1001,pad_type=same",
-        weights="mobilenetv2_imagenet",
-        train="imagenet/sample.parquet",
-        test="imagenet/val.parquet",
-        near={},
-        far=("textures", "scenes"),
-        presets=("imagenet-resnet50-penultimate", "imagenet-mobilenetv2", "imagenet-resnet50", "imagenet"),
+        partial(images, "mobilenetv2_imagenet"),
+        ("imagenet-resnet50-penultimate", "imagenet-mobilenetv2", "imagenet-resnet50", "imagenet"),
         # the background class has no image; k = 1000 of 1.28 million images is k = 1 of 1,000
-        settings={
+        {
             "line": "line,unseen=dense",
+            "soft-line": "soft-line,unseen=dense",
             "knn": "knn,k=1",
-            "fuse": "fuse,detectors=line:clip=98%:unseen=dense+gen+fdbd+vim",
+            "fuse": UNSEEN,
         },
-        preprocessing=Preprocessing(resize=224, crop=224, mean=(0.5,) * 3, std=(0.5,) * 3),
-        label_offset=1,
     ),
+    "resnet20": Case(
+        partial(images, "resnet20_cifar10"),
+        ("cifar10-resnet18-penultimate", "cifar10-resnet18", "cifar10"),
+        # no paper has this network: the clip as a percentile, since features have another scale
+        {"line": "line,clip=98%"},
+    ),
+    "clinc150": Case(queries, (), {"line": "line,p_a=0.1,p_w=0.1,clip=90%"}),
 }
-
-app = App()
 
 
 @app.default
 def main(
-    *names: Literal["cifar10", "cifar100", "imagenet"],
+    *names: Literal["cifar10", "cifar100", "imagenet", "resnet20", "clinc150"],
     shared: Path = Path("../shared"),
     limit: int | None = None,
     as_json: Json = False,
@@ -122,20 +160,21 @@ def main(
     Parameters
     ----------
     names
-        Which classifiers; all three without any.
+        Which classifiers; all five without any.
     shared
         Folder with `data`.
     limit
-        Read only the first so many test images of each set.
+        At most so many samples of each set but the training set.
     as_json
         Print one JSON document in place of the tables.
     """
-    found = {name: measure(CASES[name], shared / "data", limit) for name in names or CASES}
+    found = {}
+    for name in names or CASES:
+        found[name] = measure(CASES[name], shared / "data", limit)
+        if not as_json:
+            print(page(name, found[name]), flush=True)
     if as_json:
         print_json(found)
-        return
-    for name, result in found.items():
-        show(name, result)
 
 
 def detectors_for(case: Case) -> dict[str, Detector]:
@@ -147,102 +186,140 @@ def detectors_for(case: Case) -> dict[str, Detector]:
     return {name: create_detector(reference) for name, reference in references.items()}
 
 
-def measure(case: Case, data: Path, limit: int | None) -> dict:
+def measure(case: Case, data: Path, limit: int | None) -> dict[str, Any]:
     """Fit all in one pass and evaluate all in one pass a data set."""
-    loaded = load_model(case.model, data / "checkpoints" / f"{case.weights}.safetensors")
-    classifier = Classifier(loaded.model)
-    preprocessing = case.preprocessing or loaded.preprocessing
-
-    def load(path: str, limit: int | None = None):
-        source = open_images(data / path)
-        return image_loader(source, preprocessing, limit=limit, label_offset=case.label_offset)
-
-    detectors = detectors_for(case)
-    train = load(case.train)
-    failures = {name: str(reason) for name, reason in unreadable(detectors, classifier, train).items()}
-    started = perf_counter()
-    try:
-        fit([d for name, d in detectors.items() if name not in failures], classifier, train, progress=True)
-    except FitError as error:
-        failures |= {name: str(reason) for name, reason in error.failures.items()}
-    fitted = perf_counter() - started
-    able = {name: detector for name, detector in detectors.items() if name not in failures}
-    ood = {name: load(path, limit) for name, path in case.near.items()}
-    ood |= {name: load(f"ood/{name}.parquet", limit) for name in case.far}
-    started = perf_counter()
-    table = evaluate(able, classifier, load(case.test, limit), ood, progress=True)
+    sets, started = case.open(data, limit), perf_counter()
+    able, failures = load_example().fit_those_that_can(detectors_for(case), sets.classifier, sets.train)
+    fuse = able["fuse"]
+    assert isinstance(fuse, Fuse)
+    fuse.refer(sets.classifier, sets.held_out, progress=True)
+    fitted, started = perf_counter() - started, perf_counter()
+    groups = {group: list(names) for group, names in (("near", sets.near), ("far", sets.far)) if names}
+    ood = {**sets.near, **sets.far}
+    scored = score_sets(able, sets.classifier, sets.test, ood, groups=groups, progress=True)
+    seconds = perf_counter() - started
+    table = tabulate_sets(scored, bootstrap=BOOTSTRAP)
+    rows = [row_of(table, name, repr(able[name])) for name in able]
     return {
-        "rows": [row_of(table, name, repr(able[name]), case) for name in able],
+        "rows": sorted(rows, key=lambda row: -list(row["auroc"].values())[-1][0]),
+        "samples": {"id": len(scored.id.index), **{name: len(part.index) for name, part in scored.ood.items()}},
+        "fused": against_singles(scored, table),
         "failures": failures,
         "fit_seconds": fitted,
-        "evaluate_seconds": perf_counter() - started,
-        "images": train.num_samples + table.cells[next(iter(able))][case.far[0]].n_id,
+        "evaluate_seconds": seconds,
     }
 
 
-def row_of(table: Table, name: str, settings: str, case: Case) -> dict:
-    """Means over the near, the far and all OOD sets, in %."""
-    groups = {"near": list(case.near), "far": list(case.far), "all": [*case.near, *case.far]}
+def means(table: Table) -> dict[str, Sequence[str]]:
+    """OOD sets over which there is a mean: near, far, and both where there are both."""
+    return {**table.groups, "all": table.ood_sets} if len(table.groups) > 1 else dict(table.groups)
 
-    def mean(metric: str, sets: list[str]) -> float | None:
-        return 100 * sum(table.value(name, metric, s) for s in sets) / len(sets) if sets else None
 
+def row_of(table: Table, name: str, settings: str) -> dict[str, Any]:
+    """One detector's means and sets: AUROC in % with the ends of its interval, FPR@95 in %."""
+
+    def percent(metric: str, names: Sequence[str]) -> float:
+        return 100 * float(np.mean([table.value(name, metric, s) for s in names]))
+
+    def with_interval(names: Sequence[str]) -> list[float]:
+        column = next(column for column in (*table.columns, table.all_sets) if column.sets == tuple(names))
+        interval = table.interval(name, "auroc", column)
+        assert interval is not None
+        return [percent("auroc", names), 100 * interval.low, 100 * interval.high]
+
+    groups = means(table)
     return {
         "detector": name,
         "settings": settings,
-        **{f"auroc_{group}": mean("auroc", sets) for group, sets in groups.items()},
-        "fpr95_id_positive": mean("fpr95_id_positive", groups["all"]),
-        "fpr95_ood_positive": mean("fpr95_ood_positive", groups["all"]),
+        "auroc": {group: with_interval(names) for group, names in groups.items()},
+        "sets": {s: {"auroc": with_interval([s]), "fpr95": percent("fpr95_id_positive", [s])} for s in table.ood_sets},
+        "fpr95_id_positive": percent("fpr95_id_positive", table.ood_sets),
+        "fpr95_ood_positive": percent("fpr95_ood_positive", table.ood_sets),
         "milliseconds": table.milliseconds[name],
-        "sets": {s: {m: table.value(name, m, s) for m in ("auroc", "fpr95_id_positive")} for s in groups["all"]},
     }
 
 
-COLUMNS = {
-    "auroc_near": "AUROC near",
-    "auroc_far": "far",
-    "auroc_all": "all",
-    "fpr95_id_positive": "FPR@95 ID pos.",
-    "fpr95_ood_positive": "OOD pos.",
-}
+def against_singles(scored: ScoredSets, table: Table) -> dict[str, Any]:
+    """The fused default less the best single method, in points of AUROC: on each side, and on every set by itself.
+
+    `oracle` is the mean, over the sets of a side, of the best single method on each: nobody could choose so.
+    """
+    singles = [name for name in table.cells if name != "fuse"]
+
+    def drawn(name: str) -> dict[str, np.ndarray]:
+        theirs = {s: part.scores[name] for s, part in scored.ood.items()}
+        return {s: values["auroc"] for s, values in BOOTSTRAP.resample(scored.id.scores[name], theirs).items()}
+
+    ours, found = drawn("fuse"), {}
+    for side, sets in means(table).items():
+
+        def mean(name: str, sets: Sequence[str] = sets) -> float:
+            return 100 * float(np.mean([table.value(name, "auroc", s) for s in sets]))
+
+        best = max(singles, key=mean)
+        theirs = drawn(best)
+        interval = BOOTSTRAP.interval(100 * np.mean([ours[s] - theirs[s] for s in sets], axis=0))
+        oracle = 100 * float(np.mean([max(table.value(name, "auroc", s) for name in singles) for s in sets]))
+        gain = mean("fuse") - mean(best)
+        found[side] = {"best": best, "gain": gain, "interval": [interval.low, interval.high], "oracle": oracle}
+        found[side]["oracle_gain"] = oracle - mean(best)
+    return found
 
 
-def show(name: str, result: dict) -> None:
-    """Print one classifier's table, the best mean AUROC first."""
-    printed = Printed("detector", *COLUMNS.values(), "ms an image", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=name)
-    for row in sorted(result["rows"], key=lambda row: -row["auroc_all"]):
-        values = [row[key] for key in COLUMNS]
-        numbers = ["" if value is None else f"{value:.2f}" for value in values]
-        printed.add_row(row["detector"], *numbers, f"{row['milliseconds']:.3f}")
-    Console(width=100).print(printed)
-    for method, reason in result["failures"].items():
-        print(f"left out {method}: {reason}")
-    print(f"fitted all in {result['fit_seconds']:.0f} s, evaluated all in {result['evaluate_seconds']:.0f} s\n")
-    show_published(name, result["rows"])
+def page(name: str, result: Mapping[str, Any]) -> str:
+    """One classifier's tables as Markdown, the best mean AUROC first."""
+    rows, sizes = result["rows"], result["samples"]
+    groups, sets = list(rows[0]["auroc"]), list(rows[0]["sets"])
+    cells = []
+    for row in rows:
+        intervals = [f"{value:.2f} ({low:.1f}, {high:.1f})" for value, low, high in row["auroc"].values()]
+        by_set = [f"{values['auroc'][0]:.1f}" for values in row["sets"].values()] if len(sets) > 1 else []
+        rest = [row["fpr95_id_positive"], row["fpr95_ood_positive"]]
+        label = f"**{row['detector']}**" if row["detector"] == "fuse" else row["detector"]
+        cells.append([label, *intervals, *by_set, *(f"{v:.1f}" for v in rest), f"{row['milliseconds']:.3f}"])
+    head = ["detector", *(f"AUROC {group}" for group in groups), *(sets if len(sets) > 1 else [])]
+    lines = [f"## {name}", "", "Samples: " + ", ".join(f"{s} {n}" for s, n in sizes.items()) + ".", ""]
+    lines += markdown([*head, "FPR@95 ID positive", "OOD positive", "ms a sample"], cells)
+    lines += ["", "Fused less the best single method, which nobody knows beforehand: "]
+    lines[-1] += "; ".join(
+        f"{side} {g['gain']:+.2f} ({g['interval'][0]:+.2f}, {g['interval'][1]:+.2f}; {g['best']})"
+        for side, g in result["fused"].items()
+    )
+    whole = list(result["fused"].values())[-1]
+    lines[-1] += f". An oracle that takes the best single method for each set by itself: {whole['oracle']:.2f}, "
+    lines[-1] += f"{whole['oracle_gain']:+.2f} to the best single mean."
+    lines += [f"\nLeft out: {k}: {v}" for k, v in result["failures"].items()]
+    lines += ["", f"Fitted all in {result['fit_seconds']:.0f} s, evaluated all in {result['evaluate_seconds']:.0f} s."]
+    lines += published(name, rows)
+    return "\n".join([*lines, ""])
 
 
-def show_published(name: str, rows: list[dict]) -> None:
-    """Print what papers printed for this ID set and this network, beside ours on those of their OOD sets that we have.
+def published(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What papers printed for this ID set and this network, beside ours on those of their OOD sets that we have.
 
     Their averages are over sets that are not all here, and with other numbers of images: nearness means something,
     equality nothing.
     """
-    ours = {row["detector"]: row["sets"] for row in rows}
-    printed = Printed("detector", "published", "over", "ours", *SHARED, "source", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    printed.title = f"{name}: FPR@95 ID pos. / AUROC, published averages beside ours over {' and '.join(SHARED)}"
+    ours, cells = {row["detector"]: row["sets"] for row in rows}, []
     for table in published_tables():
         if (table.id, table.network) != (name, "densenet100"):
             continue
         over = f"{len(table.sets)} sets, {len(set(table.sets) - set(SHARED))} not here" if table.sets else "not known"
         for method, values in table.means.items():
             if method in ours:
-                pairs = [ours[method][s] for s in SHARED]
-                mean = {m: sum(pair[m] for pair in pairs) / len(pairs) for m in ("fpr95_id_positive", "auroc")}
-                cells = [f"{100 * p['fpr95_id_positive']:.2f} / {100 * p['auroc']:.2f}" for p in (mean, *pairs)]
+                pairs = [(ours[method][s]["fpr95"], ours[method][s]["auroc"][0]) for s in SHARED]
+                shown = [f"{fpr:.2f} / {auroc:.2f}" for fpr, auroc in (tuple(np.mean(pairs, axis=0)), *pairs)]
                 source = f"arXiv {table.arxiv} ({table.certainty})"
-                printed.add_row(method, " / ".join(f"{v:.2f}" for v in values.values()), over, *cells, source)
-    if printed.rows:
-        Console(width=120).print(printed)
+                cells.append([method, " / ".join(f"{v:.2f}" for v in values.values()), over, *shown, source])
+    if not cells:
+        return []
+    title = f"FPR@95 ID positive / AUROC, published averages beside ours over {' and '.join(SHARED)}:"
+    return ["", title, "", *markdown(["detector", "published", "over", "ours", *SHARED, "source"], cells)]
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table."""
+    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 if __name__ == "__main__":

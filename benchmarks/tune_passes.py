@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +13,7 @@ from torch import Generator, Tensor
 
 from oodline import Classifier
 from oodline.activations import Activations
-from oodline.data import Subset, image_loader, open_images
+from oodline.data import ImageLoader, Subset, image_loader, open_images
 from oodline.detectors.catalog import create_detector
 from oodline.fitting import Reads, reads
 from oodline.head import LinearHead
@@ -133,22 +132,44 @@ class Passes:
     real: dict[str, Activations]
 
 
-def run_network(name: str, setup: Setup, data: Path, cache: Path | None, sizes: tuple[int, int, int]) -> Passes:
-    """One pass over every data set and over every transform of the held-out images."""
-    loaded = load_model(setup.model, data / "checkpoints" / f"{name}.safetensors")
-    classifier = Classifier(loaded.model)
-    store = Store(cache, name, classifier.head)
-    n_held, n_test, n_ood = sizes
+Load = Callable[..., ImageLoader]
+"""From a data set's path, its first row (0) and the row after its last (None: all) to batches of its images."""
 
-    def loader(path: str, start: int, stop: int | None) -> Any:
+
+def open_setup(name: str, setup: Setup, data: Path) -> tuple[Classifier, Load]:
+    """The classifier, and how its data sets are read."""
+    loaded = load_model(setup.model, data / "checkpoints" / f"{name}.safetensors")
+
+    def load(path: str, start: int = 0, stop: int | None = None) -> ImageLoader:
         source = open_images(data / f"{path}.parquet")
         rows = range(start, min(stop or len(source), len(source)))
         preprocessing = setup.preprocessing or loaded.preprocessing
         return image_loader(Subset(source, rows), preprocessing, batch_size=50, label_offset=setup.label_offset)
 
+    return Classifier(loaded.model), load
+
+
+def held_out_rows(setup: Setup, most: int) -> tuple[str, int, int]:
+    """The last `most` of the held-out images."""
+    path, start, stop = setup.held_out
+    return path, max(start, stop - most), stop
+
+
+def test_rows(setup: Setup, most: int) -> tuple[str, int, int]:
+    """The first `most` of the test images."""
+    path, start, stop = setup.test
+    return path, start, min(stop, start + most)
+
+
+def run_network(name: str, setup: Setup, data: Path, cache: Path | None, sizes: tuple[int, int, int]) -> Passes:
+    """One pass over every data set and over every transform of the held-out images."""
+    classifier, load = open_setup(name, setup, data)
+    store = Store(cache, name, classifier.head)
+    n_held, n_test, n_ood = sizes
+
     def plain(path: str, start: int = 0, stop: int | None = None) -> dict[str, Tensor]:
         def make() -> dict[str, Tensor]:
-            parts = list(classifier.stream(loader(path, start, stop)))
+            parts = list(classifier.stream(load(path, start, stop)))
             labels = [torch.full((len(a),), -1) if y is None else y for a, y in parts]
             tensors = {"features": torch.cat([a.features for a, _ in parts])}
             return tensors | {"logits": torch.cat([a.logits for a, _ in parts]), "labels": torch.cat(labels)}
@@ -156,12 +177,9 @@ def run_network(name: str, setup: Setup, data: Path, cache: Path | None, sizes: 
         return store.get(f"{path}.{start}.{stop}", make)
 
     def transformed() -> dict[str, Tensor]:
-        path, start, stop = setup.held_out
         asked: Reads = reads([create_detector(setup.line)])
-        start = max(start, stop - n_held)
-        made = hold_out(
-            classifier, loader(path, start, stop), TRANSFORMS, asked, limit=stop - start, seed=0, shown=True
-        )
+        loader = load(*held_out_rows(setup, n_held))
+        made = hold_out(classifier, loader, TRANSFORMS, asked, limit=n_held, seed=0, shown=True)
         assert made.labels is not None
         sets = {"ids": made.ids} | {k: v for group in made.outliers.values() for k, v in group.items()}
         tensors = {"labels": made.labels}
@@ -170,11 +188,10 @@ def run_network(name: str, setup: Setup, data: Path, cache: Path | None, sizes: 
         return tensors
 
     fit, held = plain(setup.fit), store.get(f"pseudo.{n_held}", transformed)
-    path, start, stop = setup.test
     return Passes(
         fit=(store.activations(fit), fit["labels"]),
         held_out=(store.activations(held, "ids."), held["labels"]),
         pseudo={key: store.activations(held, f"{key}.") for group in TRANSFORMS.values() for key in group},
-        test=store.activations(plain(path, start, min(stop, start + n_test))),
+        test=store.activations(plain(*test_rows(setup, n_test))),
         real={key: store.activations(plain(key, 0, n_ood)) for key in (*setup.near, *setup.far)},
     )

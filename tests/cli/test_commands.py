@@ -90,6 +90,47 @@ def run(*arguments, fails=False):
         assert stop.code in (0, None)
 
 
+COLOURS = """
+import torch
+from torch import nn
+
+class Colours(nn.Module):
+    preprocessing = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
+
+    def __init__(self, order):
+        super().__init__()
+        self.head = nn.Linear(3, 3, bias=False)
+        self.head.weight.data = 5 * torch.eye(3)[list(order)]
+
+    def forward(self, images):
+        return self.head(images.mean((2, 3)))
+
+def sorted_names():
+    return Colours((2, 1, 0))  # blue, green, red: the order of the folders
+
+def other_order():
+    return Colours((0, 2, 1))
+"""
+
+
+def test_fit_says_how_well_the_classifier_knows_its_training_data(place, capsys):
+    (place / "colours.py").write_text(COLOURS)
+    fit = ["fit", "--data", "train", "-o", "guard.safetensors", "-d", "knn,k=5"]
+    run(*fit, "--model", "python:colours.py:sorted_names")
+    out, err = capsys.readouterr()
+    assert "fitted knn on 36 images in" in out
+    assert out.splitlines()[0].endswith("s; the classifier gets 100.0 % of their labels right")
+    assert "right" not in err
+    run(*fit, "--model", "python:colours.py:other_order", "--json")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["accuracy"] == 0
+    assert "warning: the classifier gets 0 % of its 36 training labels right, no better than guessing" in err
+    run(*fit[:-1], "energy", "--model", "python:colours.py:other_order", "--json")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["accuracy"] is None, "energy needs no pass over the data"
+    assert "guessing" not in err
+
+
 def test_fit_score_evaluate(place, capsys):
     run(
         *FIT,
@@ -179,7 +220,7 @@ def test_calibrating_on_the_training_images_is_warned_of(place, capsys):
     run(*FIT, "--detector", "line,p_a=.5,p_w=0.5,clip=1.0", "--calibrate", "train")
     assert "warning: the calibration data looks like the fitting data: of 36 samples" in capsys.readouterr().err
     run(*FIT, "--detector", "line,p_a=.5,p_w=0.5,clip=1.0", "--calibrate", "held_out")
-    assert "warning" not in capsys.readouterr().err
+    assert "looks like the fitting data" not in capsys.readouterr().err
 
 
 def test_explain_prints_draws_and_writes_json(place, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Literal
@@ -74,10 +75,12 @@ def fit(
     from oodline.cli.detectors import create_all
     from oodline.data import names_of_logits
     from oodline.files import check_writable
+    from oodline.fitting import Fittable
     from oodline.head import HeadInfo
     from oodline.held_out import warn_of_seen_data
     from oodline.parts import can_spare, refer
     from oodline.scoring import score_all, unreadable
+    from oodline.training_accuracy import TrainingAccuracy
 
     show_warnings()
     with open_engine(engine, output.with_name(f"{output.name}.unfinished")) as passes:
@@ -102,9 +105,12 @@ def fit(
                 raise next(iter(refused.values()))
         failures = {name: str(reason) for name, reason in refused.items()}
         detectors = {name: d for name, d in detectors.items() if name not in failures}
-        known = ol.Neurons(neurons) if neurons else None
+        known, accuracy = ol.Neurons(neurons) if neurons else None, TrainingAccuracy()
+        also: list[Fittable] = [] if known is None else [known]
+        if also or any(d.has_state for d in detectors.values()):  # no pass is made for the accuracy alone
+            also.append(accuracy)
         try:
-            ol.fit([*detectors.values(), *([known] if known else [])], classifier, loader, engine=passes, progress=True)
+            ol.fit([*detectors.values(), *also], classifier, loader, engine=passes, progress=True)
         except ol.FitError as error:
             if len(error.failures) == len(detectors):
                 raise
@@ -147,15 +153,21 @@ def fit(
         "detectors": list(detectors),
         "failed": failures,
         "samples": samples,
+        "accuracy": accuracy.value,
         "skipped": skipped,
         "fit_seconds": round(fitted_seconds, 2),
         "thresholds": {name: c.threshold for name, c in calibrations.items()},
         "false_alarm": rate if calibrations else None,
     }
+    if accuracy.complaint:
+        print(f"warning: {accuracy.complaint}", file=sys.stderr)
     if json:
         print_json(summary)
         return
-    print(f"fitted {', '.join(detectors)} on {samples} images in {fitted_seconds:.1f} s")
+    right = (
+        "" if accuracy.value is None else f"; the classifier gets {100 * accuracy.value:.1f} % of their labels right"
+    )
+    print(f"fitted {', '.join(detectors)} on {samples} images in {fitted_seconds:.1f} s{right}")
     for name, reason in failures.items():
         print(f"left out {name}: {reason}")
     for name, calibration in calibrations.items():

@@ -4,6 +4,7 @@ from oodline.statistics.base import Statistic
 from oodline.statistics.class_moments import ClassMoments
 from oodline.statistics.content_sketch import ContentSketch
 from oodline.statistics.covariance import Covariance
+from oodline.statistics.hits import Hits
 from oodline.statistics.quantiles import Quantiles
 from oodline.statistics.reservoir import Reservoir
 from oodline.statistics.seen import Seen
@@ -16,6 +17,7 @@ __all__ = [
     "Contributions",
     "Covariance",
     "Features",
+    "Hits",
     "Logits",
     "Probabilities",
     "Quantiles",

@@ -1,0 +1,55 @@
+"""How many samples the classifier gets right: a cheap sign that weights, labels and preprocessing belong together."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from oodline.activations import Activations
+from oodline.statistics.base import Statistic
+
+
+class Hits(Statistic):
+    """Number of samples whose label has the largest logit, and of all that have a label (2,), int64.
+
+    A label outside [0, C) is wrong. Batches without labels, or with other than one number a sample, count for neither:
+    detectors that read labels complain about them.
+
+    Examples
+    --------
+    >>> from oodline.testing import activations_of
+    >>> hits, activations = Hits(), activations_of(torch.randn(3, 2))
+    >>> hits.update(activations, activations.logits.argmax(1))
+    >>> hits.accuracy
+    1.0
+    """
+
+    tensors: ClassVar = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts: Int[Tensor, " 2"] = None  # type: ignore[assignment]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The class."""
+        return (type(self).__name__,)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Fraction of the labelled samples that are right, in [0, 1]; None where no sample has a label."""
+        right, labelled = (0, 0) if self.empty else self.counts.tolist()
+        return right / labelled if labelled else None
+
+    def update(self, activations: Activations, labels: Tensor | None) -> None:
+        """Take in one batch; see `Statistic.update`."""
+        if labels is None or labels.shape != (len(activations),):
+            return
+        right = int((activations.logits.argmax(1).cpu() == labels.cpu()).sum())
+        counts = torch.tensor([right, len(labels)])
+        self.counts = counts if self.empty else self.counts + counts
+
+    def _absorb(self, other: Self) -> None:
+        self.counts = self.counts + other.counts
