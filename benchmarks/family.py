@@ -4,8 +4,7 @@
 
 One pass over the training data fits all of them, and one pass over each data set scores all of them; those that run
 the classifier again do so in their own part. Settings are those of the paper that fit the classifier best, by the
-preset's name, else the defaults; no OOD input chose any. `fuse` is compared with held-out data, as `oodline fit` makes
-it without `--detector`.
+preset's name, else the defaults; no OOD input chose any. The p-values of `fuse` are taken against held-out data.
 """
 
 from __future__ import annotations

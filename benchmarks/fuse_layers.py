@@ -1,4 +1,4 @@
-"""Would a member that reads intermediate layers help `Fuse`? Judged as in fuse_study.py, then shown on real OOD sets.
+"""Would a member that reads intermediate layers help `Fuse`? Judged as in fuse_study.py, then on real OOD sets.
 
     python benchmarks/fuse_layers.py [--only densenet100_cifar10] [--shared ../shared] [--cache DIR] [--limit 400]
 
@@ -113,7 +113,7 @@ def with_layers(name: str, setup: Setup, data: Path, scored: Scored, sizes: tupl
 
 
 def judge(scored: Scored) -> dict[str, dict[str, Any]]:
-    """The criterion of the choice, which sees ID data and pseudo-outliers, and AUROC on real OOD sets."""
+    """The criterion of the choice, for one way to halve the held-out images, and AUROC on real OOD sets."""
     p, found = log_p(scored, 0), {}
     for label, members in {"default": DEFAULT, f"default + {MEMBER}": (*DEFAULT, MEMBER), MEMBER: (MEMBER,)}.items():
         areas = areas_of(scored, *fused(scored, members, fisher, scored.held_out))

@@ -31,6 +31,10 @@ def accuracy(right: int, labelled: int, classes: int) -> TrainingAccuracy:
     (0, 1000, 10, True),
     (137, 1000, 10, True),  # 0.1 + 4 * 0.0095 = 0.138
     (139, 1000, 10, False),
+    (16, 16, 2, False),  # all of a few: guessing would do so once in 65,536 times
+    (8, 8, 3, False),
+    (5, 8, 3, True),
+    (7, 7, 1, False),  # one class: nothing to guess
 ])  # fmt: skip
 def test_it_complains_where_guessing_would_do_as_well(right, labelled, classes, complains):
     known = accuracy(right, labelled, classes)

@@ -11,7 +11,10 @@ from oodline.head import Head
 from oodline.statistics import Hits, Statistic
 
 SPREAD = 4
-"""Standard deviations of guessing above its mean, up to which an accuracy is no better than guessing."""
+"""Standard deviations of guessing above its mean, up to which an accuracy is no better than guessing.
+
+Of a few samples that may be all of them: an accuracy nearer to perfect than to guessing is never complained of.
+"""
 
 
 class TrainingAccuracy:
@@ -47,7 +50,8 @@ class TrainingAccuracy:
         if self.value is None:
             return
         labelled, chance = int(hits.counts[1]), 1 / head.num_classes
-        if self.value <= chance + SPREAD * sqrt(chance * (1 - chance) / labelled):
+        guessed = chance + SPREAD * sqrt(chance * (1 - chance) / labelled)
+        if self.value <= guessed and self.value < (1 + chance) / 2:
             self.complaint = (
                 f"the classifier gets {100 * self.value:.3g} % of its {labelled} training labels right, no better than "
                 f"guessing among {head.num_classes} classes. Does it have its trained weights, are labels in the order "
