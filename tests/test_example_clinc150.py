@@ -65,7 +65,7 @@ def test_out_of_scope_queries_are_told_apart_and_what_needs_images_says_so(examp
     assert set(found["refused"]) == {"odin", "nap", "rankfeat"}
     for name in ("nap", "rankfeat"):
         assert found["refused"][name].startswith("no feature map (N, K, H, W) was found in IntentClassifier.")
-    assert found["refused"]["odin"].endswith("tokens have none.")
+    assert found["refused"]["odin"].endswith("such as tokens and their mask.")
 
 
 def test_the_seed_decides(example, small, capsys):

@@ -112,10 +112,15 @@ class Activations:
         InputError
             The pass was made without them, or the inputs are no tensor.
         """
-        if self.classifier is None or not isinstance(self.inputs, Tensor):
+        if self.classifier is None or self.inputs is None:
             raise InputError(
-                "this detector runs the classifier again, and these activations hold no classifier or no tensor of "
-                "inputs. Make the pass by score(...) or a Guard, or with needs=detector.all_needs; tokens have none."
+                "this detector runs the classifier again, and these activations hold no classifier or no inputs. Make "
+                "the pass by score(...) or a Guard, or with needs=detector.all_needs."
+            )
+        if not isinstance(self.inputs, Tensor):
+            raise InputError(
+                "this detector runs the classifier again on inputs that it changed a little, which takes one tensor a "
+                "batch, such as images; these inputs are several, such as tokens and their mask."
             )
         return self.classifier, self.inputs
 
