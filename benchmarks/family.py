@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -23,6 +23,7 @@ import torch
 from cyclopts import App
 from torch import Tensor
 
+from fuse_study import table as markdown
 from oodline import Classifier, Detector, Fuse
 from oodline.cli.options import Json, print_json
 from oodline.detectors.catalog import CATALOG, create_detector, detector_class
@@ -92,15 +93,16 @@ def queries(data: Path, limit: int | None) -> Sets:
     vocabulary, classes = (int(sets["train"].columns[name].max()) for name in ("terms", "labels"))
     model = example.train(example.IntentClassifier(vocabulary, intents=classes + 1), sets["train"], 10)
 
-    def first(split: str, most: int) -> list[dict[str, Tensor]]:
+    def drawn(split: str, most: int) -> list[dict[str, Tensor]]:
         size = min(sets[split].size, most if limit is None else min(most, limit))
         return [sets[split].batch(rows) for rows in torch.randperm(sets[split].size)[:size].split(256)]
 
     n_test, n_ood, n_held = LARGEST
-    near = {"oos_test": first("oos_test", n_ood)}
-    return Sets(Classifier(model), sets["train"], first("val", n_held), first("test", n_test), near, {})
+    near = {"oos_test": drawn("oos_test", n_ood)}
+    return Sets(Classifier(model), sets["train"], drawn("val", n_held), drawn("test", n_test), near, {})
 
 
+@cache
 def load_example() -> ModuleType:
     """The example as a module; it lies in no package."""
     spec = importlib.util.spec_from_file_location("clinc150", TEXT)
@@ -110,7 +112,6 @@ def load_example() -> ModuleType:
     return module
 
 
-UNSEEN = "fuse,detectors=line:clip=98%:unseen=dense+gen+fdbd+vim"
 CASES = {
     "cifar10": Case(
         partial(images, "densenet100_cifar10"),
@@ -134,7 +135,7 @@ CASES = {
             "line": "line,unseen=dense",
             "soft-line": "soft-line,unseen=dense",
             "knn": "knn,k=1",
-            "fuse": UNSEEN,
+            "fuse": "fuse,detectors=line:clip=98%:unseen=dense+gen+fdbd+vim",
         },
     ),
     "resnet20": Case(
@@ -314,11 +315,6 @@ def published(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     title = f"FPR@95 ID positive / AUROC, published averages beside ours over {' and '.join(SHARED)}:"
     return ["", title, "", *markdown(["detector", "published", "over", "ours", *SHARED, "source"], cells)]
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table."""
-    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 if __name__ == "__main__":
