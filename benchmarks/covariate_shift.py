@@ -53,7 +53,9 @@ def noise(deviation: float) -> Change:
 
 
 def smaller(size: int) -> Change:
-    return lambda image: image.resize((size, size), Image.Resampling.BICUBIC).resize(image.size, Image.Resampling.BICUBIC)
+    return lambda image: image.resize((size, size), Image.Resampling.BICUBIC).resize(
+        image.size, Image.Resampling.BICUBIC
+    )
 
 
 CHANGES: dict[str, Change] = {

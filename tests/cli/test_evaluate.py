@@ -66,15 +66,15 @@ def test_groups_spectrum_intervals_and_every_form_in_one_pass(place, capsys):
     )  # fmt: skip
     found = json.loads(capsys.readouterr().out)
     assert found["groups"] == {"near": ["grey", "dark"], "far": ["noise"]}
-    assert {row["average"] for row in found["averages"]} == {"mean near", "mean", "pooled near", "pooled"}
+    assert {row["average"] for row in found["averages"]} == {"near mean", "mean", "near pooled", "pooled"}
     assert all(row["auroc_low"] <= row["auroc"] <= row["auroc_high"] for row in found["rows"])
-    full = found["full spectrum: shifted ID data counts as ID"]
+    full = found["full_spectrum"]
     assert {row["n_id"] for row in found["rows"]} == {24}
     assert {row["n_id"] for row in full["rows"]} == {48}
     del found["skipped"]
     assert json.loads((place / "t.json").read_text()) == found
     assert (place / "t.md").read_text().count(
-        "| detector | grey | dark | mean near | noise | mean | pooled near |"
+        "| detector | grey (near) | dark (near) | near mean | noise (far) | mean | near pooled |"
     ) == 6
     assert (place / "t.tex").read_text().count(r"\multicolumn{3}{c}{near}") == 6
     rows = parquet.read_table(place / "s.parquet").to_pylist()

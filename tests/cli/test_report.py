@@ -58,7 +58,9 @@ def test_tables_for_papers_with_their_intervals(place, capsys):
     assert "wrote tables.md" in capsys.readouterr().out
     lines = Path("tables.md").read_text().splitlines()
     assert lines[0] == "AUROC (higher is better), %"
-    assert re.fullmatch(r"\| energy( \| (\*\*)?\d+\.\d\d(\*\*)? \[\d+\.\d, \d+\.\d\])+ \|", lines[4])
+    assert re.fullmatch(
+        r"\| energy( \| (\*\*)?\d+\.\d\d(\*\*)? \[\d+\.\d, \d+\.\d\])+ \| \*\*\d+\.\d\d\*\* \|", lines[4]
+    )
     run("report", "toy", "--tables", "tables.tex")
     assert Path("tables.tex").read_text().count("\\begin{tabular}") == sum("detector" in line for line in lines)
 

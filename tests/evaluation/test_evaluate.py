@@ -12,9 +12,11 @@ import torch
 from oodline.detectors.energy import Energy
 from oodline.detectors.knn import KNN
 from oodline.detectors.msp import MSP
-from oodline.errors import InputError
-from oodline.evaluation.evaluate import PERCENT, Table, evaluate, tabulate
+from oodline.errors import InputError, SettingError, UnknownNameError
+from oodline.evaluation.evaluate import Table, evaluate, tabulate
+from oodline.evaluation.metric import METRICS
 from oodline.evaluation.metrics import Metrics, compute_metrics
+from oodline.evaluation.paper import PAPER
 from oodline.scoring import score
 from oodline.testing import toy_problem
 
@@ -51,7 +53,7 @@ def test_the_mean_counts_every_set_the_same(table):
     assert table.value("good", "auroc", None) == table.mean("good", "auroc")
 
 
-@pytest.mark.parametrize("metric", PERCENT)
+@pytest.mark.parametrize("metric", METRICS)
 def test_the_best_is_the_highest_area_and_the_lowest_rate(table, metric):
     values = [table.value(name, metric, "near") for name in ("good", "bad")]
     assert table.best(metric, "near") == (min(values) if metric.startswith("fpr") else max(values))
@@ -105,3 +107,28 @@ def test_the_own_time_of_each_detector_is_measured():
     assert list(found) == ["slow", "fast"]
     assert found["slow"] >= 2 * 10 / 120  # two batches, 120 samples; a sleep is never shorter
     assert found["fast"] > 0
+
+
+def test_python_gives_what_the_command_line_gives(tmp_path):
+    classifier, loader = toy_problem()
+    inputs, labels = loader[0]
+    shifted, near = [(0.9 * inputs, labels)], [0.3 * torch.randn(40, 4)]
+    table = evaluate(
+        Energy(),
+        classifier,
+        [(inputs, labels)],
+        {"blob": near},
+        csid_loaders={"shrunk": shifted},
+        groups={"near": ["blob"]},
+        convention="paper",
+        bootstrap=20,
+    )
+    ours, theirs, more = (score(Energy(), classifier, data)["energy"] for data in (loader, near, shifted))
+    assert table.cells["energy"]["blob"] == PAPER.measure(ours[: len(inputs)], theirs)
+    assert table.full_spectrum.cells["energy"]["blob"] == PAPER.measure(torch.cat([ours[: len(inputs)], more]), theirs)
+    assert table.interval("energy", "auroc", "blob").low <= table.value("energy", "auroc", "blob")
+    assert table.accuracy == float((classifier(inputs).logits.argmax(1) == labels).double().mean())
+    with pytest.raises(UnknownNameError, match=r"unknown convention 'papers'\. Did you mean 'paper'"):
+        evaluate(Energy(), classifier, loader, {"blob": near}, convention="papers")
+    with pytest.raises(SettingError, match="at least 2 resamples"):
+        evaluate(Energy(), classifier, loader, {"blob": near}, bootstrap=1)

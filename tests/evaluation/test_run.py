@@ -65,14 +65,16 @@ def test_the_table_and_the_rows_are_those_of_the_scores(run):
     [row] = [r for r in run.record.metrics if r["detector"] == "msp" and r["set"] == "origin"]
     assert row["auroc"] == table.value("msp", "auroc", "origin")
     assert (row["group"], row["id"], row["n_id"]) == ("far", "id", 60)
-    assert run.group_means(table, "auroc")["msp"] == {
-        "near": table.value("msp", "auroc", "halved"), "far": table.value("msp", "auroc", "origin"),
-    }  # fmt: skip
+    assert table.groups == {"near": ["halved"], "far": ["origin"]}
+    assert table.value("msp", "auroc", "near mean") == table.value("msp", "auroc", "halved")
+    right = np.mean(run.predicted("test") == run.labels("test"))
+    assert table.accuracy == pytest.approx(right)
     page = (run.folder / "table.md").read_text()
     assert "FPR@95TPR, ID positive" in page
     assert "FPR@95TPR, OOD positive" in page
     assert f"{100 * row['auroc']:.2f}" in page
-    assert "| detector | near, mean | far, mean |" in page
+    assert "| detector | halved (near) | origin (far) | mean |" in page
+    assert f"gets {100 * right:.2f} % right" in page
     assert (run.folder / "table.csv").read_text() == table.to_csv()
 
 
@@ -88,7 +90,7 @@ def test_shifted_id_counts_as_id_in_the_full_spectrum(run, tmp_path):
     wider = write_run(tmp_path / "wider", record, scores, Artifact(detectors, HeadInfo.of(classifier.head)))
     both = np.concatenate([wider.scores("test")["msp"], wider.scores("shifted")["msp"]])
     expected = compute_metrics(both, wider.scores("origin")["msp"])
-    assert wider.table(("id", "csid")).cells["msp"]["origin"] == expected
+    assert wider.table().full_spectrum.cells["msp"]["origin"] == expected
     assert wider.table().cells["msp"]["origin"].n_id == 60
     assert [(r["id"], r["n_id"]) for r in wider.record.metrics if r["detector"] == "msp"] == [
         ("id", 60), ("id+csid", 90),
@@ -209,7 +211,7 @@ def test_unknown_sets_and_roles_end_in_sentences(run):
     with pytest.raises(UnknownNameError, match="Did you mean 'origin'"):
         run.scores("orign")
     with pytest.raises(InputError, match="no data set of the role csid"):
-        run.table(("csid",))
+        run.pooled(("csid",))
 
 
 def test_a_record_needs_unique_names_and_an_id_set(run):

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ import torch
 from oodline.errors import SettingError, UnknownNameError
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import tabulate
+from oodline.evaluation.metric import METRICS
 from oodline.evaluation.metrics import compute_metrics
 from oodline.evaluation.paper import PAPER, paper_metrics
-from oodline.evaluation.table import PERCENT, Column, Table
-from oodline.evaluation.writing import WRITERS, write_tables
+from oodline.evaluation.rendering import FULL_SPECTRUM
+from oodline.evaluation.table import Column, Table
+from oodline.evaluation.writing import WRITERS, write_table
 
 GROUPS = {"near": ["cifar100", "tiny_imagenet"], "far": ["svhn", "textures"]}
 SETS = ("svhn", "cifar100", "mnist", "tiny_imagenet", "textures")
@@ -41,14 +44,14 @@ def table(scores):
 
 def test_columns_are_groups_with_their_means_then_the_rest(table):
     assert [c.title for c in table.columns] == [
-        "cifar100", "tiny_imagenet", "mean near", "svhn", "textures", "mean far", "mnist", "mean",
+        "cifar100", "tiny_imagenet", "near mean", "svhn", "textures", "far mean", "mnist", "mean",
     ]  # fmt: skip
-    assert [c.title for c in table.pooled_columns] == ["pooled near", "pooled far", "pooled"]
+    assert [c.title for c in table.pooled_columns] == ["near pooled", "far pooled", "pooled"]
 
 
 def test_in_a_mean_every_set_counts_the_same_and_in_a_pool_every_image(table, scores):
     ours, theirs = scores
-    for metric in PERCENT:
+    for metric in METRICS:
         for names, mean, pooled in [(GROUPS["near"], table.columns[2], table.pooled_columns[0])]:
             each = [getattr(compute_metrics(ours["line"], theirs[name]["line"]), metric) for name in names]
             assert table.value("line", metric, mean) == pytest.approx(np.mean(each), abs=1e-12)
@@ -83,7 +86,7 @@ def test_by_the_papers_convention_every_cell_is_theirs(scores):
 
 def test_markdown_has_means_of_groups_and_intervals_in_brackets(table):
     lines = table.to_markdown("auroc").splitlines()
-    assert lines[0].startswith("| detector | cifar100 | tiny_imagenet | mean near | svhn |")
+    assert lines[0].startswith("| detector | cifar100 (near) | tiny_imagenet (near) | near mean | svhn (far) |")
     interval = table.interval("line", "auroc", "cifar100")
     value = f"{100 * table.value('line', 'auroc', 'cifar100'):.2f}"
     assert f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]" in lines[2]
@@ -92,7 +95,7 @@ def test_markdown_has_means_of_groups_and_intervals_in_brackets(table):
         cells = [line.split("|")[column + 2] for line in lines[2:]]
         assert sum("**" in cell for cell in cells) == 1
     pooled = table.to_markdown("auroc", table.pooled_columns).splitlines()
-    assert pooled[0] == "| detector | pooled near | pooled far | pooled |"
+    assert pooled[0] == "| detector | near pooled | far pooled | pooled |"
     assert "[" not in pooled[2]
 
 
@@ -132,31 +135,32 @@ def test_json_holds_averages_of_both_kinds(table):
     found = json.loads(json.dumps(table.to_json(), allow_nan=False))
     assert found["groups"] == GROUPS
     averages = {(row["detector"], row["average"]): row for row in found["averages"]}
-    assert {name for _, name in averages} == {"mean near", "mean far", "mean", "pooled near", "pooled far", "pooled"}
-    row = averages["ash-s", "pooled far"]
+    assert {name for _, name in averages} == {"near mean", "far mean", "mean", "near pooled", "far pooled", "pooled"}
+    row = averages["ash-s", "far pooled"]
     assert (row["pooled"], row["sets"]) == (True, ["svhn", "textures"])
     assert row["auroc"] == table.value("ash-s", "auroc", table.pooled_columns[1])
-    assert averages["ash-s", "mean far"]["auroc_low"] == table.interval("ash-s", "auroc", table.columns[5]).low
+    assert averages["ash-s", "far mean"]["auroc_low"] == table.interval("ash-s", "auroc", table.columns[5]).low
 
 
 def test_the_ending_chooses_the_form(table, tmp_path):
     texts = {
-        ending: write_tables({"": table, "again": table}, tmp_path / f"t{ending}").read_text() for ending in WRITERS
+        ending: write_table(replace(table, full_spectrum=table), tmp_path / f"t{ending}").read_text()
+        for ending in WRITERS
     }
-    assert "## again" in texts[".md"]
+    assert f"## {FULL_SPECTRUM}" in texts[".md"]
     assert texts[".md"].count("AUROC (higher is better), %") == 2
     assert texts[".tex"].count(r"\begin{tabular}") == 6
     assert texts[".csv"] == table.to_csv()
-    assert json.loads(texts[".json"])["again"]["rows"] == json.loads(texts[".json"])["rows"]
-    with pytest.raises(SettingError, match=r"t\.html ends in none of them"):
-        write_tables({"": table}, tmp_path / "t.html")
+    assert json.loads(texts[".json"])["full_spectrum"]["rows"] == json.loads(texts[".json"])["rows"]
+    with pytest.raises(SettingError, match=r"must end in .*; got t\.html"):
+        write_table(table, tmp_path / "t.html")
 
 
 def test_a_paper_table_says_so_in_every_form(scores, tmp_path):
     found = tabulate(*scores, convention=PAPER)
     for ending in (".md", ".tex", ".json"):
-        assert "paper" in write_tables({"": found}, tmp_path / f"t{ending}").read_text()
-        assert "paper" not in write_tables({"": tabulate(*scores)}, tmp_path / f"t{ending}").read_text()
+        assert "paper" in write_table(found, tmp_path / f"t{ending}").read_text()
+        assert "paper" not in write_table(tabulate(*scores), tmp_path / f"t{ending}").read_text()
 
 
 def test_a_single_set_has_no_average_of_its_own():
@@ -184,3 +188,48 @@ def test_groups_and_columns_that_do_not_exist_are_refused(table, scores):
     assert table.value("line", "auroc", Column("both", ("svhn", "mnist"))) == pytest.approx(
         (table.value("line", "auroc", "svhn") + table.value("line", "auroc", "mnist")) / 2
     )
+
+
+def test_a_table_prints_itself_with_groups_sizes_and_accuracy(table):
+    text = str(replace(table, accuracy=0.5))
+    assert text.startswith("AUROC (higher is better), %")
+    assert "cifar100 (near)" in text and "near mean" in text and "far pooled" in text
+    assert f"{100 * table.value('line', 'auroc', 'mnist'):.2f}" in text
+    assert text.endswith(
+        "ID samples: 60, of which the classifier gets 50.00 % right; OOD samples: "
+        "svhn 20, cifar100 30, mnist 40, tiny_imagenet 50, textures 60"
+    )
+    assert repr(table) == "Table(2 detectors, 5 OOD sets)"
+
+
+def test_a_notebook_shows_escaped_names_and_every_value():
+    cells = {"<b>x</b>": {"a&b": compute_metrics([2.0, 3.0], [1.0, 2.5])}}
+    html = Table(cells)._repr_html_()
+    assert "<b>x</b>" not in html and "&lt;b&gt;x&lt;/b&gt;" in html and "a&amp;b" in html
+    assert html.count("<table>") == html.count("</table>") == 3
+    assert "<b>75.00</b>" in html
+
+
+def test_a_data_frame_has_the_rows_and_their_groups(table):
+    frame = table.to_pandas()
+    assert list(frame.columns) == list(table.rows()[0])
+    assert frame.auroc.tolist() == [row["auroc"] for row in table.rows()]
+    assert frame.groupby("ood").group.first().to_dict()["svhn"] == "far"
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [("mean", SETS), ("near mean", GROUPS["near"]), ("far mean", GROUPS["far"]), ("svhn", ["svhn"])],
+)
+def test_columns_are_asked_for_by_the_names_that_are_shown(table, name, sets):
+    each = [table.value("line", "fpr95_id_positive", one) for one in sets]
+    assert table.value("line", "fpr95_id_positive", name) == pytest.approx(np.mean(each), abs=1e-12)
+
+
+def test_pooled_columns_too_and_what_is_not_there_is_named(table):
+    assert table.value("line", "auroc", "near pooled") == table.value("line", "auroc", table.pooled_columns[0])
+    assert table.value("line", "auroc", "pooled") == table.value("line", "auroc", table.pooled_columns[2])
+    with pytest.raises(UnknownNameError, match=r"unknown detector of the table 'lime'\. Did you mean 'line'"):
+        table.value("lime", "auroc", "svhn")
+    with pytest.raises(UnknownNameError, match="unknown column of the table 'middle mean'"):
+        table.value("line", "auroc", "middle mean")

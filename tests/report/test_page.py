@@ -18,14 +18,16 @@ import torch
 from oodline.errors import ArtifactError, MissingExtraError, UnknownNameError
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import tabulate
+from oodline.evaluation.metric import METRICS
 from oodline.evaluation.metrics import compute_metrics
 from oodline.evaluation.published import published_tables
 from oodline.evaluation.record import DetectorEntry
+from oodline.evaluation.rendering import FULL_SPECTRUM
 from oodline.evaluation.run import read_run
 from oodline.report.contents import read_contents, tables
 from oodline.report.gallery import gather
 from oodline.report.page import render, write_page
-from oodline.report.views import METRICS, comparisons, method, metric_tables, script_data, settings_text, size_text
+from oodline.report.views import comparisons, method, metric_tables, script_data, settings_text, size_text
 from oodline.testing import toy_run
 
 from .conftest import EVIL, EVIL_CLASS, EVIL_LABEL
@@ -114,11 +116,11 @@ def test_every_control_has_a_label_and_every_reference_leads_somewhere(elements)
 
 def test_the_tables_are_those_of_the_run_with_intervals(run):
     found = tables(run, Bootstrap(20))
-    assert list(found) == list(run.spectra)
-    for title, roles in run.spectra.items():
-        assert found[title].cells == run.table(roles).cells
+    assert list(found) == ["", FULL_SPECTRUM]
+    assert found[""].cells == run.table().cells
+    assert found[FULL_SPECTRUM].cells == run.table().full_spectrum.cells
     [first, *_] = metric_tables(found)
-    assert first.columns == ["near", "far", "mean"]
+    assert first.columns == [*(f"{name} ({group})" for group, [name] in run.table().groups.items()), "mean"]
     assert [cell.value for _, cells in first.rows for cell in cells[-1:]] == sorted(
         (found[""].mean(label, "auroc") for label in run.record.detectors), reverse=True
     )
@@ -241,7 +243,7 @@ def test_methods_and_settings_are_told_as_people_write_them():
 
 
 def test_full_spectrum_tables_count_shifted_images(run):
-    wide = tables(run)["Full spectrum (shifted ID counts as ID)"]
+    wide = tables(run)[FULL_SPECTRUM]
     both = np.concatenate([run.scores("test")["energy"], run.scores("shifted")["energy"]])
     assert wide.cells["energy"]["far"] == compute_metrics(both, run.scores("far")["energy"])
 

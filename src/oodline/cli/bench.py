@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -98,22 +97,12 @@ def bench(
 
 def print_run(run: Run) -> None:
     """Print the tables, with the means of each group, and what the run took."""
-    from oodline.evaluation.evaluate import TITLES
-    from oodline.evaluation.writing import PRINTED
+    from oodline.evaluation.rendering import print_table
 
     record = run.record
-    print(f"{record.name}: {record.classifier.reference}, {len(record.detectors)} detectors")
-    for title, roles in run.spectra.items() if run.sets("ood") else ():
-        print(f"\n{title}" if title else "")
-        table = run.table(roles)
-        for metric in PRINTED:
-            columns = {name: {x: table.value(x, metric, name) for x in table.cells} for name in table.ood_sets}
-            means = run.group_means(table, metric)
-            groups = {group: {x: means[x][group] for x in means} for group in run.groups if group is not None}
-            if not groups and len(table.ood_sets) > 1:
-                groups = {"": {x: table.mean(x, metric) for x in table.cells}}
-            columns |= {f"{group} mean".strip(): values for group, values in groups.items()}
-            print_columns(f"{TITLES[metric]}, %", columns, max if metric.startswith("au") else min)
+    print(f"{record.name}: {record.classifier.reference}, {len(record.detectors)} detectors\n")
+    if run.sets("ood"):
+        print_table(run.table(), table_console())
     for label, reason in record.failures.items():
         print(f"left out {label}: {reason}")
     for name, reason in record.missing.items():
@@ -125,19 +114,3 @@ def print_run(run: Run) -> None:
     print(f"seconds: {record.seconds:.1f} in all; {passes}")
     print(f"wrote {run.folder}")
     print(f"see it as a page: oodline report {run.folder}")
-
-
-def print_columns(title: str, columns: dict[str, dict[str, float]], best: Callable[[Iterable[float]], float]) -> None:
-    """Print values in [0, 1] in %, one row a detector, the best of each column in bold."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown.add_column("detector", overflow="fold")
-    for name in columns:
-        shown.add_column(name, justify="right", overflow="fold")
-    top = {name: best(values.values()) for name, values in columns.items()}
-    for label in next(iter(columns.values())):
-        cells = [(f"{100 * values[label]:.2f}", values[label] == top[name]) for name, values in columns.items()]
-        shown.add_row(label, *(f"[bold]{text}[/bold]" if first else text for text, first in cells))
-    table_console().print(title, shown)

@@ -45,7 +45,8 @@ def demo(
 
     import oodline as ol
     from oodline.cli.detectors import create_all
-    from oodline.cli.evaluate import print_table
+    from oodline.cli.options import table_console
+    from oodline.evaluation.rendering import print_table
 
     started = perf_counter()
     torch.manual_seed(0)
@@ -74,7 +75,7 @@ def demo(
         )
         return
     print(f"A network that knows the digits 0 to 7 ({accuracy:.1%} right), fitted and judged in {seconds:.1f} s.\n")
-    print_table(table)
+    print_table(table, table_console())
     print("\nFlagged by LINe, calibrated to flag at most 5 % of ID images:")
     for name, rate in flagged.items():
         print(f"  {'digits 0 to 7 (false alarms)' if name == 'test' else name:30} {rate:6.1%}")

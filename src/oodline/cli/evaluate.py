@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -22,12 +22,8 @@ from oodline.cli.options import (
 )
 from oodline.errors import SettingError
 
-if TYPE_CHECKING:
-    from oodline.evaluation.table import Table
-
 _MODEL, _DATA = ModelOptions(), DataOptions()
 _SCORES, _GROUPS = ".parquet", ("near", "far")
-_FULL_SPECTRUM = "full spectrum: shifted ID data counts as ID"
 _Sets = Annotated[list[str] | None, Parameter(negative="")]
 
 
@@ -80,11 +76,10 @@ def evaluate(
     """
     from oodline.artifact import read_artifact
     from oodline.evaluation.bootstrap import Bootstrap
-    from oodline.evaluation.evaluate import score_sets, tabulate_sets
-    from oodline.evaluation.metrics import EXACT
-    from oodline.evaluation.paper import PAPER
+    from oodline.evaluation.evaluate import convention_of, score_sets, tabulate_sets
+    from oodline.evaluation.rendering import print_table
     from oodline.evaluation.scored_sets import write_scores
-    from oodline.evaluation.writing import WRITERS, write_tables
+    from oodline.evaluation.writing import WRITERS, write_table
     from oodline.files import check_writable
 
     show_warnings()
@@ -113,47 +108,13 @@ def evaluate(
         progress=True,
     )
     skipped = report_skipped({"id": id_loader, **loaders})
-    counting = {"exact": EXACT, "paper": PAPER}[convention]
-    tables = {"": tabulate_sets(sets, convention=counting, bootstrap=drawing)}
-    if sets.csid:
-        tables[_FULL_SPECTRUM] = tabulate_sets(sets, spectrum=True, convention=counting, bootstrap=drawing)
+    table = tabulate_sets(sets, convention=convention_of(convention), bootstrap=drawing)
     for path in output or ():
         if path.suffix == _SCORES:
             write_scores(sets, path)
         else:
-            write_tables(tables, path)
+            write_table(table, path)
     if json:
-        main, *others = tables.items()
-        print_json(main[1].to_json() | {title: table.to_json() for title, table in others} | {"skipped": skipped})
+        print_json(table.to_json() | {"skipped": skipped})
         return
-    for title, table in tables.items():
-        if title:
-            print(f"{title}\n")
-        print_table(table)
-
-
-def print_table(table: Table) -> None:
-    """Print AUROC and both FPR@95TPR, best values in bold."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table as RichTable
-
-    from oodline.evaluation.writing import PRINTED, heading
-
-    console = table_console()
-    columns = table.columns + table.pooled_columns
-    for metric in PRINTED:
-        shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        shown.add_column("detector", overflow="fold")
-        for column in columns:
-            shown.add_column(column.title, justify="right", overflow="fold")
-        for detector, texts in table.texts(metric, columns, bold="[bold]{}[/bold]".format):
-            shown.add_row(detector, *(text.replace(" [", " \\[") for text in texts))
-        console.print(f"{heading(table, metric)}, %".replace("[", "\\["), shown)
-    if table.milliseconds:
-        own = ", ".join(f"{name} {ms:.3f}" for name, ms in table.milliseconds.items())
-        console.print(f"Own time of each detector beside the shared pass, ms an image: {own}\n")
-    sizes = next(iter(table.cells.values()))
-    print(
-        f"ID images: {next(iter(sizes.values())).n_id}; OOD images: "
-        + ", ".join(f"{k} {v.n_ood}" for k, v in sizes.items())
-    )
+    print_table(table, table_console())

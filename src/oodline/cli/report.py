@@ -56,9 +56,8 @@ def report(
     """
     from oodline.evaluation.bootstrap import Bootstrap
     from oodline.evaluation.run import read_run
-    from oodline.evaluation.writing import WRITERS, write_tables
+    from oodline.evaluation.writing import WRITERS, write_table
     from oodline.files import check_writable
-    from oodline.report import contents
     from oodline.report.figures import write_figures
     from oodline.report.page import write_page
 
@@ -88,7 +87,7 @@ def report(
     )
     drawn = [] if figures is None else write_figures(finished, figures, detectors=detector)
     if tables is not None:
-        write_tables(contents.tables(finished, drawing, progress=True), tables)
+        write_table(finished.table(drawing, progress=True), tables)
     if json:
         print_json(
             {

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from oodline.classifier import Classifier
-from oodline.errors import InputError
+from oodline.errors import InputError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap, Interval
+from oodline.evaluation.metric import METRICS
 from oodline.evaluation.metrics import EXACT, Convention
+from oodline.evaluation.paper import PAPER
 from oodline.evaluation.pooling import full_spectrum, pool
 from oodline.evaluation.scored_sets import ScoredSets, check_names
-from oodline.evaluation.table import PERCENT, TITLES, Column, Table
+from oodline.evaluation.table import Column, Table
+from oodline.progress import track
 from oodline.scoring import Detectors, name_detectors, score_all
 
-__all__ = ["PERCENT", "TITLES", "Column", "Table", "evaluate", "score_sets", "tabulate", "tabulate_sets"]
+__all__ = ["Column", "Table", "evaluate", "score_sets", "tabulate", "tabulate_sets"]
 
 
 def tabulate(
@@ -29,6 +32,7 @@ def tabulate(
     groups: Mapping[str, Sequence[str]] | None = None,
     convention: Convention = EXACT,
     bootstrap: Bootstrap | None = None,
+    progress: bool = False,
 ) -> Table:
     """Metrics from scores that are already there: ID scores by detector, OOD scores by set and detector.
 
@@ -57,7 +61,7 @@ def tabulate(
     >>> sets = {"a": {"energy": theirs}, "b": {"energy": theirs - 1}, "c": {"energy": theirs - 2}}
     >>> table = tabulate({"energy": ours}, sets, groups={"near": ["a", "b"]}, bootstrap=Bootstrap(resamples=100))
     >>> [column.title for column in table.columns]
-    ['a', 'b', 'mean near', 'c', 'mean']
+    ['a', 'b', 'near mean', 'c', 'mean']
     >>> table.interval("energy", "auroc", None).high
     1.0
     """
@@ -75,9 +79,9 @@ def tabulate(
     }
     intervals = {}
     if bootstrap is not None:
-        for name, scores in id_scores.items():
+        for name in track(list(id_scores), "resampling", id_scores, shown=progress, unit="detectors"):
             theirs = {ood: by_name[name] for ood, by_name in ood_scores.items()}
-            intervals[name] = _intervals(scores, theirs, table.columns, convention, bootstrap)
+            intervals[name] = _intervals(id_scores[name], theirs, table.columns, convention, bootstrap)
     return replace(table, pooled=pooled, intervals=intervals)
 
 
@@ -86,7 +90,7 @@ def _intervals(
 ) -> dict[Column, dict[str, Interval]]:
     drawn = bootstrap.resample(ours, theirs, convention)
     return {
-        column: {m: bootstrap.interval(np.mean([drawn[name][m] for name in column.sets], axis=0)) for m in PERCENT}
+        column: {m: bootstrap.interval(np.mean([drawn[name][m] for name in column.sets], axis=0)) for m in METRICS}
         for column in columns
     }
 
@@ -125,21 +129,27 @@ def score_sets(
     return ScoredSets(ours, scores(ood_loaders), scores(csid_loaders or {}), groups or {})
 
 
-def tabulate_sets(
-    sets: ScoredSets, *, spectrum: bool = False, convention: Convention = EXACT, bootstrap: Bootstrap | None = None
-) -> Table:
-    """The table of scored sets; with `spectrum`, covariate-shifted ID sets count as ID (full-spectrum).
+def tabulate_sets(sets: ScoredSets, *, convention: Convention = EXACT, bootstrap: Bootstrap | None = None) -> Table:
+    """The table of scored sets; where there are covariate-shifted ID sets, `full_spectrum` counts them as ID.
 
     Raises
     ------
     InputError, SettingError
         As `tabulate`.
     """
-    csid = {name: found.scores for name, found in sets.csid.items()} if spectrum else {}
     ood = {name: found.scores for name, found in sets.ood.items()}
-    ours = full_spectrum(sets.id.scores, csid)
-    table = tabulate(ours, ood, groups=sets.groups, convention=convention, bootstrap=bootstrap)
-    return replace(table, milliseconds=sets.milliseconds)
+    correct = sets.correct()
+    accuracy = None if correct is None else float(correct.double().mean())
+
+    def table(ours: Mapping[str, Any], accuracy: float | None) -> Table:
+        found = tabulate(ours, ood, groups=sets.groups, convention=convention, bootstrap=bootstrap)
+        return replace(found, milliseconds=sets.milliseconds, accuracy=accuracy)
+
+    main = table(sets.id.scores, accuracy)
+    if not sets.csid:
+        return main
+    shifted = {name: found.scores for name, found in sets.csid.items()}
+    return replace(main, full_spectrum=table(full_spectrum(sets.id.scores, shifted), None))
 
 
 def evaluate(
@@ -148,10 +158,15 @@ def evaluate(
     id_loader: Iterable[Any],
     ood_loaders: Mapping[str, Iterable[Any]],
     *,
+    csid_loaders: Mapping[str, Iterable[Any]] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
+    convention: Convention | Literal["exact", "paper"] = EXACT,
+    bootstrap: Bootstrap | int | None = None,
     progress: bool = False,
 ) -> Table:
     """Score one ID and any number of OOD data sets, each in one forward pass, and tabulate all metrics.
+
+    What `oodline evaluate` does; `write_table` of `oodline.evaluation.writing` writes the result as it does.
 
     Parameters
     ----------
@@ -163,8 +178,14 @@ def evaluate(
         In-distribution test data, batches as `oodline.score` takes them.
     ood_loaders : mapping of str to iterable
         Out-of-distribution data, by name.
+    csid_loaders : mapping of str to iterable, optional
+        Covariate-shifted ID data, by name; the table's `full_spectrum` then counts it as ID.
     groups : mapping of str to sequence of str, optional
         Names of OOD sets by group, such as near and far.
+    convention : {"exact", "paper"} or Convention
+        How metrics count ties and areas: exactly, or as the code of the LINe, DICE and ReAct papers.
+    bootstrap : int or Bootstrap, optional
+        Resamples for 95 % confidence intervals, such as 1000; none if omitted.
     progress : bool
         Show a progress bar on standard error.
 
@@ -172,6 +193,8 @@ def evaluate(
     ------
     InputError
         No OOD set, an empty loader, NaN or infinite activations or scores.
+    SettingError
+        Two sets have the same name, a group names no OOD set, or there are fewer than 2 resamples.
 
     Examples
     --------
@@ -179,8 +202,43 @@ def evaluate(
     >>> from oodline import Energy
     >>> from oodline.testing import toy_problem
     >>> classifier, loader = toy_problem()
-    >>> table = evaluate(Energy(), classifier, loader, {"origin": [0.1 * torch.randn(50, 4)]})
+    >>> table = evaluate(Energy(), classifier, loader, {"origin": [torch.zeros(50, 4)]})
     >>> table.value("energy", "auroc", "origin") > 0.9
     True
+    >>> print(table.to_markdown())
+    | detector | origin |
+    |---|---|
+    | energy | **100.00** |
     """
-    return tabulate_sets(score_sets(detectors, classifier, id_loader, ood_loaders, groups=groups, progress=progress))
+    counting, drawing = convention_of(convention), bootstrap_of(bootstrap)
+    sets = score_sets(
+        detectors, classifier, id_loader, ood_loaders, csid_loaders=csid_loaders, groups=groups, progress=progress
+    )
+    return tabulate_sets(sets, convention=counting, bootstrap=drawing)
+
+
+def convention_of(given: Convention | str) -> Convention:
+    """A convention, or that of a name.
+
+    Raises
+    ------
+    UnknownNameError
+        There is none of this name.
+    """
+    if isinstance(given, Convention):
+        return given
+    known = {each.name: each for each in (EXACT, PAPER)}
+    if given not in known:
+        raise unknown_name("convention", given, known)
+    return known[given]
+
+
+def bootstrap_of(given: Bootstrap | int | None) -> Bootstrap | None:
+    """A bootstrap, or one of this many resamples; None for 0 or None.
+
+    Raises
+    ------
+    SettingError
+        There are fewer than 2 resamples.
+    """
+    return given if given is None or isinstance(given, Bootstrap) else Bootstrap(given) if given else None

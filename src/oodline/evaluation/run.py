@@ -15,12 +15,13 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from pyarrow import ArrowException, parquet
 from pydantic import ValidationError
@@ -28,10 +29,12 @@ from pydantic import ValidationError
 from oodline._version import __version__
 from oodline.artifact import Artifact, read_artifact, write_artifact
 from oodline.errors import ArtifactError, InputError, unknown_name
-from oodline.evaluation.evaluate import TITLES, Table
+from oodline.evaluation.bootstrap import Bootstrap
+from oodline.evaluation.evaluate import tabulate
 from oodline.evaluation.metrics import compute_metrics
 from oodline.evaluation.record import FORMAT_VERSION, RunRecord, SetRecord, timestamp
-from oodline.evaluation.writing import PRINTED
+from oodline.evaluation.table import Table
+from oodline.evaluation.writing import to_markdown
 from oodline.folders import write_folder
 from oodline.scoring import Scores
 
@@ -106,46 +109,46 @@ class Run:
         column = self._columns(name).column("label")
         return None if column.null_count else np.asarray(column.to_numpy(), dtype=np.int64)
 
-    def table(self, roles: Collection[str] = ("id",)) -> Table:
-        """Metrics of every detector on every OOD set, computed from the scores.
+    def table(self, bootstrap: Bootstrap | None = None, *, progress: bool = False) -> Table:
+        """Metrics of every detector on every OOD set, computed from the scores, with the means of each group.
 
-        Parameters
-        ----------
-        roles : collection of str
-            The sets that count as ID; ("id", "csid") for the full spectrum (Yang et al., IJCV 2023).
+        Covariate-shifted ID sets count as ID in its `full_spectrum` (Yang et al., IJCV 2023). With `bootstrap`, every
+        value has an interval, which may take minutes.
 
         Raises
         ------
         InputError
-            The run has no OOD set, or no set of these roles.
+            The run has no OOD set, or no ID set.
         """
-        theirs = {name: self.scores(name) for name in self.sets("ood")}
+        theirs = {name: _tensors(self.scores(name)) for name in self.sets("ood")}
         if not theirs:
             raise InputError("the run has no OOD set, so there is no table of it.")
-        cells = {
-            label: {name: compute_metrics(values, scores[label]) for name, scores in theirs.items()}
-            for label, values in self.pooled(roles).items()
-        }
+        groups = {group: names for group, names in self.groups.items() if group is not None}
         milliseconds = {label: d.milliseconds for label, d in self.record.detectors.items()}
         own = {label: ms for label, ms in milliseconds.items() if ms is not None}
-        return Table(cells, milliseconds=own)
+        main, *full = (
+            replace(
+                tabulate(_tensors(self.pooled(roles)), theirs, groups=groups, bootstrap=bootstrap, progress=progress),
+                milliseconds=own,
+            )
+            for roles in self.spectra
+        )
+        return replace(main, accuracy=self.accuracy, full_spectrum=full[0] if full else None)
 
     @property
-    def spectra(self) -> dict[str, tuple[str, ...]]:
-        """The roles that count as ID, by a title for the table: the full spectrum where the run has shifted ID data."""
-        full = {"Full spectrum (shifted ID counts as ID)": ("id", "csid")} if self.sets("csid") else {}
-        return {"": ("id",), **full}
+    def accuracy(self) -> float | None:
+        """Share of the ID samples that the classifier gets right, None where a set has no labels."""
+        labels = [self.labels(name) for name in self.sets("id")]
+        known = [each for each in labels if each is not None]
+        if not known or len(known) < len(labels):
+            return None
+        predicted = np.concatenate([self.predicted(name) for name in self.sets("id")])
+        return float((predicted == np.concatenate(known)).mean())
 
-    def group_means(self, table: Table, metric: str) -> dict[str, dict[str, float]]:
-        """Averages of a metric over the sets of each group, by detector; empty without groups."""
-        groups = {group: names for group, names in self.groups.items() if group is not None}
-        return {
-            label: {
-                g: float(np.mean([table.value(label, metric, name) for name in names])) for g, names in groups.items()
-            }
-            for label in table.cells
-            if groups
-        }
+    @property
+    def spectra(self) -> list[tuple[str, ...]]:
+        """The roles that count as ID: ID data alone, and with covariate-shifted ID data where there is some."""
+        return [("id",), ("id", "csid")] if self.sets("csid") else [("id",)]
 
     def artifact(self) -> Artifact:
         """The fitted detectors, read when they are asked for: they may be large.
@@ -247,7 +250,7 @@ def metric_rows(run: Run) -> list[dict[str, Any]]:
     """Every metric of every detector on every OOD set, as flat dicts; full-spectrum rows follow where there are any."""
     rows = []
     groups = {s.name: s.group for s in run.record.sets}
-    for roles in run.spectra.values():
+    for roles in run.spectra:
         ours = run.pooled(roles)
         for name in run.sets("ood"):
             theirs = run.scores(name)
@@ -267,27 +270,14 @@ def markdown(run: Run) -> str:
         "",
     ]
     if run.sets("ood") and record.detectors:
-        for title, roles in run.spectra.items():
-            table = run.table(roles)
-            lines += [f"## {title}", ""] if title else []
-            for metric in PRINTED:
-                lines += [f"{TITLES[metric]}, %", "", table.to_markdown(metric), "", *_means(run, table, metric)]
+        lines.append(to_markdown(run.table()))
     lines += [f"- left out `{label}`: {reason}" for label, reason in record.failures.items()]
     lines += [f"- without `{name}`: {reason}" for name, reason in record.missing.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _means(run: Run, table: Table, metric: str) -> list[str]:
-    means = run.group_means(table, metric)
-    if not means:
-        return []
-    groups = list(next(iter(means.values())))
-    best = {g: (max if metric.startswith("au") else min)(row[g] for row in means.values()) for g in groups}
-    lines = ["| detector | " + " | ".join(f"{g}, mean" for g in groups) + " |", "|---" * (len(groups) + 1) + "|"]
-    for label, row in means.items():
-        texts = [f"**{100 * v:.2f}**" if v == best[g] else f"{100 * v:.2f}" for g, v in row.items()]
-        lines.append(f"| {label} | " + " | ".join(texts) + " |")
-    return [*lines, ""]
+def _tensors(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, torch.Tensor]:
+    return {label: torch.tensor(values) for label, values in scores.items()}  # a copy: arrays of Parquet are read-only
 
 
 def _as_table(found: Scores, labels: list[str]) -> pa.Table:

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from oodline.errors import SettingError, unknown_name
+from oodline.errors import SettingError, missing_extra, unknown_name
+from oodline.evaluation import rendering
 from oodline.evaluation.bootstrap import Interval
+from oodline.evaluation.metric import METRICS, PRINTED
 from oodline.evaluation.metrics import Metrics
 
-PERCENT = ("auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive")
-"""The fields of `Metrics` that are rates in [0, 1] and are printed in %."""
-
-TITLES = {
-    "auroc": "AUROC (higher is better)",
-    "aupr_in": "AUPR, ID positive (higher is better)",
-    "aupr_out": "AUPR, OOD positive (higher is better)",
-    "fpr95_id_positive": "FPR@95TPR, ID positive: OOD accepted when 95 % of ID is (lower is better; LINe, DICE, ReAct)",
-    "fpr95_ood_positive": "FPR@95TPR, OOD positive: ID flagged when 95 % of OOD is (lower is better; OpenOOD)",
-}
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -30,8 +24,8 @@ class Column:
 
     Examples
     --------
-    >>> Column("mean near", ("cifar100", "tiny_imagenet"))
-    Column(title='mean near', sets=('cifar100', 'tiny_imagenet'), pooled=False)
+    >>> Column("near mean", ("cifar100", "tiny_imagenet"))
+    Column(title='near mean', sets=('cifar100', 'tiny_imagenet'), pooled=False)
     """
 
     title: str
@@ -39,9 +33,11 @@ class Column:
     pooled: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """Metrics of every detector on every OOD set.
+
+    `print(table)` shows it, and so does a notebook.
 
     Parameters
     ----------
@@ -57,6 +53,10 @@ class Table:
         By detector, column and metric; empty where none was computed.
     convention : str
         How ties and areas are counted: "exact", or "paper" for the authors' code.
+    accuracy : float, optional
+        Share of the ID samples that the classifier gets right, in [0, 1]; None where they have no labels.
+    full_spectrum : Table, optional
+        The same with covariate-shifted ID data counted as ID, where there is such data.
 
     Raises
     ------
@@ -67,6 +67,8 @@ class Table:
     --------
     >>> from oodline.evaluation.metrics import compute_metrics
     >>> table = Table({"energy": {"svhn": compute_metrics([2.0, 3.0], [1.0, 2.5])}})
+    >>> table
+    Table(1 detector, 1 OOD set)
     >>> table.ood_sets, table.value("energy", "auroc", "svhn")
     (['svhn'], 0.75)
     """
@@ -77,6 +79,8 @@ class Table:
     pooled: dict[str, dict[tuple[str, ...], Metrics]] = field(default_factory=dict)
     intervals: dict[str, dict[Column, dict[str, Interval]]] = field(default_factory=dict)
     convention: str = "exact"
+    accuracy: float | None = None
+    full_spectrum: Table | None = None
 
     def __post_init__(self) -> None:
         grouped = [name for names in self.groups.values() for name in names]
@@ -85,10 +89,22 @@ class Table:
         if twice := [name for name in grouped if grouped.count(name) > 1]:
             raise SettingError(f"'{twice[0]}' is in two groups, or twice in one. An OOD set has one group at most.")
 
+    def __repr__(self) -> str:
+        """How many detectors and sets."""
+        sizes = {"detector": len(self.cells), "OOD set": len(self.ood_sets)}
+        return f"Table({', '.join(f'{n} {name}' + 's' * (n != 1) for name, n in sizes.items())})"
+
+    def __str__(self) -> str:
+        """The tables as `oodline evaluate` prints them."""
+        return rendering.to_text(self)
+
+    def _repr_html_(self) -> str:
+        return rendering.to_html(self)
+
     @property
     def ood_sets(self) -> list[str]:
         """Names of the OOD sets."""
-        return list(next(iter(self.cells.values())))
+        return list(next(iter(self.cells.values()), {}))
 
     @property
     def columns(self) -> list[Column]:
@@ -96,7 +112,7 @@ class Table:
         found = []
         for group, names in self.groups.items():
             found += [Column(name, (name,)) for name in names]
-            found += [Column(f"mean {group}", tuple(names))] if len(names) > 1 else []
+            found += [Column(f"{group} mean", tuple(names))] if len(names) > 1 else []
         grouped = {column.title for column in found}
         found += [Column(name, (name,)) for name in self.ood_sets if name not in grouped]
         return [*found, self.all_sets] if len(self.ood_sets) > 1 else found
@@ -104,7 +120,7 @@ class Table:
     @property
     def pooled_columns(self) -> list[Column]:
         """What `pooled` holds, as columns."""
-        known = {tuple(names): f"pooled {group}" for group, names in self.groups.items()}
+        known = {tuple(names): f"{group} pooled" for group, names in self.groups.items()}
         every = next(iter(self.pooled.values()), {})
         return [Column(known.get(sets, "pooled"), sets, pooled=True) for sets in every]
 
@@ -114,80 +130,117 @@ class Table:
         sets = tuple(self.ood_sets)
         return Column(sets[0] if len(sets) == 1 else "mean", sets)
 
-    def value(self, detector: str, metric: str, column: Column | str | None) -> float:
-        """A metric in a column: that of a set (or its name), or an average over several (None: over all of them).
+    def group(self, column: Column) -> str | None:
+        """The group of a column's sets, None where they have none or several."""
+        found = {group for group, names in self.groups.items() for name in names if name in column.sets}
+        home = {name for names in self.groups.values() for name in names}
+        return found.pop() if len(found) == 1 and home.issuperset(column.sets) else None
+
+    def heading(self, column: Column) -> str:
+        """What stands above a column: its title, and the group where the title does not say it."""
+        group = self.group(column)
+        return column.title if group is None or len(column.sets) > 1 else f"{column.title} ({group})"
+
+    def value(self, detector: str, metric: str = "auroc", column: Column | str | None = "mean") -> float:
+        """A metric in a column, in [0, 1].
 
         In an average every set counts the same, in a pooled column every image does.
+
+        Parameters
+        ----------
+        detector : str
+            A row of the table.
+        metric : str
+            A name of `METRICS`.
+        column : str or Column
+            An OOD set, "mean" (over all sets), "GROUP mean", "pooled" or "GROUP pooled".
 
         Raises
         ------
         UnknownNameError
-            There is no such metric, or the column is named after no set of the table.
+            There is no such detector, metric or column.
         """
+        if detector not in self.cells:
+            raise unknown_name("detector of the table", detector, self.cells)
         column = self._column(column)
-        if metric not in TITLES:
-            raise unknown_name("metric", metric, TITLES)
+        if metric not in METRICS:
+            raise unknown_name("metric", metric, METRICS)
         if column.pooled:
             return float(getattr(self.pooled[detector][column.sets], metric))
         values = [float(getattr(self.cells[detector][name], metric)) for name in column.sets]
         return sum(values) / len(values)
 
-    def mean(self, detector: str, metric: str) -> float:
+    def mean(self, detector: str, metric: str = "auroc") -> float:
         """Average of a metric over all OOD sets, each counting the same."""
-        return self.value(detector, metric, None)
+        return self.value(detector, metric, "mean")
 
     def best(self, metric: str, column: Column | str | None) -> float:
         """Best value of a metric among the detectors in a column, given as to `value`."""
-        values = [self.value(detector, metric, column) for detector in self.cells]
-        return max(values) if metric.startswith("au") else min(values)
+        return METRICS[metric].best(self.value(detector, metric, column) for detector in self.cells)
 
     def interval(self, detector: str, metric: str, column: Column | str | None) -> Interval | None:
         """The confidence interval of a metric in a column, None where none was computed."""
         return self.intervals.get(detector, {}).get(self._column(column), {}).get(metric)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat dict a detector and set: `detector`, `ood`, and the fields of `Metrics` (rates in [0, 1]).
+        """One flat dict per detector and set: `detector`, `ood`, `group`, and the fields of `Metrics`, rates in [0, 1].
 
         Where there are intervals, each rate is followed by `RATE_low` and `RATE_high` at the end of the row.
         """
         return [
-            {"detector": detector, "ood": ood, **asdict(metrics), **self._ends(detector, Column(ood, (ood,)))}
+            {"detector": detector, "ood": ood, "group": self.group(Column(ood, (ood,))), **asdict(metrics)}
+            | self._ends(detector, Column(ood, (ood,)))
             for detector, row in self.cells.items()
             for ood, metrics in row.items()
         ]
 
     def average_rows(self) -> list[dict[str, Any]]:
-        """One flat dict a detector and column of several sets: `detector`, `average`, `sets`, `pooled`, the rates."""
+        """One flat dict per detector and column of several sets: `detector`, `average`, `sets`, `pooled`, the rates."""
         several = [column for column in self.columns + self.pooled_columns if len(column.sets) > 1]
         return [
             {"detector": detector, "average": column.title, "sets": list(column.sets), "pooled": column.pooled}
-            | {metric: self.value(detector, metric, column) for metric in PERCENT}
+            | {metric: self.value(detector, metric, column) for metric in METRICS}
             | self._ends(detector, column)
             for detector in self.cells
             for column in several
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain data: rows, averages, groups, own times and the convention."""
+        """Everything as plain data: rows, averages, groups, own times, accuracy and the convention."""
         return {
             "convention": self.convention,
+            "accuracy": self.accuracy,
             "groups": {group: list(names) for group, names in self.groups.items()},
             "rows": self.rows(),
             "averages": self.average_rows(),
             "milliseconds": self.milliseconds,
-        }
+        } | ({} if self.full_spectrum is None else {"full_spectrum": self.full_spectrum.to_json()})
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows as a DataFrame: single sets, so that whoever averages them counts nothing twice.
+
+        Raises
+        ------
+        MissingExtraError
+            pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise missing_extra("pandas", "pandas", "DataFrames") from error
+        return pd.DataFrame(self.rows())
 
     def to_csv(self) -> str:
         """The rows as CSV: single sets only, so that whoever averages them counts nothing twice."""
         rows = self.rows()
-        names = list(rows[0]) if rows else ["detector", "ood", *(f.name for f in fields(Metrics))]
+        names = list(rows[0]) if rows else ["detector", "ood", "group", *(f.name for f in fields(Metrics))]
         out = io.StringIO()
         writer = csv.DictWriter(out, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         return out.getvalue()
 
-    def to_markdown(self, metric: str, columns: Sequence[Column] | None = None) -> str:
+    def to_markdown(self, metric: str = PRINTED[0], columns: Sequence[Column] | None = None) -> str:
         """One metric in %, detectors down, OOD sets across, the best of each column in bold, intervals in brackets.
 
         Examples
@@ -200,13 +253,9 @@ class Table:
         |---|---|
         | energy | **75.00** |
         """
-        columns = self.columns if columns is None else columns
-        lines = ["| detector | " + " | ".join(c.title for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-        for detector, texts in self.texts(metric, columns, bold="**{}**".format):
-            lines.append(f"| {detector} | " + " | ".join(texts) + " |")
-        return "\n".join(lines)
+        return rendering.to_markdown(self, metric, self.columns if columns is None else columns)
 
-    def to_latex(self, metric: str, columns: Sequence[Column] | None = None) -> str:
+    def to_latex(self, metric: str = PRINTED[0], columns: Sequence[Column] | None = None) -> str:
         r"""The same as a LaTeX `tabular` with the rules of the package booktabs, groups under one head.
 
         Examples
@@ -223,63 +272,21 @@ class Table:
         \bottomrule
         \end{tabular}
         """
-        columns = self.columns if columns is None else columns
-        lines = [f"% {_escaped(TITLES[metric])}, \\%; needs \\usepackage{{booktabs}}"]
-        lines += [f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule", *self._heads(columns)]
-        lines += [" & ".join(["detector", *(_escaped(c.title) for c in columns)]) + r" \\", "\\midrule"]
-        for detector, texts in self.texts(metric, columns, bold="\\textbf{{{}}}".format):
-            lines.append(" & ".join([_escaped(detector), *texts]) + r" \\")
-        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"])
-
-    def texts(
-        self, metric: str, columns: Sequence[Column], *, bold: Callable[[str], str]
-    ) -> list[tuple[str, list[str]]]:
-        """Every detector with its values in %, the best of each column as `bold` writes it, intervals in brackets."""
-        best = [self.best(metric, column) for column in columns]
-        found = []
-        for detector in self.cells:
-            texts = []
-            for column, best_one in zip(columns, best, strict=True):
-                value, interval = self.value(detector, metric, column), self.interval(detector, metric, column)
-                text = f"{100 * value:.2f}"
-                ends = "" if interval is None else f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-                texts.append((bold(text) if value == best_one else text) + ends)
-            found.append((detector, texts))
-        return found
+        return rendering.to_latex(self, metric, self.columns if columns is None else columns)
 
     def _column(self, column: Column | str | None) -> Column:
         if isinstance(column, Column):
             return column
-        if column is None:
+        if column is None or column == "mean":
             return self.all_sets
-        if column not in self.ood_sets:
-            raise unknown_name("OOD set", column, self.ood_sets)
-        return Column(column, (column,))
+        if column in self.ood_sets:
+            return Column(column, (column,))
+        known = {c.title: c for c in self.columns + self.pooled_columns}
+        known |= {f"{group} mean": Column(f"{group} mean", tuple(names)) for group, names in self.groups.items()}
+        if column not in known:
+            raise unknown_name("column of the table", column, known)
+        return known[column]
 
     def _ends(self, detector: str, column: Column) -> dict[str, float]:
         found = self.intervals.get(detector, {}).get(column, {})
         return {f"{m}_{end}": getattr(i, end) for m, i in found.items() for end in ("low", "high")}
-
-    def _heads(self, columns: Sequence[Column]) -> list[str]:
-        home = {name: group for group, names in self.groups.items() for name in names}
-        groups = [_only({home.get(name) for name in column.sets}) for column in columns]
-        spans: list[tuple[str | None, int, int]] = []
-        for place, group in enumerate(groups, start=2):
-            if spans and spans[-1][0] == group:
-                spans[-1] = (group, spans[-1][1], place)
-            else:
-                spans.append((group, place, place))
-        if not any(group for group, _, _ in spans):
-            return []
-        cells = [f"\\multicolumn{{{b - a + 1}}}{{c}}{{{_escaped(group or '')}}}" for group, a, b in spans]
-        rules = [f"\\cmidrule(lr){{{a}-{b}}}" for group, a, b in spans if group]
-        return [" & ".join(["", *cells]) + r" \\", "".join(rules)]
-
-
-def _only(found: set[str | None]) -> str | None:
-    return next(iter(found)) if len(found) == 1 else None
-
-
-def _escaped(text: str) -> str:
-    marks = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(marks.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)

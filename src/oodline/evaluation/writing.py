@@ -3,58 +3,52 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oodline.errors import SettingError
-from oodline.evaluation.table import TITLES, Column, Table
+from oodline.evaluation.metric import PRINTED
+from oodline.evaluation.rendering import FULL_SPECTRUM, footer, heading
+from oodline.evaluation.table import Column, Table
 from oodline.files import write_atomically
 
-PRINTED = ("auroc", "fpr95_id_positive", "fpr95_ood_positive")
-"""The metrics of the tables for people; CSV and JSON hold all."""
 
-Tables = Mapping[str, Table]
-"""Tables of one evaluation by title; the main one has none."""
-
-
-def to_markdown(tables: Tables, metrics: Sequence[str] = PRINTED) -> str:
-    """Every table as Markdown, metric by metric, with its convention."""
+def to_markdown(table: Table) -> str:
+    """Every metric for people as Markdown, with its convention, accuracy and sizes; then the full spectrum."""
     lines = []
-    for title, table in tables.items():
+    for title, each in _spectra(table):
         lines += [f"## {title}", ""] if title else []
-        for metric in metrics:
-            lines += [f"{heading(table, metric)}, %", "", table.to_markdown(metric, _columns(table)), ""]
+        for metric in PRINTED:
+            lines += [f"{heading(each, metric)}, %", "", each.to_markdown(metric, _columns(each)), ""]
+        lines += [*footer(each), ""]
     return "\n".join(lines)
 
 
-def to_latex(tables: Tables, metrics: Sequence[str] = PRINTED) -> str:
-    """Every table as a LaTeX tabular a metric; the title and the convention are comments."""
+def to_latex(table: Table) -> str:
+    """Every metric for people as a LaTeX tabular; titles, accuracy and sizes are comments."""
     parts = []
-    for title, table in tables.items():
-        for metric in metrics:
-            convention = "" if table.convention == "exact" else f"% metrics as the {table.convention} counts them\n"
-            parts.append((f"% {title}\n" if title else "") + convention + table.to_latex(metric, _columns(table)))
+    for title, each in _spectra(table):
+        comments = [f"% {line.replace('%', 'percent')}\n" for line in ([title] if title else []) + footer(each)]
+        parts += ["".join(comments) + each.to_latex(metric, _columns(each)) for metric in PRINTED]
     return "\n\n".join(parts) + "\n"
 
 
-def to_csv(tables: Tables) -> str:
-    """The main table, single sets only."""
-    return next(iter(tables.values())).to_csv()
+def to_csv(table: Table) -> str:
+    """Single sets only, without the full spectrum."""
+    return table.to_csv()
 
 
-def to_json(tables: Tables) -> str:
-    """Every table in full, the main one under its own keys and each further one under its title."""
-    main, *others = tables.items()
-    document = main[1].to_json() | {title: table.to_json() for title, table in others}
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+def to_json(table: Table) -> str:
+    """The table in full."""
+    return json.dumps(table.to_json(), indent=2, allow_nan=False) + "\n"
 
 
-WRITERS: dict[str, Callable[[Tables], str]] = {".md": to_markdown, ".tex": to_latex, ".csv": to_csv, ".json": to_json}
-"""How to write tables, by the ending of the file."""
+WRITERS: dict[str, Callable[[Table], str]] = {".md": to_markdown, ".tex": to_latex, ".csv": to_csv, ".json": to_json}
+"""How to write a table, by the ending of the file."""
 
 
-def write_tables(tables: Tables, path: str | Path) -> Path:
-    """Write tables as Markdown, LaTeX, CSV or JSON, whole or not at all.
+def write_table(table: Table, path: str | Path) -> Path:
+    """Write a table as Markdown, LaTeX, CSV or JSON, whole or not at all.
 
     Raises
     ------
@@ -69,19 +63,20 @@ def write_tables(tables: Tables, path: str | Path) -> Path:
     >>> from oodline.evaluation.metrics import compute_metrics
     >>> table = Table({"energy": {"svhn": compute_metrics([2.0, 3.0], [1.0, 2.5])}})
     >>> with TemporaryDirectory() as folder:
-    ...     print(write_tables({"": table}, f"{folder}/table.md").read_text().splitlines()[2])
+    ...     print(write_table(table, f"{folder}/table.md").read_text().splitlines()[2])
     | detector | svhn |
     """
     path = Path(path)
     if path.suffix not in WRITERS:
-        raise SettingError(f"a table is written as {', '.join(WRITERS)}; {path.name} ends in none of them.")
-    content = WRITERS[path.suffix](tables)
+        raise SettingError(f"the name of a table's file must end in {', '.join(WRITERS)}; got {path.name}.")
+    content = WRITERS[path.suffix](table)
     return write_atomically(path, lambda file: file.write(content.encode()))
 
 
-def heading(table: Table, metric: str) -> str:
-    """What a metric of a table is called, with how it was counted where that is not the definition."""
-    return TITLES[metric] + ("" if table.convention == "exact" else f" [as the {table.convention} counts]")
+def _spectra(table: Table) -> Iterator[tuple[str, Table]]:
+    yield "", table
+    if table.full_spectrum is not None:
+        yield FULL_SPECTRUM, table.full_spectrum
 
 
 def _columns(table: Table) -> list[Column]:

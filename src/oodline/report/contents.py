@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from oodline.calibration import Calibration, calibrate, false_alarm_of
 from oodline.errors import InputError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap
-from oodline.evaluation.evaluate import tabulate
 from oodline.evaluation.metrics import auroc
+from oodline.evaluation.rendering import FULL_SPECTRUM
 from oodline.evaluation.risk_coverage import risk_coverage
 from oodline.evaluation.run import Run
 from oodline.evaluation.table import Table
-from oodline.progress import track
 from oodline.report.curves import Bins, Curve, Ladder, accepting, bins, ladder, risk_curve, roc
 
 Values = NDArray[np.float64]
@@ -170,7 +169,7 @@ def calibration_of(run: Run, label: str) -> Calibration | None:
 def tables(run: Run, bootstrap: Bootstrap | None = None, *, progress: bool = False) -> dict[str, Table]:
     """The tables by title: the run's own, and that of the full spectrum where it has shifted ID data; none without OOD.
 
-    Groups have means of their own; with `bootstrap`, every value has an interval, which may take minutes.
+    With `bootstrap`, every value has an interval, which may take minutes.
 
     Examples
     --------
@@ -182,19 +181,8 @@ def tables(run: Run, bootstrap: Bootstrap | None = None, *, progress: bool = Fal
     """
     if not run.sets("ood"):
         return {}
-    labels = list(run.record.detectors)
-    theirs = {name: run.scores(name) for name in run.sets("ood")}
-    groups: Mapping[str, Sequence[str]] = {g: names for g, names in run.groups.items() if g is not None}
-    found = {}
-    for title, roles in run.spectra.items():
-        ours, parts = run.pooled(roles), []
-        for label in track(labels, "measuring", labels, shown=progress, unit="detectors"):
-            ood = {name: _only(scores, label) for name, scores in theirs.items()}
-            parts.append(tabulate(_only(ours, label), ood, groups=groups, bootstrap=bootstrap))
-        cells = {label: row for part in parts for label, row in part.cells.items()}
-        intervals = {label: row for part in parts for label, row in part.intervals.items()}
-        found[title] = Table(cells, groups=groups, intervals=intervals)
-    return found
+    table = run.table(bootstrap, progress=progress)
+    return {"": table} | ({} if table.full_spectrum is None else {FULL_SPECTRUM: table.full_spectrum})
 
 
 def _pair(ours: Values, right: NDArray[np.bool_] | None, theirs: Values, shifted: bool) -> Pair:
@@ -208,7 +196,3 @@ def _pair(ours: Values, right: NDArray[np.bool_] | None, theirs: Values, shifted
         None if risk is None else risk_curve(risk),
         None if risk is None else risk.aurc,
     )
-
-
-def _only(scores: Mapping[str, Values], label: str) -> dict[str, torch.Tensor]:
-    return {label: torch.tensor(scores[label])}  # a copy: arrays of Parquet are read-only

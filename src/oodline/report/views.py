@@ -11,37 +11,14 @@ import numpy as np
 import torch
 
 from oodline.errors import unknown_name
+from oodline.evaluation.metric import METRICS
 from oodline.evaluation.published import Comparison, beside, published_tables
 from oodline.evaluation.record import DetectorEntry
 from oodline.evaluation.run import Run
-from oodline.evaluation.table import PERCENT, Column, Table
+from oodline.evaluation.table import Column, Table
 from oodline.report.contents import DetectorContents, Pair, correct, id_name, others
 from oodline.report.curves import Curve, finite
 from oodline.report.gallery import Gallery
-
-METRICS = {
-    "auroc": ("AUROC", "Probability that an ID input scores higher than an OOD input. Higher is better."),
-    "fpr95_id_positive": (
-        "FPR@95TPR, ID positive",
-        "Share of OOD accepted where 95 % of ID is accepted, the convention of the LINe, DICE and ReAct papers. "
-        "Lower is better.",
-    ),
-    "fpr95_ood_positive": (
-        "FPR@95TPR, OOD positive",
-        "Share of ID flagged where 95 % of OOD is flagged, the convention of OpenOOD. Lower is better.",
-    ),
-    "aupr_in": (
-        "AUPR, ID positive",
-        "Average precision with ID positive; it depends on the sizes of the sets. Higher is better.",
-    ),
-    "aupr_out": (
-        "AUPR, OOD positive",
-        "Average precision with OOD positive; it depends on the sizes of the sets. Higher is better.",
-    ),
-}
-"""Name and meaning of every metric of a table, the most read one first."""
-
-assert set(METRICS) == set(PERCENT)
 
 
 @dataclass(frozen=True)
@@ -62,6 +39,8 @@ class MetricTable:
     name: str
     meaning: str
     spectrum: str
+    order: str
+    """In which direction the rows are sorted, for `aria-sort`: "descending" where higher is better."""
     columns: list[str]
     averages: list[bool]
     """Whether a column is the mean of several sets."""
@@ -82,17 +61,17 @@ def metric_tables(tables: Mapping[str, Table]) -> list[MetricTable]:
 
 
 def _metric_table(table: Table, title: str, metric: str) -> MetricTable:
-    name, meaning = METRICS[metric]
-    upwards = metric.startswith("au")
+    known = METRICS[metric]
     best = {column: table.best(metric, column) for column in table.columns}
-    labels = sorted(table.cells, key=lambda label: table.mean(label, metric) * (-1 if upwards else 1))
+    labels = sorted(table.cells, key=lambda label: table.mean(label, metric), reverse=known.higher_is_better)
     return MetricTable(
         metric,
-        name,
-        meaning,
+        known.short,
+        known.meaning,
         title,
-        [column.title for column in table.columns],
-        [column.title.startswith("mean") and len(column.sets) > 1 for column in table.columns],
+        "descending" if known.higher_is_better else "ascending",
+        [table.heading(column) for column in table.columns],
+        [len(column.sets) > 1 for column in table.columns],
         [(label, [_cell(table, label, metric, column, best[column]) for column in table.columns]) for label in labels],
     )
 
