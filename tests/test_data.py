@@ -305,11 +305,6 @@ def test_a_column_that_was_asked_for_and_is_not_there_is_an_error(hub_folder, op
         open_images(f"hf:{hub_folder},split=test,{option}")
 
 
-def test_a_column_of_text_as_labels_is_refused(tmp_path):
-    with pytest.raises(DataError, match="label"):
-        open_images(write_rows(tmp_path / "a.parquet", [grey(0)], ["cat"]))
-
-
 def test_the_error_of_a_worker_is_one_sentence(folder):
     (folder / "cat" / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"^image cat/a.png \(number 0\) cannot be read"):

@@ -45,6 +45,18 @@ class DataError(OodlineError, ValueError):
     """A data set or an image cannot be read."""
 
 
+class ImageError(DataError):
+    """One image is damaged, of a format that is not read, or holds values whose meaning is not known.
+
+    Attributes
+    ----------
+    reason : str
+        The same without the image's name.
+    """
+
+    reason = ""
+
+
 class ModelError(OodlineError, ValueError):
     """A model reference or a weight file cannot be turned into a model."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.pixels import standard_image
 from oodline.errors import missing_extra
 from oodline.explanation import Explanation, Neuron
 
@@ -88,7 +89,9 @@ def _picture(axes: Any, image: Image.Image | None) -> None:
     if image is None:
         axes.text(0.5, 0.5, "no picture of the input", ha="center", va="center", color="#777777")
         return
-    axes.imshow(image.convert("RGB"), interpolation="nearest" if max(image.size) < 100 else "antialiased")
+    axes.imshow(
+        standard_image(image).convert("RGB"), interpolation="nearest" if max(image.size) < 100 else "antialiased"
+    )
     axes.set_title("The input", size=11, loc="left")
 
 
@@ -156,7 +159,7 @@ def _neurons(axes: Any, neurons: Sequence[Neuron], title: str, sample: Callable[
         if shown and sample is not None:
             for rank, one in enumerate(neuron.samples[:THUMBNAILS]):
                 inset = axes.inset_axes((0.48 + 0.13 * rank, y - 0.46 / len(neurons), 0.125, 0.92 / len(neurons)))
-                inset.imshow(sample(one.index).convert("RGB"))
+                inset.imshow(standard_image(sample(one.index)).convert("RGB"))
                 inset.set_axis_off()
     if shown:
         note = "training images that excite it most"

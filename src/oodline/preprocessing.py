@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
+
+from oodline._util.pixels import standard_image
 
 
 class Preprocessing(BaseModel):
@@ -67,7 +68,7 @@ class Preprocessing(BaseModel):
 
     def pixels(self, image: Image.Image) -> Tensor:
         """All steps but the last: one image as float32 in [0, 1], (channels, height, width)."""
-        image = _eight_bit(image).convert(self.mode)
+        image = standard_image(image).convert(self.mode)
         if self.resize is not None:
             size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
             image = tv.resize(image, size, InterpolationMode(self.interpolation))
@@ -96,12 +97,3 @@ class Preprocessing(BaseModel):
             pixels = pixels.float() / 255
         mean, std = (torch.tensor(v).to(pixels).view(-1, 1, 1) for v in (self.mean, self.std))
         return (pixels - mean) / std
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # PIL would clip every grey above 255 to white
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA")  # palettes with several transparent colours have no other way to RGB
-    return image

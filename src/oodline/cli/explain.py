@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,20 +91,13 @@ def explain(
 
 
 def _read(source: ImageSource, i: int) -> Image.Image:
-    from PIL import Image
+    from oodline.data.decoding import read_image
 
     if i >= len(source):
         raise DataError(
             f"the training data holds {len(source)} images, but the file names number {i}: it is another set."
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = source.read(i)
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"image {source.name(i)} cannot be read: {error}.") from error
+    return read_image(source, i)
 
 
 def print_explanation(explanation: Explanation) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import pyarrow as pa
+from PIL import Image
 
+from oodline.data.columns import IMAGES, LABELS, class_numbers, find_column, image_content
+from oodline.data.decoding import decode, image_error, read_image
 from oodline.data.digests import combine, file_digest, image_digest
-from oodline.errors import DataError, missing_extra, unknown_name
+from oodline.errors import DataError, ImageError, missing_extra, unknown_name
 from oodline.references import Reference
 
 
@@ -65,22 +69,32 @@ class HuggingFaceImages:
     Raises
     ------
     DataError
-        There is no such column.
+        There is no such column, or several that may be meant.
     """
 
-    def __init__(self, dataset: Any, image: str = "image", label: str = "label", name: str = "dataset") -> None:
-        names = {"image": (image, "img"), "label": (label, "labels", "fine_label")}
-        # usual names stand in for the default, never for a column that was asked for
-        names = {k: v if k == v[0] else v[:1] for k, v in names.items()}
-        found = {k: next((c for c in v if c in dataset.column_names), None) for k, v in names.items()}
-        for kind, column in (("image", image), ("label", label)):
-            if found[kind] is None and (kind == "image" or column != "label"):
-                raise DataError(f"{name} has no column '{column}'; its columns are {', '.join(dataset.column_names)}.")
-        self.dataset, self.title, self.image = dataset, name, found["image"]
-        self._raw: Any = None
-        self._labels = None if found["label"] is None else dataset[found["label"]]
-        feature = None if found["label"] is None else dataset.features[found["label"]]
-        self.class_names: tuple[str, ...] | None = tuple(getattr(feature, "names", None) or ()) or None
+    def __init__(self, dataset: Any, image: str | None = None, label: str | None = None, name: str = "dataset") -> None:
+        from datasets import ClassLabel
+        from datasets import Image as ImageColumn
+
+        features, columns = dataset.features, dataset.column_names
+        images = [c for c in columns if isinstance(features[c], ImageColumn)]
+        found = find_column(columns, image, IMAGES, images, name)
+        if found is None:
+            raise DataError(
+                f"{name} has no column 'image'; its columns are {', '.join(columns)}. Name it: image=COLUMN."
+            )
+        # not decoded by `datasets`, which tries every format that PIL knows
+        self.dataset = dataset.cast_column(found, ImageColumn(decode=False)) if found in images else dataset
+        self.title, self.image = name, found
+        self.class_names: tuple[str, ...] | None = None
+        self._labels = None
+        classes = [c for c in columns if isinstance(features[c], ClassLabel)]
+        column = None if label == "" else find_column(columns, label, LABELS, classes, name, found)
+        if column is not None:
+            values = pa.chunked_array([pa.array(dataset[column][:])])
+            names = getattr(features[column], "names", None)
+            labels = class_numbers(values, tuple(names) if names else None, f"column '{column}' of {name}")
+            self._labels, self.class_names = labels.values, labels.names
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -91,36 +105,33 @@ class HuggingFaceImages:
 
     def label(self, i: int) -> int | None:
         """Value of the label column, None for -1 (unlabelled)."""
-        value = None if self._labels is None else self._labels[i]
-        return None if value is None or value < 0 else int(value)
+        value = -1 if self._labels is None else int(self._labels[i])
+        return None if value < 0 else value
 
     def read(self, i: int) -> Image.Image:
-        """The image, as the data set decodes it."""
-        image = self.dataset[i][self.image]
-        if not isinstance(image, Image.Image):
-            raise UnidentifiedImageError(f"the row holds {type(image).__name__}, not an image")
-        return image
+        """Decode the image of the row."""
+        try:
+            content = image_content(self.dataset[i][self.image], Path())
+        except Exception as error:
+            raise image_error(self.name(i), error) from error
+        return decode(content, self.name(i))
 
     def fingerprint(self) -> str:
         """Of the bytes of every image as they are stored, not decoded, and of the labels."""
         return combine((self._stored(i), self.label(i)) for i in range(len(self)))
 
     def _stored(self, i: int) -> str:
-        from datasets import Image as ImageColumn
-
-        if self._raw is None:
-            plain = isinstance(self.dataset.features[self.image], ImageColumn)
-            self._raw = self.dataset.cast_column(self.image, ImageColumn(decode=False)) if plain else self.dataset
-        value = self._raw[i][self.image]
-        if isinstance(value, dict) and value.get("bytes") is not None:
-            return hashlib.sha256(value["bytes"]).hexdigest()
-        return file_digest(value["path"]) if isinstance(value, dict) and value.get("path") else _content(self, i)
+        try:
+            content = image_content(self.dataset[i][self.image], Path())
+        except OSError:
+            return "unreadable"
+        return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)
 
 
-def _content(source: TorchvisionImages | HuggingFaceImages, i: int) -> str:
+def _content(source: TorchvisionImages, i: int) -> str:
     try:
-        return image_digest(source.read(i))
-    except (OSError, SyntaxError, ValueError):
+        return image_digest(read_image(source, i))
+    except ImageError:
         return "unreadable"
 
 
@@ -141,7 +152,10 @@ def open_torchvision(reference: Reference) -> TorchvisionImages:
     if "root" in inspect.signature(cls).parameters:
         options.setdefault("root", "data")
     try:
-        return TorchvisionImages(cls(**options), reference.name)
+        dataset = cls(**options)
+        if issubclass(cls, datasets.DatasetFolder):
+            dataset.loader = decode  # torchvision's own tries every format that PIL knows
+        return TorchvisionImages(dataset, reference.name)
     except (RuntimeError, TypeError, ValueError, OSError) as error:
         raise DataError(f"torchvision:{reference.name} could not be opened with {options}: {error}") from error
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from oodline.data.decoding import decode
 from oodline.data.digests import combine, file_digest
 from oodline.errors import DataError
 
@@ -67,9 +68,7 @@ class ImageList:
 
     def read(self, i: int) -> Image.Image:
         """Decode the file."""
-        with Image.open(self.root / self.files[i]) as image:
-            image.load()
-            return image
+        return decode(self.root / self.files[i], self.files[i])
 
     def fingerprint(self) -> str:
         """Of the paths and labels of the list and the bytes of the files."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -15,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from oodline.batch import Batch
+from oodline.data.decoding import read_image
 from oodline.data.sources import ImageSource
-from oodline.errors import DataError, InputError
+from oodline.errors import DataError, ImageError, InputError
 
 
 class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
@@ -63,18 +63,9 @@ class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
 
     def __getitem__(self, i: int) -> tuple[int, Tensor | None, int | None, str]:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                image = self.source.read(i)
-                image.load()
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
-            return i, None, None, str(error)
+            image = read_image(self.source, i)
+        except ImageError as error:
+            return i, None, None, error.reason
         label = self.source.label(i)
         return i, self.preprocessing(image), None if label is None else label + self.label_offset, ""
 
@@ -93,7 +84,7 @@ class ImageLoader:
     limit : int, optional
         Read only the first so many images.
     on_error : {"raise", "skip"}
-        Raise `DataError` for an unreadable image, or leave it out and remember its name.
+        Raise `ImageError` for an unreadable image, or leave it out and remember its name.
 
     Raises
     ------
@@ -186,7 +177,7 @@ class ImageLoader:
             read = [(i, image, label) for i, image, label, _ in items if image is not None]
             for i, image, _, reason in items:
                 if image is None and self.on_error == "raise":
-                    raise DataError(
+                    raise ImageError(
                         f"image {self.source.name(i)} (number {i}) cannot be read: {reason}. Repair or remove it, or "
                         "skip such images with --on-error skip."
                     )

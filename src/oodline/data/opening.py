@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +32,8 @@ def open_images(spec: str | Path) -> ImageSource:
     ----------
     spec : str or Path
         A folder, an image, a Parquet file, a folder or pattern of Parquet files; `torchvision:CIFAR10,root=data,
-        train=false`; `hf:NAME,split=test`; or `list:FILE.txt,root=FOLDER`, lines of path and label.
+        train=false`; `hf:NAME,split=test`; or `list:FILE.txt,root=FOLDER`, lines of path and label. Columns of Parquet
+        and `hf:` follow as options where they are not found by their names: `FILE.parquet,image=img,label=fine_label`.
 
     Raises
     ------
@@ -52,12 +53,22 @@ def open_images(spec: str | Path) -> ImageSource:
         if options:
             raise DataError(f"list:{reference.name} takes root=FOLDER and nothing else; not {', '.join(options)}.")
         return ImageList(reference.name, None if root is None else str(root))
-    path = Path(spec)
     if is_tensors(spec):
         raise DataError(f"{spec} holds tensors, and images are needed here.")
+    # a path may itself hold commas and equals signs
+    path, options = (Path(spec), {}) if Path(spec).exists() else (Path(reference.name), dict(reference.options))
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
-        return ParquetImages(path)
+        _check_options(path, options, ("image", "label"))
+        return ParquetImages(path, **{key: str(value) for key, value in options.items()})
+    _check_options(path, options, ())
     return ImageFolder(path)
+
+
+def _check_options(path: Path, options: Mapping[str, object], known: Sequence[str]) -> None:
+    for option in options:
+        if option not in known:
+            takes = f"takes {' and '.join(f'{key}=...' for key in known)}" if known else "takes no option"
+            raise DataError(f"{path} {takes}; got {option}={options[option]}.")
 
 
 def is_tensors(spec: str | Path) -> bool:

@@ -3,73 +3,79 @@
 from __future__ import annotations
 
 import glob
-import io
 import json
+import os
 from bisect import bisect_right
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pyarrow import ArrowException, parquet, types
 
+from oodline.data.columns import (
+    IMAGES,
+    LABELS,
+    Labels,
+    class_numbers,
+    find_column,
+    holds_images,
+    image_content,
+    join_labels,
+)
+from oodline.data.decoding import decode, image_error
 from oodline.data.digests import combine, file_digest
 from oodline.errors import DataError
 
+LARGE = 2**28
+"""Bytes of images in a row group above which it is read in runs of `RUN` rows, and not as a whole."""
+
+RUN = 64
+
 
 class ParquetImages:
-    """Parquet files in the Hugging Face layout: a column of `{bytes, path}` and a column of integer labels.
+    """Parquet files with a column of images, as `{bytes, path}`, bytes or paths, and perhaps a column of labels.
 
-    Only the row group that was read last is in memory, whatever the size of the files.
+    Only the row group that was read last is in memory, whatever the size of the files; of a very large one only some
+    rows. A path counts from the folder of its Parquet file.
 
     Parameters
     ----------
     path : str or Path
         A file, a folder of them, or a pattern such as `train-*.parquet`.
-    image, label : str
-        Names of the columns; a missing label column means no labels, and so does a label of -1.
+    image : str, optional
+        Name of the column of images; if omitted it is found by its name (`image`, `img`, ...) or type.
+    label : str, optional
+        Name of the column of labels, found likewise (`label`, `labels`, `fine_label`, ...); "" for no labels. Labels
+        are class numbers or names, and -1 or null where there is none.
 
     Raises
     ------
     DataError
-        No such file, a file that is not Parquet or is damaged, or no such column.
+        No such file, a file that is not Parquet or is damaged, no such column, several that may be meant, or labels
+        that are no classes.
     """
 
-    def __init__(self, path: str | Path, image: str = "image", label: str = "label") -> None:
+    def __init__(self, path: str | Path, image: str | None = None, label: str | None = None) -> None:
         self.files = _parquet_files(path)
-        self.image, self.label_column = image, label
+        self._asked = (image, label)
         self.groups: list[tuple[int, int, int]] = []  # first row of the whole, file, row group
-        labels: list[NDArray[np.int32]] = []
-        self.class_names: tuple[str, ...] | None = None
         self._length = 0
-        self._cached: tuple[int, Any] = (-1, None)
+        self._cached = _Rows()
+        self._columns: list[tuple[str, str | None]] = []
+        parts = []
         for number, file in enumerate(self.files):
             try:
-                opened = parquet.ParquetFile(file)
-                columns = opened.schema_arrow.names
-                if image not in columns:
-                    raise DataError(f"{file} has no column '{image}'; its columns are {', '.join(columns)}.")
-                if number == 0:
-                    self.class_names = _class_names(opened.schema_arrow.metadata, label)
-                for group in range(opened.num_row_groups):
-                    self.groups.append((self._length, number, group))
-                    self._length += opened.metadata.row_group(group).num_rows
-                if label in columns and not types.is_integer(opened.schema_arrow.field(label).type):
-                    kind = opened.schema_arrow.field(label).type
-                    raise DataError(f"column '{label}' of {file} holds {kind}; class numbers are needed.")
-                count = opened.metadata.num_rows
-                if label in columns:
-                    found = opened.read([label]).column(0).fill_null(-1).to_numpy()
-                    labels.append(np.where(found < 0, -1, found).astype(np.int32))
-                else:
-                    labels.append(np.full(count, -1, np.int32))
+                with parquet.ParquetFile(file) as opened:
+                    parts.append(self._open(opened, number, file))
             except (ArrowException, OSError) as error:
                 raise DataError(f"{file} is not a Parquet file, or is damaged: {error}. Copy it again.") from error
         if self._length == 0:
             raise DataError(f"{path} holds no row.")
-        self.labels = np.concatenate(labels)  # 4 bytes an image, for data sets of a billion
-        self._starts = np.concatenate([[0], np.cumsum([len(part) for part in labels])])
+        joined = join_labels(parts)
+        self.labels, self.class_names = joined.values, joined.names
+        self._starts = np.concatenate([[0], np.cumsum([len(part.values) for part in parts])])
 
     def __len__(self) -> int:
         return self._length
@@ -85,28 +91,116 @@ class ParquetImages:
         return None if label < 0 else label
 
     def read(self, i: int) -> Image.Image:
-        """Decode the bytes of the row."""
+        """Decode the image of the row."""
         start, number, group = self._group_of(i)
-        if self._cached[0] != start:
-            self._cached = (-1, None)  # the old group goes before the new one comes
-            column = parquet.ParquetFile(self.files[number]).read_row_group(group, columns=[self.image]).column(0)
-            self._cached = (start, column)
-        value = self._cached[1][i - start].as_py()
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(content, bytes):
-            raise UnidentifiedImageError(f"the row holds {type(content).__name__}, not the bytes of an image")
-        return Image.open(io.BytesIO(content))
+        try:
+            value = self._cached.row(self.files[number], group, self._columns[number][0], i - start)
+            content = image_content(value, Path(self.files[number]).parent)
+        except Exception as error:
+            raise image_error(self.name(i), error) from error
+        return decode(content, self.name(i))
 
     def fingerprint(self) -> str:
-        """Of the bytes of the files in their order, and of which columns are read."""
-        return combine([self.image, self.label_column, *map(file_digest, self.files)])
+        """Of the bytes of the files in their order, of image files that they name, and of which columns are read."""
+        named = [file_digest(path) for path in self._named_files()]
+        return combine([*map(str, self._columns), *map(file_digest, self.files), *named])
 
     def __getstate__(self) -> dict[str, Any]:
         # a loader's workers each read their own row groups: the cache would only be sent to be thrown away
-        return {**self.__dict__, "_cached": (-1, None)}
+        return {**self.__dict__, "_cached": _Rows()}
+
+    def _open(self, opened: parquet.ParquetFile, number: int, file: str) -> Labels:
+        schema, features = opened.schema_arrow, _features(opened.schema_arrow.metadata)
+        image, label = self._asked
+        columns = schema.names
+        likely = [c for c in columns if features.get(c, {}).get("_type") == "Image"]
+        likely = likely or [c for c in columns if holds_images(schema.field(c).type)]
+        found = find_column(columns, image, IMAGES, likely, file)
+        if found is None:
+            raise DataError(
+                f"{file} has no column 'image'; its columns are {', '.join(columns)}. Name the one of the images after "
+                f"the data: {Path(file).name},image=COLUMN."
+            )
+        labels = None
+        if label != "":
+            likely = [c for c in columns if features.get(c, {}).get("_type") == "ClassLabel"]
+            labels = find_column(columns, label, LABELS, likely, file, found)
+        self._columns.append((found, labels))
+        for group in range(opened.num_row_groups):
+            self.groups.append((self._length, number, group))
+            self._length += opened.metadata.row_group(group).num_rows
+        if labels is None:
+            return Labels(np.full(opened.metadata.num_rows, -1, np.int32))
+        names = features.get(labels, {}).get("names")
+        return class_numbers(
+            opened.read([labels]).column(0),
+            tuple(map(str, names)) if isinstance(names, list) else None,
+            f"column '{labels}' of {file}",
+        )
+
+    def _named_files(self) -> Iterator[Path]:
+        for _, number, group in self.groups:
+            file, (image, _) = self.files[number], self._columns[number]
+            if _embedded(file, group, image):
+                continue
+            for run in _runs(file, group, image):
+                for value in run:
+                    try:
+                        content = image_content(value.as_py(), Path(file).parent)
+                    except OSError:
+                        continue  # a row without image
+                    if isinstance(content, Path):
+                        yield content
 
     def _group_of(self, i: int) -> tuple[int, int, int]:
         return self.groups[bisect_right(self.groups, i, key=lambda g: g[0]) - 1]
+
+
+class _Rows:
+    """The rows of a column that were read last: of a row group, or of a part of a very large one."""
+
+    def __init__(self) -> None:
+        self._place: tuple[object, ...] | None = None
+        self._first = 0
+        self._run: Any = None
+        self._runs: Iterator[Any] = iter(())
+
+    def row(self, file: str, group: int, column: str, i: int) -> Any:
+        place = (os.getpid(), file, group, column)
+        if self._place != place or i < self._first:
+            self._place = self._run = None  # the old group goes before the new one comes
+            self._first, self._runs = 0, _runs(file, group, column)
+            self._run = next(self._runs)
+            self._place = place
+        while i >= self._first + len(self._run):
+            self._first += len(self._run)
+            self._run = next(self._runs)
+        return self._run[i - self._first].as_py()
+
+
+def _runs(file: str, group: int, column: str) -> Iterator[Any]:
+    with parquet.ParquetFile(file, buffer_size=2**20) as opened:
+        if sum(leaf.total_uncompressed_size for leaf in _leaves(opened, group, column)) <= LARGE:
+            yield opened.read_row_group(group, columns=[column]).column(0)
+            return
+        for batch in opened.iter_batches(RUN, row_groups=[group], columns=[column]):
+            yield batch.column(0)
+
+
+def _leaves(opened: parquet.ParquetFile, group: int, column: str) -> list[Any]:
+    found = opened.metadata.row_group(group)
+    leaves = [found.column(k) for k in range(found.num_columns)]
+    return [leaf for leaf in leaves if leaf.path_in_schema.partition(".")[0] == column]
+
+
+def _embedded(file: str, group: int, column: str) -> bool:
+    """Whether every row holds the bytes of its image, as far as the file's own statistics tell."""
+    with parquet.ParquetFile(file) as opened:
+        kind = opened.schema_arrow.field(column).type
+        if not types.is_struct(kind):
+            return holds_images(kind)
+        bytes_of = [leaf for leaf in _leaves(opened, group, column) if leaf.path_in_schema == f"{column}.bytes"]
+        return all(leaf.statistics is not None and leaf.statistics.null_count == 0 for leaf in bytes_of)
 
 
 def _parquet_files(path: str | Path) -> list[str]:
@@ -120,9 +214,10 @@ def _parquet_files(path: str | Path) -> list[str]:
     return files
 
 
-def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
+def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
+    """What the package `datasets` writes of every column."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features[label]["names"])
-    except (KeyError, TypeError, ValueError):
-        return None
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}

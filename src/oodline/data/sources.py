@@ -9,6 +9,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from oodline.data.decoding import decode
 from oodline.data.digests import combine, file_digest
 from oodline.errors import DataError
 
@@ -35,7 +36,7 @@ class ImageSource(Protocol):
         ...
 
     def read(self, i: int) -> Image.Image:
-        """Image `i`; raises what PIL raises where it cannot be read."""
+        """Image `i`; raises where it cannot be read. Call `oodline.data.decoding.read_image`, which names the image."""
         ...
 
     def fingerprint(self) -> str:
@@ -110,9 +111,7 @@ class ImageFolder:
 
     def read(self, i: int) -> Image.Image:
         """Decode the file."""
-        with Image.open(self.root / self.files[i]) as image:
-            image.load()  # here, so that the file is closed whether or not it can be decoded
-            return image
+        return decode(self.root / self.files[i], self.files[i])
 
     def fingerprint(self) -> str:
         """Of the paths below the root and the bytes of the files."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 
 from PIL import Image
 
+from oodline._util.pixels import standard_image
 from oodline.data import ImageSource
-from oodline.errors import DataError
+from oodline.data.decoding import read_image
 
 SIDE = 96
 """Longest side of a thumbnail, in pixels; what is smaller stays as it is."""
@@ -23,7 +23,7 @@ def thumbnail(image: Image.Image) -> str:
     >>> thumbnail(Image.new("L", (8, 8)))[:22], thumbnail(Image.new("RGB", (400, 200)))[:23]
     ('data:image/png;base64,', 'data:image/jpeg;base64,')
     """
-    small = image.convert("RGB")
+    small = standard_image(image).convert("RGB")
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     if max(image.size) <= 32:
@@ -40,12 +40,7 @@ def read_thumbnail(source: ImageSource, i: int) -> str:
 
     Raises
     ------
-    DataError
+    ImageError
         The image cannot be read.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return thumbnail(source.read(i))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"image {source.name(i)} cannot be read: {error}.") from error
+    return thumbnail(read_image(source, i))

@@ -1,0 +1,1 @@
+"""Small things that many modules use, and that know nothing of classifiers."""
