@@ -303,4 +303,4 @@ def test_a_detector_of_ones_own_cannot_be_written_silently(tmp_path):
 def test_state_is_small_and_holds_no_weights_of_the_classifier(saved):
     with safe_open(saved, framework="pt") as file:
         state = {f"detector/line/{name}" for name in ("contribution_", "threshold", "largest", "seen")}
-        assert set(file.keys()) == {*state, "calibration/line"}
+        assert set(file.keys()) == {*state, "calibration/line", "probe/logits", "probe/score/line"}

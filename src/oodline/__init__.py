@@ -74,7 +74,9 @@ if TYPE_CHECKING:
     from oodline.explanation import Explanation
     from oodline.false_discovery import benjamini_hochberg
     from oodline.fitting import FitError, fit
-    from oodline.guard import Guard, Verdict
+    from oodline.guard import Guard
+    from oodline.guarding.fingerprint import OtherWeightsWarning
+    from oodline.guarding.verdict import Verdict
     from oodline.head import LayeredHead, LinearHead
     from oodline.held_out import SeenDataWarning
     from oodline.neurons import Neurons
@@ -107,7 +109,8 @@ _HOMES = {
     "FitError": "oodline.fitting",
     "fit": "oodline.fitting",
     "Guard": "oodline.guard",
-    "Verdict": "oodline.guard",
+    "OtherWeightsWarning": "oodline.guarding.fingerprint",
+    "Verdict": "oodline.guarding.verdict",
     "LayeredHead": "oodline.head",
     "LinearHead": "oodline.head",
     "SeenDataWarning": "oodline.held_out",
@@ -140,6 +143,7 @@ __all__ = [  # and every detector of the catalog
     "Local",
     "Needs",
     "Neurons",
+    "OtherWeightsWarning",
     "Paper",
     "Ray",
     "Rectifier",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -24,81 +25,37 @@ from oodline.class_calibration import AnyCalibration, ClassCalibration, split_by
 from oodline.classifier import Classifier
 from oodline.detectors.base import Detector, is_member
 from oodline.detectors.catalog import CATALOG, build_detector
-from oodline.errors import ArtifactError, MismatchError, OodlineError
+from oodline.errors import ArtifactError, MismatchError, OodlineError, SettingError
 from oodline.files import write_atomically
+from oodline.guarding.fingerprint import Fingerprint, OtherWeightsWarning
+from oodline.guarding.manifest import (
+    FORMAT_VERSION,
+    MAX_SIZE,
+    CalibrationRecord,
+    DetectorRecord,
+    FitInfo,
+    HeadRecord,
+    Manifest,
+    ModelSource,
+    WeightsRecord,
+)
+from oodline.guarding.probe import Probe
 from oodline.head import HeadInfo
 from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
 from oodline.state_checks import check_tensors, try_out
 from oodline.tensor_file import parse_json, read_tensor_file
 
-FORMAT_VERSION = 2
-"""2: calibrations promise a false-alarm rate, overall or by predicted class, where 1 aimed at a TPR; neurons."""
-
-
-MAX_SIZE = 10**6
-"""Classes, and features, of a head at most: a number in a file must not decide how much memory is asked for."""
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelSource(_Record):
-    """Which classifier it was fitted on, as the command line named it."""
-
-    reference: str
-    weights: str | None = None
-    head: str | None = None
-
-
-class FitInfo(_Record):
-    """How it was fitted."""
-
-    data: str
-    samples: int
-    calibration_data: str | None = None
-
-
-class DetectorRecord(_Record):
-    """A detector by its name in the catalog and its settings; a member is a record in turn."""
-
-    method: str
-    settings: dict[str, Any]
-
-
-class CalibrationRecord(_Record):
-    """The threshold and the rate it promises; the scores, and their classes where `by` says so, are tensors."""
-
-    false_alarm: float = Field(gt=0, lt=1)
-    threshold: FiniteFloat
-    by: Literal["all", "predicted"] = "all"
-
-
-class HeadRecord(_Record):
-    """The head it was fitted on."""
-
-    num_classes: int = Field(ge=1, le=MAX_SIZE)
-    num_features: int = Field(ge=1, le=MAX_SIZE)
-    fingerprint: str
-
-
-class Manifest(_Record):
-    """The JSON document in the metadata."""
-
-    format: Literal["oodline"] = "oodline"
-    format_version: int = FORMAT_VERSION
-    oodline_version: str
-    torch_version: str
-    detectors: dict[str, DetectorRecord]
-    calibrations: dict[str, CalibrationRecord]
-    head: HeadRecord
-    class_names: tuple[str, ...] | None
-    preprocessing: Preprocessing | None
-    model: ModelSource | None
-    fit: FitInfo | None
-    neurons: bool = False
-    sha256: str = ""
+__all__ = [
+    "FORMAT_VERSION",
+    "MAX_SIZE",
+    "Artifact",
+    "FitInfo",
+    "ModelSource",
+    "describe",
+    "read_artifact",
+    "write_artifact",
+]
 
 
 @dataclass(frozen=True)
@@ -123,6 +80,12 @@ class Artifact:
         What it was fitted on.
     neurons : Neurons, optional
         What the neurons did on the training data, for explanations.
+    weights : Fingerprint, optional
+        All weights and buffers of the classifier.
+    probe : Probe, optional
+        What classifier and detectors made of a few stored inputs.
+    other_weights : str, optional
+        Why the file was used with a classifier of other weights, where somebody asked for that.
     """
 
     detectors: dict[str, Detector]
@@ -133,14 +96,29 @@ class Artifact:
     model: ModelSource | None = None
     fit: FitInfo | None = None
     neurons: Neurons | None = None
+    weights: Fingerprint | None = None
+    probe: Probe | None = None
+    other_weights: str | None = None
 
-    def check(self, classifier: Classifier) -> None:
-        """Find out whether the detectors fit a classifier: its head, and where its features are enough, by a trial.
+    def check(self, classifier: Classifier, *, allow_other_weights: str | None = None) -> str:
+        """Find out whether this is the classifier that the detectors were fitted on: by its weights, and by a trial.
+
+        Parameters
+        ----------
+        classifier : Classifier
+            To be used with the file.
+        allow_other_weights : str, optional
+            Why one of the same sizes with other weights will do; it is shown in a warning in place of an error.
+
+        Returns
+        -------
+        str
+            The reason, where it was needed; else "".
 
         Raises
         ------
         MismatchError
-            `classifier` has not the head that they were fitted on; says what differs.
+            The classifier has another head, other weights, or gives other numbers; says what differs.
         ArtifactError
             The state of a detector is not of the sizes and kinds of numbers that its score needs.
         """
@@ -151,14 +129,47 @@ class Artifact:
                 f"features; the classifier's head '{classifier.head_name}' has {now.num_classes} and "
                 f"{now.num_features}."
             )
-        if now.fingerprint != self.head.fingerprint:
-            raise MismatchError(
-                f"this file was fitted on a head of the same size but other weights (fingerprint "
-                f"{self.head.fingerprint[:12]}, the classifier's is {now.fingerprint[:12]}). Load the weights it was "
-                "fitted with, in the same precision, or fit again."
-            )
+        difference = self._other_weights(classifier, now)
+        if difference and allow_other_weights is None:
+            raise _mismatch(difference)
         for name, detector in self.detectors.items():
             try_out(name, detector, classifier.head)
+        if not difference and self.probe is not None:
+            spread = {name: float(c.scores[-1] - c.scores[0]) for name, c in self.calibrations.items()}
+            if found := self.probe.difference(classifier, self.detectors, spread):
+                difference = f"the classifier has the weights that this file was made with, but {found}"
+        if not difference:
+            return ""
+        if allow_other_weights is None:
+            raise _mismatch(difference)
+        if not allow_other_weights.strip():
+            raise SettingError("allow_other_weights must be a reason; got an empty text.")
+        for detector in self.detectors.values():
+            detector.mark_fitted(now)
+        if self.neurons is not None:
+            self.neurons.mark_fitted(now)
+        warnings.warn(
+            f"{difference}. It is used all the same, and no false-alarm rate is promised: {allow_other_weights}",
+            OtherWeightsWarning,
+            stacklevel=3,
+        )
+        return allow_other_weights
+
+    def _other_weights(self, classifier: Classifier, now: HeadInfo) -> str:
+        if now.fingerprint != self.head.fingerprint:
+            return (
+                f"this file was fitted on a head of the same size but other weights (fingerprint "
+                f"{self.head.fingerprint[:12]}, the classifier's is {now.fingerprint[:12]})"
+            )
+        found = "" if self.weights is None else self.weights.difference(Fingerprint.of(classifier.model))
+        return found and f"this file was made with the same head but other weights before it: {found}"
+
+
+def _mismatch(difference: str) -> MismatchError:
+    return MismatchError(
+        f"{difference}. Load the weights it was fitted with, in the same precision, or fit again. Where the difference "
+        "is meant, say why: allow_other_weights='...', or --allow-other-weights '...'."
+    )
 
 
 def write_artifact(artifact: Artifact, path: str | Path) -> Path:
@@ -180,6 +191,8 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
             tensors[f"predicted/{name}"] = calibration.predicted
     if artifact.neurons is not None:
         tensors |= {f"neurons/{key}": value for key, value in artifact.neurons.state().items()}
+    if artifact.probe is not None:
+        tensors |= artifact.probe.state()
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     manifest = Manifest(
         oodline_version=__version__,
@@ -199,6 +212,10 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
         model=artifact.model,
         fit=artifact.fit,
         neurons=artifact.neurons is not None,
+        weights=None
+        if artifact.weights is None
+        else WeightsRecord(**vars(artifact.weights), used_with_others=artifact.other_weights),
+        probe=None if artifact.probe is None else dict(artifact.probe.fields),
     ).model_dump(mode="json")
     manifest["sha256"] = _digest(manifest, tensors)
     content = save(tensors, {"oodline": json.dumps(manifest)})
@@ -244,6 +261,7 @@ def read_artifact(path: str | Path) -> Artifact:
             name: _calibration(name, record, tensors, head) for name, record in manifest.calibrations.items()
         }
         neurons = Neurons.from_state(_below("neurons/", tensors), head) if manifest.neurons else None
+        probe = None if manifest.probe is None else Probe.from_state(manifest.probe, _below("probe/", tensors), head)
     except (ValidationError, OodlineError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"the manifest of {path} does not describe a guard: {_words(error)}") from error
     return Artifact(
@@ -255,7 +273,14 @@ def read_artifact(path: str | Path) -> Artifact:
         model=manifest.model,
         fit=manifest.fit,
         neurons=neurons,
+        weights=None if manifest.weights is None else _fingerprint(manifest.weights),
+        probe=probe,
+        other_weights=None if manifest.weights is None else manifest.weights.used_with_others,
     )
+
+
+def _fingerprint(record: WeightsRecord) -> Fingerprint:
+    return Fingerprint(record.tensors, record.unsaved, record.precision)
 
 
 def _document(path: Path, text: str) -> dict[str, Any]:
@@ -271,7 +296,8 @@ def _document(path: Path, text: str) -> dict[str, Any]:
 
 
 def _check_names(manifest: Manifest, tensors: Iterable[str]) -> None:
-    known = tuple(f"detector/{name}/" for name in manifest.detectors) + (("neurons/",) if manifest.neurons else ())
+    known = tuple(f"detector/{name}/" for name in manifest.detectors)
+    known += ("neurons/",) * manifest.neurons + ("probe/",) * (manifest.probe is not None)
     exact = {f"{part}/{name}" for name in manifest.calibrations for part in ("calibration", "predicted")}
     if strange := [key for key in tensors if key not in exact and not key.startswith(known)]:
         raise ArtifactError(f"the tensor {strange[0][:80]!r} belongs to nothing that it names.")
@@ -320,7 +346,7 @@ def describe(detector: Detector) -> DetectorRecord:
     --------
     >>> from oodline import Energy
     >>> describe(Energy())
-    DetectorRecord(method='energy', settings={'temperature': 1.0})
+    DetectorRecord(method='energy', settings={'temperature': 1.0}, left_out={})
     """
     name = type(detector).__name__
     home = f"{type(detector).__module__}:{name}"
@@ -334,21 +360,24 @@ def describe(detector: Detector) -> DetectorRecord:
         json.dumps(settings)
     except TypeError as error:
         raise ArtifactError(f"the settings of {name} are not plain data: {error}.") from error
-    return DetectorRecord(method=detector.name, settings=settings)
+    return DetectorRecord(method=detector.name, settings=settings, left_out=dict(detector.members_left_out))
 
 
 def _plain(setting: Any) -> Any:
     if isinstance(setting, Detector):
-        return describe(setting).model_dump()
+        return describe(setting).model_dump(exclude_defaults=True)
     return [_plain(one) for one in setting] if is_member(setting) else setting
 
 
 def _rebuild(record: DetectorRecord) -> Detector:
-    return build_detector(record.method, {key: _built(value) for key, value in record.settings.items()})
+    detector = build_detector(record.method, {key: _built(value) for key, value in record.settings.items()})
+    if record.left_out:
+        detector.leave_out(record.left_out)
+    return detector
 
 
 def _built(setting: Any) -> Any:
-    if isinstance(setting, dict) and set(setting) == set(DetectorRecord.model_fields):
+    if isinstance(setting, dict) and {"method", "settings"} <= set(setting) <= set(DetectorRecord.model_fields):
         return _rebuild(DetectorRecord(**setting))
     return [_built(one) for one in setting] if isinstance(setting, list) else setting
 

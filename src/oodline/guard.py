@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from oodline.activations import Activations
 from oodline.artifact import Artifact, read_artifact, write_artifact
@@ -20,83 +17,22 @@ from oodline.class_calibration import AnyCalibration, calibrate_all
 from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, detector_class
-from oodline.errors import ArtifactError, InputError, NotFittedError, SettingError, unknown_name
+from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedError, SettingError, unknown_name
 from oodline.evidence import Explains, Shares, require_linear
 from oodline.explanation import Explanation, explanations
 from oodline.export import Export, export_onnx
-from oodline.false_discovery import benjamini_hochberg
 from oodline.fitting import reads
+from oodline.guarding.changes import Snapshot
+from oodline.guarding.fingerprint import Fingerprint
+from oodline.guarding.probe import Probe, peek, take_probe
+from oodline.guarding.verdict import Verdict
 from oodline.head import HeadInfo, LinearHead
 from oodline.held_out import warn_of_seen_data
 from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
 from oodline.scoring import check_fitted_on, score_all
 
-
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """What a guard says of a batch of N inputs.
-
-    Parameters
-    ----------
-    label : Tensor (N,), int64
-        Class with the largest logit, whether or not it is to be believed.
-    score : Tensor (N,)
-        The detector's score, higher = more in-distribution.
-    is_ood : Tensor (N,), bool
-        Whether the score is below the threshold: whether the p-value is at most the promised false-alarm rate.
-    p_value : Tensor (N,), float64
-        In (0, 1]: how usual the score is among held-out ID inputs; see `Calibration.p_value`.
-    threshold : Tensor (N,), float64
-        What each score was compared with: the same for all, or that of the predicted class.
-    class_names : tuple of str, optional
-        In the order of the logits.
-
-    Examples
-    --------
-    >>> one = torch.ones(1)
-    >>> Verdict(one.long(), one, one < 2, one.double(), 2 * one.double(), ("cat", "dog")).rows()[0]["class_name"]
-    'dog'
-    """
-
-    label: Int[Tensor, " n"]
-    score: Float[Tensor, " n"]
-    is_ood: Bool[Tensor, " n"]
-    p_value: Float[Tensor, " n"]
-    threshold: Float[Tensor, " n"]
-    class_names: tuple[str, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def discoveries(self, fdr: float = 0.1) -> Bool[Tensor, " n"]:
-        """Whether each of the batch is flagged (N,) when at most a fraction `fdr` of the flagged may be ID, on average.
-
-        The batch is judged as a whole, by `benjamini_hochberg`; `is_ood` judges each input by itself.
-        """
-        return benjamini_hochberg(self.p_value, fdr)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One plain dict an input, ready for JSON."""
-        columns = zip(
-            self.label.tolist(),
-            self.score.tolist(),
-            self.threshold.tolist(),
-            self.is_ood.tolist(),
-            self.p_value.tolist(),
-            strict=True,
-        )
-        return [
-            {
-                "label": label,
-                "class_name": self.class_names[label] if self.class_names else None,
-                "score": value,
-                "threshold": threshold,
-                "is_ood": is_ood,
-                "p_value": p,
-            }
-            for label, value, threshold, is_ood, p in columns
-        ]
+__all__ = ["Guard", "Verdict"]
 
 
 class Guard:
@@ -163,6 +99,10 @@ class Guard:
             )
         self.preprocessing = preprocessing
         self.neurons = neurons
+        self.probe: Probe | None = None
+        self.other_weights: str | None = None
+        if calibration is not None:
+            self._remember()
 
     def __repr__(self) -> str:
         """Detector, classifier and what is promised."""
@@ -172,10 +112,11 @@ class Guard:
     def calibrate(
         self,
         loader: Iterable[Any],
-        *,
         false_alarm: float | None = None,
+        *,
         tpr: float | None = None,
         by: Literal["all", "predicted"] = "all",
+        keep_inputs: int = 0,
         progress: bool = False,
     ) -> Self:
         """Choose the threshold that flags at most a fraction `false_alarm` of ID inputs.
@@ -194,6 +135,9 @@ class Guard:
             The same promise in the papers' words: `tpr=0.95` is `false_alarm=0.05`.
         by : {"all", "predicted"}
             Promise the rate on average, or for each predicted class; see `ClassCalibration` for small classes.
+        keep_inputs : int
+            Held-out inputs that `save` writes to the file, at most 8, to prove a classifier by when it is loaded. A
+            pattern in their shape is used if omitted, which shows nothing of the data.
         progress : bool
             Show a progress bar on standard error.
 
@@ -211,10 +155,32 @@ class Guard:
         """
         rate = false_alarm_of(false_alarm, tpr)
         check_false_alarm(rate)
-        found = score_all({"this": self.detector}, self.classifier, loader, progress=progress)
+        named = {self.detector.name: self.detector}
+        first, loader = peek(loader)
+        before = Snapshot(self.classifier.model)
+        found = score_all(named, self.classifier, loader, progress=progress)
         warn_of_seen_data([self.detector], found)
-        self.calibration = calibrate_all(found, self.classifier.head.num_classes, rate, by)["this"]
+        calibrations = calibrate_all(found, self.classifier.head.num_classes, rate, by)
+        self.calibration = calibrations[self.detector.name]
+        self.probe = take_probe(self.classifier, named, first, keep_inputs)
+        self._remember(before.touched())
         return self
+
+    def _remember(self, volatile: frozenset[str] = frozenset()) -> None:
+        self._snapshots = (
+            Snapshot(self.classifier.model, volatile=volatile),
+            Snapshot(self.detector, settings=True),
+        )
+
+    def _check_unchanged(self) -> None:
+        now = (("classifier", self.classifier.model), ("detector", self.detector))
+        for (what, module), snapshot in zip(now, self._snapshots, strict=True):
+            if difference := "it is another one" if snapshot.module is not module else snapshot.change():
+                raise MismatchError(
+                    f"the {what} changed after the guard was calibrated: {difference}. Its threshold was made for what "
+                    "it was. Call guard.calibrate(held_out_loader) again, after fitting the detector again where the "
+                    "classifier is another one."
+                )
 
     def __call__(self, inputs: Inputs) -> Verdict:
         """Judge a batch of N inputs in one forward pass.
@@ -223,6 +189,8 @@ class Guard:
         ------
         NotFittedError
             The guard is not calibrated.
+        MismatchError
+            Classifier or detector changed since.
         InputError
             The batch has the wrong shape, or gives NaN or infinite activations or scores.
         """
@@ -282,6 +250,7 @@ class Guard:
     def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:
             raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
+        self._check_unchanged()
         return self.calibration
 
     def _judge(self, activations: Activations, calibration: AnyCalibration) -> Verdict:
@@ -310,6 +279,8 @@ class Guard:
             The file cannot be written; nothing is left half-written.
         """
         name = self.detector.name
+        if self.calibration is not None:
+            self._check_unchanged()
         artifact = Artifact(
             detectors={name: self.detector},
             head=HeadInfo.of(self.classifier.head),
@@ -317,6 +288,11 @@ class Guard:
             class_names=self.class_names,
             preprocessing=self.preprocessing,
             neurons=self.neurons,
+            weights=Fingerprint.of(self.classifier.model)
+            if self.calibration is None
+            else self._snapshots[0].fingerprint,
+            probe=self.probe,
+            other_weights=self.other_weights,
         )
         return write_artifact(artifact, path)
 
@@ -339,6 +315,7 @@ class Guard:
         detector: str | None = None,
         *,
         class_names: Iterable[str] | None = None,
+        allow_other_weights: str | None = None,
     ) -> Guard:
         """Read a guard, or one of the detectors that `oodline fit` wrote, for the classifier it was fitted on.
 
@@ -352,18 +329,21 @@ class Guard:
             Which of several detectors; the first without it.
         class_names : sequence of str, optional
             For a file that holds none. Names that are not one a class are left out, with a warning.
+        allow_other_weights : str, optional
+            Why a classifier of the same sizes whose weights differ will do, such as another precision. It is shown in
+            an `OtherWeightsWarning` in place of the error, and written to files that the guard is saved to.
 
         Raises
         ------
         ArtifactError
             The file is missing, truncated, changed, of a newer format or no such file.
         MismatchError
-            The classifier has another head.
+            The classifier has another head or other weights, or computes other numbers from the stored inputs.
         UnknownNameError
             There is no such detector in the file.
         """
         artifact = read_artifact(path)
-        artifact.check(classifier)
+        reason = artifact.check(classifier, allow_other_weights=allow_other_weights)
         if not artifact.detectors:
             raise ArtifactError(f"{path} holds no detector.")
         name = detector if detector is not None else next(iter(artifact.detectors))
@@ -373,11 +353,15 @@ class Guard:
         if names is not None and (classes := classifier.head.num_classes) not in (0, len(names)):
             warnings.warn(f"{len(names)} class names for {classes} classes are not shown.", stacklevel=2)
             names = None
-        return cls(
+        guard = cls(
             classifier,
             artifact.detectors[name].to(classifier.device),
-            artifact.calibrations.get(name),
             class_names=names,
             preprocessing=artifact.preprocessing,
             neurons=artifact.neurons,
         )
+        guard.probe, guard.other_weights = artifact.probe, reason or artifact.other_weights
+        guard.calibration = artifact.calibrations.get(name)
+        if guard.calibration is not None:
+            guard._remember(frozenset() if artifact.weights is None else artifact.weights.volatile)
+        return guard

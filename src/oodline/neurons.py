@@ -85,6 +85,10 @@ class Neurons:
             raise NotFittedError("Neurons is not fitted. Call fit([detector, neurons], classifier, train_loader).")
         return {name: getattr(self, name) for name in self.tensors}
 
+    def mark_fitted(self, head: HeadInfo) -> None:
+        """Record which head it was fitted on."""
+        self.fitted_on = head
+
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], head: HeadInfo) -> Self:
         """Become what `state()` described.

@@ -215,7 +215,7 @@ def toy_run(folder: str | Path) -> Run:
             for name in data
         ],
         detectors={
-            name: DetectorEntry(**describe(d).model_dump(), milliseconds=0.01, state_bytes=0)
+            name: DetectorEntry(**describe(d).model_dump(exclude_defaults=True), milliseconds=0.01, state_bytes=0)
             for name, d in detectors.items()
         },
         tpr=0.95,

@@ -66,7 +66,13 @@ def explain(
     if output is not None:
         check_writable(output)
     loaded = load_classifier(model, read_artifact(guard))
-    this = Guard.load(guard, loaded.classifier, detector, class_names=loaded.class_names)
+    this = Guard.load(
+        guard,
+        loaded.classifier,
+        detector,
+        class_names=loaded.class_names,
+        allow_other_weights=model.allow_other_weights,
+    )
     source = open_images(image)
     if not 0 <= index < len(source):
         raise DataError(f"{image} holds {len(source)} images; there is no number {index}.")

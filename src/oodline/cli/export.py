@@ -73,7 +73,7 @@ def export(
         check_writable(output)
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact)
-    judge = Guard.load(guard, loaded.classifier, detector)
+    judge = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)
     inside = loaded.preprocessing if preprocess_inside else None
     images: Any = _examples(data, loaded.preprocessing, reading)
     if data is not None and is_tensors(data):

@@ -44,6 +44,8 @@ class ModelOptions:
     """JSON, or a file of it, in place of the model's own: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}."""
     device: str | None = None
     """cpu, cuda, cuda:1, mps; the GPU if there is one."""
+    allow_other_weights: str | None = None
+    """Why a guard's file may be used with weights that are not those it was made with; a warning shows it."""
 
 
 @Parameter(name="*")
@@ -126,7 +128,7 @@ def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> 
                 stacklevel=2,
             )
     if artifact is not None:
-        artifact.check(classifier)
+        artifact.check(classifier, allow_other_weights=options.allow_other_weights)
         for detector in artifact.detectors.values():
             detector.to(device)
     return LoadedClassifier(

@@ -58,7 +58,13 @@ def serve(
     show_warnings()
     token = _token(token_file)
     loaded = load_classifier(model, read_artifact(guard))
-    this = Guard.load(guard, loaded.classifier, detector, class_names=loaded.class_names)
+    this = Guard.load(
+        guard,
+        loaded.classifier,
+        detector,
+        class_names=loaded.class_names,
+        allow_other_weights=model.allow_other_weights,
+    )
     monitor = None if this.calibration is None else DriftMonitor(this.calibration)
     app = create_app(this, loaded.preprocessing, settings, token=token, monitor=monitor)
     if host not in ("127.0.0.1", "::1", "localhost") and token is None:

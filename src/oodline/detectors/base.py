@@ -11,6 +11,7 @@ import abc
 import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from oodline.activations import Activations, Needs
 from oodline.classifier import Classifier
-from oodline.errors import HeadError, MismatchError, NotFittedError, unknown_name
+from oodline.errors import HeadError, MismatchError, NotFittedError, SettingError, unknown_name
 from oodline.fitting import fit
 from oodline.head import Head, HeadInfo, LinearHead
 from oodline.statistics import ContentSketch, Statistic
@@ -106,6 +107,9 @@ class Detector(nn.Module, abc.ABC):
 
     layers: Collection[str] = ()
     """Modules of the classifier whose output it reads, by name."""
+
+    members_left_out: Mapping[str, str] = MappingProxyType({})
+    """Members that it does without, and why; a detector made of detectors may have some."""
 
     seen: Tensor | None
     """Hashes of the samples it was fitted on (S,), int64, by which held-out data is told apart; see `ContentSketch`."""
@@ -272,6 +276,16 @@ class Detector(nn.Module, abc.ABC):
         self._buffers.update({k: v.contiguous() for k, v in self._buffers.items() if v is not None})
         self.to(head.linear.weight.device)
         self.mark_fitted(HeadInfo.of(head))
+
+    def leave_out(self, members: Mapping[str, str]) -> None:
+        """Do without these members, for the reasons given.
+
+        Raises
+        ------
+        SettingError
+            It has no members that it could do without.
+        """
+        raise SettingError(f"{type(self).__name__} cannot do without {', '.join(members)}.")
 
     def mark_fitted(self, head: HeadInfo) -> None:
         """Record which head it was fitted on, for itself and its members; detectors without state record none."""

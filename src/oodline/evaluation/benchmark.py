@@ -211,7 +211,7 @@ def _describe_detector(label: str, outcome: Outcome) -> DetectorEntry:
     spent = sum(found.seconds[label] for found in outcome.scores.values())
     calibration = outcome.calibrations.get(label)
     return DetectorEntry(
-        **describe(detector).model_dump(),
+        **describe(detector).model_dump(exclude_defaults=True),
         threshold=None if calibration is None else calibration.threshold,
         fit_seconds=outcome.fit_seconds.get(label) if detector.has_state else None,
         milliseconds=1000 * spent / images,
