@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -54,24 +56,53 @@ class LoadedModel:
     head: str | None = None
 
 
-def load_model(reference: str, weights: str | Path | None = None) -> LoadedModel:
+@dataclass(frozen=True)
+class _Source:
+    """A model, and what else its library says of it.
+
+    `transform` makes the library's own evaluation transform, or None where there is none, and says whether images are
+    colour or grey. It is asked only where nobody has said how images are prepared.
+    """
+
+    model: nn.Module
+    transform: Callable[[], tuple[Any, Literal["RGB", "L"] | None]]
+    class_names: tuple[str, ...] | None = None
+    head: str | None = None
+    ambiguous: str = ""  # why the transform may not be that of weights from a file
+
+
+def load_model(
+    reference: str, weights: str | Path | None = None, *, preprocessing: Preprocessing | None = None
+) -> LoadedModel:
     """Build the classifier that a reference names.
+
+    Its preprocessing is that of its library: the pixels of test images are compared with those of the library's own
+    transform, and where they cannot be the same, an error says so.
 
     Parameters
     ----------
     reference : str
         `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER` or `python:MODULE_OR_FILE:FACTORY`, each with options for
         its constructor as `,key=value`. Pretrained weights are fetched by the library that has them, unless
-        `weights` is given or the reference says `pretrained=false`.
+        `weights` is given or the reference says `pretrained=false`. Of torchvision's several weights,
+        `,weights=IMAGENET1K_V1` says which.
     weights : str or Path, optional
         A file of weights to load into it.
+    preprocessing : Preprocessing, optional
+        In place of the library's own, which is then not looked at.
 
     Raises
     ------
     ModelError
-        Unknown scheme, name or factory, a constructor that fails, weights that do not fit or cannot be read.
+        Unknown scheme, name or factory, a constructor that fails, weights that do not fit or cannot be read, a
+        preprocessing that cannot be expressed.
     MissingExtraError
         timm or transformers is not installed.
+
+    Warns
+    -----
+    UserWarning
+        Weights are loaded from a file, and torchvision prepares images in several ways for this model.
 
     Examples
     --------
@@ -87,11 +118,40 @@ def load_model(reference: str, weights: str | Path | None = None) -> LoadedModel
     options = dict(parsed.options)
     if parsed.scheme != "python":
         options["pretrained"] = options.get("pretrained", weights is None)
-    loaded = _LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
+    source = _LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
+    if preprocessing is None:
+        preprocessing = _preprocessing(parsed, source)
+        if weights is not None and source.ambiguous:
+            warnings.warn(source.ambiguous, stacklevel=2)
     if weights is not None:
-        load_weights(loaded.model, weights)
-    loaded.model.eval()
-    return loaded
+        load_weights(source.model, weights)
+    source.model.eval()
+    return LoadedModel(source.model, preprocessing, source.class_names, source.head)
+
+
+def _preprocessing(reference: Reference, source: _Source) -> Preprocessing | None:
+    try:
+        transform, mode = source.transform()
+        return None if transform is None else Preprocessing.of(transform, mode=mode)
+    except SettingError as error:
+        raise ModelError(
+            f"how {reference.scheme}:{reference.name} prepares images is not known: {error} On the command line: "
+            '--preprocessing \'{"resize": ..., "crop": ..., "mean": [...], "std": [...]}\'.'
+        ) from error
+
+
+def names_in_config(model: nn.Module) -> tuple[str, ...] | None:
+    """Class names that a model of transformers or timm carries in its configuration, in the order of the logits."""
+    labels = getattr(getattr(model, "config", None), "id2label", None)
+    if isinstance(labels, dict) and labels and all(isinstance(i, int) for i in labels):
+        names = tuple(str(labels[i]) for i in sorted(labels))
+        # what transformers writes where nobody gave names
+        return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+    stated = getattr(model, "pretrained_cfg", None)
+    names = stated.get("label_names") if isinstance(stated, dict) else None
+    if isinstance(names, list | tuple) and len(names) == getattr(model, "num_classes", None):
+        return tuple(map(str, names))
+    return None
 
 
 def move(model: nn.Module, device: str) -> nn.Module:
@@ -118,63 +178,69 @@ def move(model: nn.Module, device: str) -> nn.Module:
         ) from error
 
 
-def _load_timm(reference: Reference) -> LoadedModel:
+def _load_timm(reference: Reference) -> _Source:
     try:
         import timm
-        from timm.data import resolve_model_data_config
+        from timm.data import create_transform, resolve_data_config
     except ImportError as error:
         raise missing_extra("timm", "timm", "timm: references") from error
     if not timm.is_model(reference.name.split(".")[0].removeprefix("hf_hub:")) and ":" not in reference.name:
         raise ModelError(str(unknown_name("timm model", reference.name, timm.list_models())).split(" Known:")[0])
     model = _built(reference, lambda options: timm.create_model(reference.name, **options))
-    config = resolve_model_data_config(model)
-    size = config["input_size"][1]
-    head = getattr(model, "pretrained_cfg", {}).get("classifier")
-    return LoadedModel(
-        model,
-        Preprocessing(
-            resize=int(size / config["crop_pct"]),
-            crop=tuple(config["input_size"][1:]),
-            mean=config["mean"],
-            std=config["std"],
-            interpolation=config["interpolation"],
-        ),
-        head=head if isinstance(head, str) else None,
-    )
+    stated = getattr(model, "pretrained_cfg", {})
+    head = stated.get("classifier")
+
+    def transform() -> tuple[Any, Literal["RGB", "L"]]:
+        config = resolve_data_config(pretrained_cfg=stated)
+        channels, height, width = config["input_size"]
+        channels = reference.options.get("in_chans", channels)
+        size = reference.options.get("img_size") or (height, width)
+        if channels not in (1, 3):
+            raise SettingError(f"it takes {channels} channels, and images have 3, or 1 if they are grey.")
+        config["input_size"] = (channels, *(size if isinstance(size, list | tuple) else (size, size)))
+        if channels == 1:  # as timm does for grey images: one value, the average
+            config |= {key: (sum(config[key]) / len(config[key]),) for key in ("mean", "std")}
+        return create_transform(**config, is_training=False), "L" if channels == 1 else "RGB"
+
+    return _Source(model, transform, names_in_config(model), head if isinstance(head, str) else None)
 
 
-def _load_torchvision(reference: Reference) -> LoadedModel:
+def _load_torchvision(reference: Reference) -> _Source:
     from torchvision import models
 
     known = models.list_models(module=models)
     if reference.name not in known:
         raise ModelError(str(unknown_name("torchvision model", reference.name, known)).split(" Known:")[0])
-    default = models.get_model_weights(reference.name).DEFAULT
+    entries = models.get_model_weights(reference.name)
+    options = dict(reference.options)
+    wanted = options.pop("weights", None)
+    if wanted is not None and wanted not in entries.__members__:
+        raise ModelError(str(unknown_name(f"weights of {reference.name}", str(wanted), entries.__members__)))
+    entry = entries.DEFAULT if wanted is None else entries[wanted]
 
     def build(options: dict[str, Any]) -> nn.Module:
         pretrained = options.pop("pretrained")
-        made: nn.Module = models.get_model(reference.name, weights=default if pretrained else None, **options)
+        made: nn.Module = models.get_model(reference.name, weights=entry if pretrained else None, **options)
         return made
 
-    model = _built(reference, build)
-    transform = default.transforms()
-    categories = tuple(default.meta.get("categories", ()))
-    return LoadedModel(
+    model = _built(Reference(reference.scheme, reference.name, options), build)
+    categories = tuple(entry.meta.get("categories", ()))
+
+    several = wanted is None and len({str(e.transforms()) for e in entries}) > 1
+    return _Source(
         model,
-        Preprocessing(
-            resize=transform.resize_size[0],
-            crop=transform.crop_size[0],
-            mean=tuple(transform.mean),
-            std=tuple(transform.std),
-            interpolation=transform.interpolation.value,
-        ),
-        class_names=None if "num_classes" in reference.options else categories or None,
+        lambda: (entry.transforms(), None),
+        None if "num_classes" in options else categories or None,
+        ambiguous=f"torchvision prepares images for {reference.name} in several ways, by its weights; that of {entry} "
+        f"is used. If yours are others, say so: torchvision:{reference.name},weights={next(iter(entries)).name}."
+        if several
+        else "",
     )
 
 
-def _load_hugging_face(reference: Reference) -> LoadedModel:
+def _load_hugging_face(reference: Reference) -> _Source:
     try:
-        from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+        from transformers import AutoConfig, AutoModelForImageClassification
     except ImportError as error:
         raise missing_extra("transformers", "transformers", "hf: references") from error
 
@@ -191,35 +257,36 @@ def _load_hugging_face(reference: Reference) -> LoadedModel:
         return made
 
     model = _built(reference, build)
+    grey = getattr(model.config, "num_channels", 3) == 1
+
+    def transform() -> tuple[Any, Literal["RGB", "L"]]:
+        return _processor(reference.name), "L" if grey else "RGB"
+
+    return _Source(model, transform, names_in_config(model))
+
+
+def _processor(name: str) -> Any:
+    """The image processor of a model, or None where it has none."""
+    from transformers import AutoImageProcessor
+    from transformers.models.auto.image_processing_auto import get_image_processor_config
+
     try:
-        processor = AutoImageProcessor.from_pretrained(reference.name, trust_remote_code=False).to_dict()
-    except (OSError, ValueError):
-        processor = {}
-    names: Mapping[int, str] = model.config.id2label  # type: ignore[assignment, union-attr]
-    return LoadedModel(model, _from_processor(processor), tuple(names[i] for i in sorted(names)))
+        return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a configuration with odd values fails in any way
+        try:
+            stated = get_image_processor_config(name)
+        except Exception:
+            stated = {"": "cannot be read"}
+        if not stated:
+            return None
+        reason = str(error).strip().splitlines() or [""]
+        raise SettingError(
+            f"its image processor cannot be made: {type(error).__name__}: {reason[0].rstrip('.')}. See its "
+            "preprocessor_config.json, or pass a Preprocessing that does what the model was trained with."
+        ) from error
 
 
-def _from_processor(processor: Mapping[str, Any]) -> Preprocessing | None:
-    size, crop = processor.get("size"), processor.get("crop_size")
-    if not size or not processor.get("image_mean"):
-        return None
-    exact = (size["height"], size["width"]) if "height" in size else None
-    resize: Any = exact or int(size["shortest_edge"] / processor.get("crop_pct", 1.0))
-    cropped: Any = (crop["height"], crop["width"]) if crop and processor.get("do_center_crop") else None
-    if "crop_pct" in processor and not exact:
-        cropped = (size["shortest_edge"], size["shortest_edge"])
-    names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-    normalised = processor.get("do_normalize", True)
-    return Preprocessing(
-        resize=resize if processor.get("do_resize", True) else None,
-        crop=cropped,
-        mean=tuple(processor["image_mean"]) if normalised else (0.0, 0.0, 0.0),
-        std=tuple(processor["image_std"]) if normalised else (1.0, 1.0, 1.0),
-        interpolation=names.get(int(processor.get("resample", 2)), "bilinear"),  # type: ignore[arg-type]
-    )
-
-
-def _load_python(reference: Reference) -> LoadedModel:
+def _load_python(reference: Reference) -> _Source:
     home, colon, factory_name = reference.name.rpartition(":")
     if not colon or not factory_name.isidentifier():
         raise ModelError(f"'python:{reference.name}' must name a file or module and a factory: {EXAMPLES['python']}.")
@@ -229,13 +296,16 @@ def _load_python(reference: Reference) -> LoadedModel:
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise ModelError(str(unknown_name(f"factory in {home}", factory_name, known)))
     model = _built(reference, lambda options: factory(**options))
-    stated = getattr(model, "preprocessing", None)
-    try:
-        preprocessing = Preprocessing.model_validate(stated) if stated is not None else None
-    except ValidationError as error:
-        raise ModelError(f"the preprocessing that {home}:{factory_name} states is not one: {error}") from error
+
+    def transform() -> tuple[Any, None]:
+        stated = getattr(model, "preprocessing", None)
+        try:
+            return Preprocessing.model_validate(stated) if isinstance(stated, dict) else stated, None
+        except ValidationError as error:
+            raise ModelError(f"the preprocessing that {home}:{factory_name} states is not one: {error}") from error
+
     names = getattr(model, "class_names", None)
-    return LoadedModel(model, preprocessing, None if names is None else tuple(names))
+    return _Source(model, transform, names_in_config(model) if names is None else tuple(names))
 
 
 def _import(home: str) -> ModuleType:
@@ -274,7 +344,7 @@ def _built(reference: Reference, build: Callable[[dict[str, Any]], Any]) -> nn.M
     return model
 
 
-_LOADERS: dict[str, Callable[[Reference], LoadedModel]] = {
+_LOADERS: dict[str, Callable[[Reference], _Source]] = {
     "timm": _load_timm,
     "torchvision": _load_torchvision,
     "hf": _load_hugging_face,

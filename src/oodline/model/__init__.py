@@ -1,0 +1,1 @@
+"""What belongs to a model before its first layer: its preprocessing, and the libraries' own transforms read as such."""
