@@ -148,9 +148,9 @@ def names_in_config(model: nn.Module) -> tuple[str, ...] | None:
         # what transformers writes where nobody gave names
         return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
     stated = getattr(model, "pretrained_cfg", None)
-    names = stated.get("label_names") if isinstance(stated, dict) else None
-    if isinstance(names, list | tuple) and len(names) == getattr(model, "num_classes", None):
-        return tuple(map(str, names))
+    listed = stated.get("label_names") if isinstance(stated, dict) else None
+    if isinstance(listed, list | tuple) and len(listed) == getattr(model, "num_classes", None):
+        return tuple(map(str, listed))
     return None
 
 

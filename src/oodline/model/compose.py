@@ -90,12 +90,13 @@ class _Reader:
     resized_as: str | None = None
     steps: list[Step] = field(default_factory=list)
     values: Affine = field(default_factory=lambda: Affine().times(255))
+    one_value: bool = False
 
     def read(self, step: Any) -> None:
         name = type(step).__name__
         reads = getattr(self, f"_{name.lower()}", None)
         if reads is None:
-            known = ", ".join(sorted(n for n in _KNOWN))
+            known = ", ".join(sorted(_KNOWN))
             kind = f"the function {step.__name__}" if hasattr(step, "__name__") else f"the step {name}"
             raise SettingError(f"{kind} cannot be expressed. These can: {known}.")
         try:
@@ -106,13 +107,11 @@ class _Reader:
             raise SettingError(f"the step {name} cannot be read: {error}.") from error
 
     def result(self) -> Preprocessing:
-        # one value fits a grey image and, spread, one in colour
-        if self.mode is None and self.wanted is None and len(self.values.mean) == len(self.values.std) == 1:
-            if self.values not in (Affine(), Affine().times(255)):
-                raise SettingError(
-                    "it normalises by one value, for grey or for colour images. Say which: "
-                    'Preprocessing.of(transform, mode="L") or mode="RGB".'
-                )
+        if self.one_value and self.mode is None and self.wanted is None:
+            raise SettingError(
+                "it normalises by one value, for grey or for colour images. Say which: "
+                'Preprocessing.of(transform, mode="L") or mode="RGB".'
+            )
         mode = self.mode or self.wanted or "RGB"
         arithmetic = self.resized_as or "pil"
         return Preprocessing.model_validate(
@@ -140,9 +139,7 @@ class _Reader:
         if step.longest not in (0.0, 1.0) or step.random_scale_prob or step.random_aspect_prob:
             raise SettingError("ResizeKeepRatio can be expressed with longest 0 or 1 and without chance only.")
         aspect = "fit" if step.longest else "cover"
-        self._add_resize(
-            step, {"height": step.size[0], "width": step.size[1], "aspect": aspect, "rounding": "nearest"}
-        )
+        self._add_resize(step, {"height": step.size[0], "width": step.size[1], "aspect": aspect, "rounding": "nearest"})
 
     def _add_resize(self, step: Any, box: dict[str, Any]) -> None:
         interpolation = step.interpolation
@@ -150,8 +147,12 @@ class _Reader:
             raise SettingError("an interpolation that is drawn by chance cannot be expressed.")
         self.resized_as = self.resized_as or self.kind
         antialias = getattr(step, "antialias", True) is not False or self.kind == "pil"
-        name = PIL_NAMES[interpolation] if isinstance(interpolation, int) else interpolation.value
-        self.steps.append(Resize(**box, interpolation=name, antialias=antialias))
+        name = (
+            PIL_NAMES[interpolation]
+            if isinstance(interpolation, int)
+            else getattr(interpolation, "value", interpolation)
+        )
+        self.steps.append(Resize.model_validate({**box, "interpolation": name, "antialias": antialias}))
 
     def _centercrop(self, step: Any) -> None:
         height, width = (step.size, step.size) if isinstance(step.size, int) else (step.size[0], step.size[-1])
@@ -164,7 +165,7 @@ class _Reader:
             raise SettingError(f"padding with {step.padding_mode} pixels cannot be expressed.")
         edges = [step.padding] if isinstance(step.padding, int) else list(step.padding)
         edges = edges * 4 if len(edges) == 1 else edges * 2 if len(edges) == 2 else edges
-        self.steps.append(Pad(border=tuple(edges), fill=_fill(step.fill, self.kind)))
+        self.steps.append(Pad.model_validate({"border": edges, "fill": _fill(step.fill, self.kind)}))
 
     def _grayscale(self, step: Any) -> None:
         self.mode = "L" if step.num_output_channels == 1 else "LLL"
@@ -203,6 +204,7 @@ class _Reader:
 
     def _normalize(self, step: Any) -> None:
         self.values = self.values.normalised(step.mean, step.std)
+        self.one_value = len(self.values.mean) == 1
 
     def _lambda(self, step: Any) -> None:
         """Such as `image.convert("RGB")`: the comparison finds out whether it changes anything."""

@@ -18,16 +18,15 @@ def preprocessing_of(transform: Callable[..., Any], mode: Literal["RGB", "L"] | 
     """See `Preprocessing.of`."""
     if isinstance(transform, Preprocessing):
         return transform
-    if not isinstance(transform, type) and hasattr(transform, "meta") and callable(
-        getattr(transform, "transforms", None)
-    ):
-        transform = transform.transforms()  # an entry of torchvision's weights
-    name = type(transform).__name__
+    made = getattr(transform, "transforms", None)
+    if hasattr(transform, "meta") and callable(made):  # an entry of torchvision's weights
+        transform = made()
     if not callable(transform) or isinstance(transform, type):
         raise SettingError(
             f"preprocessing must be a Preprocessing, a torchvision or timm transform, or an image processor of "
             f"transformers; got {transform!r}."
         )
+    name = type(transform).__name__
     try:
         return _checked(transform, mode)
     except (SettingError, ValidationError) as error:

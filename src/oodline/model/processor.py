@@ -48,8 +48,7 @@ def processor_families(processor: Any, mode: Literal["RGB", "L"]) -> Iterator[li
     ):
         numbers = values.channels(1 if mode == "L" else 3)
         if order == "turned":  # PP-LCNet turns the channels after it has normalised
-            if numbers == (numbers := {key: value[::-1] for key, value in numbers.items()}):
-                continue
+            numbers = {key: value[::-1] for key, value in numbers.items()}
         family = []
         for transparency, arithmetic in product(("drop", "white"), ("pil", "uint8", "float32")):
             kind = "nearest-exact" if name == "nearest" and arithmetic != "pil" else name
@@ -77,14 +76,16 @@ def _geometries(processor: Any) -> Iterator[list[Step]]:
         height, width = crop.get("height", side), crop.get("width", side)
         cropped = Crop(height=height, width=width, rounding=rounding) if height and width else None
     pad = _sizes(processor, "pad_size")
-    padding = [Pad(**pad)] if getattr(processor, "do_pad", False) and set(pad) == {"height", "width"} else []
+    paddings: list[list[Step]] = [[]]
+    if getattr(processor, "do_pad", False) and set(pad) == {"height", "width"}:
+        mean = getattr(processor, "image_mean", None)  # padded before it is normalised, or after
+        fills = [0, *([tuple(round(255 * m) for m in mean)] if isinstance(mean, list | tuple) else [])]
+        paddings += [[Pad.model_validate({**pad, "fill": fill})] for fill in fills]
     resizings = list(_resizings(processor, edges, rounding)) if getattr(processor, "do_resize", True) else [[]]
-    for steps in resizings:
+    for padding, steps in product(reversed(paddings), resizings):
         if cropped is not None:
             yield [*steps, cropped, *padding]
         yield [*steps, *padding]
-        if padding:
-            yield [*steps]
     if {"height", "width"} <= set(edges) and {"height", "width"} <= set(crop):  # Perceiver crops before it resizes
         share = (edges["height"] / crop["height"], edges["width"] / crop["width"])
         yield [Crop(share=share, rounding=rounding), Resize(height=edges["height"], width=edges["width"])]
