@@ -24,7 +24,7 @@ from oodline.calibration import Calibration
 from oodline.class_calibration import AnyCalibration, ClassCalibration, split_by_class
 from oodline.classifier import Classifier
 from oodline.detectors.base import Detector, is_member
-from oodline.detectors.catalog import CATALOG, build_detector
+from oodline.detectors.catalog import CATALOG, build_detector, detector_class
 from oodline.errors import ArtifactError, MismatchError, OodlineError, SettingError
 from oodline.files import write_atomically
 from oodline.guarding.fingerprint import Fingerprint, OtherWeightsWarning
@@ -370,7 +370,8 @@ def _plain(setting: Any) -> Any:
 
 
 def _rebuild(record: DetectorRecord) -> Detector:
-    detector = build_detector(record.method, {key: _built(value) for key, value in record.settings.items()})
+    settings = {**detector_class(record.method).unstated, **record.settings}
+    detector = build_detector(record.method, {key: _built(value) for key, value in settings.items()})
     if record.left_out:
         detector.leave_out(record.left_out)
     return detector

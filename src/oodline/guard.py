@@ -155,6 +155,8 @@ class Guard:
         """
         rate = false_alarm_of(false_alarm, tpr)
         check_false_alarm(rate)
+        if self.preprocessing is not None:
+            self.detector.use_preprocessing(self.preprocessing)
         named = {self.detector.name: self.detector}
         first, loader = peek(loader)
         before = Snapshot(self.classifier.model)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from oodline.detectors.cadref import CADRef, CARef
+from oodline.detectors.cadref import CADRef, CARef, confidence_of
 from oodline.detectors.fdbd import FDBD
 from oodline.detectors.feature_norm import FeatureNorm, GradNorm
 from oodline.detectors.relative_mahalanobis import RelativeMahalanobis
 from oodline.detectors.she import SHE
-from oodline.errors import LabelError
+from oodline.errors import LabelError, SettingError
 from oodline.head import LinearHead
 from oodline.testing import activations_of
 
@@ -65,30 +65,52 @@ def test_she_needs_a_correct_sample_of_each_class(draw):
         wrong.fit(SHE())
 
 
-def caref_of(case, f: np.ndarray, *, decoupled: bool) -> np.ndarray:
-    predicted, energy = case.logits.argmax(1), np.logaddexp.reduce(case.logits, axis=1)
+def gen_of(z: np.ndarray) -> float:
+    """One over the generalised entropy; of four classes all count, as there are fewer than ten."""
+    return 1 / sum(p**0.1 * (1 - p) ** 0.1 for p in softmax(z))
+
+
+def caref_of(case, f: np.ndarray, confidence=None) -> np.ndarray:
+    predicted = case.logits.argmax(1)
     means = [case.f[predicted == c].mean(0) if (predicted == c).any() else case.f.mean(0) for c in range(4)]
     scores = []
     for x in f:
         z = logits_of(case, x)
         c = np.argmax(z)
         d, size = x - means[c], np.abs(x).sum()
-        if not decoupled:
+        if confidence is None:
             scores.append(-np.abs(d).sum() / size)
             continue
         positive = sum(max(v * np.sign(w), 0) for v, w in zip(d, case.W[c], strict=True)) / size
         negative = sum(max(-v * np.sign(w), 0) for v, w in zip(d, case.W[c], strict=True)) / size
-        scores.append(-(positive / max(np.logaddexp.reduce(z), 1e-3) + negative / max(energy.mean(), 1e-3)))
+        mean = np.mean([confidence(z) for z in case.logits])
+        scores.append(-(positive / max(confidence(z), 1e-3) + negative / max(mean, 1e-3)))
     return np.array(scores)
 
 
 @seeds
 @signs
-@pytest.mark.parametrize("cls", [CARef, CADRef])
-def test_caref_and_cadref_equal_their_formulas(draw, assert_equals, seed, signed, cls):
+@pytest.mark.parametrize(
+    ("detector", "confidence"),
+    [(CARef(), None), (CADRef(), np.logaddexp.reduce), (CADRef(confidence="gen"), gen_of)],
+)
+def test_caref_and_cadref_equal_their_formulas(draw, assert_equals, seed, signed, detector, confidence):
     case, other = draw(seed, signed=signed), draw(seed + 100, signed=signed)
-    scores = case.fit(cls())(activations_of(other.features, case.head))
-    assert_equals(scores, caref_of(case, other.f, decoupled=cls is CADRef))
+    scores = case.fit(detector)(activations_of(other.features, case.head))
+    assert_equals(scores, caref_of(case, other.f, confidence))
+
+
+def test_cadref_counts_a_tenth_of_many_classes(draw):
+    """M = max(10, C // 10): of 300 classes thirty."""
+    logits = torch.randn(5, 300)
+    p = logits.double().softmax(1).sort(1, descending=True).values[:, :30]
+    expected = 1 / (p**0.1 * (1 - p) ** 0.1).sum(1)
+    torch.testing.assert_close(confidence_of(logits, "gen").double(), expected, rtol=1e-6, atol=0)
+
+
+def test_cadref_knows_two_confidences():
+    with pytest.raises(SettingError, match="CADRef knows confidence='energy' or 'gen', not 'msp'"):
+        CADRef(confidence="msp")
 
 
 def test_a_class_never_predicted_takes_the_overall_mean(draw):

@@ -18,36 +18,42 @@ def norm(x: np.ndarray, p: float) -> float:
     return sum(abs(v) ** p for v in x) ** (1 / p)
 
 
-def divergence(a: np.ndarray, b: np.ndarray, p: float) -> float:
+def divergence(a: np.ndarray, b: np.ndarray, p: float, sizes: np.ndarray | None = None) -> float:
+    """`sizes` are what each feature of b is divided by, where it is not the norm of b."""
     q = p / (p - 1)
-    inner = sum(u * v * abs(v) ** (q - 2) for u, v in zip(a, b, strict=True) if v != 0)
-    return inner / norm(b, q) ** (q - 2) - 0.5 * norm(a, q) ** 2
+    sizes = np.full(len(b), norm(b, q)) if sizes is None else sizes
+    inner = sum(u * v * abs(v) ** (q - 2) / s ** (q - 2) for u, v, s in zip(a, b, sizes, strict=True) if v != 0)
+    return inner - 0.5 * norm(a, q) ** 2
 
 
-def conjnorm_of(case, f: np.ndarray, p: float, temperature: float, partition: str) -> np.ndarray:
+def conjnorm_of(case, f: np.ndarray, p: float, temperature: float, partition: str, axis: str) -> np.ndarray:
     train = [x / norm(x, p) for x in case.f]
     means = [case.f[case.y == c].mean(0) for c in range(4)]
     prototypes = [m / norm(m, p) for m in means]
+    sizes = np.array([norm(column, p / (p - 1)) for column in np.array(prototypes).T]) if axis == "class" else None
     log_partition = []
     for c, prototype in enumerate(prototypes):
         counted = [x for x, y in zip(train, case.y, strict=True) if partition == "all" or y == c]
-        log_partition.append(np.logaddexp.reduce([divergence(x, prototype, p) / temperature for x in counted]))
+        log_partition.append(np.logaddexp.reduce([divergence(x, prototype, p, sizes) / temperature for x in counted]))
     scores = []
     for x in f:
         x = x / norm(x, p)
-        terms = [divergence(x, m, p) / temperature - phi for m, phi in zip(prototypes, log_partition, strict=True)]
+        terms = [
+            divergence(x, m, p, sizes) / temperature - phi for m, phi in zip(prototypes, log_partition, strict=True)
+        ]
         scores.append(np.logaddexp.reduce(terms))
     return np.array(scores)
 
 
 @seeds
 @signs
+@pytest.mark.parametrize("axis", ["feature", "class"])
 @pytest.mark.parametrize("partition", ["all", "class"])
 @pytest.mark.parametrize(("p", "temperature"), [(2.2, 0.05), (2.5, 0.08), (1.5, 5e-4), (1.8, 5e-3), (2.0, 1.0)])
-def test_conjnorm_equals_the_formula(draw, assert_equals, seed, signed, p, temperature, partition):
+def test_conjnorm_equals_the_formula(draw, assert_equals, seed, signed, p, temperature, partition, axis):
     case, other = draw(seed, signed=signed), draw(seed + 100, signed=signed)
-    detector = case.fit(ConjNorm(p=p, temperature=temperature, partition=partition))
-    expected = conjnorm_of(case, other.f, p, temperature, partition)
+    detector = case.fit(ConjNorm(p=p, temperature=temperature, partition=partition, norm=axis))
+    expected = conjnorm_of(case, other.f, p, temperature, partition, axis)
     assert_equals(detector(activations_of(other.features, case.head)), expected)
 
 
@@ -76,7 +82,7 @@ def test_a_prototype_with_zeros_has_no_pole(draw, assert_equals):
     case = replace(case, features=features)
     for p in (1.5, 2.5):
         scores = case.fit(ConjNorm(p=p))(case.activations)
-        assert_equals(scores, conjnorm_of(case, case.f, p, 0.05, "all"))
+        assert_equals(scores, conjnorm_of(case, case.f, p, 0.05, "all", "feature"))
 
 
 @pytest.mark.parametrize("p", [1.5, 2.2])

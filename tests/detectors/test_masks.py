@@ -126,7 +126,7 @@ def test_ddcs_takes_percentiles_of_all_activations(draw, seed):
     low, high = np.percentile(case.f, [60, 90])
     scores = case.fit(DDCS(low="60%", high="90%"))(activations_of(other.features, case.head))
     expected = energy_of(case, ddcs_features(case, other.f, 0.18, 0.8, low, high))
-    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-3)  # percentiles are known to 0.05 %
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_ddcs_leaves_out_classes_that_are_not_there(draw, assert_equals):

@@ -7,7 +7,10 @@ from torch import nn
 
 from oodline.classifier import Classifier
 from oodline.detectors.odin import IODIN, ODIN
+from oodline.detectors.prior_normalised import PriorNormalised
 from oodline.errors import InputError, SettingError
+from oodline.guard import Guard
+from oodline.preprocessing import Preprocessing
 from oodline.scoring import score
 from oodline.testing import activations_of
 
@@ -17,7 +20,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
     return e / e.sum()
 
 
-def scores_of(W, b, x, temperature, epsilon, one_element) -> np.ndarray:
+def scores_of(W, b, x, temperature, epsilon, one_element, std=1.0) -> np.ndarray:
     """On z = W x + b the gradient of log softmax(z / T)_y is (W_y - sum_k p_k W_k) / T."""
     scores = []
     for row in x:
@@ -26,7 +29,7 @@ def scores_of(W, b, x, temperature, epsilon, one_element) -> np.ndarray:
         step = np.sign(gradient)
         if one_element:
             step[np.arange(len(step)) != np.argmax(np.abs(gradient))] = 0
-        scores.append(np.log(softmax((W @ (row + epsilon * step) + b) / temperature).max()))
+        scores.append(np.log(softmax((W @ (row + epsilon * step / std) + b) / temperature).max()))
     return np.array(scores)
 
 
@@ -40,6 +43,69 @@ def test_equals_the_formula(seed, temperature, epsilon, detector):
     W, b = (p.detach().double().numpy() for p in model[0].parameters())
     expected = scores_of(W, b, x.double().numpy(), temperature, epsilon, detector is IODIN)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-8)
+
+
+STD = (0.2, 0.25, 0.5)
+
+
+@pytest.mark.parametrize("detector", [ODIN, IODIN])
+@pytest.mark.parametrize("std", [STD, (0.3,)])
+def test_the_step_is_in_units_of_pixels(std, detector):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 2, 5)), torch.randn(20, 3, 4, 2)
+    found = score(detector(temperature=2.0, epsilon=0.1, std=std), Classifier(model), [x])[detector.name]
+    W, b = (p.detach().double().numpy() for p in model[1].parameters())
+    by_element = np.repeat(np.broadcast_to(std, 3), 8)  # channels come first
+    expected = scores_of(W, b, x.flatten(1).double().numpy(), 2.0, 0.1, detector is IODIN, by_element)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_moving_the_pixels_and_moving_the_normalised_input_is_the_same():
+    torch.manual_seed(0)
+    preprocessing = Preprocessing(mean=(0.4, 0.5, 0.6), std=STD)
+    model, pixels = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 2, 5)), torch.rand(20, 3, 4, 2)
+
+    class OfPixels(nn.Module):
+        def forward(self, x):
+            return model(preprocessing.normalise(x))
+
+    normalising = nn.Sequential(OfPixels())
+    normalising.add_module("head", nn.Identity())
+    settings = {"temperature": 2.0, "epsilon": 0.05}
+    z = pixels.clone().requires_grad_()
+    torch.log_softmax(normalising(z) / 2.0, 1).amax(1).sum().backward()
+    moved = normalising(pixels + 0.05 * z.grad.sign()).double()
+    expected = torch.log_softmax(moved / 2.0, 1).amax(1)
+    found = score(ODIN(**settings, std=STD), Classifier(model), [preprocessing.normalise(pixels)])["odin"]
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_step_is_taken_from_the_preprocessing_where_it_was_left_open():
+    left_open, given = ODIN(), ODIN(std=(1.0,))
+    for detector in (left_open, given, PriorNormalised(scorer=left_open)):
+        detector.use_preprocessing(Preprocessing(std=STD))
+    assert left_open.settings["std"] == STD
+    assert given.settings["std"] == (1.0,)
+
+
+def test_a_guard_takes_the_step_from_its_preprocessing(tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 2, 5)), torch.randn(40, 3, 4, 2)
+    classifier = Classifier(model)
+    with_pixels = Guard(classifier, ODIN(), preprocessing=Preprocessing(std=STD)).calibrate([x])
+    without = Guard(classifier, ODIN()).calibrate([x])
+    assert torch.equal(with_pixels(x).score, ODIN(std=STD)(classifier(x, needs=ODIN().all_needs)))
+    assert (with_pixels(x).score > without(x).score).all()  # four times as far
+    # what was calibrated is what a file gives back, whichever step it was
+    for guard in (with_pixels, without):
+        again = Guard.load(guard.save(tmp_path / "guard.safetensors"), classifier)
+        assert torch.equal(again(x).score, guard(x).score)
+
+
+def test_channels_that_do_not_fit_are_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(32, 5))
+    with pytest.raises(InputError, match=r"std for 3 channels; got inputs of shape \(6, 2, 4, 4\), which have 2"):
+        score(ODIN(std=STD), Classifier(model), [torch.randn(6, 2, 4, 4)])
 
 
 def test_a_step_raises_the_confidence_and_leaves_the_model_alone():
@@ -71,7 +137,17 @@ def test_tokens_are_refused():
         score(ODIN(), Classifier(model), [torch.randint(0, 9, (6, 4))])
 
 
-@pytest.mark.parametrize("setting", [{"temperature": 0}, {"temperature": -1.0}, {"epsilon": -0.1}, {"epsilon": np.inf}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"temperature": 0},
+        {"temperature": -1.0},
+        {"epsilon": -0.1},
+        {"epsilon": np.inf},
+        {"std": ()},
+        {"std": (0.2, 0.0, 0.2)},
+    ],
+)
 def test_invalid_settings(setting):
     with pytest.raises(SettingError, match="needs"):
         ODIN(**setting)

@@ -23,7 +23,7 @@ seeds = pytest.mark.parametrize("seed", range(3))
 signs = pytest.mark.parametrize("signed", [False, True])
 
 
-def optfs_of(case, f: np.ndarray, bins: int) -> np.ndarray:
+def optfs_of(case, f: np.ndarray, bins: int, readout: str = "logit") -> np.ndarray:
     low, high = np.quantile(case.f, [0.001, 0.999])
     edges = [low + (high - low) * i / bins for i in range(bins + 1)]
 
@@ -40,17 +40,22 @@ def optfs_of(case, f: np.ndarray, bins: int) -> np.ndarray:
     for x in f:
         weight = case.W[np.argmax(case.W @ x + case.b)]
         places = [bin_of(value) for value in x]
+        if readout == "energy":
+            shaped = np.array([0.0 if i is None else v * theta[i] for v, i in zip(x, places, strict=True)])
+            scores.append(np.logaddexp.reduce(1000 * case.W @ shaped + case.b) / 1000)
+            continue
         scores.append(sum(w * v * theta[i] for w, v, i in zip(weight, x, places, strict=True) if i is not None))
     return np.array(scores)
 
 
 @seeds
 @signs
+@pytest.mark.parametrize("readout", ["logit", "energy"])
 @pytest.mark.parametrize("bins", [1, 7, 100])
-def test_optfs_equals_the_formula(draw, assert_equals, seed, signed, bins):
+def test_optfs_equals_the_formula(draw, assert_equals, seed, signed, bins, readout):
     case, other = draw(seed, signed=signed), draw(seed + 100, signed=signed)
-    scores = case.fit(OptFS(bins=bins))(activations_of(other.features, case.head))
-    assert_equals(scores, optfs_of(case, other.f, bins))
+    scores = case.fit(OptFS(bins=bins, readout=readout))(activations_of(other.features, case.head))
+    assert_equals(scores, optfs_of(case, other.f, bins, readout))
 
 
 def test_optfs_counts_no_activation_outside_the_bins(draw):
@@ -131,6 +136,16 @@ def test_adascale_equals_the_formula(assert_equals, seed, p_min, p_max, k1, k2, 
     assert_equals(score(detector, Classifier(network), [test])["adascale"], expected)
 
 
+def test_as_it_comes_one_hundredth_is_perturbed_values_and_five_are_changes(assert_equals):
+    network, train, test = Network(0, width=200), 2 * torch.randn(40, 20), 2 * torch.randn(30, 20)
+    detector = AdaSCALE().fit(Classifier(network), [train])
+    shift = (0.01, 0.05, 10.0, 0.05)
+    expected = adascale_of(network, train.double().numpy(), test.double().numpy(), 0.6, 0.85, shift)
+    assert_equals(score(detector, Classifier(network), [test])["adascale"], expected)
+    authors = AdaSCALE.preset("imagenet-resnet50").settings
+    assert [authors[name] for name in ("p_min", "p_max", "k1", "k2", "lam", "moved")] == [0.8, 0.85, *shift]
+
+
 def test_adascale_scales_a_silent_input_by_nothing_undefined():
     network = Network(0)
     nn.init.zeros_(network.body.weight)
@@ -203,9 +218,10 @@ def test_rankfeat_without_a_map_is_refused(draw):
     [
         (lambda: OptFS(bins=0), "OptFS needs at least one bin and one sample; not 0 and 10000"),
         (lambda: OptFS(samples=0), "OptFS needs at least one bin and one sample; not 100 and 0"),
+        (lambda: OptFS(readout="msp"), "OptFS knows readout='logit' or 'energy', not 'msp'"),
         (lambda: AdaSCALE(p_min=0.9, p_max=0.8), "AdaSCALE needs 0 <= p_min <= p_max < 1; not 0.9 and 0.8"),
-        (lambda: AdaSCALE(p_max=1.0), "AdaSCALE needs 0 <= p_min <= p_max < 1; not 0.75 and 1.0"),
-        (lambda: AdaSCALE(k1=5), r"AdaSCALE needs k1, k2 and moved in \[0, 1\]; not 5, 0.01, 0.05"),
+        (lambda: AdaSCALE(p_max=1.0), "AdaSCALE needs 0 <= p_min <= p_max < 1; not 0.6 and 1.0"),
+        (lambda: AdaSCALE(k1=5), r"AdaSCALE needs k1, k2 and moved in \[0, 1\]; not 5, 0.05, 0.05"),
         (lambda: AdaSCALE(lam=-1.0), "AdaSCALE needs lam of at least 0 and at least one sample; not -1.0 and 5000"),
         (lambda: AdaSCALE(samples=0), "at least one sample; not 10.0 and 0"),
     ],

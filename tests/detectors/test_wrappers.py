@@ -7,8 +7,11 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
+from oodline.artifact import _rebuild, describe
 from oodline.detectors.energy import Energy
+from oodline.detectors.msp import MSP
 from oodline.detectors.prior_normalised import PriorNormalised
+from oodline.detectors.react import ReAct
 from oodline.detectors.temperature_scaling import TemperatureScaling
 from oodline.errors import LabelError, SettingError
 
@@ -27,6 +30,29 @@ def test_the_normaliser_equals_the_formula(draw, assert_equals, strength):
     assert_equals(detector(case.activations), np.logaddexp.reduce(case.logits, axis=1) + strength * correction)
 
 
+@pytest.mark.parametrize("scale", ["probability", "log"])
+def test_with_msp_it_corrects_the_probability_above_chance(draw, assert_equals, scale):
+    case = draw(0)
+    case = replace(case, labels=torch.tensor([0] * 30 + [1] * 12 + [2] * 4 + [3] * 2))
+    p, prior = np.exp(log_softmax(case.logits)), np.bincount(case.y) / len(case.y)
+    base = p.max(1) - 1 / 4 if scale == "probability" else np.log(p.max(1))
+    detector = case.fit(PriorNormalised(scale=scale))
+    assert_equals(detector(case.activations), base + 0.1 * np.log((p / prior).mean(1)))
+    clipped = case.fit(PriorNormalised(scale=scale, scorer=ReAct(clip=1e6, scorer=MSP())))
+    assert_equals(clipped(case.activations), base + 0.1 * np.log((p / prior).mean(1)))
+
+
+def test_a_file_from_before_the_scale_was_a_setting_keeps_its_scores(draw):
+    case = draw(0)
+    old = case.fit(PriorNormalised(scale="log"))
+    record = describe(old)
+    del record.settings["scale"]
+    again = _rebuild(record)
+    again.load_state_dict(old.state_dict())
+    assert torch.equal(again(case.activations), old(case.activations))
+    assert _rebuild(describe(PriorNormalised())).settings["scale"] == "probability"
+
+
 def test_balanced_classes_are_left_alone(draw):
     case = draw(0)
     detector = case.fit(PriorNormalised(strength=5.0, scorer=Energy()))
@@ -39,9 +65,11 @@ def test_a_class_without_samples_has_no_prior(draw):
         replace(case, labels=case.labels.clamp(max=2)).fit(PriorNormalised())
 
 
-def test_a_negative_strength_is_refused():
+def test_invalid_settings():
     with pytest.raises(SettingError, match="strength"):
         PriorNormalised(strength=-1.0)
+    with pytest.raises(SettingError, match="knows scale='probability' or 'log', not 'logit'"):
+        PriorNormalised(scale="logit")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -95,6 +95,8 @@ def fit(
             if not detectors:
                 fused = ol.default(classifier)
                 detectors = {fused.name: fused}
+            for named in detectors.values():
+                named.use_preprocessing(loaded.preprocessing)
             loader = open_loader(data, loaded.preprocessing, reading)
             held_out = None if calibrate is None else open_loader(calibrate, loaded.preprocessing, reading)
             if held_out is not None:

@@ -1,4 +1,4 @@
-"""AdaSCALE: SCALE with a percentile for each input, by how its features shift (Regmi, 2025)."""
+"""AdaSCALE: SCALE with a percentile for each input, by how its features shift (Regmi, ICML 2026)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class AdaSCALE(Rectifier):
     p_min, p_max : float
         Range of the fraction left out of s2, `0 <= p_min <= p_max < 1`.
     k1, k2 : float
-        Fractions of the features, the largest, whose perturbed value and whose change count in q, in [0, 1].
+        Fractions of the features, the largest, whose perturbed value (k1) and whose change (k2) count in q, in [0, 1].
     lam : float
         Weight of the change, at least 0.
     moved : float
@@ -93,7 +93,9 @@ class AdaSCALE(Rectifier):
     Notes
     -----
     This is the variant AdaSCALE-A, which scales features. The authors estimate F on held-out ID images: fit it on those
-    where there are some. Fitting and scoring cost two further forward passes and one backward pass a batch.
+    where there are some. They exchanged the names k1 and k2 in 2025 ("Erratum fixed", commit 4b6dd50): k1 = 1 % is of
+    the perturbed values and k2 = 5 % of the changes; OpenOOD's copy has the other order. They take p_min = 0.6 and
+    choose p_max on OOD data. Fitting and scoring cost two further forward passes and one backward pass a batch.
 
     Examples
     --------
@@ -107,18 +109,23 @@ class AdaSCALE(Rectifier):
 
     name: ClassVar = "adascale"
     needs: ClassVar = Needs.FEATURES | Needs.HEAD | Needs.INPUTS | Needs.CLASSIFIER
-    paper: ClassVar = Paper("AdaSCALE: Adaptive Scaling for OOD Detection", "arXiv 2025", "2503.08023")
-    presets: ClassVar = {"imagenet-resnet50": Preset({"p_min": 0.8, "p_max": 0.85}, "OpenOOD, adascale_a.yml")}
+    paper: ClassVar = Paper("AdaSCALE: Adaptive Scaling for OOD Detection", "ICML 2026", "2503.08023")
+    presets: ClassVar = {
+        "imagenet-resnet50": Preset(
+            {"p_min": 0.8, "p_max": 0.85, "k1": 0.01, "k2": 0.05, "lam": 10.0, "moved": 0.05},
+            "the authors' results, adascale_a_hyperparam.yml, commit 4b6dd50",
+        )
+    }
     fitted_buffers: ClassVar = ("shifts",)
     shifts: Tensor
 
     def __init__(
         self,
         *,
-        p_min: float = 0.75,
+        p_min: float = 0.6,
         p_max: float = 0.85,
-        k1: float = 0.05,
-        k2: float = 0.01,
+        k1: float = 0.01,
+        k2: float = 0.05,
         lam: float = 10.0,
         moved: float = 0.05,
         samples: int = 5_000,

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,9 @@ from oodline.errors import HeadError, MismatchError, NotFittedError, SettingErro
 from oodline.fitting import fit
 from oodline.head import Head, HeadInfo, LinearHead
 from oodline.statistics import ContentSketch, Statistic
+
+if TYPE_CHECKING:
+    from oodline.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,17 @@ class Detector(nn.Module, abc.ABC):
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """Settings that depend on classifier and data, each with the values that `tune` tries, the mildest first."""
 
+    unstated: ClassVar[Mapping[str, Any]] = {}
+    """What settings that an older file does not state meant when it was written, where that is not their default."""
+
     experimental: ClassVar[str] = ""
     """What is uncertain about it, where the published description leaves something open; empty for all others."""
 
     is_log: bool = False
     """Whether the score is the logarithm of a positive one, so that adding to it multiplies that one."""
+
+    is_log_probability: bool = False
+    """Whether that positive one is a class probability."""
 
     not_exportable: ClassVar[str] = ""
     """Why its score is no graph of tensors that `oodline.export` could write; empty for all others."""
@@ -293,6 +302,11 @@ class Detector(nn.Module, abc.ABC):
             self.fitted_on = head
         for _, member in self.members:
             member.mark_fitted(head)
+
+    def use_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Take settings that depend on the preprocessing from it, where they were left open; called before scoring."""
+        for _, member in self.members:
+            member.use_preprocessing(preprocessing)
 
     def extra_repr(self) -> str:
         """The settings, as they would be written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.entropy import generalised_entropy
+from oodline.errors import SettingError
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Statistic
 
@@ -20,17 +22,30 @@ PAPER = Paper(
     "CVPR 2025",
     "2503.00325",
 )
-SMALLEST_ENERGY = 1e-3
-"""Energies at or below zero, which the formula does not foresee, count as this."""
+SMALLEST = 1e-3
+"""Smaller energies, which the formula does not foresee at or below zero, count as this."""
+
+GAMMA, FEWEST = 0.1, 10
+"""Of the generalised entropy in the authors' code: the exponent, and the fewest probabilities that count."""
+
+
+def confidence_of(logits: Float[Tensor, "n c"], kind: str) -> Float[Tensor, " n"]:
+    """How confident the classifier is: the energy, or one over the generalised entropy."""
+    if kind == "energy":
+        return logits.logsumexp(1)
+    entropy = generalised_entropy(logits, GAMMA, max(FEWEST, logits.shape[1] // 10))
+    return 1 / entropy.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)
-class Energies:
-    """The log-sum-exp of the logits, (N, 1)."""
+class Confidence:
+    """What `confidence_of` makes of the logits, (N, 1)."""
+
+    kind: str
 
     def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
-        """One number a sample."""
-        return activations.logits.double().logsumexp(1, keepdim=True)
+        """One number per sample."""
+        return confidence_of(activations.logits.double(), self.kind).unsqueeze(1)
 
 
 class CARef(Detector):
@@ -77,8 +92,19 @@ class CARef(Detector):
 class CADRef(CARef):
     """Relative errors that speak for and against the class, each by its own measure: `-(Ep / S(z) + En / mean S)`.
 
-    `Ep = |relu(d sign(W_c))|_1 / |f|_1` and `En = |relu(-d sign(W_c))|_1 / |f|_1` with `d = f - mu_c`; S is the energy
-    `logsumexp(z)`, its mean taken over the training data. Higher = more in-distribution. Range: (-inf, 0], no unit.
+    `Ep = |relu(d sign(W_c))|_1 / |f|_1` and `En = |relu(-d sign(W_c))|_1 / |f|_1` with `d = f - mu_c`; S is the
+    confidence, its mean taken over the training data. Higher = more in-distribution. Range: (-inf, 0], no unit.
+
+    Parameters
+    ----------
+    confidence : {"energy", "gen"}
+        What S is: the energy `logsumexp(z)`, or one over the generalised entropy `sum_m p_m^0.1 (1 - p_m)^0.1` of the
+        C / 10, at least 10, largest probabilities, which the paper finds best.
+
+    Raises
+    ------
+    SettingError
+        The confidence is not known.
 
     Notes
     -----
@@ -97,14 +123,20 @@ class CADRef(CARef):
     fitted_buffers: ClassVar = ("means", "mean_energy")
     mean_energy: Tensor
 
+    def __init__(self, *, confidence: Literal["energy", "gen"] = "energy") -> None:
+        super().__init__()
+        if confidence not in ("energy", "gen"):
+            raise SettingError(f"CADRef knows confidence='energy' or 'gen', not {confidence!r}.")
+        self.confidence = confidence
+
     def statistics(self, head: Head) -> dict[str, Statistic]:
-        """Means of the features by predicted class, and the mean energy."""
-        return {**super().statistics(head), "energy": ClassMoments(Energies(), "all")}
+        """Means of the features by predicted class, and the mean confidence."""
+        return {**super().statistics(head), "confidence": ClassMoments(Confidence(self.confidence), "all")}
 
     def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Keep the means."""
         super().estimate(statistics, head)
-        self.mean_energy = statistics["energy"].overall_mean[0].clamp(min=SMALLEST_ENERGY).float()
+        self.mean_energy = statistics["confidence"].overall_mean[0].clamp(min=SMALLEST).float()
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative decoupled error (N,)."""
@@ -112,5 +144,5 @@ class CADRef(CARef):
         weight = activations.head.linear.weight[activations.logits.argmax(1)]
         agreeing = error * weight.sign()
         for_class, against = agreeing.clamp(min=0).sum(1) / size, (-agreeing).clamp(min=0).sum(1) / size
-        energy = activations.logits.logsumexp(1).clamp(min=SMALLEST_ENERGY)
-        return -(for_class / energy + against / self.mean_energy)
+        confidence = confidence_of(activations.logits, self.confidence).clamp(min=SMALLEST)
+        return -(for_class / confidence + against / self.mean_energy)

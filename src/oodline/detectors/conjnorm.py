@@ -16,17 +16,20 @@ from oodline.errors import LabelError, SettingError
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Reservoir, Statistic
 
-SOURCE = "the authors' code"
+SOURCE = "the authors' code, which takes norm='class', by which p and temperature were chosen"
 
 CHUNK = 4096
 """Samples of the bank whose affinities to all classes are held at a time."""
 
 
-def affinity(points: Float[Tensor, "n d"], prototypes: Float[Tensor, "c d"], p: float) -> Float[Tensor, "n c"]:
+def affinity(
+    points: Float[Tensor, "n d"], prototypes: Float[Tensor, "c d"], p: float, norm: str = "feature"
+) -> Float[Tensor, "n c"]:
     """`d(a, b) = <a, b |b|^(q-2)> / |b|_q^(q-2) - |a|_q^2 / 2`, with a at p-norm 1 and `q = p / (p - 1)`."""
     q = p / (p - 1)
     directions = normalize(points, p=p, dim=1)
-    size = torch.linalg.vector_norm(prototypes, q, dim=1, keepdim=True).clamp(min=torch.finfo(points.dtype).tiny)
+    axis = 1 if norm == "feature" else 0
+    size = torch.linalg.vector_norm(prototypes, q, dim=axis, keepdim=True).clamp(min=torch.finfo(points.dtype).tiny)
     # b |b|^(q-2) / |b|_q^(q-2) without the pole at b = 0 that q < 2 has
     dual = prototypes.sign() * (prototypes.abs() / size) ** (q - 1) * size
     own: Tensor = torch.linalg.vector_norm(directions, q, dim=1, keepdim=True)
@@ -52,6 +55,9 @@ class ConjNorm(Detector):
         ImageNet.
     bank : int
         At most this many training samples are used for Phi, chosen by a hash of their index.
+    norm : {"feature", "class"}
+        What `|b|_q` runs over: the features of a prototype, as in the paper, so that the inner product is with the
+        gradient of `|b|_q^2 / 2`; or, for each feature, the prototypes of all classes, as in the authors' code.
 
     Raises
     ------
@@ -62,8 +68,7 @@ class ConjNorm(Detector):
 
     Notes
     -----
-    `|b|_q` is the norm of a prototype over its features, so that the inner product is with the gradient of
-    `|b|_q^2 / 2`. The authors' code takes it over the classes of each feature.
+    The authors chose p and the temperature with norm="class", so the presets take it too.
 
     Examples
     --------
@@ -79,10 +84,10 @@ class ConjNorm(Detector):
         "ConjNorm: Tractable Density Estimation for Out-of-Distribution Detection", "ICLR 2024", "2402.17888"
     )
     presets: ClassVar = {
-        "cifar10-densenet100": Preset({"p": 2.2, "temperature": 0.05}, SOURCE),
-        "cifar100-densenet100": Preset({"p": 2.5, "temperature": 0.08}, SOURCE),
-        "imagenet-resnet50": Preset({"p": 1.5, "temperature": 5e-4, "partition": "class"}, SOURCE),
-        "imagenet-mobilenetv2": Preset({"p": 1.8, "temperature": 5e-3, "partition": "class"}, SOURCE),
+        "cifar10-densenet100": Preset({"p": 2.2, "temperature": 0.05, "norm": "class"}, SOURCE),
+        "cifar100-densenet100": Preset({"p": 2.5, "temperature": 0.08, "norm": "class"}, SOURCE),
+        "imagenet-resnet50": Preset({"p": 1.5, "temperature": 5e-4, "partition": "class", "norm": "class"}, SOURCE),
+        "imagenet-mobilenetv2": Preset({"p": 1.8, "temperature": 5e-3, "partition": "class", "norm": "class"}, SOURCE),
     }
     is_log: bool = True
     fitted_buffers: ClassVar = ("prototypes", "log_partition")
@@ -96,6 +101,7 @@ class ConjNorm(Detector):
         temperature: float = 0.05,
         partition: Literal["all", "class"] = "all",
         bank: int = 50_000,
+        norm: Literal["feature", "class"] = "feature",
     ) -> None:
         super().__init__()
         if not 1 < p < float("inf") or not 0 < temperature < float("inf") or bank < 1:
@@ -105,10 +111,13 @@ class ConjNorm(Detector):
             )
         if partition not in ("all", "class"):
             raise SettingError(f"ConjNorm knows partition='all' or 'class', not {partition!r}.")
+        if norm not in ("feature", "class"):
+            raise SettingError(f"ConjNorm knows norm='feature' or 'class', not {norm!r}.")
         self.p = p
         self.temperature = temperature
         self.partition = partition
         self.bank = bank
+        self.norm = norm
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means, and a labelled sample of the features."""
@@ -122,7 +131,7 @@ class ConjNorm(Detector):
         prototypes = normalize(moments.mean, p=self.p, dim=1)
         log_partition = torch.full((len(prototypes),), -torch.inf, dtype=torch.float64)
         for part, groups in zip(torch.split(bank.rows, CHUNK), torch.split(bank.groups, CHUNK), strict=True):
-            exponent = affinity(part.double(), prototypes, self.p) / self.temperature
+            exponent = affinity(part.double(), prototypes, self.p, self.norm) / self.temperature
             if self.partition == "class":
                 exponent[groups.unsqueeze(1) != torch.arange(len(prototypes))] = -torch.inf
             log_partition = torch.logaddexp(log_partition, exponent.logsumexp(0))
@@ -138,5 +147,5 @@ class ConjNorm(Detector):
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Log density (N,)."""
         # divided by a temperature of 5e-4, single precision would show in the third digit
-        found = affinity(activations.features.double(), self.prototypes.double(), self.p) / self.temperature
+        found = affinity(activations.features.double(), self.prototypes.double(), self.p, self.norm) / self.temperature
         return (found - self.log_partition).logsumexp(1)

@@ -51,7 +51,10 @@ class FMPLS(Rectifier):
     name: ClassVar = "fm-pls"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
     paper: ClassVar = Paper(
-        "Out-of-Distribution Detection by Head-Informed Masking and Prototype-based Logit Smoothing", "arXiv 2023"
+        "Classifier-Head Informed Feature Masking and Prototype-based Logit Smoothing for Out-of-Distribution "
+        "Detection",
+        "arXiv 2023",
+        "2310.18104",
     )
     presets: ClassVar = {
         "cifar-densenet100": Preset({"p": 0.6, "theta": 1.6}, "commands in the authors' README"),

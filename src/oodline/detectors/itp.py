@@ -72,7 +72,7 @@ class ITP(Rectifier):
     name: ClassVar = "itp"
     needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
     paper: ClassVar = Paper(
-        "Instance-Aware Test-Time Pruning for Out-of-Distribution Detection", "AAAI 2025", "2412.12566"
+        "ITP: Instance-Aware Test Pruning for Out-of-Distribution Detection", "AAAI 2025", "2412.12566"
     )
     presets: ClassVar = {
         "cifar10-densenet100": Preset({"p": 0.1, "lam": 2.2}, SOURCE),

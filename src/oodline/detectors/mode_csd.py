@@ -1,4 +1,4 @@
-"""MODE-CSD: nearest neighbours across scales of the feature map, the decision part of MODE (IJCV 2024)."""
+"""MODE-CSD: nearest neighbours across scales of the feature map, the decision part of MODE (IEEE TIP 2023)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ class ModeCSD(Detector):
 
     name: ClassVar = "mode-csd"
     needs: ClassVar = Needs.FEATURE_MAP
-    paper: ClassVar = Paper("Out-of-Distribution Detection with Multi-scale Representations (MODE)", "IJCV 2024")
+    paper: ClassVar = Paper(
+        "From Global to Local: Multi-scale Out-of-Distribution Detection", "IEEE TIP 2023", "2308.10239"
+    )
     tunable: ClassVar = {"k": (1, 5, 10, 20, 50)}
     fitted_buffers: ClassVar = ("neighbours",)
     neighbours: Tensor

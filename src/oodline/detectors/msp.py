@@ -42,6 +42,7 @@ class MSP(Detector):
         "1610.02136",
     )
     is_log: bool = True
+    is_log_probability: bool = True
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Log probability of the predicted class (N,)."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import InputError, SettingError
 from oodline.head import Head
 from oodline.statistics import Covariance, Statistic
@@ -27,7 +27,7 @@ class NECO(Detector):
     Parameters
     ----------
     dimension : int, optional
-        Of the principal space; without it the fewest that explain 90 % of the variance.
+        Of the principal space; the authors' code takes 100. If omitted, the fewest that explain 90 % of the variance.
     times_max_logit : bool
         Multiply by the largest logit, as the paper does for transformers and not for convolutional networks.
 
@@ -55,6 +55,10 @@ class NECO(Detector):
     name: ClassVar = "neco"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
     paper: ClassVar = Paper("NECO: NEural Collapse Based Out-of-distribution detection", "ICLR 2024", "2310.06823")
+    presets: ClassVar = {
+        "imagenet-vit": Preset({"dimension": 100, "times_max_logit": True}, "the authors' code, which fixes 100"),
+        "cifar10-resnet18": Preset({"dimension": 100}, "the authors' code, which fixes 100"),
+    }
     fitted_buffers: ClassVar = ("mean", "deviation", "principal")
     mean: Tensor
     deviation: Tensor

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -10,29 +11,36 @@ from torch import Tensor
 
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
-from oodline.errors import SettingError
+from oodline.errors import InputError, SettingError
+
+if TYPE_CHECKING:
+    from oodline.preprocessing import Preprocessing
 
 
 class ODIN(Detector):
     """Log of the tempered maximum softmax after a step of the input: `max_y log softmax(z(x~) / T)_y`.
 
-    `x~ = x + epsilon sign(grad_x max_y log softmax(z(x) / T)_y)`. ID inputs gain more confidence by the step than OOD
-    ones. Higher = more in-distribution. Range: [-log C, 0].
+    `x~ = x + epsilon sign(grad_x max_y log softmax(z(x) / T)_y) / std`, one std per channel. ID inputs gain more
+    confidence by the step than OOD ones. Higher = more in-distribution. Range: [-log C, 0].
 
     Parameters
     ----------
     temperature : float
         T > 0; 1000 in the paper.
     epsilon : float
-        Size of the step, at least 0, in the units of the input as the model takes it: after normalisation. The paper
-        chooses it with OOD data; 0.0014 is its value for a DenseNet on CIFAR-10.
+        Size of the step, at least 0, in units of pixels in [0, 1], before normalisation. The paper chooses it with OOD
+        data; 0.0014 is its value for a DenseNet on CIFAR-10.
+    std : sequence of float, optional
+        What the preprocessing divides each channel by, `Preprocessing.std`; one value stands for all channels.
+        `oodline fit`, `oodline bench` and `Guard.calibrate` take it from the preprocessing where they know it. If
+        omitted and not known, 1: the step is then in units of the input as the model takes it.
 
     Raises
     ------
     SettingError
         A setting is out of range.
     InputError
-        Inputs that cannot be differentiated, such as tokens.
+        Inputs that cannot be differentiated, such as tokens, or that have another number of channels than `std`.
 
     Notes
     -----
@@ -53,15 +61,26 @@ class ODIN(Detector):
         "Enhancing The Reliability of Out-of-distribution Image Detection in Neural Networks", "ICLR 2018", "1706.02690"
     )
     is_log: bool = True
+    is_log_probability: bool = True
 
-    def __init__(self, *, temperature: float = 1000.0, epsilon: float = 0.0014) -> None:
+    def __init__(
+        self, *, temperature: float = 1000.0, epsilon: float = 0.0014, std: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         if not temperature > 0:
             raise SettingError(f"{type(self).__name__} needs a temperature above 0; {temperature} is not.")
         if not 0 <= epsilon < float("inf"):
             raise SettingError(f"{type(self).__name__} needs epsilon in [0, inf), the size of the step; not {epsilon}.")
+        if std is not None and not (len(std) > 0 and all(0 < value < float("inf") for value in std)):
+            raise SettingError(f"{type(self).__name__} needs std as positive numbers, one per channel; not {std}.")
         self.temperature = temperature
         self.epsilon = epsilon
+        self.std = None if std is None else tuple(float(value) for value in std)
+
+    def use_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Step in units of pixels, of which the preprocessing divides each channel by its `std`."""
+        if self.std is None:
+            self.std = tuple(preprocessing.std)
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Where the input goes, (N, ...) as the gradient of the confidence."""
@@ -71,8 +90,18 @@ class ODIN(Detector):
         """Tempered confidence after the step (N,)."""
         classifier, inputs = activations.second_pass()
         gradient = classifier.gradients(inputs, self._confidence).inputs
-        moved = inputs + self.epsilon * self.direction(gradient).to(inputs)
+        moved = inputs + self.epsilon * self._in_input_units(self.direction(gradient)).to(inputs)
         return self._confidence(classifier(moved).logits)
+
+    def _in_input_units(self, step: Tensor) -> Tensor:
+        if self.std is None:
+            return step
+        if step.ndim < 2 or len(self.std) not in (1, step.shape[1]):
+            raise InputError(
+                f"{type(self).__name__} has std for {len(self.std)} channels; got inputs of shape "
+                f"{tuple(step.shape)}, which have {step.shape[1] if step.ndim > 1 else 'none'}. Give one per channel."
+            )
+        return step / step.new_tensor(self.std).view(-1, *(1 for _ in step.shape[2:]))
 
     def _confidence(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         # at T = 1000 all logarithms are close to -log C: in single precision their differences would drown
@@ -80,7 +109,7 @@ class ODIN(Detector):
 
 
 class IODIN(ODIN):
-    """ODIN that moves only the one element of each input whose gradient is largest (Regmi, 2024, Sec. 3.4).
+    """ODIN that moves only the one element of each input whose gradient is largest (Regmi, CVPR 2026, Sec. 3.4).
 
     Higher = more in-distribution. Range: [-log C, 0]. Settings as `ODIN`.
 
@@ -91,7 +120,7 @@ class IODIN(ODIN):
     """
 
     name: ClassVar = "i-odin"
-    paper: ClassVar = Paper("Going Beyond Conventional OOD Detection", "arXiv 2024", "2411.10794")
+    paper: ClassVar = Paper("Image-based Outlier Synthesis With Training Data", "CVPR 2026", "2411.10794")
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The sign of the largest gradient, at its place; the first of equals."""

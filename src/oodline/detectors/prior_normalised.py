@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from oodline.statistics import ClassMoments, Statistic
 class PriorNormalised(Detector):
     """A score that does not hold rare classes against an input: `S + strength log(1/C sum_y P(y|x) / P(y))`.
 
-    `P(y)` is the share of class y in the training data; with equally many samples a class the correction is zero.
+    `P(y)` is the share of class y in the training data; with equally many samples in each class the correction is zero.
     Higher = more in-distribution; units of the scorer.
 
     Parameters
@@ -29,11 +29,14 @@ class PriorNormalised(Detector):
         In the units of the scorer, at least 0; in the authors' code 0.1 for MSP, 1 for energy, 0.01 for Mahalanobis.
     scorer : Detector, optional
         What is corrected; MSP by default.
+    scale : {"probability", "log"}
+        How a scorer of log probabilities, such as MSP, enters: as `S = p - 1/C`, as in the authors' code, or as log p.
+        Other scorers enter as they are.
 
     Raises
     ------
     SettingError
-        The strength is negative.
+        The strength is negative, or the scale unknown.
     LabelError
         A class has no sample.
 
@@ -43,7 +46,7 @@ class PriorNormalised(Detector):
     >>> classifier, loader = toy_problem()
     >>> activations = classifier(loader[0][0])
     >>> balanced = PriorNormalised().fit(classifier, loader)
-    >>> torch.allclose(balanced(activations), MSP()(activations), atol=1e-6)
+    >>> torch.allclose(balanced(activations), MSP()(activations).exp() - 1 / 3, atol=1e-6)
     True
     """
 
@@ -53,14 +56,24 @@ class PriorNormalised(Detector):
         "Rethinking Out-of-Distribution Detection on Imbalanced Data Distribution", "NeurIPS 2024", "2407.16430"
     )
     fitted_buffers: ClassVar = ("log_prior",)
+    unstated: ClassVar = {"scale": "log"}
     log_prior: Tensor
     scorer: Detector
 
-    def __init__(self, *, strength: float = 0.1, scorer: Detector | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        strength: float = 0.1,
+        scorer: Detector | None = None,
+        scale: Literal["probability", "log"] = "probability",
+    ) -> None:
         super().__init__()
         if not 0 <= strength < float("inf"):
             raise SettingError(f"PriorNormalised needs a strength of at least 0; {strength} is not.")
+        if scale not in ("probability", "log"):
+            raise SettingError(f"PriorNormalised knows scale='probability' or 'log', not {scale!r}.")
         self.strength = strength
+        self.scale = scale
         self.scorer = scorer if scorer is not None else MSP()
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
@@ -78,4 +91,6 @@ class PriorNormalised(Detector):
         ratios = torch.log_softmax(activations.logits, dim=1) - self.log_prior
         classes = torch.tensor(float(len(self.log_prior)))
         scores: Tensor = self.scorer(activations)
+        if self.scorer.is_log_probability and self.scale == "probability":
+            scores = scores.exp() - 1 / classes.to(scores)
         return scores + self.strength * (ratios.logsumexp(1) - classes.log().to(ratios))

@@ -40,6 +40,7 @@ class Rectifier(Detector):
         super().__init__()
         self.scorer = scorer if scorer is not None else Energy()
         self.is_log = self.scorer.is_log
+        self.is_log_probability = self.scorer.is_log_probability
 
     @abc.abstractmethod
     def rectify(self, activations: Activations) -> Activations:

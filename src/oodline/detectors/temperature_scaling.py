@@ -64,6 +64,7 @@ class TemperatureScaling(Detector):
     needs: ClassVar = Needs.LOGITS
     paper: ClassVar = Paper("On Calibration of Modern Neural Networks", "ICML 2017", "1706.04599")
     is_log: bool = True
+    is_log_probability: bool = True
     fitted_buffers: ClassVar = ("temperature",)
     temperature: Tensor
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -61,6 +62,12 @@ class Threshold:
         if self.fraction is None:
             return torch.tensor(self.value)
         return torch.tensor(statistics["activations"].quantile(self.fraction))
+
+    def estimate_exactly(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+        """The value, or the exact percentile of all entries of a sample, as a scalar tensor."""
+        if self.fraction is None:
+            return torch.tensor(self.value)
+        return torch.tensor(float(np.quantile(rows.double().numpy(), self.fraction)))
 
 
 def check_largest(method: str, name: str, value: float | None) -> None:

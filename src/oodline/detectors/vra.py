@@ -62,6 +62,7 @@ class VRA(Rectifier):
     )
     presets: ClassVar = {
         "cifar10-densenet100": Preset({"low": "60%", "high": "90%"}, SOURCE),
+        "cifar100-densenet100": Preset({"low": "60%", "high": "95%"}, SOURCE),
         "imagenet-resnet50": Preset({"low": 0.5, "high": 1.0}, SOURCE),
     }
     tunable: ClassVar = {"low": ("0%", "20%", "40%", "60%"), "high": ("100%", "99%", "98%", "95%", "90%")}

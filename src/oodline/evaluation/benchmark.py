@@ -86,6 +86,8 @@ def run_protocol(
     torch.manual_seed(protocol.seed)
     detectors = labelled_detectors(protocol.detectors)
     classifier, preprocessing, class_names = _load(protocol, device)
+    for named in detectors.values():
+        named.use_preprocessing(preprocessing)
     sets, missing = open_sets(protocol, preprocessing, workers=workers, skip_missing=skip_missing)
     for this in sets:
         if this.role == "calibration":
