@@ -26,7 +26,7 @@ def divergence(a: np.ndarray, b: np.ndarray, p: float, sizes: np.ndarray | None 
     return inner - 0.5 * norm(a, q) ** 2
 
 
-def conjnorm_of(case, f: np.ndarray, p: float, temperature: float, partition: str, axis: str) -> np.ndarray:
+def conjnorm_of(case, f: np.ndarray, p: float, temperature: float, partition: str, axis: str = "feature") -> np.ndarray:
     train = [x / norm(x, p) for x in case.f]
     means = [case.f[case.y == c].mean(0) for c in range(4)]
     prototypes = [m / norm(m, p) for m in means]
@@ -82,7 +82,7 @@ def test_a_prototype_with_zeros_has_no_pole(draw, assert_equals):
     case = replace(case, features=features)
     for p in (1.5, 2.5):
         scores = case.fit(ConjNorm(p=p))(case.activations)
-        assert_equals(scores, conjnorm_of(case, case.f, p, 0.05, "all", "feature"))
+        assert_equals(scores, conjnorm_of(case, case.f, p, 0.05, "all"))
 
 
 @pytest.mark.parametrize("p", [1.5, 2.2])
