@@ -1,18 +1,17 @@
 """A small guard of red, green and blue images, and real servers around it on a free port of this machine."""
 
 import threading
-import time
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 import oodline as ol
 from oodline.serve import ServeSettings, create_app
+from oodline.serve.running import Server, listen
 from oodline.testing import toy_image_guard
 
 
@@ -71,15 +70,13 @@ def held(guard):
 
 @contextmanager
 def running(app):
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
+    listening = threading.Event()
+    server = Server(app, listen("127.0.0.1", 0), app.state.judge.settings, listening.set)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        assert listening.wait(60), "the server did not start"
+        with httpx.Client(base_url=server.url("127.0.0.1"), timeout=60) as client:
             yield client
     finally:
         server.should_exit = True

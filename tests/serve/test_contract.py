@@ -83,7 +83,7 @@ def test_every_path_documents_success_and_every_refusal_with_examples(document):
                 assert content["schema"]["$ref"].endswith("/ProblemDocument")
                 assert content["examples"]
     codes = set(document["paths"]["/v1/predict"]["post"]["responses"])
-    assert codes == {"200", "400", "401", "408", "413", "415", "422", "500", "503", "504"}
+    assert codes == {"200", "400", "401", "403", "408", "413", "415", "421", "422", "431", "500", "503", "504"}
 
 
 def test_every_example_keeps_its_schema(document):

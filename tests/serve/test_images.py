@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oodline.preprocessing import Preprocessing
-from oodline.serve.images import read_image
+from oodline.serve.images import load_image, open_image
 from oodline.serve.problems import Problem
+from oodline.serve.settings import ServeSettings
 
 KINDS = ("PNG", "JPEG", "WEBP", "BMP")
 
@@ -23,7 +24,7 @@ def test_a_damaged_file_is_read_or_refused(picture, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
     try:
-        image = read_image(bytes(content), 10_000, Preprocessing())
+        image = load_image(open_image(bytes(content), ServeSettings(max_pixels=10_000), Preprocessing()))
     except Problem as problem:
         assert problem.kind.status in (415, 422)
         assert problem.context and problem.remedy
@@ -59,7 +60,7 @@ def test_a_header_that_promises_much_costs_nothing(picture):
     try:
         for content in (webp, bmp, jpeg):
             with pytest.raises(Problem, match="too many pixels"):
-                read_image(bytes(content), 32_000_000, Preprocessing(resize=8))
+                open_image(bytes(content), ServeSettings(), Preprocessing(resize=8))
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()

@@ -10,13 +10,15 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from oodline.cli.options import Json, ModelOptions, load_classifier, show_warnings
-from oodline.errors import DataError, SettingError
 from oodline.serve import ServeSettings
 
 _MODEL, _SETTINGS = ModelOptions(), ServeSettings()
 
 TOKEN = "OODLINE_TOKEN"
 """Environment variable that holds the token."""
+
+METRICS_TOKEN = "OODLINE_METRICS_TOKEN"
+"""Environment variable that holds the token of /metrics."""
 
 
 def serve(
@@ -26,6 +28,7 @@ def serve(
     port: int = 8000,
     detector: str | None = None,
     token_file: Path | None = None,
+    metrics_token_file: Path | None = None,
     model: ModelOptions = _MODEL,
     settings: Annotated[ServeSettings, Parameter(name="*")] = _SETTINGS,
     json: Json = False,
@@ -33,7 +36,9 @@ def serve(
     """Serve a fitted file over HTTP: verdicts and explanations of images, metrics, and a page at /.
 
     SIGTERM and Ctrl-C end it when everything that it accepted is answered. A token that clients must send as
-    "Authorization: Bearer TOKEN" is read from the environment variable OODLINE_TOKEN or from --token-file.
+    "Authorization: Bearer TOKEN" is read from the environment variable OODLINE_TOKEN or from --token-file, and another
+    for /metrics alone from OODLINE_METRICS_TOKEN or --metrics-token-file. Without TLS, let a proxy that ends it stand
+    between the service and a network that others can read.
 
     Parameters
     ----------
@@ -46,7 +51,9 @@ def serve(
     detector
         Which of several detectors of the file; the first if not given.
     token_file
-        A file that holds the token.
+        A file of tokens, one a line, read again for every request: any of them is accepted.
+    metrics_token_file
+        The same for /metrics, in place of --token-file.
     json
         Print one JSON document once it listens, and nothing else on standard output.
     """
@@ -54,9 +61,10 @@ def serve(
     from oodline.drift import DriftMonitor
     from oodline.guard import Guard
     from oodline.serve import create_app, run
+    from oodline.serve.running import is_local
 
     show_warnings()
-    token = _token(token_file)
+    token, metrics_token = token_file or _of_environment(TOKEN), metrics_token_file or _of_environment(METRICS_TOKEN)
     loaded = load_classifier(model, read_artifact(guard))
     this = Guard.load(
         guard,
@@ -66,9 +74,16 @@ def serve(
         allow_other_weights=model.allow_other_weights,
     )
     monitor = None if this.calibration is None else DriftMonitor(this.calibration)
-    app = create_app(this, loaded.preprocessing, settings, token=token, monitor=monitor)
-    if host not in ("127.0.0.1", "::1", "localhost") and token is None:
-        print(f"warning: {host} may be reached from other machines, and no token is asked for.", file=sys.stderr)
+    app = create_app(this, loaded.preprocessing, settings, token=token, metrics_token=metrics_token, monitor=monitor)
+    if not is_local(host):
+        if token is None:
+            print(f"warning: {host} may be reached from other machines, and no token is asked for.", file=sys.stderr)
+        if settings.tls_cert is None:
+            print(
+                f"warning: what is sent to {host} can be read on its way. Pass --tls-cert and --tls-key, or "
+                "put a proxy that ends TLS before it.",
+                file=sys.stderr,
+            )
 
     def listening(url: str) -> None:
         if json:
@@ -86,13 +101,5 @@ def serve(
         sys.exit(130)
 
 
-def _token(path: Path | None) -> str | None:
-    if path is None:
-        return os.environ.get(TOKEN) or None
-    try:
-        token = path.read_text().strip()
-    except (OSError, ValueError) as error:
-        raise DataError(f"the token file {path} cannot be read: {error}.") from error
-    if not token:
-        raise SettingError(f"the token file {path} is empty. Write a token into it, such as of `openssl rand -hex 32`.")
-    return token
+def _of_environment(name: str) -> str | None:
+    return os.environ.get(name) or None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -15,22 +14,24 @@ from starlette.exceptions import HTTPException
 
 from oodline._version import __version__
 from oodline.drift import DriftMonitor
-from oodline.errors import SettingError
 from oodline.guard import Guard
 from oodline.preprocessing import Preprocessing
 from oodline.serve import problems as p
 from oodline.serve.envelope import Envelope
+from oodline.serve.gate import Gate
 from oodline.serve.info import describe_guard, histogram
 from oodline.serve.judge import Judge
 from oodline.serve.page import add_page
 from oodline.serve.schemas import ExplanationRow, Health, Info, Predictions, ScoreHistogram
 from oodline.serve.settings import ServeSettings
+from oodline.serve.tokens import Tokens
 
 _DESCRIPTION = """Says of images what a classifier takes them for, and whether to believe it.
 
 Every refusal is one `application/problem+json` document (RFC 9457)."""
 
 _IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "application/octet-stream")
+_ALWAYS = (p.MALFORMED_REQUEST, p.FOREIGN_ORIGIN, p.MISDIRECTED, p.HEADER_TOO_LARGE)
 _UPLOAD = (
     p.MALFORMED_FORM,
     p.BODY_TOO_SLOW,
@@ -52,7 +53,8 @@ def create_app(
     preprocessing: Preprocessing | None = None,
     settings: ServeSettings | None = None,
     *,
-    token: str | None = None,
+    token: str | Sequence[str] | Path | None = None,
+    metrics_token: str | Sequence[str] | Path | None = None,
     monitor: DriftMonitor | None = None,
 ) -> FastAPI:
     """Build the service.
@@ -64,9 +66,12 @@ def create_app(
     preprocessing : Preprocessing, optional
         From image to input; the guard's own without it.
     settings : ServeSettings, optional
-        The limits.
-    token : str, optional
-        What a client must send as `Authorization: Bearer TOKEN` for /v1 and /metrics.
+        Its limits, and whom it answers.
+    token : str, sequence of str or Path, optional
+        What a client must send as `Authorization: Bearer TOKEN` for /v1 and /metrics: a token, one of several, or one
+        of the lines of a file, which is read again for every request.
+    metrics_token : str, sequence of str or Path, optional
+        The same for /metrics alone, in place of `token`.
     monitor : DriftMonitor, optional
         Shown every verdict; its report is among the metrics.
 
@@ -75,7 +80,9 @@ def create_app(
     NotFittedError
         The guard is not calibrated.
     SettingError
-        No preprocessing is known, or the token is empty.
+        No preprocessing is known, or a token is empty.
+    DataError
+        A file of tokens cannot be read.
     InputError
         The classifier refuses what the preprocessing makes.
 
@@ -86,8 +93,8 @@ def create_app(
     >>> sorted(app.openapi()["paths"])
     ['/healthz', '/metrics', '/readyz', '/v1/explain', '/v1/histogram', '/v1/info', '/v1/predict']
     """
-    if token == "":
-        raise SettingError("the token is empty, so nothing would be asked for. Give one, or None for none.")
+    lock = _lock(token)
+    metrics_lock = lock if metrics_token is None else _lock(metrics_token)
     judge = Judge(guard, preprocessing, settings, monitor)
     calibration = guard.calibration
     assert calibration is not None  # the judge has seen to it
@@ -112,10 +119,12 @@ def create_app(
         separate_input_output_schemas=False,
     )
     app.state.judge = judge
+    app.add_middleware(Gate, metrics=judge.metrics, allowed=judge.settings.allowed_host, token=token is not None)
     app.add_middleware(Envelope, metrics=judge.metrics)
     _add_problems(app, judge)
-    locked: dict[str, Any] = {"dependencies": [Depends(_check(token))] if token else []}
-    refused = (p.UNAUTHORISED,) if token else ()
+    locked: dict[str, Any] = {"dependencies": lock}
+    refused = (*_ALWAYS, p.UNAUTHORISED) if lock else _ALWAYS
+    metrics_refused = (*_ALWAYS, p.UNAUTHORISED) if metrics_lock else _ALWAYS
     known = describe_guard(guard, calibration, judge.settings)
 
     @app.post(
@@ -169,12 +178,12 @@ def create_app(
             raise p.Problem(p.INVALID_PARAMETER, detail, "Ask for one of them.")
         return ScoreHistogram.model_validate(histogram(calibration, label))
 
-    @app.get("/healthz", summary="Does it live?")
+    @app.get("/healthz", summary="Does it live?", responses=p.documented(*_ALWAYS))
     async def alive() -> Health:
         """Answers as long as the process does."""
         return Health(status="alive")
 
-    @app.get("/readyz", summary="Does it take requests?", responses=p.documented(p.STOPPING))
+    @app.get("/readyz", summary="Does it take requests?", responses=p.documented(*_ALWAYS, p.STOPPING))
     async def ready() -> Health:
         """503 once it stops."""
         if not judge.ready:
@@ -185,8 +194,8 @@ def create_app(
         "/metrics",
         summary="Metrics for Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **p.documented(*refused)},
-        **locked,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **p.documented(*metrics_refused)},
+        dependencies=metrics_lock,
     )
     async def metrics() -> Response:
         """Scores, alarms by predicted class, latency, queue, batches, refusals."""
@@ -196,13 +205,16 @@ def create_app(
     return app
 
 
-def _check(token: str) -> Callable[..., None]:
-    known = hashlib.sha256(token.encode()).digest()
+def _lock(token: str | Sequence[str] | Path | None) -> list[Any]:
+    """The dependencies of a path that asks for a token; none where there is none."""
+    return [] if token is None else [Depends(_check(Tokens(token)))]
 
-    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
-        # of equal length, so that the time of the comparison says nothing
-        found = hashlib.sha256((given.credentials if given else "").encode("latin-1")).digest()
-        if given is None or not hmac.compare_digest(found, known):
+
+def _check(tokens: Tokens) -> Callable[..., Awaitable[None]]:
+    async def check(
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+    ) -> None:
+        if given is None or not tokens.accept(given.credentials):
             what = "The one that was sent is not." if given else "None was sent."
             remedy = "Send the header `Authorization: Bearer TOKEN`."
             raise p.Problem(p.UNAUTHORISED, what, remedy, {"WWW-Authenticate": "Bearer"})

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -68,6 +68,8 @@ class Batcher:
         `max_batch`, `max_wait_ms` and `capacity`.
     observe : callable, optional
         Told the size of each batch and the seconds it took.
+    max_pixels : float
+        Height times width of all inputs of a batch, where it has more than one.
 
     Examples
     --------
@@ -77,8 +79,14 @@ class Batcher:
     >>> batcher.close()
     """
 
-    def __init__(self, settings: ServeSettings, observe: Callable[[int, float], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        observe: Callable[[int, float], None] | None = None,
+        max_pixels: float = math.inf,
+    ) -> None:
         self._settings = settings
+        self._max_pixels = max_pixels
         self._observe = observe
         self._changed = threading.Condition()
         self._queue: deque[_Job] = deque()
@@ -132,10 +140,9 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise _stopping()
-            if len(self._queue) >= self._settings.capacity:  # some of them nobody waits for any more
-                self._queue = deque(one for one in self._queue if not one.result.cancelled())
             self._queue.append(job)
             self._changed.notify()
+        job.result.add_done_callback(lambda result: self._forget(job) if result.cancelled() else None)
         return job.result
 
     def close(self) -> None:
@@ -144,6 +151,11 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+
+    def _forget(self, job: _Job) -> None:
+        """Let go of the input of one that was cancelled."""
+        with self._changed, suppress(ValueError):
+            self._queue.remove(job)
 
     def _take(self, count: int) -> None:
         with self._changed:
@@ -176,7 +188,8 @@ class Batcher:
                 if not self._queue:
                     return []
                 batch = [self._queue.popleft()]
-                while self._queue and len(batch) < self._settings.max_batch and self._queue[0].joins(batch[0]):
+                most = min(self._settings.max_batch, self._max_pixels / max(1, math.prod(batch[0].inputs.shape[-2:])))
+                while self._queue and len(batch) + 1 <= most and self._queue[0].joins(batch[0]):
                     batch.append(self._queue.popleft())
             # those whose request timed out are not worth a pass
             if batch := [job for job in batch if job.result.set_running_or_notify_cancel()]:

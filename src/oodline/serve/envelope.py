@@ -11,6 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from oodline.serve.logs import ACCESS
 from oodline.serve.metrics import ServeMetrics
 from oodline.serve.problems import INTERNAL, Problem
 
@@ -19,11 +20,12 @@ LOG = logging.getLogger("oodline.serve")
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
     "cross-origin-resource-policy": "same-origin",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-"""Of every answer: the page runs its own script and nothing else, and nobody frames it."""
+"""Of every answer: the page runs its own script and nothing else, nobody frames it, and nobody keeps a verdict."""
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -69,5 +71,9 @@ class Envelope:
                 await problem.response(name)(scope, receive, enveloped)
         finally:
             self._metrics.requests.dec()
-            path = getattr(scope.get("route"), "path", "other")
-            self._metrics.seconds.labels(path, str(status)).observe(perf_counter() - started)
+            path, seconds = getattr(scope.get("route"), "path", "other"), perf_counter() - started
+            self._metrics.seconds.labels(path, str(status)).observe(seconds)
+            if ACCESS.isEnabledFor(logging.INFO):
+                client = (scope.get("client") or ("-",))[0]
+                target = scope.get("raw_path", b"").decode("latin-1")  # as it was sent: it holds no line break
+                ACCESS.info("%s %s %.200s %s %.1f ms %s", client, scope["method"], target, status, 1e3 * seconds, name)

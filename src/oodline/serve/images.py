@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 from PIL import Image, UnidentifiedImageError
 
 from oodline.preprocessing import Preprocessing
 from oodline.serve.problems import TOO_MANY_PIXELS, UNREADABLE_IMAGE, UNSUPPORTED_TYPE, Problem
+from oodline.serve.settings import ServeSettings
 
 FORMATS = {"PNG": b"\x89PNG", "JPEG": b"\xff\xd8\xff", "WEBP": b"RIFF", "BMP": b"BM"}
 """What is decoded, by how it begins; nothing else of what PIL knows is tried."""
@@ -18,28 +21,28 @@ MAX_SCANS = 100
 _SEND_ANOTHER = "Send a complete PNG, JPEG, WebP or BMP file."
 
 
-def read_image(content: bytes, max_pixels: int, preprocessing: Preprocessing) -> Image.Image:
-    """Decode the first frame of a PNG, JPEG, WebP or BMP file.
+def open_image(content: bytes, settings: ServeSettings, preprocessing: Preprocessing) -> Image.Image:
+    """Read the header of a PNG, JPEG, WebP or BMP file; `load_image` decodes it.
 
     Parameters
     ----------
     content : bytes
         The file. Its beginning says what it is, whatever its name or content type.
-    max_pixels : int
-        Width times height at most, of the image, and of what the preprocessing makes of it.
+    settings : ServeSettings
+        `max_pixels` of the image, and of what the preprocessing makes of it; `max_input` of what the classifier sees.
     preprocessing : Preprocessing
         What will be done to the image.
 
     Raises
     ------
     Problem
-        Empty, of another format, truncated or damaged, or with too many pixels, which its header tells.
+        Empty, of another format, damaged, or with too many pixels.
 
     Examples
     --------
     >>> file = BytesIO()
     >>> Image.new("RGB", (4, 3)).save(file, "PNG")
-    >>> read_image(file.getvalue(), 12, Preprocessing()).size
+    >>> load_image(open_image(file.getvalue(), ServeSettings(), Preprocessing())).size
     (4, 3)
     """
     if not content:
@@ -50,34 +53,70 @@ def read_image(content: bytes, max_pixels: int, preprocessing: Preprocessing) ->
         )
     if content.startswith(FORMATS["JPEG"]) and content.count(b"\xff\xda") > MAX_SCANS:
         raise Problem(UNREADABLE_IMAGE, f"It is a JPEG file of more than {MAX_SCANS} scans.", "Save it anew.")
-    try:
+    with _decoding(settings):
         if size := _webp_size(content):
-            _check_pixels(size, max_pixels, preprocessing)  # PIL would make room for the canvas as it opens the file
+            _check_pixels(size, settings, preprocessing)  # PIL would make room for the canvas as it opens the file
         image = Image.open(BytesIO(content), formats=tuple(FORMATS))
-        _check_pixels(image.size, max_pixels, preprocessing)
+        _check_pixels(image.size, settings, preprocessing)
+    return image
+
+
+def load_image(image: Image.Image, settings: ServeSettings | None = None) -> Image.Image:
+    """Decode the first frame of what `open_image` opened.
+
+    Raises
+    ------
+    Problem
+        Truncated or damaged.
+    """
+    with _decoding(settings or ServeSettings()):
         image.load()
+    return image
+
+
+def has_fixed_size(preprocessing: Preprocessing) -> bool:
+    """Whether every image has the same size when the classifier sees it.
+
+    >>> has_fixed_size(Preprocessing(crop=8)), has_fixed_size(Preprocessing(resize=8))
+    (True, False)
+    """
+    return preprocessing.crop is not None or isinstance(preprocessing.resize, tuple)
+
+
+def pixels_to_decode(image: Image.Image, preprocessing: Preprocessing) -> int:
+    """Pixels that there are while the image is decoded: its own, and those that it has after resizing."""
+    width, height = preprocessing.resized(*image.size)
+    return image.size[0] * image.size[1] + width * height
+
+
+@contextmanager
+def _decoding(settings: ServeSettings) -> Iterator[None]:
+    try:
+        yield
     except Problem:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels(str(error), max_pixels) from error
+        raise _too_many_pixels(str(error), settings.max_pixels) from error
     except UnidentifiedImageError as error:
         raise Problem(UNREADABLE_IMAGE, "Its header is damaged or truncated.", _SEND_ANOTHER) from error
     except Exception as error:  # decoders raise many kinds on what they were not made for
         raise Problem(UNREADABLE_IMAGE, f"Decoding ended in: {_words(error)}.", _SEND_ANOTHER) from error
-    return image
 
 
-def _check_pixels(size: tuple[int, int], max_pixels: int, preprocessing: Preprocessing) -> None:
+def _check_pixels(size: tuple[int, int], settings: ServeSettings, preprocessing: Preprocessing) -> None:
     width, height = size
-    if width * height > max_pixels:
-        raise _too_many_pixels(f"Its header says {width} x {height}.", max_pixels)
+    if width * height > settings.max_pixels:
+        raise _too_many_pixels(f"Its header says {width} x {height}.", settings.max_pixels)
     width, height = preprocessing.resized(width, height)
-    if width * height > max_pixels:
+    if width * height > settings.max_pixels:
         raise _too_many_pixels(
             f"Its sides are so unequal, {size[0]} x {size[1]}, that resized for the classifier it would have "
             f"{width} x {height}.",
-            max_pixels,
+            settings.max_pixels,
         )
+    if not has_fixed_size(preprocessing) and width * height > settings.max_input:
+        detail = f"The classifier states no size of its input, and would see all {width} x {height} pixels."
+        raise Problem(TOO_MANY_PIXELS, detail, f"Send an image of at most {settings.max_input} pixels (max_input).")
 
 
 def _too_many_pixels(detail: str, max_pixels: int) -> Problem:

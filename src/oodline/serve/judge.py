@@ -7,22 +7,25 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
 from fastapi import Request
+from PIL import Image
 from torch import Tensor
 
 from oodline.drift import DriftMonitor
-from oodline.errors import NotFittedError, SettingError
+from oodline.errors import NotFittedError, OodlineError, SettingError
 from oodline.evaluating import evaluating
 from oodline.guard import Guard
 from oodline.preprocessing import Preprocessing
 from oodline.serve.batching import Batcher, Places, Work
+from oodline.serve.budget import Budget
 from oodline.serve.forms import Upload
-from oodline.serve.images import read_image
+from oodline.serve.images import has_fixed_size, load_image, open_image, pixels_to_decode
 from oodline.serve.metrics import ServeMetrics
-from oodline.serve.problems import BODY_TOO_SLOW, CLIENT_LEFT, TOO_MANY_IMAGES, TOO_SLOW, Problem
+from oodline.serve.problems import BODY_TOO_SLOW, CLIENT_LEFT, TOO_MANY_IMAGES, TOO_SLOW, UNREADABLE_IMAGE, Problem
 from oodline.serve.settings import ServeSettings
 from oodline.serve.uploads import Body, Memory
 
@@ -69,8 +72,10 @@ class Judge:
         self._evaluating = ExitStack()
         self._evaluating.enter_context(evaluating(guard.classifier.model))
         self._memory = Memory(self.settings.max_memory)
+        self._pixels = Budget(self.settings.max_pixels)
         self._decoders = ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="oodline decoder")
-        self._batcher = Batcher(self.settings, self.metrics.batch)
+        most = inf if has_fixed_size(known) else self.settings.max_input
+        self._batcher = Batcher(self.settings, self.metrics.batch, most)
         self.metrics.watch(lambda: self._batcher.queued, lambda: self._batcher.present)
 
     @property
@@ -176,16 +181,33 @@ class Judge:
         return await asyncio.gather(*(self._result(upload, work) for upload in uploads))
 
     async def _result(self, upload: Upload, work: Work) -> Any:
+        give = partial(asyncio.get_running_loop().call_soon_threadsafe, self._pixels.give)
         try:
-            with self._batcher.expecting():
-                inputs = await asyncio.get_running_loop().run_in_executor(self._decoders, self._prepare, upload.content)
-                result = self._batcher.submit(inputs, work)
-            return await asyncio.wrap_future(result)
+            image = await self._open(upload.content)
+            taken = await self._pixels.take(pixels_to_decode(image, self.preprocessing))
+            decoded = self._decoders.submit(self._prepare, image)
+            del image  # its pixels go as soon as they are decoded
+            try:
+                with self._batcher.expecting():
+                    inputs = await asyncio.wrap_future(decoded)
+                    waits = min(taken, inputs.shape[-2] * inputs.shape[-1])
+                    self._pixels.give(taken - waits)
+                    taken = waits
+                    result = self._batcher.submit(inputs, work)
+                return await asyncio.wrap_future(result)
+            finally:  # a decoder does not stop in the middle for a client that has left
+                decoded.add_done_callback(lambda _: give(taken))
         except Problem as problem:
             return problem
 
-    def _prepare(self, content: bytes) -> Tensor:
-        return self.preprocessing(read_image(content, self.settings.max_pixels, self.preprocessing))
+    async def _open(self, content: bytes) -> Image.Image:
+        return await asyncio.wrap_future(self._decoders.submit(open_image, content, self.settings, self.preprocessing))
+
+    def _prepare(self, image: Image.Image) -> Tensor:
+        try:
+            return self.preprocessing(load_image(image, self.settings))
+        except OodlineError as error:  # it was decoded, but says nothing that the classifier could see
+            raise Problem(UNREADABLE_IMAGE, str(error), "Send an image of 8 bits a channel.") from error
 
     def _judge(self, inputs: Tensor) -> list[dict[str, Any]]:
         rows = self.guard(inputs).rows()
