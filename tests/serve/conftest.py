@@ -77,6 +77,7 @@ def running(app):
     try:
         assert listening.wait(60), "the server did not start"
         with httpx.Client(base_url=server.url("127.0.0.1"), timeout=60) as client:
+            client.app = app
             yield client
     finally:
         server.should_exit = True
@@ -89,8 +90,9 @@ def serving(guard):
     """Start a server with these settings; gives a client of it. The server ends with the test."""
     with ExitStack() as stack:
 
-        def started(this=None, token=None, monitor=None, **settings):
-            app = create_app(this or guard, None, ServeSettings(**settings), token=token, monitor=monitor)
+        def started(this=None, token=None, metrics_token=None, monitor=None, **settings):
+            limits = ServeSettings(**settings)
+            app = create_app(this or guard, None, limits, token=token, metrics_token=metrics_token, monitor=monitor)
             return stack.enter_context(running(app))
 
         yield started

@@ -134,7 +134,8 @@ def test_a_body_that_is_too_large_is_refused_by_its_header_or_as_it_arrives(serv
 def test_a_huge_declared_length_is_refused_before_a_byte_is_sent(client):
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as raw:
         raw.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 99999999999\r\n\r\n"
+            b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
+            b"Content-Length: 99999999999\r\n\r\n"
         )
         assert raw.recv(100).startswith(b"HTTP/1.1 413")
 
@@ -272,7 +273,9 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(held, serving, picture,
 def test_a_body_that_does_not_come_is_not_waited_for(serving):
     client = serving(timeout=0.3)
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as raw:
-        raw.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nabc")
+        raw.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nabc"
+        )
         answer = b""
         while b"remedy" not in answer and (part := raw.recv(4000)):
             answer += part
@@ -285,7 +288,8 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(serving, pictu
     for _ in range(5):
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as raw:
             raw.sendall(
-                b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nab"
+                b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
+                b"Content-Length: 9\r\n\r\nab"
             )
     until(lambda: metric(client, 'oodline_rejections_total{reason="client-left"}') >= 5)
     assert metric(client, "oodline_present_images") == 0
@@ -295,8 +299,9 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(serving, pictu
 def test_a_client_that_does_not_wait_for_its_answer_is_not_worked_for(held, serving, picture, metric):
     client, content = serving(held), picture()
     held.gate.clear()
-    head = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(
-        content
+    head = (
+        b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+        % len(content)
     )
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/v1/predict", content=content, headers=PNG)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from oodline.errors import SettingError
-from oodline.serve.connections import Connection
+from oodline.serve.connections import IDLE, NOT_READ, Connection
 from oodline.serve.problems import FULL, Problem
 
 LOG = logging.getLogger("oodline.serve")
@@ -85,7 +85,7 @@ class Acceptor:
             except OSError as error:  # a client that has left already is no news
                 if error.errno in _USED_UP:
                     LOG.error("no connection can be accepted: %s", error)
-                    self._drop_one()
+                    self._drop_one(IDLE)  # its file is free then
                     await asyncio.sleep(0.1)
                 continue
             if await self._has_room():
@@ -114,9 +114,9 @@ class Acceptor:
     def _forget(self, sock: socket.socket) -> None:
         self._open.pop(sock, None)
 
-    def _drop_one(self) -> bool:
+    def _drop_one(self, worst: int = NOT_READ) -> bool:
         ranked = [(one.rank, one) for one in self._open.values()]
-        candidates = [(rank, one) for rank, one in ranked if rank is not None]
+        candidates = [(rank, one) for rank, one in ranked if rank is not None and rank[0] <= worst]
         if not candidates:
             return False
         min(candidates, key=lambda pair: pair[0])[1].drop()

@@ -29,6 +29,10 @@ GRACE = 5.0
 YOUNG = 1.0
 """Seconds for which a new connection without a complete header is more likely slow than hostile."""
 
+SILENT, IDLE, NEW, NOT_READ = range(4)
+"""Which connections are closed for others, the first kind first: without a header for long, or with their answer;
+between two requests; without a header yet; with a body that is still coming, or an answer that is not taken yet."""
+
 _END = re.compile(rb"\r?\n\r?\n")
 _LOOSE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]|\0")
 """What readers of HTTP understand differently: a line's end that is not CRLF, a folded line, a NUL."""
@@ -46,7 +50,10 @@ class StrictReader(h11.Connection):
         try:
             if self.their_state is h11.IDLE:
                 self._check_header()
-            return super().next_event()
+            event = super().next_event()
+            if isinstance(event, h11.Request) and event.http_version not in (b"1.0", b"1.1"):
+                raise h11.RemoteProtocolError(f"its version is {event.http_version.decode()}")
+            return event
         except h11.RemoteProtocolError as error:
             self.complaint = error
             raise
@@ -112,7 +119,12 @@ class Connection(H11Protocol):
             self._watch()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Wait for the next request; where it is there already, not on this connection.
+
+        What clients send before they have their answers would cost an attacker one packet for many requests.
+        """
+        if self.conn.their_state is h11.DONE and self.conn.trailing_data[0]:
+            self.transport.close()
         super().on_response_complete()
         self._watch()
 
@@ -131,9 +143,12 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be read, in the format of all refusals."""
-        if self.cycle is not None and not self.cycle.response_complete:  # the answer to it is on its way
-            self.transport.abort()
-            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # the body is wrong, and the app need not wait for the rest
+            self.cycle.message_event.set()
         wrong = self.conn.complaint
         if wrong is not None and wrong.error_status_hint == 431:
             problem = Problem(HEADER_TOO_LARGE, f"It has more than {MAX_HEADER} bytes.", "Send a shorter one.")
@@ -165,12 +180,12 @@ class Connection(H11Protocol):
         if self.dropped:
             return None
         if state == "idle":
-            return 1, self.since
+            return IDLE, self.since
         if state in ("handshake", "header"):
-            return (0 if age > YOUNG else 2), self.since
+            return (SILENT if age > YOUNG else NEW), self.since
         if state == "exchange":  # what waits for the service and not for its client stays
-            return (3, self.since) if self.cycle.more_body or self.cycle.response_started else None
-        return 0, self.since
+            return (NOT_READ, self.since) if self.cycle.more_body or self.cycle.response_started else None
+        return SILENT, self.since
 
     def _state(self) -> str:
         if self.transport.is_closing():
