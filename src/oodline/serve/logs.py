@@ -66,6 +66,7 @@ def logging_kept(access: bool) -> Iterator[None]:
         yield
     finally:
         ACCESS.removeHandler(writer)
+        ACCESS.setLevel(logging.NOTSET)
         for logger, one in bounded.items():
             logger.removeFilter(one)
         forms.setLevel(before)
