@@ -181,7 +181,7 @@ class Judge:
         return await asyncio.gather(*(self._result(upload, work) for upload in uploads))
 
     async def _result(self, upload: Upload, work: Work) -> Any:
-        give = partial(asyncio.get_running_loop().call_soon_threadsafe, self._pixels.give)
+        loop = asyncio.get_running_loop()
         try:
             image = await self._open(upload.content)
             taken = await self._pixels.take(pixels_to_decode(image, self.preprocessing))
@@ -196,7 +196,7 @@ class Judge:
                     result = self._batcher.submit(inputs, work)
                 return await asyncio.wrap_future(result)
             finally:  # a decoder does not stop in the middle for a client that has left
-                decoded.add_done_callback(lambda _: give(taken))
+                decoded.add_done_callback(lambda _: loop.call_soon_threadsafe(self._pixels.give, taken))
         except Problem as problem:
             return problem
 
