@@ -114,11 +114,13 @@ def test_batches_may_be_lists_records_or_carry_plain_labels():
 
 def test_a_fit_error_names_each_detector_that_failed_and_why():
     line, mahalanobis, knn, energy = all_four = [LINe(), Mahalanobis(), KNN(k=3), Energy()]
-    with pytest.raises(FitError, match=r"^2 of the detectors could not be fitted, the others are:\n  line: ") as caught:
+    with pytest.raises(FitError, match=r"^fitting failed for 2 of 4 detectors:\n  line: ") as caught:
         fit(all_four, CLASSIFIER, [(INPUTS, LABELS % 2)])
     assert list(caught.value.failures) == ["line", "mahalanobis"]
     assert all(isinstance(error, LabelError) for error in caught.value.failures.values())
     assert "  mahalanobis: 1 of 3 classes" in str(caught.value)
+    assert str(caught.value).endswith("\nThe others are fitted: knn, energy.")
+    assert caught.value.fitted == ("knn", "energy")
     assert [d.fitted for d in (line, mahalanobis, knn, energy)] == [False, False, True, True]
 
 
@@ -126,6 +128,12 @@ def test_a_fit_error_counts_detectors_of_one_name():
     with pytest.raises(FitError) as caught:
         fit([LINe(p_a=0.1), LINe(p_a=0.9), KNN(k=3)], CLASSIFIER, [(INPUTS, LABELS % 2)])
     assert len(caught.value.failures) == 2
+
+
+def test_a_fit_error_of_all_detectors_says_nothing_of_others():
+    with pytest.raises(FitError, match=r"^fitting failed for all 2 detectors:\n  line: ") as caught:
+        fit([LINe(), Mahalanobis()], CLASSIFIER, [(INPUTS, LABELS % 2)])
+    assert caught.value.fitted == () and "others" not in str(caught.value)
 
 
 def test_the_error_of_a_single_detector_is_its_own():

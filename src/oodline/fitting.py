@@ -62,18 +62,26 @@ def share(requests: Iterable[dict[str, Statistic]]) -> list[Statistic]:
 
 
 class FitError(OodlineError, ValueError):
-    """Some of several detectors could not be estimated; the others are fitted.
+    """Some of several detectors, or all, could not be estimated; the others are fitted and can be used.
 
     Attributes
     ----------
     failures : dict of str to OodlineError
         Why, by the detector's name; a second one of a name is `NAME #2`.
+    fitted : tuple of str
+        Names of the others.
     """
 
-    def __init__(self, failures: dict[str, OodlineError]) -> None:
+    def __init__(self, failures: dict[str, OodlineError], fitted: Sequence[str] = ()) -> None:
         reasons = "\n".join(f"  {name}: {error}" for name, error in failures.items())
-        super().__init__(f"{len(failures)} of the detectors could not be fitted, the others are:\n{reasons}")
+        total = len(failures) + len(fitted)
+        if fitted:
+            what, rest = f"{len(failures)} of {total} detectors", f"\nThe others are fitted: {', '.join(fitted)}."
+        else:
+            what, rest = "the detector" if total == 1 else f"all {total} detectors", ""
+        super().__init__(f"fitting failed for {what}:\n{reasons}{rest}")
         self.failures = failures
+        self.fitted = tuple(fitted)
 
 
 def fit(
@@ -129,6 +137,7 @@ def fit(
         (engine or Local()).fill(shared, classifier, loader, reads(detectors), task="fitting", progress=progress)
         head = classifier.head
     failures: dict[str, OodlineError] = {}
+    done: list[str] = []
     for detector, request in zip(detectors, requests, strict=True):
         try:
             detector.settle(request, head)
@@ -137,5 +146,7 @@ def fit(
                 raise
             again = sum(name.partition(" #")[0] == detector.name for name in failures)
             failures[f"{detector.name} #{again + 1}" if again else detector.name] = error
+        else:
+            done.append(detector.name)
     if failures:
-        raise FitError(failures)
+        raise FitError(failures, done)

@@ -192,7 +192,7 @@ def test_traits_are_declared(name):
     assert cls.name == name
     assert isinstance(cls.needs, Needs) and cls.needs
     assert isinstance(cls.paper, Paper)
-    assert len(cls.paper.title) > 10
+    assert cls.paper.title.strip()  # as short as authors like: "ViM", "GEN"
     assert cls.paper.venue.rsplit(maxsplit=1)[-1].isdigit()  # venue and year
     assert "Higher = more in-distribution" in " ".join(cls.__doc__.split())
 
@@ -548,7 +548,7 @@ def test_all_in_one_pass_equal_each_alone():
 def test_one_that_cannot_be_fitted_does_not_stop_the_others():
     classifier, labels = make_classifier(), torch.arange(60) % 2
     detectors = [create_detector(name) for name in CATALOG]
-    with pytest.raises(FitError, match="could not be fitted, the others are") as caught:
+    with pytest.raises(FitError, match="fitting failed for ") as caught:
         fit(detectors, classifier, batches(labels=labels))
     failed = {name for name in CATALOG if needs_every_class(name)}
     assert set(caught.value.failures) == failed
