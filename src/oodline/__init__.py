@@ -79,6 +79,8 @@ if TYPE_CHECKING:
     from oodline.guarding.verdict import Verdict
     from oodline.head import LayeredHead, LinearHead
     from oodline.held_out import SeenDataWarning
+    from oodline.model.features import FeatureClassifier
+    from oodline.model.from_features import from_features
     from oodline.neurons import Neurons
     from oodline.parts import split
     from oodline.scoring import Scores, score
@@ -111,6 +113,8 @@ _HOMES = {
     "Guard": "oodline.guard",
     "OtherWeightsWarning": "oodline.guarding.fingerprint",
     "Verdict": "oodline.guarding.verdict",
+    "FeatureClassifier": "oodline.model.features",
+    "from_features": "oodline.model.from_features",
     "LayeredHead": "oodline.head",
     "LinearHead": "oodline.head",
     "SeenDataWarning": "oodline.held_out",
@@ -135,6 +139,7 @@ __all__ = [  # and every detector of the catalog
     "DriftMonitor",
     "DriftReport",
     "Explanation",
+    "FeatureClassifier",
     "FewSamplesWarning",
     "FitError",
     "Guard",
@@ -159,6 +164,7 @@ __all__ = [  # and every detector of the catalog
     "default",
     "evaluate",
     "fit",
+    "from_features",
     "score",
     "split",
     "tune",

@@ -100,6 +100,11 @@ class Activations:
     def __len__(self) -> int:
         return self.features.shape[0]
 
+    @property
+    def predicted(self) -> Int[Tensor, " n"]:
+        """Class with the largest logit (N,); -1, no class, where there are no logits."""
+        return predicted(self.logits)
+
     def replace(self, **changes: object) -> Activations:
         """Return a copy with some fields replaced: how a rectifier hands changed activations on."""
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -162,3 +167,16 @@ class Activations:
             f"NaN or infinite activations in {len(bad)} of {len(self)} rows of {where} (first: sample "
             f"{int(self.index[bad[0]])} of the data set). Look at that input, or for half-precision overflow."
         )
+
+
+def predicted(logits: Float[Tensor, "n c"]) -> Int[Tensor, " n"]:
+    """Class with the largest logit (N,); -1, no class, where there are no logits.
+
+    Examples
+    --------
+    >>> predicted(torch.eye(2)), predicted(torch.ones(2, 0))
+    (tensor([0, 1]), tensor([-1, -1]))
+    """
+    if logits.shape[1] == 0:
+        return logits.new_full((logits.shape[0],), -1, dtype=torch.int64)
+    return logits.argmax(1)

@@ -246,6 +246,10 @@ class Classifier:
                 "was already used up."
             )
 
+    def lacking(self, needs: Needs, layers: Sequence[str] = ()) -> str:
+        """What it cannot give to a method that reads `needs` and `layers`, and what to do; empty: a model is asked."""
+        return ""
+
     def _moved(self, inputs: Inputs) -> Inputs:
         if isinstance(inputs, Mapping):
             return {k: self._moved_tensor(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}

@@ -91,7 +91,7 @@ class Columns:
         self._append(
             {
                 **{f"score/{name}": values for name, values in scores.items()},
-                "predicted": activations.logits.argmax(1),
+                "predicted": activations.predicted,
                 "index": activations.index,
                 "content": content_hash(activations.features),
                 "labels": unknown if labels is None else labels.long(),

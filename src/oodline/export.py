@@ -25,7 +25,6 @@ from torch import Tensor
 from oodline._version import __version__
 from oodline.agreement import BATCH_SIZES, rows_of, verify
 from oodline.batch import Inputs
-from oodline.classifier import Classifier
 from oodline.errors import DataError, ExportError, InputError, SettingError, missing_extra
 from oodline.files import check_writable, write_atomically
 from oodline.fitting import reads
@@ -268,9 +267,10 @@ def _on_cpu(guard: Guarded) -> Guarded:
     classifier = guard.classifier
     if classifier.device.type == "cpu":
         return guard
-    model = copy.deepcopy(classifier.model).cpu()
+    moved = copy.copy(classifier)
+    moved.model = copy.deepcopy(classifier.model).cpu()
     return SimpleNamespace(
-        classifier=Classifier(model, classifier.head_name, feature_map=classifier.feature_map_name),
+        classifier=moved,
         detector=copy.deepcopy(guard.detector).cpu(),
         calibration=guard.calibration,
         class_names=guard.class_names,

@@ -13,7 +13,7 @@ from oodline.activations import Needs
 from oodline.classifier import Classifier
 from oodline.engines.base import Engine, Reads
 from oodline.engines.local import Local
-from oodline.errors import OodlineError
+from oodline.errors import InputError, OodlineError
 from oodline.head import Head
 from oodline.statistics import Statistic
 
@@ -59,6 +59,28 @@ def share(requests: Iterable[dict[str, Statistic]]) -> list[Statistic]:
         for name, statistic in request.items():
             request[name] = shared.setdefault(statistic.key, statistic)
     return list(shared.values())
+
+
+def check_served(detectors: Iterable[Fittable], classifier: Classifier) -> None:
+    """Find out before a pass whether the classifier can give what detectors read.
+
+    Raises
+    ------
+    InputError
+        It cannot, such as feature maps where features were computed before; names the first detector.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import oodline as ol
+    >>> classifier, _ = ol.from_features(torch.ones(4, 8))
+    >>> check_served([ol.MSP()], classifier)
+    Traceback (most recent call last):
+    oodline.errors.InputError: 'msp' needs logits, and only features are given. Pass logits=, or head=(W, b).
+    """
+    for detector in detectors:
+        if why := classifier.lacking(detector.all_needs, detector.all_layers):
+            raise InputError(f"'{detector.name}' {why}")
 
 
 class FitError(OodlineError, ValueError):
@@ -130,6 +152,7 @@ def fit(
     True
     """
     detectors = detectors if isinstance(detectors, Sequence) else [detectors]
+    check_served(detectors, classifier)
     head = classifier.head
     requests = [detector.requests(head) for detector in detectors]
     shared = share(requests)

@@ -88,9 +88,11 @@ class GuardGraph(nn.Module):
             inputs = self.preprocessing.normalise(inputs)
         activations = self.classifier.trace(inputs, **reads([self.detector]))
         score = self.detector(activations)
-        label = activations.logits.argmax(1)
+        label = activations.predicted
         # the guard refuses an input that overflows or is NaN; a graph cannot, so it flags it as nothing ID could be
-        valid = torch.isfinite(score) & torch.isfinite(activations.logits).all(1)
+        valid = torch.isfinite(score)
+        if activations.logits.shape[1]:  # runtimes differ on what holds for all of no logits
+            valid = valid & torch.isfinite(activations.logits).all(1)
         judged = torch.where(valid, score.double(), -torch.inf)
         p_value, is_ood = self.calibration.p_value(judged, label), self.calibration.is_ood(judged, label)
         return activations.logits, label, score, p_value, is_ood

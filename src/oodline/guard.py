@@ -21,7 +21,7 @@ from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedEr
 from oodline.evidence import Explains, Shares, require_linear
 from oodline.explanation import Explanation, explanations
 from oodline.export import Export, export_onnx
-from oodline.fitting import reads
+from oodline.fitting import check_served, reads
 from oodline.guarding.changes import Snapshot
 from oodline.guarding.fingerprint import Fingerprint
 from oodline.guarding.probe import Probe, peek, take_probe
@@ -85,6 +85,7 @@ class Guard:
         if not detector.fitted:
             name = type(detector).__name__
             raise NotFittedError(f"{name} is not fitted. Call {name}.fit(classifier, train_loader) before guarding.")
+        check_served([detector], classifier)
         check_fitted_on({detector.name: detector}, classifier)
         if neurons is not None:
             neurons.state()  # raises where it was not fitted
@@ -260,7 +261,7 @@ class Guard:
             scores = self.detector(activations).cpu()
         if not bool(torch.isfinite(scores).all()):
             raise InputError(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite.")
-        label = activations.logits.argmax(1).cpu()
+        label = activations.predicted.cpu()
         return Verdict(
             label=label,
             score=scores,

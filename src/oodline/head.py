@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oodline.errors import HeadError
+from oodline.model.no_head import NoHead
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,11 @@ class LinearHead:
     def linear(self) -> LinearHead:
         """The layer that reads the features: this one."""
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        return self.weight.device
 
     def finish(self, hidden: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """What follows the first layer: nothing."""
@@ -114,6 +120,11 @@ class LayeredHead:
         """The layer that reads the features."""
         return self.first
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        return self.first.device
+
     def finish(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n c"]:
         """Logits from the output (N, H) of the first layer."""
         dtype = next((p.dtype for p in self.rest.parameters()), hidden.dtype)
@@ -134,7 +145,7 @@ class LayeredHead:
         return LayeredHead(self.first.to(like), self.rest, self.num_classes)
 
 
-Head = LinearHead | LayeredHead
+Head = LinearHead | LayeredHead | NoHead
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class RowWriter:
         if self._file is None:
             self._open(int(activations.index[0]))
         self._index.append(activations.index.cpu())
-        self._labels.append(activations.logits.argmax(1).cpu())
+        self._labels.append(activations.predicted.cpu())
         for name, values in batch.items():
             self._scores[name].append(values)
         self.count += len(activations)

@@ -16,7 +16,7 @@ from oodline.detectors.base import Detector
 from oodline.engines.base import Engine
 from oodline.engines.local import Local
 from oodline.errors import HeadError, InputError, MismatchError, OodlineError, SettingError
-from oodline.fitting import reads
+from oodline.fitting import check_served, reads
 from oodline.head import HeadInfo
 
 Detectors = Detector | Sequence[Detector] | Mapping[str, Detector]
@@ -123,6 +123,7 @@ def score_all(
 ) -> Scores:
     """As `score`, with predicted classes, labels and the position of each sample beside the scores."""
     named = name_detectors(detectors)
+    check_served(named.values(), classifier)
     check_fitted_on(named, classifier)
     columns = Columns(named)
     (engine or Local()).fill([columns], classifier, loader, reads(named.values()), task="scoring", progress=progress)
@@ -179,6 +180,7 @@ def unreadable(
     batch = next(iter(loader), None)
     for name, detector in detectors.items():
         try:
+            check_served([detector], classifier)
             requests = detector.requests(classifier.head)
             if batch is not None and (detector.all_layers or detector.all_needs & ~CHEAP):
                 activations, labels = next(classifier.stream([batch], **reads([detector])))

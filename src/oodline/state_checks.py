@@ -8,6 +8,7 @@ from oodline.activations import Activations
 from oodline.detectors.base import Detector
 from oodline.errors import ArtifactError, OodlineError
 from oodline.head import Head
+from oodline.model.no_head import NoHead
 from oodline.scoring import CHEAP
 
 
@@ -32,7 +33,7 @@ def try_out(name: str, detector: Detector, head: Head) -> None:
     ArtifactError
         That fails, or does not give one score each.
     """
-    if head.num_classes == 0 or detector.all_layers or detector.all_needs & ~CHEAP:
+    if head.num_classes == 0 or isinstance(head, NoHead) or detector.all_layers or detector.all_needs & ~CHEAP:
         return  # what it reads is not at hand
     features = head.linear.weight.new_zeros(2, head.num_features)
     try:

@@ -11,7 +11,7 @@ from oodline.data.opening import open_images, open_loader
 from oodline.data.parquet import ParquetImages
 from oodline.data.sources import ImageFolder, ImageSource, names_of_logits
 from oodline.data.subset import Subset, sample
-from oodline.data.tensors import TensorFile, TensorLoader
+from oodline.data.tensors import TensorFile, TensorLoader, TensorSample, TensorSource
 
 __all__ = [
     "HuggingFaceImages",
@@ -24,6 +24,8 @@ __all__ = [
     "Subset",
     "TensorFile",
     "TensorLoader",
+    "TensorSample",
+    "TensorSource",
     "TorchvisionImages",
     "image_loader",
     "names_of_logits",

@@ -14,15 +14,13 @@ from oodline.data.listing import ImageList
 from oodline.data.loader import ImageLoader, image_loader
 from oodline.data.parquet import ParquetImages
 from oodline.data.sources import ImageFolder, ImageSource
+from oodline.data.tensor_formats import SUFFIXES
 from oodline.data.tensors import TensorFile, TensorLoader
 from oodline.errors import DataError
 from oodline.references import parse_reference
 
 SCHEMES = ("list", "torchvision", "hf")
 """What may stand before the colon of a name; all others are paths."""
-
-TENSORS = ".safetensors"
-"""The ending of a file of inputs that are no images."""
 
 
 def open_images(spec: str | Path) -> ImageSource:
@@ -72,9 +70,9 @@ def _check_options(path: Path, options: Mapping[str, object], known: Sequence[st
 
 
 def is_tensors(spec: str | Path) -> bool:
-    """Whether a data set's name is that of a `TensorFile`: a path ending in .safetensors."""
+    """Whether a data set's name is that of a `TensorFile`: a path ending in .safetensors, .npz, .npy, .pt or .pth."""
     reference = parse_reference(str(spec), SCHEMES)
-    return reference.scheme is None and Path(spec).suffix == TENSORS
+    return reference.scheme is None and Path(spec).suffix in SUFFIXES
 
 
 def open_loader(
@@ -92,7 +90,7 @@ def open_loader(
     Parameters
     ----------
     spec : str or Path
-        Images, as `open_images` takes them; or a .safetensors file of other inputs, see `TensorFile`, which reach the
+        Images, as `open_images` takes them; or a file of other inputs, see `TensorFile`, which reach the
         model without preprocessing.
     preprocessing, batch_size, workers, on_error, limit, label_offset
         See `ImageLoader`. Tensors need no workers, and none of them is unreadable.

@@ -1,40 +1,153 @@
-"""Inputs that are no images: tokens, spectra, rows of a table, as tensors in a safetensors file."""
+"""Inputs that are no images: features, logits, tokens, spectra, rows of a table, as arrays of a file or of memory."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from oodline.batch import Batch, Inputs
-from oodline.data.digests import file_digest
+from oodline.data.digests import combine, file_digest
+from oodline.data.tensor_formats import Rows, open_rows, rows_of
 from oodline.errors import DataError, InputError
-from oodline.tensor_file import parse_json
 
 LABELS = "labels"
-"""The tensor that is not an input of the model."""
+"""The array that is not an input of the model."""
 
-KINDS = ("I8", "I16", "I32", "I64", "U8")
-INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
-"""What labels may be."""
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+"""What labels may be, and what safetensors calls them."""
+KINDS = (*INTEGERS, *(kind.replace("uint", "U").replace("int", "I") for kind in INTEGERS))
 
 
-class TensorFile:
-    """A safetensors file whose tensors have one entry a sample, whatever the sample is.
+class TensorSource:
+    """Arrays with one entry a sample, whatever the sample is.
 
-    A tensor called `labels` (N,) of integers holds the classes. One other tensor (N, ...) is what the model takes as
-    its one argument; several are what it takes as keyword arguments, each under its name. They reach the model as they
-    are, without preprocessing. Names of the classes may stand in the metadata, as a JSON list under `class_names`.
+    An array called `labels` (N,) of integers holds the classes. One other array (N, ...) is what the model takes as its
+    one argument; several are what it takes as keyword arguments, each under its name. They reach the model as they are,
+    without preprocessing.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array or Tensor
+        NumPy arrays, also mapped from a file, tensors, or lists of numbers.
+    where : str
+        What messages call it.
+    only : sequence of str, optional
+        Names that inputs may have, each of which the model then takes as a keyword argument, a single one too.
 
     Raises
     ------
     DataError
-        There is no such file, it is damaged, holds no input or no sample, or its tensors differ in length.
+        There is no input or no sample, arrays differ in length, or hold no numbers.
+
+    Examples
+    --------
+    >>> source = TensorSource({"tokens": torch.ones(5, 8), "labels": torch.arange(5)})
+    >>> inputs, labels = source.read(1, 3)
+    >>> len(source), source.name(1), inputs.shape, labels
+    (5, 'the arrays[1]', torch.Size([2, 8]), tensor([1, 2]))
+    """
+
+    class_names: tuple[str, ...] | None = None
+
+    def __init__(
+        self, arrays: Mapping[str, Any], where: str = "the arrays", *, only: Sequence[str] | None = None
+    ) -> None:
+        self.path: Path | None = None
+        self._take({name: rows_of(name, array) for name, array in arrays.items()}, where, only)
+
+    def _take(self, rows: Mapping[str, Rows], where: str, only: Sequence[str] | None) -> None:
+        self.where, self.arrays, self.named = where, rows, only is not None
+        self.inputs = sorted(rows.keys() - {LABELS})
+        self.has_labels = LABELS in rows
+        wrong = [] if only is None else [name for name in self.inputs if name not in only]
+        if only is not None and (wrong or not self.inputs):
+            names = ", ".join(f"`{name}`" for name in rows) or "nothing"
+            listed = " and ".join(f"`{name}`" for name in only)
+            raise DataError(f"{where} holds {names}; {listed}, or one of them, and perhaps `{LABELS}` are needed.")
+        if not self.inputs:
+            raise DataError(f"{where} holds no input: a tensor with one entry a sample was expected beside `{LABELS}`.")
+        for name in self.inputs:
+            if not rows[name].numbers:
+                raise DataError(f"`{name}` of {where} must be numbers; got {rows[name].kind}. Convert it to float32.")
+        shapes = {name: this.shape for name, this in rows.items()}
+        lengths = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
+        self._length = lengths[self.inputs[0]]
+        if len(set(lengths.values())) > 1 or not self._length:
+            listed = ", ".join(f"{name} {shapes[name]}" for name in sorted(shapes))
+            raise DataError(
+                f"the tensors of {where} must have one entry a sample, and at least one; they are {listed}."
+            )
+        if self.has_labels and (len(shapes[LABELS]) != 1 or rows[LABELS].kind not in KINDS):
+            kind = rows[LABELS].kind
+            raise DataError(f"the labels of {where} must be integers (N,); they are {kind} {shapes[LABELS]}.")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array."""
+        return self.arrays[name].shape
+
+    def name(self, i: int) -> str:
+        """What it is called, and the position in it."""
+        return f"{self.where}[{i}]"
+
+    def read(self, start: int, stop: int) -> tuple[Inputs, Tensor | None]:
+        """Inputs and labels of a run of samples; no more than these is read into memory.
+
+        Raises
+        ------
+        DataError
+            The file has changed or gone.
+        """
+        try:
+            found = {name: self.arrays[name].read(start, stop) for name in self.inputs}
+            labels = self.labels(start, stop)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{self.path or self.where} can no longer be read: {error}.") from error
+        sizes = {len(tensor) for tensor in (*found.values(), *(() if labels is None else (labels,)))}
+        if sizes != {stop - start}:
+            raise DataError(f"{self.path or self.where} has changed since it was opened. Open it again.")
+        return found if self.named or len(found) > 1 else found[self.inputs[0]], labels
+
+    def labels(self, start: int = 0, stop: int | None = None) -> Tensor | None:
+        """Labels (n,), int64, of a run of samples, or of all."""
+        if not self.has_labels:
+            return None
+        found = self.arrays[LABELS].read(start, len(self) if stop is None else stop)
+        if found.is_floating_point():
+            raise DataError(f"{self.path or self.where} has changed since it was opened. Open it again.")
+        return found.long()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of names, kinds and values."""
+        if self.path is not None:
+            return file_digest(self.path)
+        digests = []
+        for name, this in sorted(self.arrays.items()):
+            values = this.read(0, len(self)).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digests.append((name, this.kind, this.shape, hashlib.sha256(values.data).hexdigest()))
+        return combine(digests)
+
+
+class TensorFile(TensorSource):
+    """The arrays of a file: .safetensors, .npz, .npy, or .pt or .pth of tensors alone; see `TensorSource`.
+
+    The one array of a .npy file, or of a .pt file that holds one tensor, is called `features`. Names of the classes may
+    stand under `class_names`: as a JSON list in the metadata of .safetensors, as an array of text in .npz.
+
+    Raises
+    ------
+    DataError
+        There is no such file, it is damaged, holds Python objects, or is refused as `TensorSource` refuses arrays.
 
     Examples
     --------
@@ -48,67 +161,72 @@ class TensorFile:
     (5, 'test.safetensors[1]', torch.Size([2, 8]), tensor([1, 2]))
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise DataError(f"there is no file {path}. Check the path.")
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-                kind = file.get_slice(LABELS).get_dtype() if LABELS in shapes else "I64"
-                self.class_names = _class_names(file.metadata() or {})
-        except (SafetensorError, OSError, ValueError) as error:
-            raise DataError(f"{path} is no safetensors file of samples, or damaged: {error}.") from error
-        self.inputs = sorted(shapes.keys() - {LABELS})
-        self.has_labels = LABELS in shapes
-        if not self.inputs:
-            raise DataError(f"{path} holds no input: a tensor with one entry a sample was expected beside `{LABELS}`.")
-        lengths = {key: shape[0] if shape else 0 for key, shape in shapes.items()}
-        self._length = lengths[self.inputs[0]]
-        if len(set(lengths.values())) > 1 or not self._length:
-            listed = ", ".join(f"{key} {shapes[key]}" for key in sorted(shapes))
-            raise DataError(f"the tensors of {path} must have one entry a sample, and at least one; they are {listed}.")
-        if self.has_labels and (len(shapes[LABELS]) != 1 or kind not in KINDS):
-            raise DataError(f"the labels of {path} must be integers (N,); they are {kind} {shapes[LABELS]}.")
+    path: Path
 
-    def __len__(self) -> int:
-        return self._length
+    def __init__(self, path: str | Path, *, only: Sequence[str] | None = None) -> None:
+        rows, self.class_names = open_rows(Path(path))
+        self.path, self._only = Path(path), only
+        self._take(rows, str(path), only)
 
     def name(self, i: int) -> str:
         """The file and the position in it."""
         return f"{self.path.name}[{i}]"
 
-    def read(self, start: int, stop: int) -> tuple[Inputs, Tensor | None]:
-        """Inputs and labels of a run of samples; no more than these is read into memory.
+    def __reduce__(self) -> Any:
+        # another process opens the file itself: what is mapped is not copied there
+        return _reopened, (self.path, self._only)
 
-        Raises
-        ------
-        DataError
-            The file has changed or gone.
-        """
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                found = {key: file.get_slice(key)[start:stop] for key in self.inputs}
-                labels = file.get_slice(LABELS)[start:stop] if self.has_labels else None
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{self.path} can no longer be read: {error}.") from error
-        sizes = {len(tensor) for tensor in (*found.values(), *(() if labels is None else (labels,)))}
-        if sizes != {stop - start} or (labels is not None and labels.dtype not in INTEGERS):
-            raise DataError(f"{self.path} has changed since it was opened. Open it again.")
-        labels = None if labels is None else labels.long()
-        return found if len(found) > 1 else found[self.inputs[0]], labels
+
+def _reopened(path: Path, only: Sequence[str] | None) -> TensorFile:
+    return TensorFile(path, only=only)
+
+
+class TensorSample:
+    """At most `most` samples of a source, evenly spaced over it and shuffled: of all classes also where it is sorted.
+
+    Examples
+    --------
+    >>> picked = TensorSample(TensorSource({"x": torch.arange(9)}), 3)
+    >>> sorted(picked.read(0, 3)[0].tolist())
+    [0, 3, 6]
+    """
+
+    def __init__(self, source: TensorSource, most: int, seed: int = 0) -> None:
+        size = min(most, len(source))
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
+        self.source, self.path, self.class_names = source, source.path, source.class_names
+        self.positions = [i * len(source) // size for i in order]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def name(self, i: int) -> str:
+        """As the source calls it."""
+        return self.source.name(self.positions[i])
+
+    def read(self, start: int, stop: int) -> tuple[Inputs, Tensor | None]:
+        """As the source reads them."""
+        parts = [self.source.read(i, i + 1) for i in self.positions[start:stop]]
+        inputs, labels = zip(*parts, strict=True)
+        first = inputs[0]
+        joined: Inputs = (
+            {name: torch.cat([one[name] for one in inputs]) for name in first}
+            if isinstance(first, Mapping)
+            else torch.cat(inputs)
+        )
+        return joined, None if labels[0] is None else torch.cat(labels)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the file's bytes."""
-        return file_digest(self.path)
+        """Of the source's content and the positions."""
+        return combine([self.source.fingerprint(), self.positions])
 
 
 class TensorLoader:
-    """Batches of a `TensorFile` in its order, with the position of every sample.
+    """Batches of a `TensorSource` in its order, with the position of every sample.
 
     Parameters
     ----------
-    source : TensorFile
+    source : TensorSource or TensorSample
         What to read.
     batch_size : int
         Samples a batch; fewer in the last one.
@@ -124,7 +242,11 @@ class TensorLoader:
     """
 
     def __init__(
-        self, source: TensorFile, batch_size: int = 64, limit: int | None = None, label_offset: int = 0
+        self,
+        source: TensorSource | TensorSample,
+        batch_size: int = 64,
+        limit: int | None = None,
+        label_offset: int = 0,
     ) -> None:
         if batch_size < 1 or (limit is not None and limit < 1):
             raise InputError(f"batch_size and limit must be at least 1; they are {batch_size} and {limit}.")
@@ -180,12 +302,3 @@ class TensorLoader:
             "label offset": str(self.label_offset),
             "samples": f"{self.rows.start} to {self.rows.stop}",
         }
-
-
-def _class_names(metadata: dict[str, str]) -> tuple[str, ...] | None:
-    if "class_names" not in metadata:
-        return None
-    names = parse_json(metadata["class_names"])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("the `class_names` of its metadata are no JSON list of names")
-    return tuple(names)

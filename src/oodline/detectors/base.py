@@ -23,6 +23,7 @@ from oodline.classifier import Classifier
 from oodline.errors import HeadError, MismatchError, NotFittedError, SettingError, unknown_name
 from oodline.fitting import fit
 from oodline.head import Head, HeadInfo, LinearHead
+from oodline.model.no_head import NoHead
 from oodline.statistics import ContentSketch, Statistic
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class Detector(nn.Module, abc.ABC):
             raise
         # the layout a file gives back: another one may round a matrix product in another way
         self._buffers.update({k: v.contiguous() for k, v in self._buffers.items() if v is not None})
-        self.to(head.linear.weight.device)
+        self.to(head.device)
         self.mark_fitted(HeadInfo.of(head))
 
     def leave_out(self, members: Mapping[str, str]) -> None:
@@ -313,7 +314,13 @@ class Detector(nn.Module, abc.ABC):
         return ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if not is_member(v))
 
     def _check_head(self, head: Head, *, fitting: bool = False) -> None:
-        if Needs.LINEAR_HEAD in self.needs and not isinstance(head, LinearHead):
+        if isinstance(head, NoHead):
+            if self.needs & (Needs.LINEAR_HEAD | Needs.HEAD):
+                raise HeadError(
+                    f"{type(self).__name__} needs the head of the classifier, and none was given. Pass head=(W, b), or "
+                    "--model features:HEAD_FILE."
+                )
+        elif Needs.LINEAR_HEAD in self.needs and not isinstance(head, LinearHead):
             raise HeadError(
                 f"{type(self).__name__} needs one linear layer as head, but this one has several. Name the last one: "
                 "Classifier(model, head='NAME'), or --head NAME."

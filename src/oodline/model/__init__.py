@@ -1,1 +1,1 @@
-"""What belongs to a model before its first layer: its preprocessing, and the libraries' own transforms read as such."""
+"""What belongs to a model: preprocessing before its first layer, and what stands in for it where features are given."""

@@ -45,8 +45,8 @@ class Hits(Statistic):
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Take in one batch; see `Statistic.update`."""
-        if labels is None or labels.shape != (len(activations),):
-            return
+        if labels is None or labels.shape != (len(activations),) or activations.logits.shape[1] == 0:
+            return  # nothing to compare
         right = int((activations.logits.argmax(1).cpu() == labels.cpu()).sum())
         counts = torch.tensor([right, len(labels)])
         self.counts = counts if self.empty else self.counts + counts

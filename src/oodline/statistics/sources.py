@@ -83,7 +83,7 @@ def group(activations: Activations, labels: Tensor | None, by: Grouping) -> tupl
     """
     if by == "all":
         return torch.zeros(len(activations), dtype=torch.int64), 1
-    classes = activations.logits.shape[1]
+    classes = activations.logits.shape[1] or activations.head.num_classes  # there may be no logits
     if by == "predicted":
         return activations.logits.argmax(1).cpu(), classes
     if labels is None:

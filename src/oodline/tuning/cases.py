@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from oodline.activations import Activations
+from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector
 from oodline.errors import InputError
 from oodline.fitting import share
 from oodline.head import Head, LinearHead
+from oodline.model.no_head import NoHead
 from oodline.scoring import CHEAP
 from oodline.statistics import Statistic
 from oodline.statistics.sources import group as by_class
@@ -73,6 +74,11 @@ def make_cases(detectors: Sequence[Detector | None], head: Head, held_out: HeldO
         raise InputError(
             f"no pseudo-outliers can be made for {type(known).__name__}: the inputs are no images (N, C, H, W) to "
             "transform, and it reads more than features and logits, which are all that can be made up without them."
+        )
+    if isinstance(head, NoHead) and head.features and Needs.LOGITS in known.all_needs:
+        raise InputError(
+            f"no pseudo-outliers can be made for {type(known).__name__}: it reads logits, and without the head nothing "
+            "says which logits changed features would have. Pass head=(W, b), or --model features:HEAD_FILE."
         )
     generator = torch.Generator().manual_seed(seed)
     made_up = {f"near/{name}": make(held_out.ids, generator) for name, make in MADE_UP.items()}

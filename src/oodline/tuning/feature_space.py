@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from oodline.activations import Activations
 from oodline.errors import InputError
+from oodline.model.no_head import NoHead
 
 
 def mix(activations: Activations, generator: Generator) -> Activations:
@@ -64,7 +65,9 @@ def strangers(activations: Activations, generator: Generator) -> Tensor:
     InputError
         The classifier takes all samples for one class.
     """
-    predicted = activations.logits.argmax(1).cpu()
+    predicted = activations.predicted.cpu()
+    if not activations.logits.shape[1]:  # features alone: any other sample will do
+        predicted = torch.arange(len(activations))
     partners = torch.empty(len(predicted), dtype=torch.int64)
     for c in sorted(set(predicted.tolist())):
         others, rows = (torch.nonzero(found).flatten() for found in (predicted != c, predicted == c))
@@ -78,5 +81,8 @@ def strangers(activations: Activations, generator: Generator) -> Tensor:
 
 
 def with_features(activations: Activations, features: Float[Tensor, "n d"]) -> Activations:
-    """A record of these features and of the logits that the head gives for them."""
-    return Activations(features, activations.head(features), activations.head, activations.index)
+    """A record of these features and of the logits that the head gives for them; none where there is no head."""
+    head = activations.head
+    unknown = isinstance(head, NoHead) and head.logits and head.features
+    logits = features.new_zeros(len(features), 0) if unknown else head(features)
+    return Activations(features, logits, head, activations.index)

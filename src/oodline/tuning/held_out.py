@@ -73,7 +73,7 @@ def hold_out(
         raise InputError("the loader of held-out data yielded no batch. Check the path and the split.")
     known = [batch for batch in labels if batch is not None]
     whole = concatenate(ids)
-    if bool((whole.logits.argmax(1) == whole.logits[0].argmax()).all()):
+    if whole.logits.shape[1] and bool((whole.predicted == whole.predicted[0]).all()):
         raise InputError(
             f"the classifier takes all {len(whole)} held-out samples for one class. They seem to be sorted by class: "
             "shuffle them, since pseudo-outliers are mixed of several classes."

@@ -40,7 +40,7 @@ class Trial:
         everything = concatenate(sets)
         self._names, self._sizes = tuple(outliers), [len(part) for part in sets]
         # side by side, samples of one class share what a detector does class by class
-        self._order = everything.logits.argmax(1).argsort(stable=True).cpu()
+        self._order = everything.predicted.argsort(stable=True).cpu()
         self._chunks = [take(everything, rows) for rows in torch.split(self._order, CHUNK)]
 
     def scores(self, detector: Detector) -> tuple[Float[Tensor, " n"], dict[str, Float[Tensor, " m"]]]:
