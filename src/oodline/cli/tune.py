@@ -22,7 +22,7 @@ from oodline.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from oodline.data import ImageSource, TensorFile
+    from oodline.data import ImageSource, TensorSample, TensorSource
     from oodline.tuning.search import Tuned
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
@@ -188,10 +188,10 @@ def _grid(written: list[str]) -> dict[str, list[Any]]:
     return grid
 
 
-def _files(source: ImageSource | TensorFile) -> dict[str, str]:
-    from oodline.data import ParquetImages, TensorFile
+def _files(source: ImageSource | TensorSource | TensorSample) -> dict[str, str]:
+    from oodline.data import ParquetImages, TensorSample, TensorSource
 
-    files = [str(source.path)] if isinstance(source, TensorFile) else []
+    files = [str(source.path)] if isinstance(source, TensorSource | TensorSample) and source.path else []
     files += source.files if isinstance(source, ParquetImages) else []
     return {file: _sha256(file) for file in files}
 

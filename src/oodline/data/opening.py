@@ -72,7 +72,8 @@ def _check_options(path: Path, options: Mapping[str, object], known: Sequence[st
 def is_tensors(spec: str | Path) -> bool:
     """Whether a data set's name is that of a `TensorFile`: a path ending in .safetensors, .npz, .npy, .pt or .pth."""
     reference = parse_reference(str(spec), SCHEMES)
-    return reference.scheme is None and Path(spec).suffix in SUFFIXES
+    name = spec if Path(spec).exists() else reference.name
+    return reference.scheme is None and Path(name).suffix in SUFFIXES
 
 
 def open_loader(
