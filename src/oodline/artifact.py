@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from oodline._version import __version__
+from oodline.activations import Needs
 from oodline.calibration import Calibration
 from oodline.class_calibration import AnyCalibration, ClassCalibration, split_by_class
 from oodline.classifier import Classifier
@@ -134,7 +135,7 @@ class Artifact:
             raise _mismatch(difference)
         for name, detector in self.detectors.items():
             try_out(name, detector, classifier.head)
-        if not difference and self.probe is not None:
+        if not difference and self.probe is not None and not classifier.lacking(Needs.INPUTS):
             spread = {name: float(c.scores[-1] - c.scores[0]) for name, c in self.calibrations.items()}
             if found := self.probe.difference(classifier, self.detectors, spread):
                 difference = f"the classifier has the weights that this file was made with, but {found}"
@@ -161,7 +162,9 @@ class Artifact:
                 f"this file was fitted on a head of the same size but other weights (fingerprint "
                 f"{self.head.fingerprint[:12]}, the classifier's is {now.fingerprint[:12]})"
             )
-        found = "" if self.weights is None else self.weights.difference(Fingerprint.of(classifier.model))
+        if self.weights is None or classifier.lacking(Needs.INPUTS):
+            return ""  # features that were computed before: the head is all that can be compared
+        found = self.weights.difference(Fingerprint.of(classifier.model))
         return found and f"this file was made with the same head but other weights before it: {found}"
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import torch
 
-from oodline.activations import Activations
+from oodline.activations import Activations, Needs
 from oodline.artifact import Artifact, read_artifact, write_artifact
 from oodline.batch import Inputs
 from oodline.calibration import check_false_alarm, false_alarm_of
@@ -291,13 +291,16 @@ class Guard:
             class_names=self.class_names,
             preprocessing=self.preprocessing,
             neurons=self.neurons,
-            weights=Fingerprint.of(self.classifier.model)
-            if self.calibration is None
-            else self._snapshots[0].fingerprint,
+            weights=self._weights(),
             probe=self.probe,
             other_weights=self.other_weights,
         )
         return write_artifact(artifact, path)
+
+    def _weights(self) -> Fingerprint | None:
+        if self.classifier.lacking(Needs.INPUTS):
+            return None  # features that were computed before: the model behind them is not known
+        return Fingerprint.of(self.classifier.model) if self.calibration is None else self._snapshots[0].fingerprint
 
     def export_onnx(
         self,

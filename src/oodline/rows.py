@@ -167,8 +167,8 @@ class RowWriter:
         columns: dict[str, Any] = {
             "name": [self.name(i) for i in index.tolist()],
             "index": index.numpy(),
-            "label": labels.numpy(),
-            "class_name": [names[label] if names and label < len(names) else None for label in labels.tolist()],
+            "label": [label if label >= 0 else None for label in labels.tolist()],
+            "class_name": [names[label] if names and 0 <= label < len(names) else None for label in labels.tolist()],
             "score": scores.numpy(),
             "p_value": nothing if known is None else known.p_value(scores, labels).numpy(),
             "threshold": nothing if known is None else known.threshold_of(labels).numpy(),

@@ -108,6 +108,8 @@ def test_a_guard_of_features_without_a_head_is_calibrated_saved_and_loaded(tmp_p
     verdict = guard(TESTED.features)
     assert verdict.label.tolist() == [-1] * N and verdict.rows()[0]["class_name"] is None
     assert int(verdict.is_ood.sum()) <= 6
+    named = ol.Guard(classifier, guard.detector, guard.calibration, class_names=["a", "b", "c"])
+    assert named(TESTED.features[:1]).rows()[0]["class_name"] is None
     guard.save(tmp_path / "guard.safetensors")
     again = Guard.load(tmp_path / "guard.safetensors", classifier)
     assert torch.equal(again(TESTED.features.numpy()).score, verdict.score)
@@ -343,3 +345,16 @@ def test_a_graph_of_features_gives_what_the_guard_gives(tmp_path):
 def test_errors_are_of_oodline_only():
     with pytest.raises(OodlineError):
         ol.from_features(object())
+
+
+def test_a_guard_of_the_model_judges_features_and_the_other_way_round(tmp_path):
+    guard = ol.Guard(MODEL, ol.Energy()).calibrate([TEST])
+    guard.save(tmp_path / "model.safetensors")
+    classifier, _ = ol.from_features(FEATURES, LABELS, head=HEAD)
+    judged = Guard.load(tmp_path / "model.safetensors", classifier)(TESTED.features)
+    assert torch.equal(judged.is_ood, guard(TEST).is_ood)
+    Guard(classifier, ol.Energy(), guard.calibration).save(tmp_path / "features.safetensors")
+    torch.testing.assert_close(Guard.load(tmp_path / "features.safetensors", MODEL)(TEST).score, judged.score)
+    other, _ = ol.from_features(FEATURES, LABELS, head=(HEAD[0], HEAD[1] + 1))
+    with pytest.raises(MismatchError, match="fingerprint"):
+        Guard.load(tmp_path / "model.safetensors", other)

@@ -95,9 +95,9 @@ def evaluate(
     rest = iter(specs)
     names = {role: list(islice(rest, len(listed))) for role, listed in given.items()}
     artifact = read_artifact(guard)
-    loaded = load_classifier(model, artifact)
-    loaders = {name: open_loader(spec, loaded.preprocessing, reading) for name, spec in specs.items()}
-    id_loader = open_loader(id, loaded.preprocessing, reading)
+    loaded = load_classifier(model, artifact, id)
+    loaders = {name: open_loader(spec, loaded, reading) for name, spec in specs.items()}
+    id_loader = open_loader(id, loaded, reading)
     sets = score_sets(
         artifact.detectors,
         loaded.classifier,

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from oodline.cli.options import Json, ModelOptions, load_classifier, show_warnings
+from oodline.cli.options import DataOptions, Json, ModelOptions, load_classifier, open_loader, show_warnings
 from oodline.errors import DataError, SettingError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from oodline.batch import Inputs
     from oodline.data.sources import ImageSource
     from oodline.explanation import Explanation
 
-_MODEL = ModelOptions()
+_MODEL, _DATA = ModelOptions(), DataOptions()
 _FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -40,7 +41,7 @@ def explain(
     guard
         A file by `oodline fit`, with a calibration; with --neurons, it also gives z-scores and training images.
     image
-        An image, or a data set of which --index names one.
+        An image, or a data set of images or features of which --index names one.
     index
         Which image of a data set, from 0.
     top
@@ -65,7 +66,7 @@ def explain(
         raise SettingError(f"--output must end in {', '.join(_FORMATS)}; {output.name} does not.")
     if output is not None:
         check_writable(output)
-    loaded = load_classifier(model, read_artifact(guard))
+    loaded = load_classifier(model, read_artifact(guard), image)
     this = Guard.load(
         guard,
         loaded.classifier,
@@ -73,12 +74,20 @@ def explain(
         class_names=loaded.class_names,
         allow_other_weights=model.allow_other_weights,
     )
-    source = open_images(image)
-    if not 0 <= index < len(source):
-        raise DataError(f"{image} holds {len(source)} images; there is no number {index}.")
+    picture: Image.Image | None = None
+    inputs: Inputs
+    if loaded.of_features:
+        if data is not None:
+            raise SettingError("--data draws training images, and features show none. Leave it out.")
+        loader = open_loader(image, loaded, _DATA)
+        _check_index(image, index, loader.num_samples, "samples")
+        inputs = next(iter(loader.over([range(index, index + 1)]))).inputs
+    else:
+        source = open_images(image)
+        _check_index(image, index, len(source), "images")
+        picture = _read(source, index)
+        inputs = loaded.preprocessing(picture).unsqueeze(0)
     training = None if data is None else open_images(data)
-    picture = _read(source, index)
-    inputs = loaded.preprocessing(picture).unsqueeze(0)
     [explanation] = this.explain(inputs, top=top)
     if output is not None:
         figure = draw_explanation(
@@ -94,6 +103,11 @@ def explain(
     print_explanation(explanation)
     if output is not None:
         print(f"wrote {output}")
+
+
+def _check_index(spec: str, index: int, size: int, what: str) -> None:
+    if not 0 <= index < size:
+        raise DataError(f"{spec} holds {size} {what}; there is no number {index}.")
 
 
 def _read(source: ImageSource, i: int) -> Image.Image:

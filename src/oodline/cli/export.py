@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from oodline.cli.options import (
     DataOptions,
     Json,
+    LoadedClassifier,
     ModelOptions,
     load_classifier,
     open_loader,
@@ -20,7 +21,6 @@ from oodline.errors import SettingError
 
 if TYPE_CHECKING:
     from oodline.batch import Inputs
-    from oodline.preprocessing import Preprocessing
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 
@@ -72,10 +72,10 @@ def export(
             raise SettingError(f"--output must end in .onnx or .pt2; {output.name} does not.")
         check_writable(output)
     artifact = read_artifact(guard)
-    loaded = load_classifier(model, artifact)
+    loaded = load_classifier(model, artifact, data)
     judge = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)
     inside = loaded.preprocessing if preprocess_inside else None
-    images: Any = _examples(data, loaded.preprocessing, reading)
+    images: Any = _examples(data, loaded, reading)
     if data is not None and is_tensors(data):
         if preprocess_inside:
             raise SettingError(f"--preprocess-inside is for images, and {data} holds tensors. Leave it out.")
@@ -107,12 +107,13 @@ def export(
     print(f"largest differences to the guard at batch sizes {sizes}: {gaps}")
 
 
-def _examples(data: str | None, preprocessing: Preprocessing, reading: DataOptions) -> Inputs:
+def _examples(data: str | None, loaded: LoadedClassifier, reading: DataOptions) -> Inputs:
     """Tensors as they are, or pixels in [0, 1] of the size that the classifier reads."""
     import torch
 
     if data is not None:
-        return next(iter(open_loader(data, preprocessing.pixels, reading))).inputs
+        return next(iter(open_loader(data, loaded, reading, pixels=True))).inputs
+    preprocessing = loaded.preprocessing
     size = preprocessing.crop or preprocessing.resize
     if size is None or (preprocessing.crop is None and isinstance(size, int)):
         raise SettingError(

@@ -45,7 +45,8 @@ def fit(
     Parameters
     ----------
     data
-        ID training data with labels: a folder of class folders, Parquet files, torchvision:NAME, hf:NAME.
+        ID training data with labels: a folder of class folders, Parquet files, torchvision:NAME, hf:NAME; or a file of
+        tensors: .npz, .npy, .pt, .safetensors. With --model features these are `features`, `logits` and `labels`.
     output
         The file to write (.safetensors).
     detector
@@ -90,15 +91,15 @@ def fit(
             rate = false_alarm_of(false_alarm, tpr)
             check_false_alarm(rate)
             detectors = create_all(detector or [])
-            loaded = load_classifier(model)
+            loaded = load_classifier(model, data=data)
             classifier = loaded.classifier
             if not detectors:
                 fused = ol.default(classifier)
                 detectors = {fused.name: fused}
             for named in detectors.values():
                 named.use_preprocessing(loaded.preprocessing)
-            loader = open_loader(data, loaded.preprocessing, reading)
-            held_out = None if calibrate is None else open_loader(calibrate, loaded.preprocessing, reading)
+            loader = open_loader(data, loaded, reading)
+            held_out = None if calibrate is None else open_loader(calibrate, loaded, reading)
             if held_out is not None:
                 check_enough(held_out.num_samples, rate)
             started = perf_counter()
@@ -109,7 +110,8 @@ def fit(
         detectors = {name: d for name, d in detectors.items() if name not in failures}
         known, accuracy = ol.Neurons(neurons) if neurons else None, TrainingAccuracy()
         also: list[Fittable] = [] if known is None else [known]
-        if also or any(d.has_state for d in detectors.values()):  # no pass is made for the accuracy alone
+        judged = not classifier.lacking(accuracy.all_needs)
+        if judged and (also or any(d.has_state for d in detectors.values())):  # no pass is made for the accuracy alone
             also.append(accuracy)
         try:
             ol.fit([*detectors.values(), *also], classifier, loader, engine=passes, progress=True)
@@ -139,7 +141,7 @@ def fit(
             head=HeadInfo.of(classifier.head),
             calibrations=calibrations,
             class_names=names,
-            preprocessing=loaded.preprocessing,
+            preprocessing=None if loaded.of_features else loaded.preprocessing,
             model=ModelSource(reference=loaded.reference, weights=loaded.weights, head=classifier.head_name),
             fit=FitInfo(data=data, samples=samples, calibration_data=calibrate),
             neurons=known,

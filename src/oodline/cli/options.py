@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +17,6 @@ from oodline.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from torch import Tensor
 
     from oodline.artifact import Artifact
     from oodline.classifier import Classifier
@@ -35,7 +34,8 @@ class ModelOptions:
     """Which classifier to use."""
 
     model: str | None = None
-    """timm:NAME, torchvision:NAME, hf:NAME, or python:FILE_OR_MODULE:FACTORY; options follow as ,key=value."""
+    """timm:NAME, torchvision:NAME, hf:NAME, or python:FILE_OR_MODULE:FACTORY; options follow as ,key=value. For
+    precomputed features in the data's files (.npz, .npy, .pt, .safetensors): features:HEAD_FILE, or features."""
     weights: Path | None = None
     """Weights to load: .safetensors, or .pt under weights_only."""
     head: str | None = None
@@ -82,9 +82,20 @@ class LoadedClassifier:
     reference: str
     weights: str | None
 
+    @property
+    def of_features(self) -> bool:
+        """Whether features computed before stand in for the model."""
+        from oodline.model.features import FeatureClassifier
 
-def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> LoadedClassifier:
+        return isinstance(self.classifier, FeatureClassifier)
+
+
+def load_classifier(
+    options: ModelOptions, artifact: Artifact | None = None, data: str | None = None
+) -> LoadedClassifier:
     """Build the classifier that the options name, or the one that a file was fitted on.
+
+    `data` names the first data set, whose features may stand in for a model.
 
     Raises
     ------
@@ -94,6 +105,7 @@ def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> 
     import torch
 
     from oodline.classifier import Classifier
+    from oodline.model.from_features import is_features
     from oodline.preprocessing import Preprocessing
     from oodline.zoo import load_model, move
 
@@ -108,6 +120,8 @@ def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> 
                 f"it, name it yourself: --model {source.reference}"
             )
         reference = source.reference
+    if is_features(reference):
+        return _load_features(reference, options, artifact, data)
     if source is not None and reference == source.reference:
         weights = weights or (Path(source.weights) if source.weights else None)
         head = head or source.head
@@ -136,13 +150,47 @@ def load_classifier(options: ModelOptions, artifact: Artifact | None = None) -> 
     )
 
 
-def open_loader(spec: str, preprocessing: Callable[[Any], Tensor], options: DataOptions) -> ImageLoader | TensorLoader:
-    """Open a data set by its path or name."""
-    from oodline import data
+def _load_features(
+    reference: str, options: ModelOptions, artifact: Artifact | None, data: str | None
+) -> LoadedClassifier:
+    from oodline.model.from_features import open_feature_classifier
+    from oodline.preprocessing import Preprocessing
+    from oodline.zoo import move
 
+    if data is None:
+        raise ModelError(f"{reference} stands for precomputed features, and images need the model. Pass --model.")
+    if options.preprocessing is not None:
+        raise SettingError("--preprocessing is for images, and features are read as they are. Leave it out.")
+    classifier, reference = open_feature_classifier(
+        reference,
+        data,
+        weights=options.weights,
+        head_name=options.head,
+        num_classes=None if artifact is None else artifact.head.num_classes,
+    )
+    device = options.device or "cpu"  # a head alone is quick everywhere
+    move(classifier.model, device)
+    if artifact is not None:
+        artifact.check(classifier, allow_other_weights=options.allow_other_weights)
+        for detector in artifact.detectors.values():
+            detector.to(classifier.device)
+    return LoadedClassifier(classifier, Preprocessing(), None, reference, None)
+
+
+def open_loader(
+    spec: str, loaded: LoadedClassifier, options: DataOptions, *, pixels: bool = False
+) -> ImageLoader | TensorLoader:
+    """Open a data set by its path or name, for a classifier; images before their normalisation, if asked to."""
+    from oodline import data
+    from oodline.model.features import FeatureClassifier
+
+    if isinstance(loaded.classifier, FeatureClassifier):
+        return loaded.classifier.loader(
+            spec, batch_size=options.batch_size, limit=options.limit, label_offset=options.label_offset
+        )
     return data.open_loader(
         spec,
-        preprocessing,
+        loaded.preprocessing.pixels if pixels else loaded.preprocessing,
         batch_size=options.batch_size,
         workers=options.workers,
         limit=options.limit,

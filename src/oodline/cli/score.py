@@ -43,7 +43,8 @@ def score(
     guard
         A file by `oodline fit` or `Guard.save`.
     data
-        Images: a folder, a file, Parquet, torchvision:NAME, hf:NAME. Labels are not needed.
+        Images: a folder, a file, Parquet, torchvision:NAME, hf:NAME; or a file of tensors: .npz, .npy, .pt,
+        .safetensors. Labels are not needed.
     output
         The file to write, row by row; its ending chooses the format: .parquet, .csv or .jsonl. Where several processes
         make the pass, a folder in which each writes Parquet files.
@@ -63,10 +64,10 @@ def score(
         with passes.together():
             check_output(output, divided=passes.divides)
             artifact = read_artifact(guard)
-            loaded = load_classifier(model, artifact)
+            loaded = load_classifier(model, artifact, data)
             detectors, classifier = artifact.detectors, loaded.classifier
             check_fitted_on(detectors, classifier)
-            loader = open_loader(data, loaded.preprocessing, reading)
+            loader = open_loader(data, loaded, reading)
         first = next(iter(detectors))
         calibration = artifact.calibrations.get(first)
         names = artifact.class_names or loaded.class_names

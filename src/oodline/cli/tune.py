@@ -66,7 +66,7 @@ def tune(
     json
         Print one JSON document on standard output, and nothing else there.
     """
-    from oodline.data import image_loader, open_images, sample
+    from oodline.data import TensorLoader, TensorSample, TensorSource, image_loader, sample
     from oodline.detectors.catalog import create_detector
     from oodline.files import check_writable, write_atomically
     from oodline.tuning.search import tune as search
@@ -75,17 +75,23 @@ def tune(
     if output is not None:
         check_writable(output)
     wanted, grid = create_detector(detector), _grid(try_ or [])
-    loaded = load_classifier(model)
-    fit_loader = open_loader(data, loaded.preprocessing, reading)
-    source = open_images(held_out)
-    held_out_loader = image_loader(
-        sample(source, held_out_limit, seed),
-        loaded.preprocessing,
-        batch_size=reading.batch_size,
-        workers=reading.workers,
-        on_error=reading.on_error,
-        label_offset=reading.label_offset,
-    )
+    loaded = load_classifier(model, data=data)
+    fit_loader = open_loader(data, loaded, reading)
+    held_out_loader = open_loader(held_out, loaded, reading)
+    source = held_out_loader.source
+    if isinstance(held_out_loader, TensorLoader):
+        assert isinstance(held_out_loader.source, TensorSource)
+        picked = TensorSample(held_out_loader.source, held_out_limit, seed)
+        held_out_loader = TensorLoader(picked, reading.batch_size, label_offset=reading.label_offset)
+    else:
+        held_out_loader = image_loader(
+            sample(held_out_loader.source, held_out_limit, seed),
+            loaded.preprocessing,
+            batch_size=reading.batch_size,
+            workers=reading.workers,
+            on_error=reading.on_error,
+            label_offset=reading.label_offset,
+        )
     tuned = search(
         wanted,
         loaded.classifier,

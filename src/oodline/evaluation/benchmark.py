@@ -25,6 +25,8 @@ from oodline.evaluation.record import ClassifierRecord, DetectorEntry, RunRecord
 from oodline.evaluation.run import RECORD, Run, write_run
 from oodline.folders import check_replaceable
 from oodline.head import HeadInfo
+from oodline.model.features import FeatureClassifier
+from oodline.model.from_features import is_features, open_feature_classifier
 from oodline.preprocessing import Preprocessing
 from oodline.zoo import load_model, move
 
@@ -88,11 +90,12 @@ def run_protocol(
     classifier, preprocessing, class_names = _load(protocol, device)
     for named in detectors.values():
         named.use_preprocessing(preprocessing)
-    sets, missing = open_sets(protocol, preprocessing, workers=workers, skip_missing=skip_missing)
+    sets, missing = open_sets(protocol, preprocessing, classifier, workers=workers, skip_missing=skip_missing)
     for this in sets:
         if this.role == "calibration":
             check_enough(this.samples, false_alarm_of(None, protocol.tpr))
-    passed = classifier if cache is None else CachedClassifier(classifier, cache)
+    computed = isinstance(classifier, FeatureClassifier)  # features need no cache
+    passed = classifier if cache is None or computed else CachedClassifier(classifier, cache)
     outcome = measure(detectors, classifier, passed, sets, tpr=protocol.tpr, progress=progress)
     head = HeadInfo.of(passed.head)
     said, source = protocol.classifier, sets[0].loader.source
@@ -132,7 +135,12 @@ def run_protocol(
 
 
 def open_sets(
-    protocol: Protocol, preprocessing: Preprocessing, *, workers: int = 0, skip_missing: bool = False
+    protocol: Protocol,
+    preprocessing: Preprocessing,
+    classifier: Classifier | None = None,
+    *,
+    workers: int = 0,
+    skip_missing: bool = False,
 ) -> tuple[list[BenchmarkSet], dict[str, str]]:
     """Open every data set of a protocol before any pass begins; those that were skipped, with the reason.
 
@@ -146,6 +154,15 @@ def open_sets(
     for role, name, part in protocol.sets():
         limits = [limit for limit in (part.limit, protocol.limit) if limit is not None]
         try:
+            if isinstance(classifier, FeatureClassifier):
+                features = classifier.loader(
+                    part.data,
+                    batch_size=protocol.batch_size,
+                    limit=min(limits, default=None),
+                    label_offset=part.label_offset,
+                )
+                sets.append(BenchmarkSet(name, role, part, features))
+                continue
             loader = open_loader(
                 part.data,
                 part.preprocessing or preprocessing,
@@ -171,6 +188,9 @@ def open_sets(
 
 def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
     said = protocol.classifier
+    if is_features(said.model):
+        found, _ = open_feature_classifier(said.model, protocol.fit.data, weights=said.weights, head_name=said.head)
+        return found, Preprocessing(), None
     try:
         loaded = load_model(said.model, said.weights)
     except OodlineError as error:

@@ -34,7 +34,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, ValidationError
 
-from oodline.data.opening import SCHEMES
+from oodline.data.opening import SCHEMES, is_tensors
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import DataError, ModelError, SettingError, unknown_name
@@ -184,7 +184,8 @@ def read_protocol(path: str | Path, *, folder: str | Path | None = None, model: 
     }
     sets |= {key: tuple(_placed(s, base, path) for s in getattr(protocol, key)) for key in ("csid", "ood")}
     weights = protocol.classifier.weights
-    changes = {"model": model or protocol.classifier.model, "weights": weights and str(base / weights)}
+    named = model or _placed_model(protocol.classifier.model, base)
+    changes = {"model": named, "weights": weights and str(base / weights)}
     classifier = protocol.classifier.model_copy(update=changes)
     return protocol.model_copy(update={**sets, "classifier": classifier, "folder": str(base)})
 
@@ -251,7 +252,10 @@ def _placed(part: AnyPart, base: Path, file: Path) -> AnyPart:
     reference = parse_reference(part.data, SCHEMES)
     if "trust_remote_code" in reference.options:
         raise SettingError(f"{file}: {part.data} would run code, and a file may not say which. Leave that option out.")
-    if reference.scheme is None:
+    if reference.scheme is None and is_tensors(reference.name):
+        beside: dict[str, object] = {key: str(base / str(value)) for key, value in reference.options.items()}
+        data = str(Reference(None, str(base / reference.name), beside))
+    elif reference.scheme is None:
         data = str(base / part.data)
     else:
         options = dict(reference.options)
@@ -260,6 +264,13 @@ def _placed(part: AnyPart, base: Path, file: Path) -> AnyPart:
         name = str(base / reference.name) if reference.scheme == "list" else reference.name
         data = str(Reference(reference.scheme, name, options))
     return part.model_copy(update={"data": data, "name": part.name or safe_name(part.data)})
+
+
+def _placed_model(model: str, base: Path) -> str:
+    parsed = parse_reference(model, ("features",))
+    if parsed.scheme is None:
+        return model
+    return str(Reference(parsed.scheme, str(base / parsed.name), parsed.options))
 
 
 def _keys(section: list[int | str]) -> list[str]:

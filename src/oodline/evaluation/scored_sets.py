@@ -56,8 +56,10 @@ class ScoredSets:
         return {n: 1000 * sum(found.seconds.get(n, 0.0) for found in every) / samples for n in self.id.seconds}
 
     def correct(self) -> Tensor | None:
-        """Whether the classifier is right about each ID sample (N,), None where the ID set has no labels."""
-        return None if self.id.labels is None else self.id.predicted == self.id.labels
+        """Whether the classifier is right about each ID sample (N,), None where there are no labels or no logits."""
+        if self.id.labels is None or bool((self.id.predicted < 0).all()):
+            return None
+        return self.id.predicted == self.id.labels
 
 
 def check_names(ood: Collection[str], csid: Collection[str], groups: Mapping[str, Sequence[str]]) -> None:

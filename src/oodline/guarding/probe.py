@@ -19,6 +19,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
+from oodline.activations import Needs
 from oodline.batch import Inputs, unpack
 from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
@@ -174,6 +175,8 @@ def take_probe(
     """
     if not 0 <= keep_inputs <= MOST_KEPT:
         raise SettingError(f"keep_inputs must be between 0 and {MOST_KEPT}; got {keep_inputs}.")
+    if classifier.lacking(Needs.INPUTS):
+        return None  # it computes nothing that could change: its features came from elsewhere
     inputs, _, _ = unpack(batch, 0)
     named = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
     if not named or not all(isinstance(value, Tensor) and value.ndim for value in named.values()):

@@ -68,7 +68,7 @@ class Verdict:
         return [
             {
                 "label": label,
-                "class_name": self.class_names[label] if self.class_names else None,
+                "class_name": self.class_names[label] if self.class_names and label >= 0 else None,
                 "score": value,
                 "threshold": threshold,
                 "is_ood": is_ood,

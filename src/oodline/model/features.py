@@ -94,7 +94,10 @@ class FeatureClassifier(Classifier):
             has |= Needs.LOGITS | Needs.HEAD | Needs.LINEAR_HEAD  # of a head of several layers the detector speaks
         elif self._no_head.logits:
             has |= Needs.LOGITS
-        missing = [_ASKED[need] for need in needs & ~has]
+        lacks = needs & ~has
+        if lacks & (Needs.HEAD | Needs.LINEAR_HEAD):
+            lacks &= ~Needs.LOGITS  # the head brings them
+        missing = [_ASKED[need] for need in lacks]
         if layers:
             missing.append((f"the output of {', '.join(layers)}", "Fit it on the model itself"))
         if not missing:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from oodline.data.tensors import TensorLoader, TensorSource
-from oodline.errors import DataError, HeadError
+from oodline.errors import DataError, HeadError, ModelError
 from oodline.model.feature_files import open_features
 from oodline.model.features import FeatureClassifier
 from oodline.model.head_file import make_head
 from oodline.model.no_head import NoHead
+from oodline.references import parse_reference
+
+SCHEME = "features"
+"""How a reference names a classifier of precomputed features: `features`, or `features:HEAD_FILE`."""
 
 
 def from_features(
@@ -105,3 +110,47 @@ def feature_classifier(
     return FeatureClassifier(
         NoHead(classes, width["features"] if has_features else classes, logits="logits" in width, features=has_features)
     )
+
+
+def is_features(reference: str) -> bool:
+    """Whether a model reference names precomputed features in place of a model.
+
+    Examples
+    --------
+    >>> is_features("features"), is_features("features:head.npz,head=fc"), is_features("timm:features")
+    (True, True, False)
+    """
+    parsed = parse_reference(reference, (SCHEME,))
+    return parsed.scheme == SCHEME or parsed.name == SCHEME
+
+
+def open_feature_classifier(
+    reference: str,
+    data: Any,
+    *,
+    weights: str | Path | None = None,
+    head_name: str | None = None,
+    num_classes: int | None = None,
+) -> tuple[FeatureClassifier, str]:
+    """The classifier that `features[:HEAD_FILE][,head=NAME]` names, for a data set; and the reference that names it.
+
+    Raises
+    ------
+    ModelError
+        The reference sets something else, or the head's file is named twice.
+    DataError, HeadError
+        As `from_features`.
+    """
+    parsed = parse_reference(reference, (SCHEME,))
+    if unknown := parsed.options.keys() - {"head"}:
+        raise ModelError(f"{reference} sets {min(unknown)}; head=NAME is all that it takes.")
+    file = parsed.name if parsed.scheme else None
+    if file and weights is not None:
+        raise ModelError(f"the file of the head is named twice, {file} and {weights}. Leave out --weights.")
+    file = file or (None if weights is None else str(weights))
+    name = head_name or (str(parsed.options["head"]) if "head" in parsed.options else None)
+    if name is not None and file is None:
+        raise ModelError(f"the head '{name}' is named, but no file that holds it: {SCHEME}:HEAD_FILE,head={name}.")
+    found = feature_classifier(open_features(data), file, head_name=name, num_classes=num_classes)
+    named = SCHEME if file is None else f"{SCHEME}:{file}"
+    return found, named if name is None else f"{named},head={name}"
