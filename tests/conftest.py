@@ -1,11 +1,12 @@
-"""What every test shares: shapes checked at run time, the real data, seeds and threads."""
+"""What every test shares: shapes checked at run time, real data, a browser, seeds and threads; what was skipped."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -44,7 +45,7 @@ def shared() -> Path:
     """Directory of the real data: `data` and `golden`; see its DATA.md."""
     absent = [name for name in ("data", "golden") if not (SHARED / name).is_dir()]
     if absent:
-        pytest.skip(f"real data: no {' and no '.join(absent)} in {SHARED}; point OODLINE_SHARED at the directory")
+        pytest.skip(f"real-data tests: no {' and no '.join(absent)} in {SHARED}; point OODLINE_SHARED at the directory")
     return SHARED
 
 
@@ -67,11 +68,58 @@ QUIET = ["quic", "background-networking", "component-update", "sync"]
 @pytest.fixture(scope="module")
 def browser():
     """Chromium as it is installed, without a window."""
-    api = pytest.importorskip("playwright.sync_api", reason="a browser test: the package playwright is not installed")
+    api = pytest.importorskip("playwright.sync_api", reason="browser tests: pip install 'oodline[dev]'")
     if CHROMIUM is None:
-        pytest.skip("a browser test: no chromium on this machine")
+        pytest.skip("browser tests: install chromium, such as by `apt-get install chromium`")
     arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", *(f"--disable-{x}" for x in QUIET)]
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
+
+
+IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+"""Whether a test that is skipped fails, unless it may be."""
+
+MAY_BE_SKIPPED = ["tests of Triton", "reads /proc", "pyarrow has no"]
+"""How reasons begin that hold everywhere: something does not exist for this machine, and cannot be installed."""
+if not SHARED.exists() and "OODLINE_SHARED" not in os.environ:
+    MAY_BE_SKIPPED.append("real-data tests")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str | None:
+    """Why it was skipped; None where it was not. Begins with what was skipped, then a colon and how to get it."""
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return None
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+def _fail_where_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    reason = _reason(report)
+    if IN_CI and reason is not None and not reason.startswith(tuple(MAY_BE_SKIPPED)):
+        report.outcome = "failed"
+        report.longrepr = f"It was skipped, and in CI it must run: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fail_where_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fail_where_skipped(report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line what was skipped, and how to get it."""
+    reasons = Counter(filter(None, map(_reason, terminalreporter.stats.get("skipped", ()))))
+    if reasons:
+        split = {reason.partition(": "): count for reason, count in reasons.items()}
+        each = [f"{count} {what} ({how})" if how else f"{count} ({what})" for (what, _, how), count in split.items()]
+        terminalreporter.write_line(f"skipped: {', '.join(each)}")

@@ -99,7 +99,7 @@ print("the same")
 def test_the_kernel_is_the_same_when_triton_interprets_it(tmp_path):
     # on a CPU, which says nothing of a GPU's speed, nor of its compiler; in a process of its own, since Triton reads
     # the switch when it is imported, and the source of a kernel, which the check of shapes would wrap
-    pytest.importorskip("triton", reason="Triton is not installed with this PyTorch")
+    pytest.importorskip("triton", reason="tests of Triton: this PyTorch comes without it")
     sizes = [(1, 1, 1, 1), (9, 4, 5, 7), (4, 3, 32, 64), (5, 6, 33, 65), (7, 100, 40, 130)]
     cases = [case(seed, *size) for seed, size in enumerate(sizes)]
     torch.save([(arguments, simple(*arguments)) for arguments in cases], tmp_path / "cases.pt")

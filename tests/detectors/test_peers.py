@@ -19,7 +19,7 @@ from oodline.head import LinearHead
 from oodline.scoring import score
 from oodline.testing import activations_of
 
-peer = pytest.importorskip("pytorch_ood.detector", reason="pytorch-ood is not installed")
+peer = pytest.importorskip("pytorch_ood.detector", reason="comparisons with pytorch-ood: pip install 'oodline[dev]'")
 
 
 def react(case, z: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from oodline.errors import SettingError
 
-pytest.importorskip("ray", reason="passes by Ray need ray: pip install 'oodline[ray]'")
+pytest.importorskip("ray", reason="tests of Ray: pip install 'oodline[ray]'")
 HERE = Path(__file__).parent
 
 

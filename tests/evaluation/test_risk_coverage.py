@@ -77,7 +77,7 @@ def test_the_threshold_curve_is_the_mean_of_both_error_rates_over_all_thresholds
 
 
 def test_the_threshold_curve_equals_pytorch_ood():
-    peer = pytest.importorskip("pytorch_ood.metrics", reason="pytorch-ood is not installed")
+    peer = pytest.importorskip("pytorch_ood.metrics", reason="comparisons with pytorch-ood: pip install 'oodline[dev]'")
     import torch
 
     random = np.random.default_rng(0)
