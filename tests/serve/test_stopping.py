@@ -4,11 +4,13 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from oodline.artifact import Artifact, ModelSource, write_artifact
 from oodline.cli import main
 from oodline.head import HeadInfo
 from oodline.serve.running import listen
+from oodline.testing import toy_image_guard
 
 PNG = {"content-type": "image/png"}
 
@@ -53,13 +56,13 @@ def place(tmp_path_factory, guard):
 
 
 @contextmanager
-def process(place, *arguments, model="python:models.py:build", port="0", **environment):
+def process(place, *arguments, guard="guard.safetensors", model="python:models.py:build", port="0", **environment):
     command = [
         sys.executable,
         "-m",
         "oodline",
         "serve",
-        "guard.safetensors",
+        guard,
         "--model",
         model,
         "--port",
@@ -130,6 +133,39 @@ def test_killed_it_starts_again_and_ctrl_c_stops_it_and_a_token_comes_from_a_fil
         assert server.stderr.read() == ""
 
 
+def test_a_guard_saved_from_python_is_served_over_tls_with_its_names_and_two_files_of_tokens(place, picture):
+    toy_image_guard().save(place / "mine.safetensors")
+    (place / "tokens").write_text("# two clients\none\ntwo\n")
+    (place / "metrics-tokens").write_text("three\n")
+    pem = str(Path(__file__).with_name("localhost.pem"))
+    options = ["--tls-cert", pem, "--tls-key", pem, "--token-file", "tokens", "--metrics-token-file", "metrics-tokens"]
+    options += ["--allowed-host", "a.example", "--allowed-host", "*.b.example", "--access-log"]
+    with process(place, *options, guard="mine.safetensors") as (server, url):
+        assert url.startswith("https://")
+        with httpx.Client(base_url=url, verify=ssl.create_default_context(cafile=pem), timeout=60) as client:
+            answer = client.post("/v1/predict", content=picture("blue"), headers={**PNG, **bearer("two")})
+            assert answer.json()["verdicts"][0]["class_name"] == "blue"
+            codes = [client.get("/metrics", headers=bearer(token)).status_code for token in ("one", "three")]
+            assert codes == [401, 200]
+            hosts = ("a.example", "x.b.example", "c.example")
+            assert [client.get("/healthz", headers={"host": h}).status_code for h in hosts] == [200, 200, 421]
+            (place / "tokens").write_text("four\n")
+            codes = [client.get("/v1/info", headers=bearer(token)).status_code for token in ("two", "four")]
+            assert codes == [401, 200]
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+        lines = server.stderr.read().splitlines()
+        assert [line.split()[3:6] for line in lines[:2]] == [
+            ["POST", "/v1/predict", "200"],
+            ["GET", "/metrics", "401"],
+        ]
+        assert len(lines) == 8
+
+
+def bearer(token):
+    return {"authorization": f"Bearer {token}"}
+
+
 def test_what_cannot_be_served_ends_in_a_sentence(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
 
@@ -145,6 +181,8 @@ def test_what_cannot_be_served_ends_in_a_sentence(place, capsys, monkeypatch):
     (place / "empty").write_text("\n")
     assert "the token file empty is empty" in refused("--token-file", "empty")
     assert "max_images=16 is above capacity=1" in refused("--capacity", "1")
+    assert "`tls_key` must be given with tls_cert" in refused("--tls-cert", "empty")
+    assert "`allowed_host` must be names of hosts" in refused("--allowed-host", "http://a.example")
     assert "refused a batch of shape (1, 1, 8, 8)" in refused("--preprocessing", '{"mode": "L", "crop": 8}')
 
 

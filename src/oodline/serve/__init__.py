@@ -22,6 +22,7 @@ _NEEDED = {
     "fastapi": "fastapi",
     "python-multipart": "python_multipart",
     "uvicorn": "uvicorn",
+    "h11": "h11",
     "prometheus-client": "prometheus_client",
 }
 
