@@ -6,16 +6,19 @@ estimates its state. Nothing is changed before the pass is over, so an interrupt
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from oodline.activations import Needs
 from oodline.classifier import Classifier
+from oodline.data.class_order import doubtful_order
 from oodline.engines.base import Engine, Reads
 from oodline.engines.local import Local
 from oodline.errors import InputError, OodlineError
 from oodline.head import Head
 from oodline.statistics import Statistic
+from oodline.training_accuracy import TrainingAccuracy
 
 
 class Fittable(Protocol):
@@ -130,6 +133,12 @@ def fit(
     progress : bool
         Show a progress bar with rate and time left on standard error.
 
+    Warns
+    -----
+    UserWarning
+        The classes of the data do not look like those of the classifier: another number, alphabetical where natural
+        order differs, or some classes right and others predicted as one another.
+
     Raises
     ------
     InputError
@@ -155,10 +164,14 @@ def fit(
     check_served(detectors, classifier)
     head = classifier.head
     requests = [detector.requests(head) for detector in detectors]
-    shared = share(requests)
+    known = any(isinstance(d, TrainingAccuracy) for d in detectors)
+    order = None if known or classifier.lacking(TrainingAccuracy.all_needs) else TrainingAccuracy()
+    beside = [{}] if order is None else [order.requests(head)]
+    shared = share(requests) and share([*requests, *beside])  # no pass is made for the accuracy alone
     if shared:
         (engine or Local()).fill(shared, classifier, loader, reads(detectors), task="fitting", progress=progress)
         head = classifier.head
+        _check_classes(loader, head, order, beside[0])
     failures: dict[str, OodlineError] = {}
     done: list[str] = []
     for detector, request in zip(detectors, requests, strict=True):
@@ -173,3 +186,17 @@ def fit(
             done.append(detector.name)
     if failures:
         raise FitError(failures, done)
+
+
+def _check_classes(
+    loader: Iterable[Any], head: Head, order: TrainingAccuracy | None, statistics: Mapping[str, Any]
+) -> None:
+    source = getattr(loader, "source", None)
+    warning = doubtful_order(source, head.num_classes, getattr(getattr(loader, "dataset", None), "label_offset", 0))
+    if warning:
+        warnings.warn(warning, stacklevel=3)
+    if order is not None:
+        order.class_names = getattr(source, "class_names", None)
+        order.settle(statistics, head)
+        if order.order:
+            warnings.warn(order.order, stacklevel=3)

@@ -18,6 +18,7 @@ from oodline.errors import SettingError, StatisticsError
 from oodline.head import LinearHead
 from oodline.statistics import (
     ClassMoments,
+    Confusions,
     ContentSketch,
     Contributions,
     Covariance,
@@ -44,6 +45,7 @@ KINDS: dict[str, Any] = {
     "covariance of each class": lambda: Covariance(per_class=True),
     "plain covariance": lambda: Covariance(by="all"),
     "quantiles": Quantiles,
+    "confusions": Confusions,
     "hits": Hits,
     "content sketch": lambda: ContentSketch(6),
     "top samples": lambda: TopSamples(3),

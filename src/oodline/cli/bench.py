@@ -57,7 +57,7 @@ def bench(
     skip_missing
         Go on without those OOD sets that are not there; the run records which.
     limit
-        Read only the first so many images of each set.
+        Read at most this many images of each data set, evenly over classes; without labels the first ones.
     batch_size
         Images a batch.
     workers

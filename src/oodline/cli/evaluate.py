@@ -96,8 +96,10 @@ def evaluate(
     names = {role: list(islice(rest, len(listed))) for role, listed in given.items()}
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact, id)
-    loaders = {name: open_loader(spec, loaded, reading) for name, spec in specs.items()}
-    id_loader = open_loader(id, loaded, reading)
+    classes = artifact.class_names or loaded.class_names
+    ours = dict.fromkeys(names["csid"], classes)  # labels of OOD images are not the classifier's
+    loaders = {name: open_loader(spec, loaded, reading, class_names=ours.get(name)) for name, spec in specs.items()}
+    id_loader = open_loader(id, loaded, reading, class_names=classes)
     sets = score_sets(
         artifact.detectors,
         loaded.classifier,

@@ -98,8 +98,9 @@ def fit(
                 detectors = {fused.name: fused}
             for named in detectors.values():
                 named.use_preprocessing(loaded.preprocessing)
-            loader = open_loader(data, loaded, reading)
-            held_out = None if calibrate is None else open_loader(calibrate, loaded, reading)
+            loader = open_loader(data, loaded, reading, class_names=loaded.class_names)
+            theirs = loader.source.class_names or loaded.class_names
+            held_out = None if calibrate is None else open_loader(calibrate, loaded, reading, class_names=theirs)
             if held_out is not None:
                 check_enough(held_out.num_samples, rate)
             started = perf_counter()
@@ -108,7 +109,7 @@ def fit(
                 raise next(iter(refused.values()))
         failures = {name: str(reason) for name, reason in refused.items()}
         detectors = {name: d for name, d in detectors.items() if name not in failures}
-        known, accuracy = ol.Neurons(neurons) if neurons else None, TrainingAccuracy()
+        known, accuracy = ol.Neurons(neurons) if neurons else None, TrainingAccuracy(theirs)
         also: list[Fittable] = [] if known is None else [known]
         judged = not classifier.lacking(accuracy.all_needs)
         if judged and (also or any(d.has_state for d in detectors.values())):  # no pass is made for the accuracy alone
@@ -163,8 +164,9 @@ def fit(
         "thresholds": {name: c.threshold for name, c in calibrations.items()},
         "false_alarm": rate if calibrations else None,
     }
-    if accuracy.complaint:
-        print(f"warning: {accuracy.complaint}", file=sys.stderr)
+    for warning in (accuracy.complaint, accuracy.order):
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr)
     if json:
         print_json(summary)
         return

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -58,7 +58,7 @@ class DataOptions:
     workers: int = 0
     """Processes that read images beside the main one."""
     limit: int | None = None
-    """Read only the first so many images of each set."""
+    """Read at most this many images of each data set, evenly over classes; without labels the first ones."""
     label_offset: int = 0
     """Added to every label, for a head whose classes start later (1 for a background class at 0)."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -178,9 +178,17 @@ def _load_features(
 
 
 def open_loader(
-    spec: str, loaded: LoadedClassifier, options: DataOptions, *, pixels: bool = False
+    spec: str,
+    loaded: LoadedClassifier,
+    options: DataOptions,
+    *,
+    pixels: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> ImageLoader | TensorLoader:
-    """Open a data set by its path or name, for a classifier; images before their normalisation, if asked to."""
+    """Open a data set by its path or name, for a classifier; images before their normalisation, if asked to.
+
+    Where its labels matter, they are matched by name to `class_names`, the classifier's.
+    """
     from oodline import data
     from oodline.model.features import FeatureClassifier
 
@@ -196,6 +204,7 @@ def open_loader(
         limit=options.limit,
         on_error=options.on_error,
         label_offset=options.label_offset,
+        class_names=class_names,
     )
 
 

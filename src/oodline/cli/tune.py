@@ -76,8 +76,9 @@ def tune(
         check_writable(output)
     wanted, grid = create_detector(detector), _grid(try_ or [])
     loaded = load_classifier(model, data=data)
-    fit_loader = open_loader(data, loaded, reading)
-    held_out_loader = open_loader(held_out, loaded, reading)
+    fit_loader = open_loader(data, loaded, reading, class_names=loaded.class_names)
+    theirs = fit_loader.source.class_names or loaded.class_names
+    held_out_loader = open_loader(held_out, loaded, reading, class_names=theirs)
     source = held_out_loader.source
     if isinstance(held_out_loader, TensorLoader):
         assert isinstance(held_out_loader.source, TensorSource)
@@ -196,7 +197,9 @@ def _grid(written: list[str]) -> dict[str, list[Any]]:
 
 def _files(source: ImageSource | TensorSource | TensorSample) -> dict[str, str]:
     from oodline.data import ParquetImages, TensorSample, TensorSource
+    from oodline.data.class_order import Relabelled
 
+    source = source.source if isinstance(source, Relabelled) else source
     files = [str(source.path)] if isinstance(source, TensorSource | TensorSample) and source.path else []
     files += source.files if isinstance(source, ParquetImages) else []
     return {file: _sha256(file) for file in files}

@@ -4,12 +4,13 @@ A source knows its images by position: a name to print, a label, and the image i
 batches that carry those positions, so that a skipped image never shifts the identity of the others.
 """
 
+from oodline.data.folder import ImageFolder
 from oodline.data.hub import HuggingFaceImages, TorchvisionImages
 from oodline.data.listing import ImageList
 from oodline.data.loader import ImageDataset, ImageLoader, image_loader
 from oodline.data.opening import open_images, open_loader
 from oodline.data.parquet import ParquetImages
-from oodline.data.sources import ImageFolder, ImageSource, names_of_logits
+from oodline.data.sources import ImageSource, names_of_logits
 from oodline.data.subset import Subset, sample
 from oodline.data.tensors import TensorFile, TensorLoader, TensorSample, TensorSource
 

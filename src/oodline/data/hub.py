@@ -33,7 +33,8 @@ class TorchvisionImages:
         self.dataset = dataset
         self.title = name or type(dataset).__name__
         classes = getattr(dataset, "classes", None)
-        self.class_names = tuple(str(c) for c in classes) if classes else None
+        synonyms = [c if isinstance(c, tuple) else (c,) for c in classes or ()]  # ImageNet's classes have several names
+        self.class_names = tuple(", ".join(map(str, names)) for names in synonyms) or None
         labels = getattr(dataset, "targets", getattr(dataset, "labels", getattr(dataset, "_labels", None)))
         self._labels = None if labels is None else [int(v) for v in labels]
 

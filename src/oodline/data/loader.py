@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from oodline.batch import Batch
 from oodline.data.decoding import read_image
+from oodline.data.digests import combine
 from oodline.data.sources import ImageSource
+from oodline.data.subset import evenly, labels_of
 from oodline.errors import DataError, ImageError, InputError
 
 
@@ -82,7 +84,7 @@ class ImageLoader:
     workers : int
         Processes that read beside the main one.
     limit : int, optional
-        Read only the first so many images.
+        Read at most this many images, evenly over classes; of images without labels the first ones.
     on_error : {"raise", "skip"}
         Raise `ImageError` for an unreadable image, or leave it out and remember its name.
 
@@ -106,9 +108,10 @@ class ImageLoader:
         self.source = dataset.source
         self.skipped: list[str] = []
         """Names of the images that could not be read in the last iteration."""
-        self._read_only(range(len(dataset) if limit is None else min(limit, len(dataset))))
+        everything = limit is None or limit >= len(dataset)
+        self._read_only(range(len(dataset)) if everything else evenly(labels_of(self.source), limit or 1))
 
-    def _read_only(self, rows: range) -> None:
+    def _read_only(self, rows: Sequence[int]) -> None:
         self.rows = rows
         self._loader: DataLoader[Any] = DataLoader(
             self.dataset, self.batch_size, sampler=rows, num_workers=self.workers, collate_fn=list
@@ -119,7 +122,7 @@ class ImageLoader:
         """Number of images, readable or not."""
         return len(self.rows)
 
-    def over(self, batches: Sequence[range]) -> ImageLoader:
+    def over(self, batches: Sequence[Sequence[int]]) -> ImageLoader:
         """The same images cut into these batches of positions, which need not be all."""
         part = copy.copy(self)
         part.skipped = []
@@ -157,7 +160,7 @@ class ImageLoader:
         return {
             "preprocessing": self.dataset.recipe(),
             "label offset": str(self.dataset.label_offset),
-            "images": f"{self.rows.start} to {self.rows.stop}",
+            "images": describe_rows(self.rows),
         }
 
     def __len__(self) -> int:
@@ -207,6 +210,15 @@ class ImageLoader:
                 )
         labelled = None if None in labels else torch.tensor(labels)
         return Batch(torch.stack(images), labelled, torch.tensor(index))
+
+
+def describe_rows(rows: Sequence[int]) -> str:
+    """Positions as a text that differs where they do.
+
+    >>> describe_rows(range(3, 9))
+    '3 to 9'
+    """
+    return f"{rows.start} to {rows.stop}" if isinstance(rows, range) else f"{len(rows)}: {combine(rows)}"
 
 
 def image_loader(

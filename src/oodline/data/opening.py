@@ -9,11 +9,13 @@ from typing import Literal
 from PIL import Image
 from torch import Tensor
 
+from oodline.data.class_order import in_order_of
+from oodline.data.folder import ImageFolder
 from oodline.data.hub import open_hugging_face, open_torchvision
 from oodline.data.listing import ImageList
 from oodline.data.loader import ImageLoader, image_loader
 from oodline.data.parquet import ParquetImages
-from oodline.data.sources import ImageFolder, ImageSource
+from oodline.data.sources import ImageSource
 from oodline.data.tensor_formats import SUFFIXES
 from oodline.data.tensors import TensorFile, TensorLoader
 from oodline.errors import DataError
@@ -32,6 +34,7 @@ def open_images(spec: str | Path) -> ImageSource:
         A folder, an image, a Parquet file, a folder or pattern of Parquet files; `torchvision:CIFAR10,root=data,
         train=false`; `hf:NAME,split=test`; or `list:FILE.txt,root=FOLDER`, lines of path and label. Columns of Parquet
         and `hf:` follow as options where they are not found by their names: `FILE.parquet,image=img,label=fine_label`.
+        Class folders are classes in alphabetical order, or `FOLDER,order=natural`.
 
     Raises
     ------
@@ -58,15 +61,15 @@ def open_images(spec: str | Path) -> ImageSource:
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
         _check_options(path, options, ("image", "label"))
         return ParquetImages(path, **{key: str(value) for key, value in options.items()})
-    _check_options(path, options, ())
-    return ImageFolder(path)
+    _check_options(path, options, ("order",))
+    return ImageFolder(path, **{key: str(value) for key, value in options.items()})
 
 
 def _check_options(path: Path, options: Mapping[str, object], known: Sequence[str]) -> None:
     for option in options:
         if option not in known:
-            takes = f"takes {' and '.join(f'{key}=...' for key in known)}" if known else "takes no option"
-            raise DataError(f"{path} {takes}; got {option}={options[option]}.")
+            takes = " and ".join(f"{key}=..." for key in known)
+            raise DataError(f"{path} takes {takes}; got {option}={options[option]}.")
 
 
 def is_tensors(spec: str | Path) -> bool:
@@ -85,6 +88,7 @@ def open_loader(
     on_error: Literal["raise", "skip"] = "raise",
     limit: int | None = None,
     label_offset: int = 0,
+    class_names: Sequence[str] | None = None,
 ) -> ImageLoader | TensorLoader:
     """Batches of a data set by its path or name.
 
@@ -95,6 +99,9 @@ def open_loader(
         model without preprocessing.
     preprocessing, batch_size, workers, on_error, limit, label_offset
         See `ImageLoader`. Tensors need no workers, and none of them is unreadable.
+    class_names : sequence of str, optional
+        Of the classifier, in the order of its logits. Where the data has names too, labels are matched by name, and a
+        warning says what differs.
 
     Raises
     ------
@@ -104,7 +111,7 @@ def open_loader(
     if is_tensors(spec):
         return TensorLoader(TensorFile(spec), batch_size, limit, label_offset)
     return image_loader(
-        open_images(spec),
+        in_order_of(open_images(spec), class_names, label_offset),
         preprocessing,
         batch_size=batch_size,
         workers=workers,

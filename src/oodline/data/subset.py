@@ -1,10 +1,13 @@
-"""Some images of a source, in an order of one's own."""
+"""Some images of a source: which, and in which order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from oodline.data.digests import combine
@@ -44,6 +47,47 @@ class Subset:
     def fingerprint(self) -> str:
         """Of the source's content and the positions."""
         return combine([self.source.fingerprint(), self.positions])
+
+
+def evenly(labels: Sequence[int | None] | NDArray[np.integer[Any]], most: int) -> Sequence[int]:
+    """Positions of at most `most` samples in ascending order: the first of each class, equally many where there are.
+
+    Of fewer samples than classes each is of another class, evenly over them. Samples without label come last.
+
+    Examples
+    --------
+    >>> evenly([0, 0, 0, 0, 1, 1, 2, None], 5), evenly([0, 0, 1, 1, 2, 2, 3, 3], 2), evenly([None] * 4, 2)
+    ([0, 1, 4, 5, 6], [0, 4], range(0, 2))
+    """
+    if most >= len(labels):
+        return range(len(labels))
+    known = labels if isinstance(labels, np.ndarray) else np.array([-1 if v is None else v for v in labels])
+    unlabelled = np.flatnonzero(known < 0)
+    if most >= len(known) - len(unlabelled):
+        chosen = np.concatenate([np.flatnonzero(known >= 0), unlabelled[: most - len(known) + len(unlabelled)]])
+        return _as_range(np.sort(chosen).tolist())
+    labelled = np.flatnonzero(known >= 0)
+    _, classes, counts = np.unique(known[labelled], return_inverse=True, return_counts=True)
+    each = most // len(counts)
+    while np.minimum(counts, each + 1).sum() <= most:  # classes that have fewer leave more to the others
+        each += 1
+    quota = np.minimum(counts, each)
+    rest, larger = most - int(quota.sum()), np.flatnonzero(counts > each)
+    quota[larger[np.arange(rest) * len(larger) // max(rest, 1)]] += 1
+    order = np.argsort(classes, kind="stable")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return _as_range(labelled[rank < quota[classes]].tolist())
+
+
+def _as_range(positions: list[int]) -> Sequence[int]:
+    return range(len(positions)) if positions[-1] == len(positions) - 1 else positions
+
+
+def labels_of(source: ImageSource) -> Sequence[int | None] | NDArray[np.integer[Any]]:
+    """Labels of all images, without a call for each where the source keeps them as an array."""
+    known = getattr(source, "labels", None)
+    return known if isinstance(known, np.ndarray) else [source.label(i) for i in range(len(source))]
 
 
 def sample(source: ImageSource, most: int, seed: int = 0) -> Subset:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from oodline.batch import Batch, Inputs
 from oodline.data.digests import combine, file_digest
+from oodline.data.loader import describe_rows
+from oodline.data.subset import evenly
 from oodline.data.tensor_formats import Rows, open_rows, rows_of
 from oodline.errors import DataError, InputError
 
@@ -24,6 +27,9 @@ LABELS = "labels"
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 """What labels may be, and what safetensors calls them."""
 KINDS = (*INTEGERS, *(kind.replace("uint", "U").replace("int", "I") for kind in INTEGERS))
+
+_CHUNK = 4096
+"""Samples that are read at once to learn their labels."""
 
 
 class TensorSource:
@@ -231,7 +237,7 @@ class TensorLoader:
     batch_size : int
         Samples a batch; fewer in the last one.
     limit : int, optional
-        Read only the first so many samples.
+        Read at most this many samples, evenly over classes; of samples without labels the first ones.
     label_offset : int
         Added to every label.
 
@@ -253,11 +259,22 @@ class TensorLoader:
         self.source, self.batch_size, self.label_offset = source, batch_size, label_offset
         self.skipped: list[str] = []
         """Always empty: a file is read as a whole or not at all."""
-        self._read_only(range(len(source) if limit is None else min(limit, len(source))))
+        everything = limit is None or limit >= len(source)
+        self._read_only(range(len(source)) if everything else evenly(self._labels(), limit or 1))
 
-    def _read_only(self, rows: range) -> None:
-        self.rows = rows
-        self._batches: Sequence[range] = [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
+    def _labels(self) -> list[int | None]:
+        found: list[int | None] = []
+        for start in range(0, len(self.source), _CHUNK):
+            stop = min(start + _CHUNK, len(self.source))
+            labels = self.source.read(start, stop)[1]
+            found += [None] * (stop - start) if labels is None else labels.tolist()
+        return found
+
+    def _read_only(self, rows: Sequence[int]) -> None:
+        self.rows: Sequence[int] = rows
+        self._batches: Sequence[Sequence[int]] = [
+            rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)
+        ]
 
     @property
     def num_samples(self) -> int:
@@ -269,12 +286,10 @@ class TensorLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for rows in self._batches:
-            inputs, labels = self.source.read(rows.start, rows.stop)
-            yield Batch(
-                inputs, None if labels is None else labels + self.label_offset, torch.arange(rows.start, rows.stop)
-            )
+            inputs, labels = _join([self.source.read(run[0], run[-1] + 1) for run in _runs(rows)])
+            yield Batch(inputs, None if labels is None else labels + self.label_offset, torch.tensor(rows))
 
-    def over(self, batches: Sequence[range]) -> TensorLoader:
+    def over(self, batches: Sequence[Sequence[int]]) -> TensorLoader:
         """The same samples cut into these batches of positions, which need not be all."""
         part = copy.copy(self)
         part._batches = batches
@@ -300,5 +315,21 @@ class TensorLoader:
         return {
             "preprocessing": "none",
             "label offset": str(self.label_offset),
-            "samples": f"{self.rows.start} to {self.rows.stop}",
+            "samples": describe_rows(self.rows),
         }
+
+
+def _runs(rows: Sequence[int]) -> list[Sequence[int]]:
+    """Cut ascending positions into runs without gaps, each of which is read at once."""
+    cuts = [0, *(k for k in range(1, len(rows)) if rows[k] != rows[k - 1] + 1), len(rows)]
+    return [rows[first:end] for first, end in pairwise(cuts)]
+
+
+def _join(parts: Sequence[tuple[Inputs, Tensor | None]]) -> tuple[Inputs, Tensor | None]:
+    if len(parts) == 1:
+        return parts[0]
+    inputs, labels = zip(*parts, strict=True)
+    joined = None if labels[0] is None else torch.cat(labels)
+    if isinstance(inputs[0], Tensor):
+        return torch.cat(inputs), joined
+    return {key: torch.cat([part[key] for part in inputs]) for key in inputs[0]}, joined

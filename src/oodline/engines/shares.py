@@ -93,7 +93,9 @@ def count_by_position(loader: Iterable[Any]) -> int:
 def note_skipped(loader: Iterable[Any], seen: Seen) -> None:
     """Tell an image loader, whose shares were read elsewhere, which images none of them gave."""
     if isinstance(loader, ImageLoader):
-        loader.skipped = [loader.source.name(i) for i in seen.missing(loader.num_samples)]
+        last = max(loader.rows, default=-1) + 1
+        read = set(loader.rows)
+        loader.skipped = [loader.source.name(i) for i in seen.missing(last) if i in read]
 
 
 class _EveryNth:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import warnings
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -90,7 +91,9 @@ def run_protocol(
     classifier, preprocessing, class_names = _load(protocol, device)
     for named in detectors.values():
         named.use_preprocessing(preprocessing)
-    sets, missing = open_sets(protocol, preprocessing, classifier, workers=workers, skip_missing=skip_missing)
+    sets, missing = open_sets(
+        protocol, preprocessing, classifier, workers=workers, skip_missing=skip_missing, class_names=class_names
+    )
     for this in sets:
         if this.role == "calibration":
             check_enough(this.samples, false_alarm_of(None, protocol.tpr))
@@ -141,8 +144,11 @@ def open_sets(
     *,
     workers: int = 0,
     skip_missing: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> tuple[list[BenchmarkSet], dict[str, str]]:
     """Open every data set of a protocol before any pass begins; those that were skipped, with the reason.
+
+    Labels of ID data are matched by name to `class_names`, the classifier's, or those of the fit data if omitted.
 
     Raises
     ------
@@ -171,7 +177,10 @@ def open_sets(
                 on_error=protocol.on_error,
                 limit=min(limits, default=None),
                 label_offset=part.label_offset,
+                class_names=None if role == "ood" else class_names,
             )
+            if role == "fit":
+                class_names = loader.source.class_names or class_names
         except (DataError, MissingExtraError, UnknownNameError) as error:
             missing[name] = f"{error} Get it: {part.source}" if part.source else str(error)
             needed += [name] if role not in ("ood", "csid") else []

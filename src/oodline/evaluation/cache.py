@@ -33,7 +33,7 @@ classes."""
 class KnownLoader(Protocol):
     """A loader that knows its content and can be cut anew; `oodline.data.ImageLoader` is one."""
 
-    rows: range
+    rows: Sequence[int]
     """Positions of the samples it yields."""
     batch_size: int
     skipped: list[str]
@@ -47,7 +47,7 @@ class KnownLoader(Protocol):
         """All that the content of the batches depends on, by name."""
         ...
 
-    def over(self, batches: Sequence[range]) -> Iterable[Batch]:
+    def over(self, batches: Sequence[Sequence[int]]) -> Iterable[Batch]:
         """The same samples cut into these batches of positions, which need not be all."""
         ...
 

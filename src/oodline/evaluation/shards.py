@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class Block:
 
 
 class _Layout(BaseModel):
-    """What a shard says of itself: which images it covers, in which batches."""
+    """What a shard says of itself: which images it covers, counted among those that are read, in which batches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,8 +76,8 @@ class Shards:
         Where keys are folders; made when something is written.
     parts : mapping of str to str
         All that the activations depend on; their digest is the key.
-    rows : range
-        Positions of the images.
+    rows : sequence of int
+        Positions of the images, ascending.
     size : int
         Images a shard, at least 1; the size of what is already there wins.
 
@@ -91,7 +92,7 @@ class Shards:
     ([1], torch.Size([2, 3]))
     """
 
-    def __init__(self, folder: Path, parts: Mapping[str, str], rows: range, size: int) -> None:
+    def __init__(self, folder: Path, parts: Mapping[str, str], rows: Sequence[int], size: int) -> None:
         self.parts = {**parts, "format": str(FORMAT_VERSION)}
         self.key = combine(sorted(self.parts.items()))
         self.folder = folder / self.key
@@ -105,9 +106,9 @@ class Shards:
 
     def number(self, position: int) -> int:
         """The shard of the image at a position."""
-        return (position - self.rows.start) // self.size
+        return bisect_left(self.rows, position) // self.size
 
-    def batches(self, numbers: Sequence[int], batch_size: int) -> list[range]:
+    def batches(self, numbers: Sequence[int], batch_size: int) -> list[Sequence[int]]:
         """Positions of the images of these shards in batches, none of which reaches into two shards."""
         covered = [self._covered(number) for number in numbers]
         return [part[i : i + batch_size] for part in covered for i in range(0, len(part), batch_size)]
@@ -137,10 +138,9 @@ class Shards:
         for block in blocks:
             for name, value in vars(block).items():
                 columns[name] += [] if value is None else [value.cpu()]
-        covered = self._covered(number)
         layout = _Layout(
-            start=covered.start,
-            stop=covered.stop,
+            start=number * self.size,
+            stop=number * self.size + len(self._covered(number)),
             sizes=[len(block.index) for block in blocks],
             labelled=[block.labels is not None for block in blocks],
         )
@@ -157,7 +157,7 @@ class Shards:
         path = self.folder / f"{number:06}-{hashlib.sha256(content).hexdigest()}.safetensors"
         self._sound[number] = write_atomically(path, lambda file: file.write(content))
 
-    def _covered(self, number: int) -> range:
+    def _covered(self, number: int) -> Sequence[int]:
         return self.rows[number * self.size : (number + 1) * self.size]
 
     def _files(self) -> list[Path]:
@@ -175,10 +175,10 @@ class Shards:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     return False
-            layout, covered = _layout(path), self._covered(number)
+            layout, start = _layout(path), number * self.size
         except (OSError, ValidationError):
             return False
-        return range(layout.start, layout.stop) == covered
+        return (layout.start, layout.stop) == (start, start + len(self._covered(number)))
 
 
 def _layout(path: Path) -> _Layout:

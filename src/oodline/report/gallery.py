@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodline.data import ImageSource, open_images
+from oodline.data.class_order import in_order_of
 from oodline.data.opening import SCHEMES
 from oodline.errors import DataError, OodlineError, unknown_name
 from oodline.evaluation.record import SetRecord
@@ -154,6 +155,8 @@ def _open(run: Run, this: SetRecord, spec: str | None) -> ImageSource:
                 f"{this.name}={spec}"
             )
     source = open_images(spec)
+    if this.role != "ood":  # as the run read them
+        source = in_order_of(source, run.record.class_names, this.label_offset, quiet=True)
     index, labels = run.index(this.name), run.labels(this.name)
     if len(index) and int(index.max()) >= len(source):
         raise DataError(f"{spec} has {len(source)} images, the run read number {int(index.max())}: it is another set.")

@@ -2,6 +2,7 @@
 
 from oodline.statistics.base import Statistic
 from oodline.statistics.class_moments import ClassMoments
+from oodline.statistics.confusions import Confusions
 from oodline.statistics.content_sketch import ContentSketch
 from oodline.statistics.covariance import Covariance
 from oodline.statistics.hits import Hits
@@ -13,6 +14,7 @@ from oodline.statistics.top_samples import TopSamples
 
 __all__ = [
     "ClassMoments",
+    "Confusions",
     "ContentSketch",
     "Contributions",
     "Covariance",
