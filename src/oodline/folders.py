@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+from oodline._util.temporary import claim, release, remove, remove_stale, temporary_name
 from oodline.errors import DataError
 
 
@@ -31,7 +31,8 @@ def write_folder(path: str | Path, write: Callable[[Path], object], *, marker: s
     """Call `write` with an empty temporary folder beside `path`, then rename it into place.
 
     A folder that is at `path` already is replaced if it is empty or holds a file named `marker`, and refused
-    otherwise. An error, a full disk or Ctrl-C leaves what was there before.
+    otherwise. An error, a full disk, Ctrl-C or a signal to end leaves what was there before. Of a link to a folder, the
+    folder is replaced.
 
     Raises
     ------
@@ -46,12 +47,20 @@ def write_folder(path: str | Path, write: Callable[[Path], object], *, marker: s
     ...     [file.name for file in made.iterdir()]
     ['a.txt']
     """
-    path = Path(path)
-    check_replaceable(path, marker)
-    temporary: Path | None = None
+    given, path = Path(path), Path(os.path.realpath(path))  # a link stays one
+    check_replaceable(given, marker)
+    temporary = temporary_name(path)
+
+    def clear() -> None:
+        if (temporary / "old").exists() and not path.exists():
+            (temporary / "old").rename(path)
+        remove(temporary)
+
+    claimed = claim(clear)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        remove_stale(path)
+        temporary.mkdir(mode=0o700)
         new = temporary / "new"
         new.mkdir()
         write(new)
@@ -60,12 +69,10 @@ def write_folder(path: str | Path, write: Callable[[Path], object], *, marker: s
         new.rename(path)
     except OSError as error:
         raise DataError(
-            f"could not write {path}: {error.strerror or error}. Nothing was left behind; check the folder, its "
+            f"could not write {given}: {error.strerror or error}. Nothing was left behind; check the folder, its "
             "permissions and the free space."
         ) from error
     finally:
-        if temporary is not None:
-            if (temporary / "old").exists() and not path.exists():
-                (temporary / "old").rename(path)
-            shutil.rmtree(temporary, ignore_errors=True)
-    return path
+        clear()
+        release(claimed)
+    return given

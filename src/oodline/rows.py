@@ -90,7 +90,7 @@ class RowWriter:
     def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: TracebackType | None) -> None:
         if kind is None:
             self.close()
-            for left in [] if self.path.suffix else self.path.glob(".part-*"):
+            for left in [] if self.path.suffix else self.path.glob(".part-*.tmp"):
                 left.unlink(missing_ok=True)  # by a process that was killed; all others have written theirs
         elif self._file is not None:
             self._file.discard()
@@ -197,9 +197,10 @@ def check_output(path: Path, *, divided: bool) -> None:
     if not divided:
         check_writable(path)
         return
-    if not path.is_dir():
-        check_writable(path)
+    try:  # another process may make it at this moment
         path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"could not write {path}: {error.strerror}. Name a folder that can be made.") from error
     check_writable(path / "part.parquet")
     if any(path.glob("*.parquet")) and not (path / UNFINISHED).is_dir():
         raise DataError(f"the folder {path} holds Parquet files, which would mix with the new ones. Name another.")

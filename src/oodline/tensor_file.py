@@ -7,9 +7,10 @@ twice, and only kinds of numbers that oodline writes, which is seen before a ten
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -32,7 +33,12 @@ def read_tensor_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         Truncated, damaged, of another kind, with a header that is too long, repeats a key, or names other kinds of
         numbers.
     """
-    header = _header(path)
+    with path.open("rb") as file:
+        return _read(path, file)
+
+
+def _read(path: Path, file: IO[bytes]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    header = _header(path, file)
     for name, entry in header.items():
         if name != "__metadata__" and not (isinstance(entry, dict) and entry.get("dtype") in DTYPES):
             kind = str(entry.get("dtype"))[:20] if isinstance(entry, dict) else "nothing known"
@@ -40,9 +46,11 @@ def read_tensor_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
                 f"the tensor {name[:80]!r} of {path} holds {kind}; oodline writes {', '.join(DTYPES)} and nothing "
                 "else. Fit it again."
             )
+    # the very file whose header was read, also where another process has replaced it since
+    same = next((p for p in (Path(f"{d}/{file.fileno()}") for d in ("/proc/self/fd", "/dev/fd")) if p.exists()), path)
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with safe_open(same, framework="pt") as opened:
+            return opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise _damaged(path, str(error), truncated="ncomplete" in str(error)) from error
 
@@ -76,16 +84,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _header(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(8)
-        length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
-        if len(first) < 8 or size < length + 8 <= MAX_HEADER:
-            raise _damaged(path, "its header is incomplete", truncated=True)
-        if length > MAX_HEADER:
-            raise _damaged(path, f"its header would have {length} bytes, of {MAX_HEADER} at most")
-        text = file.read(length)
+def _header(path: Path, file: IO[bytes]) -> dict[str, Any]:
+    size = os.fstat(file.fileno()).st_size
+    first = file.read(8)
+    length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
+    if len(first) < 8 or size < length + 8 <= MAX_HEADER:
+        raise _damaged(path, "its header is incomplete", truncated=True)
+    if length > MAX_HEADER:
+        raise _damaged(path, f"its header would have {length} bytes, of {MAX_HEADER} at most")
+    text = file.read(length)
     try:
         found = parse_json(text)
     except ValueError as error:
