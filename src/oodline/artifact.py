@@ -398,8 +398,7 @@ def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 def _words(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        words = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        words = problem(error)
     elif type(error) is KeyError:
         words = f"there is no {error}"
     else:

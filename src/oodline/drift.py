@@ -16,8 +16,9 @@ from __future__ import annotations
 import bisect
 import hashlib
 import math
+import struct
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -35,6 +36,9 @@ MEMORY = 10_000
 
 MOST_WINDOW = 10**9
 """Scores in a window at most."""
+
+MOST_SOURCES = 1000
+"""Files that a state remembers at most, the last ones."""
 
 SHARES = (0.05, 0.15, 0.4, 1.0)
 """Shares of OOD inputs that the bettors stake on, each with a part of the money."""
@@ -98,6 +102,18 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Money = Annotated[float, Field(ge=0, le=1e306)]
 
 
+class Watched(BaseModel):
+    """Scores that a monitor has taken in from one source, such as a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    count: Count
+    """How many, from its beginning."""
+    sha256: str
+    """Digest of their values."""
+
+
 class _State(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -115,6 +131,7 @@ class _State(BaseModel):
     flags: tuple[bool, ...]
     ranked: tuple[float, ...]
     random: dict[str, Any]
+    sources: tuple[Watched, ...] = ()
 
 
 class DriftMonitor:
@@ -164,6 +181,9 @@ class DriftMonitor:
         self.seen = 0
         self._flags: deque[bool] = deque(maxlen=window)
         self._random = np.random.default_rng(seed)
+        self.sources: list[Watched] = []
+        """Which files it has taken in, where whoever fed them said so; see `already`."""
+        self._digest, self._named = hashlib.sha256(), False
         self.reset()
 
     def reset(self) -> None:
@@ -196,11 +216,43 @@ class DriftMonitor:
         if not bool(torch.isfinite(scores).all()):
             raise InputError(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite.")
         self._flags.extend(self.calibration.is_ood(scores, predicted).tolist())
-        for score in scores.double().tolist():
+        values = scores.double().tolist()
+        if self._named:
+            self._digest.update(struct.pack(f"<{len(values)}d", *values))
+            last = self.sources[-1]
+            changes = {"count": last.count + len(values), "sha256": self._digest.hexdigest()}
+            self.sources[-1] = last.model_copy(update=changes)
+        for score in values:
             self.seen += 1
             if self.alarm_at is None:
                 self._bet(self._p_value(score))
         return self.report
+
+    def begin(self, name: str) -> None:
+        """Say from what the next scores come, so that the same ones are known when they come again."""
+        self.sources.append(Watched(name=name, count=0, sha256=""))
+        self._digest, self._named = hashlib.sha256(), True
+
+    def already(self, scores: Iterable[float]) -> Watched | None:
+        """The longest source that these scores, in their order, are or begin with; None where they are new.
+
+        Examples
+        --------
+        >>> from oodline.calibration import calibrate
+        >>> monitor = DriftMonitor(calibrate(torch.arange(99.0)))
+        >>> monitor.begin("monday.csv")
+        >>> _ = monitor.update(torch.tensor([3.0, 50.0]))
+        >>> monitor.already([3.0, 50.0, 7.0]).name, monitor.already([50.0, 3.0])
+        ('monday.csv', None)
+        """
+        known = {(source.count, source.sha256): source for source in self.sources if source.count}
+        counts = {source.count for source in self.sources}
+        digest, found = hashlib.sha256(), None
+        for count, score in enumerate(scores, start=1):
+            digest.update(struct.pack("<d", score))
+            if count in counts:
+                found = known.get((count, digest.hexdigest()), found)
+        return found
 
     @property
     def report(self) -> DriftReport:
@@ -236,6 +288,7 @@ class DriftMonitor:
             flags=tuple(self._flags),
             ranked=tuple(self._ranked),
             random=dict(self._random.bit_generator.state),
+            sources=tuple(source for source in self.sources[-MOST_SOURCES:] if source.count),
         ).model_dump(mode="json")
 
     @classmethod
@@ -263,6 +316,7 @@ class DriftMonitor:
         monitor._evidence, monitor._peak, monitor._stakes = kept.evidence, kept.peak, list(kept.stakes)
         monitor._flags.extend(kept.flags)
         monitor._ranked = list(kept.ranked)
+        monitor.sources = list(kept.sources)
         return monitor
 
     def _p_value(self, score: float) -> float:

@@ -264,13 +264,15 @@ def print_json(document: Any) -> None:
 def _read_preprocessing(text: str) -> Preprocessing:
     from pydantic import ValidationError
 
+    from oodline._util.validation import problem, shown
+    from oodline.cli.checks import preprocessing_text
     from oodline.preprocessing import Preprocessing
 
+    content = preprocessing_text(text)
     try:
-        content = text if text.lstrip().startswith("{") else Path(text).read_text()
         return Preprocessing.model_validate_json(content)
-    except (OSError, ValidationError) as error:
-        raise SettingError(f"--preprocessing {text!r} is neither JSON nor a file of it: {error}") from error
+    except ValidationError as error:
+        raise SettingError(f"--preprocessing {shown(text)}: {problem(error)}.") from error
 
 
 __all__ = [

@@ -6,6 +6,7 @@ import csv
 import json as json_module
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,7 @@ def watch(
     alpha: float | None = None,
     window: int | None = None,
     state: Path | None = None,
+    again: Annotated[bool, Parameter(negative="")] = False,
     prometheus: int | None = None,
     json: Json = False,
 ) -> None:
@@ -43,8 +45,9 @@ def watch(
     Parameters
     ----------
     scores
-        A file that `oodline score` wrote (.parquet, .csv, .jsonl), or - for JSON lines on standard input as they come:
-        each an object with "score", and "label" where the calibration is by class, or a bare number.
+        A file that `oodline score` wrote (.parquet, .csv, .jsonl, or a folder of .parquet), or - for standard input as
+        it comes: CSV with the names of its columns, or JSON lines, each an object with "score", and "label" where the
+        calibration is by class, or a bare number.
     guard
         The file that the scores were made with; it must hold a calibration.
     detector
@@ -55,7 +58,9 @@ def watch(
         Inputs a line; 500 if not given.
     state
         A JSON file in which the monitor remembers: it goes on from there, and is saved there after each window and at
-        the end.
+        the end. A file of scores that it has taken in before is refused.
+    again
+        Take in a file of scores again, although the state says that it has been.
     prometheus
         Also serve metrics on this port of 127.0.0.1 while it runs.
     json
@@ -76,17 +81,25 @@ def watch(
     if state is not None:
         check_writable(state)
     monitor = _monitor(calibration, state, alpha, window)
+    column = "score" if name == first else f"score_{name}"
+    if scores != "-":
+        if state is not None and not again and (known := monitor.already(_values(scores, column))):
+            raise DataError(
+                f"{scores} has been watched before: its first {known.count:,} scores are those of {known.name}, which "
+                f"{state} has taken in. Name a file of new scores, or pass --again to count these twice."
+            )
+        monitor.begin(scores)
     metrics = None if prometheus is None else serve_drift_metrics(prometheus)
     say = _print_json if json else _print_line
     said = None
     try:
-        for values, labels in _read(scores, "score" if name == first else f"score_{name}", monitor):
+        for values, labels in _read(scores, column, monitor):
             alarmed = monitor.alarm_at is not None
             report = monitor.update(values, labels)
             if metrics is not None:
                 metrics.show(report)
             if report.seen % monitor.window == 0 or (report.alarm_at is not None and not alarmed):
-                say(report)
+                say(report, not alarmed)
                 said = report.seen
                 _save(monitor, state)
     except KeyboardInterrupt:
@@ -95,7 +108,7 @@ def watch(
         stopped = False
     report = monitor.report
     if said != report.seen:
-        say(report)
+        say(report, False)
     _save(monitor, state)
     if report.alarm_at is not None or stopped:
         sys.exit(ALARM if report.alarm_at is not None else 130)
@@ -127,18 +140,19 @@ def _save(monitor: DriftMonitor, state: Path | None) -> None:
         write_atomically(state, lambda file: file.write(document))
 
 
-def _print_json(report: DriftReport) -> None:
+def _print_json(report: DriftReport, _new: bool) -> None:
     print(json_module.dumps(report.row(), allow_nan=False), flush=True)
 
 
-def _print_line(report: DriftReport) -> None:
+def _print_line(report: DriftReport, new: bool) -> None:
+    standing = f"; drifting since the alarm at input {report.alarm_at}" if report.alarm_at and not new else ""
     interval = f"95 % interval {report.low:.1%} to {report.high:.1%}, promised {report.promised:.3g}"
     print(
         f"inputs {report.seen - report.window + 1} to {report.seen}: {report.rate:.1%} flagged ({interval}); "
-        f"evidence of drift {report.evidence:.3g} of {report.limit:.3g}",
+        f"evidence of drift {report.evidence:.3g} of {report.limit:.3g}{standing}",
         flush=True,
     )
-    if report.alarm_at is not None:
+    if report.alarm_at is not None and new:
         print(f"ALARM: scores have drifted towards OOD (at input {report.alarm_at})", flush=True)
 
 
@@ -165,6 +179,14 @@ def _read(source: str, column: str, monitor: DriftMonitor) -> Iterator[tuple[Any
         yield torch.tensor(scores, dtype=torch.float64), None if None in labels else torch.tensor(labels)
 
 
+def _values(source: str, column: str) -> Iterator[float]:
+    for row in _rows(source):
+        try:
+            yield float(row.get(column) if isinstance(row, dict) else row)
+        except (TypeError, ValueError, OverflowError):
+            return  # whoever reads the file for its scores will say what is wrong
+
+
 def _label(value: Any) -> int:
     label = int(value)
     if (not isinstance(value, str) and label != value) or not 0 <= label < 2**31:
@@ -174,28 +196,59 @@ def _label(value: Any) -> int:
 
 def _rows(source: str) -> Iterator[Any]:
     if source == "-":
-        yield from _lines(sys.stdin)
+        yield from _stream(sys.stdin)
         return
     path = Path(source)
-    if path.suffix not in (".parquet", ".csv", ".jsonl"):
-        raise SettingError(f"scores are read from .parquet, .csv, .jsonl, or - for standard input; not {source}.")
+    kind = check_scores(path)
     try:
-        if path.suffix == ".parquet":
+        if kind == ".parquet":
             from pyarrow import parquet
 
-            with parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches():
-                    yield from batch.to_pylist()
-        elif path.suffix == ".csv":
-            with path.open(newline="") as file:
+            for part in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+                with parquet.ParquetFile(part) as file:
+                    for batch in file.iter_batches():
+                        yield from batch.to_pylist()
+        elif kind == ".csv":
+            with path.open(newline="", encoding="utf-8-sig") as file:
                 yield from csv.DictReader(file)
         else:
-            with path.open() as file:
+            with path.open(encoding="utf-8") as file:
                 yield from _lines(file)
     except DataError:
         raise
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{source} cannot be read: {error}.") from error
+
+
+def check_scores(path: Path) -> str:
+    """The kind of a file of scores, by its ending.
+
+    Raises
+    ------
+    SettingError, DataError
+        It is of no known kind, or not there.
+    """
+    kind = ".parquet" if path.is_dir() else path.suffix.lower()
+    if kind not in (".parquet", ".csv", ".jsonl"):
+        raise SettingError(f"scores are read from .parquet, .csv, .jsonl, or - for standard input; not {path}.")
+    if path.is_dir() and not any(path.glob("*.parquet")):
+        raise DataError(f"the folder {path} holds no .parquet file of scores. Check the path.")
+    if not path.exists():
+        raise DataError(f"{path} cannot be read: there is no such file. Check the path.")
+    return kind
+
+
+def _stream(file: Any) -> Iterator[Any]:
+    """JSON lines, or CSV: told apart by the first line that is not empty."""
+    lines = (line for line in file if line.strip())
+    first = next(lines, "")
+    if "score" in first and not first.lstrip().startswith("{"):
+        try:
+            yield from csv.DictReader(chain([first], lines))
+        except csv.Error as error:
+            raise DataError(f"standard input cannot be read: {error}.") from error
+    else:
+        yield from _lines(chain([first], lines))
 
 
 def _lines(file: Any) -> Iterator[Any]:

@@ -202,6 +202,8 @@ def _in_a_list(member: Detector) -> str:
 def _checked(name: str, key: str, value: Any, hint: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+    from oodline._util.validation import problem, shown
+
     # a literal's own check says what it knows; this one only asks for the right type
     kind = str if get_origin(hint) is Literal else hint
     own = inspect.isclass(kind) or get_origin(kind) is not None
@@ -209,5 +211,4 @@ def _checked(name: str, key: str, value: Any, hint: Any) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        problem = error.errors()[0]["msg"].lower()
-        raise SettingError(f"'{name}' does not take {key}={value!r}: {problem}.") from error
+        raise SettingError(f"'{name}' does not take {key}={shown(value)}: {problem(error)}.") from error

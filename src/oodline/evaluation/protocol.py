@@ -34,11 +34,12 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, ValidationError
 
+from oodline._util.validation import path_of, problem
 from oodline.data.opening import SCHEMES, is_tensors
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import DataError, ModelError, SettingError, unknown_name
-from oodline.evaluation.record import Role, SetName, safe_name
+from oodline.evaluation.record import SETS, SETS_IN_WORDS, Role, SetName, safe_name
 from oodline.preprocessing import Preprocessing
 from oodline.references import Reference, parse_reference
 
@@ -202,16 +203,14 @@ def parse_protocol(document: dict[str, Any], where: str = "the benchmark") -> Pr
         return Protocol.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        *section, key = first["loc"]
-        inside = ".".join(str(part) for part in section if isinstance(part, str))
-        place = f"[{inside}]" if inside else "the top level"
+        *section, key = first["loc"] or ("",)
+        place = f"[{path_of(tuple(section))}]" if section else "the top level"
         if first["type"] == "extra_forbidden":
             raise unknown_name(f"key in {place} of {where}:", str(key), _keys(section)) from error
         if first["type"] == "missing":
-            what = f"[{key}]" if not inside and key in ("classifier", "fit", "test") else f"`{key}` in {place}"
+            what = f"[{key}]" if not section and key in ("classifier", "fit", "test") else f"`{key}` in {place}"
             raise SettingError(f"{where} lacks {what}.") from error
-        problem = first["msg"][:1].lower() + first["msg"][1:]
-        raise SettingError(f"{where}, {place}: {key} = {first['input']!r}: {problem}.") from error
+        raise SettingError(f"{where}: {problem(error, {SETS: SETS_IN_WORDS})}.") from error
 
 
 def labelled_detectors(entries: tuple[str, ...] | list[str]) -> dict[str, Detector]:

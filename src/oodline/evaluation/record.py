@@ -18,6 +18,8 @@ Role = Literal["fit", "calibration", "id", "csid", "ood"]
 SETS = r"^\w[\w .:+-]*$"
 """What a data set may be called: its scores are in a file of that name."""
 
+SETS_IN_WORDS = "letters, digits, spaces and . : + - _, beginning with a letter, a digit or _"
+
 SetName = Annotated[str, StringConstraints(pattern=SETS)]
 
 

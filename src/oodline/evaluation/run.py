@@ -316,8 +316,7 @@ def _read_record(path: Path) -> RunRecord:
     try:
         return RunRecord.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ArtifactError(f"{path} does not describe a run: {_where(first['loc'])}{first['msg']}.") from error
+        raise ArtifactError(f"{path} does not describe a run: {problem(error, {SETS: SETS_IN_WORDS})}.") from error
 
 
 def _read_scores(path: Path, known: SetRecord, record: RunRecord) -> pa.Table:
