@@ -171,7 +171,7 @@ def test_missing_sets_can_be_done_without(place, capsys):
         (["bench", "no.toml"], "no.toml cannot be read"),
         ([*COMMAND, "-d", "lime"], "Did you mean 'line'"),
         ([*COMMAND, "-d", "msp", "-d", "msp"], "two detectors are called 'msp'"),
-        ([*COMMAND, "--limit", "0"], "limit = 0: input should be greater than 0"),
+        ([*COMMAND, "--limit", "0"], "`--limit` must be at least 1; got 0."),
         ([*COMMAND, "-o", "data"], "other things in it"),
         ([*COMMAND[:2], "--model", "python:net.py:built"], "Did you mean 'build'"),
     ],

@@ -361,7 +361,7 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
         ([*MODEL, "-o", "nowhere/guard.safetensors"], "could not write nowhere/guard.safetensors"),
         ([*MODEL, "--calibrate", "noise"], "9 held-out samples cannot promise a false-alarm rate of 0.05"),
         ([*MODEL, "--false-alarm", "0.05", "--tpr", "0.95"], "say the same thing twice"),
-        ([*MODEL, "--false-alarm", "5"], "a false-alarm rate lies between 0 and 1"),
+        ([*MODEL, "--false-alarm", "5"], "`--false-alarm` must be between 0 and 1, both excluded; got 5."),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, arguments, sentence):

@@ -99,8 +99,8 @@ def test_printed_tables_say_how_they_count(place, capsys):
         (("--ood", "noise", "--near", "noise"), "two data sets are called 'noise'"),
         (("--ood", "noise", "-o", "t.html"), "--output must end in .md, .tex, .csv, .json, .parquet; t.html does not"),
         (("--ood", "noise", "-o", "t.csv", "-o", "nowhere/t.md"), "there is no folder nowhere"),
-        (("--ood", "noise", "--bootstrap", "1"), "a bootstrap needs at least 2 resamples"),
-        (("--ood", "noise", "--bootstrap", "9", "--seed", "-1"), "a seed is at least 0"),
+        (("--ood", "noise", "--bootstrap", "1"), "`--bootstrap` needs at least 2 resamples, or 0 for none; got 1."),
+        (("--ood", "noise", "--bootstrap", "9", "--seed", "-1"), "`--seed` must be at least 0; got -1."),
         (("--ood", "id=noise"), "two data sets are called 'id'"),
     ],
 )

@@ -114,6 +114,84 @@ def test_a_live_stream_is_answered_as_it_comes_and_shown_to_prometheus(place):
     assert json.loads(Path("state.json").read_text())["seen"] == 23
 
 
+def test_an_alarm_is_said_once_and_then_stands(place, capsys):
+    scores = torch.cat([torch.randn(200), torch.randn(400) - 5])
+    write_columns({"score": scores.tolist()}, Path("drifted.csv"))
+    assert run("drifted.csv", "--window", "100", "--state", "state.json") == 3
+    out = capsys.readouterr().out
+    assert out.count("ALARM") == 1
+    lines = [line for line in out.splitlines() if not line.startswith("ALARM")]
+    at = json.loads(Path("state.json").read_text())["alarm_at"]
+    assert 200 < at <= 300
+    standing = [line.endswith(f"; drifting since the alarm at input {at}") for line in lines]
+    assert standing == [False, False, False, True, True, True]  # the third is followed by the alarm itself
+    # a later run goes on from there: it still drifts, and says so quietly
+    write_columns({"score": (torch.randn(100) - 5).tolist()}, Path("next.csv"))
+    assert run("next.csv", "--state", "state.json") == 3
+    out = capsys.readouterr().out
+    assert "ALARM" not in out and f"drifting since the alarm at input {at}" in out
+    write_columns({"score": (torch.randn(100) - 5).tolist()}, Path("third.csv"))
+    assert run("third.csv", "--state", "state.json", "--json") == 3
+    assert {json.loads(line)["alarm_at"] for line in capsys.readouterr().out.splitlines()} == {at}
+
+
+def test_the_csv_that_score_writes_is_read_from_a_file_and_from_a_pipe(place, capsys, monkeypatch):
+    text = (
+        '"name","index","label","class_name","score","p_value","threshold","is_ood"\n'
+        '"a,b.png",0,2,"cat, small",-1.5,0.2,-3.0,false\n'
+        '"c.png",1,,,2.5e-1,,,\n'
+    )
+    Path("written.csv").write_text(text)
+    Path("excel.CSV").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    outputs = []
+    for source in ("written.csv", "excel.CSV", "-"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        assert run(source) == 0
+        outputs.append(capsys.readouterr().out.splitlines()[-1])
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert outputs[0].startswith("inputs 1 to 2: ")
+
+
+def test_a_folder_of_parquet_files_is_read_in_the_order_of_their_names(place, capsys):
+    assert run("scores.parquet") == 3
+    expected = capsys.readouterr().out
+    Path("rows").mkdir()
+    table = parquet.read_table("scores.parquet")
+    parquet.write_table(table.slice(700), "rows/part-000000000700.parquet")
+    parquet.write_table(table.slice(0, 700), "rows/part-000000000000.parquet")
+    assert run("rows") == 3
+    assert capsys.readouterr().out == expected
+
+
+def test_the_same_scores_fed_again_are_noticed_whatever_the_file(place, capsys):
+    assert run("quiet.csv", "--state", "state.json") == 0
+    before = Path("state.json").read_text()
+    scores = [float(row) for row in Path("quiet.csv").read_text().split()[1:]]
+    write_columns({"score": scores}, Path("renamed.jsonl"))
+    write_columns({"score": [*scores, 0.25, 0.5]}, Path("grown.csv"))
+    for again in ("quiet.csv", "renamed.jsonl", "grown.csv"):
+        assert run(again, "--state", "state.json") == 1
+        error = capsys.readouterr().err
+        assert f"{again} has been watched before: its first 1,000 scores are those of quiet.csv" in error
+        assert "--again" in error
+    assert Path("state.json").read_text() == before
+    write_columns({"score": scores[::-1]}, Path("new.csv"))
+    assert run("new.csv", "--state", "state.json") == 0
+    assert run("quiet.csv", "--state", "state.json", "--again") == 0
+    state = json.loads(Path("state.json").read_text())
+    assert state["seen"] == 3000
+    assert [(s["name"], s["count"]) for s in state["sources"]] == [
+        ("quiet.csv", 1000),
+        ("new.csv", 1000),
+        ("quiet.csv", 1000),
+    ]
+    # a state of before this was remembered is read, and without one nothing is refused
+    del state["sources"]
+    Path("old.json").write_text(json.dumps(state))
+    assert run("quiet.csv", "--state", "old.json") == 0
+    assert run("quiet.csv") == 0 and run("quiet.csv") == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -130,10 +208,10 @@ def test_a_live_stream_is_answered_as_it_comes_and_shown_to_prometheus(place):
         (["quiet.csv", "--detector", "msp"], "has no number as 'score_msp'"),
         (["quiet.csv", "--detector", "max-logit"], "holds no calibration of 'max-logit'"),
         (["quiet.csv", "--detector", "mps"], "Did you mean 'msp'"),
-        (["quiet.csv", "--alpha", "2"], "alpha lies between 0 and 1"),
+        (["quiet.csv", "--alpha", "2"], "`--alpha` must be between 0 and 1, both excluded; got 2."),
         (["quiet.csv", "--state", "bad.jsonl"], "bad.jsonl is no state of a drift monitor"),
         (["quiet.csv", "--state", "nowhere/state.json"], "there is no folder nowhere"),
-        (["quiet.csv", "--prometheus", "99999"], "could not serve metrics on 127.0.0.1:99999"),
+        (["quiet.csv", "--prometheus", "99999"], "`--prometheus` must be at most 65535; got 99999"),
     ],
 )
 def test_bad_input_is_one_sentence(place, capsys, arguments, sentence):

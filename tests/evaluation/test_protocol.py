@@ -102,8 +102,8 @@ def test_roles_names_and_groups(tmp_path):
             r"`ood\[0\].data` must have at least 1 char.*; got ''",
         ),
         (("batch_size = 10", 'batch_size = "ten"'), SettingError, r"`batch_size` must be a valid integer.*; got 'ten'"),
-        (("batch_size = 10", "detectors = [3]"), SettingError, r"`detectors\[0\]` must be a text; got 3"),
-        (("batch_size = 10", "detectors = 3"), SettingError, r"`detectors` must be a list; got 3"),
+        (('detectors = ["energy"]', "detectors = [3]"), SettingError, r"`detectors\[0\]` must be a text; got 3"),
+        (('detectors = ["energy"]', "detectors = 3"), SettingError, r"`detectors` must be a list; got 3"),
         (
             ("batch_size = 10", 'on_error = "ignore"'),
             SettingError,

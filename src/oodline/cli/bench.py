@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from oodline.cli.options import Json, print_json, show_warnings, table_console
+from oodline._util.toml import read_toml
+from oodline.cli.checks import check_detectors, check_least, check_model
+from oodline.cli.options import Json, ModelOptions, print_json, show_warnings, table_console
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -69,13 +71,20 @@ def bench(
     json
         Print one JSON document on standard output, and nothing else there.
     """
+    if cache is not None and no_cache:
+        raise SettingError("--cache and --no-cache contradict each other. Pass one of them.")
+    check_least("--limit", limit, 1)
+    check_least("--batch-size", batch_size, 1)
+    check_least("--workers", workers, 0)
+    check_detectors(detector or [], labelled=True)
+    check_model(ModelOptions(model=model), needed=False)
+    read_toml(protocol)
+
     from oodline.evaluation.benchmark import run_protocol
     from oodline.evaluation.cache import default_folder
     from oodline.evaluation.protocol import parse_protocol, read_protocol
 
     show_warnings()
-    if cache is not None and no_cache:
-        raise SettingError("--cache and --no-cache contradict each other. Pass one of them.")
     wanted = read_protocol(protocol, folder=data, model=model)
     given = {"limit": limit, "batch_size": batch_size, "detectors": detector, "on_error": on_error}
     changes = {key: value for key, value in given.items() if value is not None}

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from oodline.cli.checks import check_data, check_guard, check_least, check_model, check_reading, check_suffix
 from oodline.cli.options import (
     DataOptions,
     Json,
@@ -21,6 +22,8 @@ from oodline.cli.options import (
     table_console,
 )
 from oodline.errors import SettingError
+from oodline.evaluation.writing import WRITERS
+from oodline.files import check_writable
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 _SCORES, _GROUPS = ".parquet", ("near", "far")
@@ -74,24 +77,30 @@ def evaluate(
     json
         Print one JSON document on standard output, and nothing else there.
     """
+    check_reading(reading)
+    check_least("--seed", seed, 0)
+    if bootstrap not in (0,) and bootstrap < 2:
+        raise SettingError(f"`--bootstrap` needs at least 2 resamples, or 0 for none; got {bootstrap}.")
+    for path in output or ():
+        check_suffix("--output", path, (*WRITERS, _SCORES))
+        check_writable(path)
+    if not (ood or near or far):
+        raise SettingError("there is no OOD data set. Name one: --ood PATH, --near PATH or --far PATH.")
+    given = {"": ood or [], "near": near or [], "far": far or [], "csid": csid or []}
+    specs = named([spec for listed in given.values() for spec in listed])
+    check_guard(guard)
+    check_model(model, needed=False)
+    check_data(id, *specs.values())
+
     from oodline.artifact import read_artifact
     from oodline.evaluation.bootstrap import Bootstrap
     from oodline.evaluation.evaluate import convention_of, score_sets, tabulate_sets
     from oodline.evaluation.rendering import print_table
     from oodline.evaluation.scored_sets import write_scores
-    from oodline.evaluation.writing import WRITERS, write_table
-    from oodline.files import check_writable
+    from oodline.evaluation.writing import write_table
 
     show_warnings()
-    for path in output or ():
-        if path.suffix not in (*WRITERS, _SCORES):
-            raise SettingError(f"--output must end in {', '.join((*WRITERS, _SCORES))}; {path.name} does not.")
-        check_writable(path)
     drawing = Bootstrap(bootstrap, seed=seed) if bootstrap else None
-    if not (ood or near or far):
-        raise SettingError("there is no OOD data set. Name one: --ood PATH, --near PATH or --far PATH.")
-    given = {"": ood or [], "near": near or [], "far": far or [], "csid": csid or []}
-    specs = named([spec for listed in given.values() for spec in listed])
     rest = iter(specs)
     names = {role: list(islice(rest, len(listed))) for role, listed in given.items()}
     artifact = read_artifact(guard)

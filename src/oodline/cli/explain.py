@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from oodline.cli.checks import check_data, check_guard, check_least, check_model, check_suffix
 from oodline.cli.options import DataOptions, Json, ModelOptions, load_classifier, open_loader, show_warnings
 from oodline.errors import DataError, SettingError
+from oodline.files import check_writable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,17 +57,22 @@ def explain(
     json
         Print one JSON document on standard output, and nothing else there.
     """
+    if output is not None:
+        check_suffix("--output", output, _FORMATS)
+        check_writable(output)
+    check_least("--index", index, 0)
+    check_least("--top", top, 1)
+    check_guard(guard)
+    check_model(model, needed=False)
+    check_data(image, data)
+
     from oodline.artifact import read_artifact
     from oodline.data import open_images
     from oodline.explanation_figure import draw_explanation
-    from oodline.files import check_writable, write_atomically
+    from oodline.files import write_atomically
     from oodline.guard import Guard
 
     show_warnings()
-    if output is not None and output.suffix not in _FORMATS:
-        raise SettingError(f"--output must end in {', '.join(_FORMATS)}; {output.name} does not.")
-    if output is not None:
-        check_writable(output)
     loaded = load_classifier(model, read_artifact(guard), image)
     this = Guard.load(
         guard,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from oodline.cli.checks import check_data, check_guard, check_model, check_reading, check_suffix
 from oodline.cli.options import (
     DataOptions,
     Json,
@@ -18,6 +19,7 @@ from oodline.cli.options import (
     show_warnings,
 )
 from oodline.errors import SettingError
+from oodline.files import check_writable
 
 if TYPE_CHECKING:
     from oodline.batch import Inputs
@@ -60,17 +62,20 @@ def export(
     json
         Print one JSON document on standard output, and nothing else there.
     """
+    if triton is None:
+        check_suffix("--output", output, (".onnx", ".pt2"))
+        check_writable(output)
+    check_reading(reading)
+    check_guard(guard)
+    check_model(model, needed=False)
+    check_data(data)
+
     from oodline.artifact import read_artifact
     from oodline.data.opening import is_tensors
     from oodline.export import export_onnx, export_program, export_triton
-    from oodline.files import check_writable
     from oodline.guard import Guard
 
     show_warnings()
-    if triton is None:
-        if output.suffix not in (".onnx", ".pt2"):
-            raise SettingError(f"--output must end in .onnx or .pt2; {output.name} does not.")
-        check_writable(output)
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact, data)
     judge = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)

@@ -9,6 +9,15 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from oodline.cli.checks import (
+    check_data,
+    check_detectors,
+    check_engine,
+    check_least,
+    check_model,
+    check_rates,
+    check_reading,
+)
 from oodline.cli.engine import open_engine
 from oodline.cli.options import (
     DataOptions,
@@ -21,6 +30,7 @@ from oodline.cli.options import (
     report_skipped,
     show_warnings,
 )
+from oodline.files import check_writable
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 
@@ -69,13 +79,21 @@ def fit(
     json
         Print one JSON document on standard output, and nothing else there.
     """
+    check_rates(false_alarm, tpr)
+    check_least("--neurons", neurons, 0)
+    check_engine(engine)
+    check_reading(reading)
+    check_detectors(detector or [])
+    check_model(model)
+    check_data(data, calibrate)
+    check_writable(output)
+
     import oodline as ol
     from oodline.artifact import Artifact, FitInfo, ModelSource, write_artifact
     from oodline.calibration import check_enough, check_false_alarm, false_alarm_of
     from oodline.class_calibration import AnyCalibration, ClassCalibration, calibrate_all
     from oodline.cli.detectors import create_all
     from oodline.data import names_of_logits
-    from oodline.files import check_writable
     from oodline.fitting import Fittable
     from oodline.head import HeadInfo
     from oodline.held_out import warn_of_seen_data

@@ -7,8 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from oodline.cli.checks import check_least, check_suffix
 from oodline.cli.options import Json, named, print_json, show_warnings
-from oodline.errors import SettingError
+from oodline.errors import ArtifactError, SettingError
+from oodline.evaluation.writing import WRITERS
+from oodline.files import check_writable
 
 
 def report(
@@ -54,26 +57,28 @@ def report(
     json
         Print one JSON document on standard output, and nothing else there.
     """
+    check_least("--images", images, 0)
+    check_least("--seed", seed, 0)
+    check_least("--bootstrap", bootstrap, 0)
+    id_data, slash, network = (published or "").partition("/")
+    if published is not None and not (id_data and slash and network):
+        raise SettingError(f"--published takes ID data and network, such as cifar10/densenet100; not {published}.")
+    if not run.is_dir():
+        raise ArtifactError(f"{run} is no finished run: there is no such folder. Name one that `oodline bench` wrote.")
+    path = output or run / "report.html"
+    check_writable(path)
+    if tables is not None:
+        check_suffix("--tables", tables, WRITERS)
+        check_writable(tables)
+
     from oodline.evaluation.bootstrap import Bootstrap
     from oodline.evaluation.run import read_run
-    from oodline.evaluation.writing import WRITERS, write_table
-    from oodline.files import check_writable
+    from oodline.evaluation.writing import write_table
     from oodline.report.figures import write_figures
     from oodline.report.page import write_page
 
     show_warnings()
-    if images < 0:
-        raise SettingError(f"--images counts images; {images} is less than none.")
-    id_data, slash, network = (published or "").partition("/")
-    if published is not None and not (id_data and slash and network):
-        raise SettingError(f"--published takes ID data and network, such as cifar10/densenet100; not {published}.")
     finished = read_run(run)
-    path = output or run / "report.html"
-    check_writable(path)
-    if tables is not None:
-        if tables.suffix not in WRITERS:
-            raise SettingError(f"--tables must end in {', '.join(WRITERS)}; {tables.name} does not.")
-        check_writable(tables)
     drawing = Bootstrap(bootstrap, seed=seed) if bootstrap else None
     gallery = write_page(
         finished,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from oodline.cli.checks import check_data, check_engine, check_guard, check_model, check_reading, check_suffix
 from oodline.cli.engine import open_engine
 from oodline.cli.options import (
     DataOptions,
@@ -19,6 +21,10 @@ from oodline.cli.options import (
     report_skipped,
     show_warnings,
 )
+from oodline.files import check_writable
+
+ROWS = (".parquet", ".csv", ".jsonl")
+"""Endings of the files of rows."""
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 
@@ -54,6 +60,15 @@ def score(
     json
         Print one JSON document on standard output, and nothing else there.
     """
+    check_engine(engine)
+    check_reading(reading)
+    check_guard(guard)
+    check_model(model, needed=False)
+    check_data(data)
+    if output.suffix and "RANK" not in os.environ and engine is None:
+        check_suffix("--output", output, ROWS)
+        check_writable(output)
+
     from oodline.artifact import read_artifact
     from oodline.fitting import reads
     from oodline.rows import UNFINISHED, RowWriter, check_output

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from oodline.cli.checks import check_data, check_detectors, check_least, check_model, check_reading
 from oodline.cli.options import (
     DataOptions,
     Json,
@@ -20,6 +21,7 @@ from oodline.cli.options import (
     show_warnings,
     table_console,
 )
+from oodline.files import check_writable
 
 if TYPE_CHECKING:
     from oodline.data import ImageSource, TensorSample, TensorSource
@@ -66,15 +68,23 @@ def tune(
     json
         Print one JSON document on standard output, and nothing else there.
     """
+    check_reading(reading)
+    check_least("--held-out-limit", held_out_limit, 2)
+    check_least("--seed", seed, 0)
+    check_detectors([detector])
+    grid = _grid(try_ or [])
+    check_model(model)
+    check_data(data, held_out)
+    if output is not None:
+        check_writable(output)
+
     from oodline.data import TensorLoader, TensorSample, TensorSource, image_loader, sample
     from oodline.detectors.catalog import create_detector
-    from oodline.files import check_writable, write_atomically
+    from oodline.files import write_atomically
     from oodline.tuning.search import tune as search
 
     show_warnings()
-    if output is not None:
-        check_writable(output)
-    wanted, grid = create_detector(detector), _grid(try_ or [])
+    wanted = create_detector(detector)
     loaded = load_classifier(model, data=data)
     fit_loader = open_loader(data, loaded, reading, class_names=loaded.class_names)
     theirs = fit_loader.source.class_names or loaded.class_names

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from oodline.cli.checks import check_fraction, check_guard, check_least
 from oodline.cli.options import Json, show_warnings
 from oodline.errors import ArtifactError, DataError, SettingError, unknown_name
 from oodline.files import check_writable, write_atomically
-from oodline.tensor_file import parse_json
 
 if TYPE_CHECKING:
     from oodline.class_calibration import AnyCalibration
@@ -66,6 +66,15 @@ def watch(
     json
         Print one JSON document a line, and nothing else on standard output.
     """
+    check_fraction("--alpha", alpha)
+    check_least("--window", window, 1)
+    check_least("--prometheus", prometheus, 0, 65535)
+    check_guard(guard)
+    if scores != "-":
+        check_scores(Path(scores))
+    if state is not None:
+        check_writable(state)
+
     from oodline.artifact import read_artifact
     from oodline.drift_metrics import serve_drift_metrics
 
@@ -78,8 +87,6 @@ def watch(
     calibration = artifact.calibrations.get(name)
     if calibration is None:
         raise ArtifactError(f"{guard} holds no calibration of '{name}'. Fit it with --calibrate HELD_OUT_ID_DATA.")
-    if state is not None:
-        check_writable(state)
     monitor = _monitor(calibration, state, alpha, window)
     column = "score" if name == first else f"score_{name}"
     if scores != "-":
@@ -121,6 +128,8 @@ def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | Non
         return DriftMonitor(
             calibration, alpha=0.01 if alpha is None else alpha, window=500 if window is None else window
         )
+    from oodline.tensor_file import parse_json
+
     try:
         document = parse_json(state.read_bytes())
     except (OSError, ValueError) as error:
@@ -252,6 +261,8 @@ def _stream(file: Any) -> Iterator[Any]:
 
 
 def _lines(file: Any) -> Iterator[Any]:
+    from oodline.tensor_file import parse_json
+
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue

@@ -28,17 +28,17 @@ A file may not say which code to run: a `python:` model is named by the user who
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, ValidationError
 
+from oodline._util.toml import read_toml
 from oodline._util.validation import path_of, problem
 from oodline.data.opening import SCHEMES, is_tensors
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, create_detector
-from oodline.errors import DataError, ModelError, SettingError, unknown_name
+from oodline.errors import ModelError, SettingError, unknown_name
 from oodline.evaluation.record import SETS, SETS_IN_WORDS, Role, SetName, safe_name
 from oodline.preprocessing import Preprocessing
 from oodline.references import Reference, parse_reference
@@ -166,12 +166,7 @@ def read_protocol(path: str | Path, *, folder: str | Path | None = None, model: 
         It names `python:` code, which a file may not have run.
     """
     path = Path(path)
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"the benchmark {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} is not TOML: {error}.") from error
+    document = read_toml(path)
     protocol = parse_protocol(document, str(path))
     if model is None and protocol.classifier.model.startswith("python:"):
         raise ModelError(

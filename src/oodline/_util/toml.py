@@ -1,0 +1,33 @@
+"""A TOML file as a document, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from oodline.errors import DataError, SettingError
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file of a benchmark.
+
+    Raises
+    ------
+    DataError
+        There is no such file.
+    SettingError
+        It is not TOML.
+
+    Examples
+    --------
+    >>> read_toml("nothing.toml")
+    Traceback (most recent call last):
+    oodline.errors.DataError: the benchmark nothing.toml cannot be read: No such file or directory. Check the path.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"the benchmark {path} cannot be read: {error.strerror}. Check the path.") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{path} is not TOML: {error}.") from error
