@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
+from oodline._util.validation import problem
 from oodline._version import __version__
 from oodline.activations import Needs
 from oodline.calibration import Calibration

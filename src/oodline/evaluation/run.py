@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 from pyarrow import ArrowException, parquet
 from pydantic import ValidationError
 
+from oodline._util.validation import problem
 from oodline._version import __version__
 from oodline.artifact import Artifact, read_artifact, write_artifact
 from oodline.errors import ArtifactError, InputError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import tabulate
 from oodline.evaluation.metrics import compute_metrics
-from oodline.evaluation.record import FORMAT_VERSION, RunRecord, SetRecord, timestamp
+from oodline.evaluation.record import FORMAT_VERSION, SETS, SETS_IN_WORDS, RunRecord, SetRecord, timestamp
 from oodline.evaluation.table import Table
 from oodline.evaluation.writing import to_markdown
 from oodline.folders import write_folder
@@ -337,10 +338,6 @@ def _read_scores(path: Path, known: SetRecord, record: RunRecord) -> pa.Table:
             f"{', '.join(expected)}."
         )
     return table
-
-
-def _where(location: tuple[int | str, ...]) -> str:
-    return f"{'.'.join(map(str, location))}: " if location else ""
 
 
 def _signed(document: Mapping[str, Any]) -> str:
