@@ -140,14 +140,14 @@ def test_a_newer_format_is_refused(run):
 
 def test_a_record_that_does_not_describe_a_run_is_refused(run):
     rewrite(run, tpr="high")
-    with pytest.raises(ArtifactError, match="does not describe a run: tpr: "):
+    with pytest.raises(ArtifactError, match="does not describe a run: `tpr` must "):
         read_run(run.folder)
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(run):
     sets = [s.model_dump(mode="json") for s in run.record.sets]
     rewrite(run, sets=[{**sets[0], "name": "../run/scores/test"}, *sets[1:]])
-    with pytest.raises(ArtifactError, match=r"does not describe a run: sets\.0\.name"):
+    with pytest.raises(ArtifactError, match=r"does not describe a run: `sets\[0\].name` must"):
         read_run(run.folder)
 
 
