@@ -191,7 +191,8 @@ def _read(source: str, column: str, monitor: DriftMonitor) -> Iterator[tuple[Any
 def _values(source: str, column: str) -> Iterator[float]:
     for row in _rows(source):
         try:
-            yield float(row.get(column) if isinstance(row, dict) else row)
+            value: Any = row.get(column) if isinstance(row, dict) else row
+            yield float(value)
         except (TypeError, ValueError, OverflowError):
             return  # whoever reads the file for its scores will say what is wrong
 
