@@ -81,11 +81,13 @@ if TYPE_CHECKING:
     from oodline.held_out import SeenDataWarning
     from oodline.model.features import FeatureClassifier
     from oodline.model.from_features import from_features
+    from oodline.model.preprocessing import Preprocessing
     from oodline.neurons import Neurons
     from oodline.parts import split
     from oodline.scoring import Scores, score
     from oodline.tuning.candidates import Candidate
     from oodline.tuning.search import Tuned, tune
+    from oodline.zoo import load_model
 
 _HOMES = {
     "Activations": "oodline.activations",
@@ -119,6 +121,8 @@ _HOMES = {
     "LinearHead": "oodline.head",
     "SeenDataWarning": "oodline.held_out",
     "Neurons": "oodline.neurons",
+    "Preprocessing": "oodline.model.preprocessing",
+    "load_model": "oodline.zoo",
     "split": "oodline.parts",
     "Scores": "oodline.scoring",
     "score": "oodline.scoring",
@@ -150,6 +154,7 @@ __all__ = [  # and every detector of the catalog
     "Neurons",
     "OtherWeightsWarning",
     "Paper",
+    "Preprocessing",
     "Ray",
     "Rectifier",
     "Scores",
@@ -165,6 +170,7 @@ __all__ = [  # and every detector of the catalog
     "evaluate",
     "fit",
     "from_features",
+    "load_model",
     "score",
     "split",
     "tune",

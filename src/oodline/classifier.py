@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from oodline.errors import HeadError, InputError
 from oodline.evaluating import evaluating
 from oodline.head import Head, candidates, find_head, read_head
 from oodline.listening import last_pooling, listening, submodule
+
+if TYPE_CHECKING:
+    from oodline.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,12 @@ class Classifier:
     (torch.Size([2, 5]), torch.Size([2, 3]))
     """
 
+    preprocessing: Preprocessing | None = None
+    """From an image to its input, where `load` knows it; guards carry it along."""
+
+    class_names: tuple[str, ...] | None = None
+    """In the order of the logits, where `load` knows them; guards carry them along."""
+
     def __init__(self, model: nn.Module, head: str | None = None, *, feature_map: str | None = None) -> None:
         self.model = model
         self.head_name = find_head(model, head)
@@ -82,6 +92,50 @@ class Classifier:
         self._num_classes = 0  # of a head of several layers: known after a first pass
         if feature_map is not None:
             submodule(model, feature_map)
+
+    @classmethod
+    def load(
+        cls,
+        reference: str,
+        weights: str | Path | None = None,
+        *,
+        head: str | None = None,
+        device: str | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> Classifier:
+        """The classifier that a reference names, with its preprocessing and class names, as the command line has it.
+
+        Parameters
+        ----------
+        reference, weights, preprocessing
+            As `oodline.load_model`: `timm:resnet50`, `torchvision:resnet50`, `hf:microsoft/resnet-50`,
+            `python:my_models.py:build`.
+        head : str, optional
+            Name of the head, where it is not found on its own.
+        device : str, optional
+            The GPU if there is one.
+
+        Raises
+        ------
+        ModelError, MissingExtraError
+            As `oodline.load_model`.
+        HeadError
+            As `Classifier`.
+        SettingError
+            There is no such device here.
+
+        Examples
+        --------
+        >>> classifier = Classifier.load("torchvision:resnet18,pretrained=false")
+        >>> classifier.preprocessing.crop, classifier.class_names[:2]
+        (224, ('tench', 'goldfish'))
+        """
+        from oodline.zoo import best_device, load_model, move  # torchvision, which most classifiers do not need
+
+        loaded = load_model(reference, weights, preprocessing=preprocessing)
+        found = Classifier(move(loaded.model, device or best_device()), head or loaded.head)
+        found.preprocessing, found.class_names = loaded.preprocessing, loaded.class_names
+        return found
 
     @property
     def head(self) -> Head:

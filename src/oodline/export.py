@@ -76,6 +76,10 @@ def export_onnx(
 ) -> Export:
     """Write one ONNX graph from inputs to `logits, label, score, p_value, is_ood`, for batches of any size.
 
+    The first dimension of every input and output is called `batch`. The file's metadata (`metadata_props`) hold
+    `preprocessing` (resize, crop, mean, std, channel order, interpolation and all else) and `class_names` as JSON, so
+    that a consumer can prepare images and name classes; `oodline` holds the detector and the threshold too.
+
     Parameters
     ----------
     guard : Guard
@@ -225,7 +229,8 @@ def _verified_onnx(
             )
             assert made is not None
             model = made.model_proto
-            onnx.helper.set_model_props(model, {"oodline": json.dumps(_about(guard, preprocessing))})
+            _name_batch(model.graph)
+            onnx.helper.set_model_props(model, _properties(guard, preprocessing))
             content: bytes = model.SerializeToString()
         except Exception as error:
             raise ExportError(
@@ -274,7 +279,43 @@ def _on_cpu(guard: Guarded) -> Guarded:
         detector=copy.deepcopy(guard.detector).cpu(),
         calibration=guard.calibration,
         class_names=guard.class_names,
+        preprocessing=guard.preprocessing,
     )
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the first dimension of all inputs and outputs `batch`, wherever the exporter's own name for it stands."""
+    names = set()
+    for tensor in (*graph.input, *graph.output):
+        first = tensor.type.tensor_type.shape.dim[0]
+        names.add(first.dim_param)
+        first.dim_param = "batch"
+    for tensor in (*graph.input, *graph.output, *graph.value_info):
+        for size in tensor.type.tensor_type.shape.dim:
+            if size.dim_param and size.dim_param in names:
+                size.dim_param = "batch"
+
+
+def _properties(guard: Guarded, preprocessing: Preprocessing | None) -> dict[str, str]:
+    """The file's metadata: what a consumer needs to prepare images and to name classes, each entry as JSON."""
+    about = _about(guard, preprocessing)
+    found = {"oodline": about, "class_names": about["class_names"]}
+    if about["preprocessing"] is not None:
+        found["preprocessing"] = about["preprocessing"]
+    return {key: json.dumps(value) for key, value in found.items()}
+
+
+def _described(preprocessing: Preprocessing, *, inside: bool) -> dict[str, Any]:
+    """A preprocessing in full, with what a reader who does not know oodline would ask."""
+    size = preprocessing.input_size
+    return {
+        **preprocessing.model_dump(mode="json"),
+        "geometry": [step.model_dump(mode="json", exclude_none=True) for step in preprocessing.geometry],
+        "channel_order": preprocessing.mode,
+        "input_size": None if size is None else list(size),
+        "layout": "NCHW",
+        "input": "pixels, uint8 or in [0, 1]" if inside else "(pixels in [0, 1] - mean) / std",
+    }
 
 
 def _shapes(inputs: Inputs, names: Sequence[str] = ("inputs",)) -> dict[str, str]:
@@ -287,11 +328,13 @@ def _shapes(inputs: Inputs, names: Sequence[str] = ("inputs",)) -> dict[str, str
 
 def _about(guard: Guarded, preprocessing: Preprocessing | None) -> dict[str, Any]:
     assert guard.calibration is not None
+    known = preprocessing or guard.preprocessing
     return {
         "oodline_version": __version__,
         "detector": guard.detector.name,
         "threshold": guard.calibration.threshold_of(torch.arange(guard.classifier.head.num_classes)).tolist(),
         "class_names": guard.class_names,
+        "preprocessing": None if known is None else _described(known, inside=preprocessing is not None),
         "preprocessing_inside": None if preprocessing is None else preprocessing.model_dump(mode="json"),
     }
 

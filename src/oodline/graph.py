@@ -32,6 +32,7 @@ class Guarded(Protocol):
     detector: Detector
     calibration: AnyCalibration | None
     class_names: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
 
 
 class GuardGraph(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,6 +15,7 @@ from oodline.batch import Inputs
 from oodline.calibration import check_false_alarm, false_alarm_of
 from oodline.class_calibration import AnyCalibration, calibrate_all
 from oodline.classifier import Classifier
+from oodline.data.stated import one_a_class, stated_by
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, detector_class
 from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedError, SettingError, unknown_name
@@ -31,6 +32,7 @@ from oodline.held_out import warn_of_seen_data
 from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
 from oodline.scoring import check_fitted_on, score_all
+from oodline.zoo import names_in_config
 
 __all__ = ["Guard", "Verdict"]
 
@@ -47,9 +49,12 @@ class Guard:
     calibration : Calibration or ClassCalibration, optional
         Set by `calibrate`.
     class_names : sequence of str, optional
-        In the order of the logits; carried along for people and files.
-    preprocessing : Preprocessing, optional
-        From image to input; carried along in the saved file.
+        In the order of the logits; carried along for people and files. If omitted, those that the classifier, its model
+        or the data set of `calibrate` states.
+    preprocessing : Preprocessing or callable, optional
+        From image to input; carried along in the saved file. A transform of torchvision or timm and an image processor
+        of transformers are taken too, see `Preprocessing.of`. If omitted, that of the classifier or of the loader of
+        `calibrate`.
     neurons : Neurons, optional
         Fitted in the same pass, for explanations with training images and z-scores.
 
@@ -58,7 +63,7 @@ class Guard:
     NotFittedError, MismatchError
         The detector, or what is known of the neurons, is not fitted, or on another classifier.
     SettingError
-        There are fewer or more class names than classes.
+        There are fewer or more class names than classes, or the preprocessing cannot be expressed.
 
     Examples
     --------
@@ -79,7 +84,7 @@ class Guard:
         calibration: AnyCalibration | None = None,
         *,
         class_names: Iterable[str] | None = None,
-        preprocessing: Preprocessing | None = None,
+        preprocessing: Preprocessing | Callable[..., Any] | None = None,
         neurons: Neurons | None = None,
     ) -> None:
         if not detector.fitted:
@@ -98,7 +103,11 @@ class Guard:
             raise SettingError(
                 f"the guard has {len(self.class_names)} class names for {classes} classes. Give one each, or none."
             )
-        self.preprocessing = preprocessing
+        if self.class_names is None:
+            self.class_names = one_a_class(
+                classifier.class_names or names_in_config(classifier.model), classifier.head.num_classes
+            )
+        self.preprocessing = classifier.preprocessing if preprocessing is None else Preprocessing.of(preprocessing)
         self.neurons = neurons
         self.probe: Probe | None = None
         self.other_weights: str | None = None
@@ -156,6 +165,9 @@ class Guard:
         """
         rate = false_alarm_of(false_alarm, tpr)
         check_false_alarm(rate)
+        stated = stated_by(loader)
+        if self.preprocessing is None:
+            self.preprocessing = stated.preprocessing
         if self.preprocessing is not None:
             self.detector.use_preprocessing(self.preprocessing)
         named = {self.detector.name: self.detector}
@@ -167,6 +179,8 @@ class Guard:
         self.calibration = calibrations[self.detector.name]
         self.probe = take_probe(self.classifier, named, first, keep_inputs)
         self._remember(before.touched())
+        if self.class_names is None:
+            self.class_names = stated.names_of(self.classifier.head.num_classes)
         return self
 
     def _remember(self, volatile: frozenset[str] = frozenset()) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import warnings
@@ -152,6 +153,16 @@ def names_in_config(model: nn.Module) -> tuple[str, ...] | None:
     if isinstance(listed, list | tuple) and len(listed) == getattr(model, "num_classes", None):
         return tuple(map(str, listed))
     return None
+
+
+def best_device() -> str:
+    """The GPU of this process if there is one, else the CPU.
+
+    >>> best_device() in ("cpu", "cuda:0")
+    True
+    """
+    # torchrun tells every process of a machine which of its GPUs is its own
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def move(model: nn.Module, device: str) -> nn.Module:

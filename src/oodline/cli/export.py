@@ -79,6 +79,7 @@ def export(
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact, data)
     judge = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)
+    judge.preprocessing = None if data is not None and is_tensors(data) else loaded.classifier.preprocessing
     inside = loaded.preprocessing if preprocess_inside else None
     images: Any = _examples(data, loaded, reading)
     if data is not None and is_tensors(data):
@@ -118,12 +119,10 @@ def _examples(data: str | None, loaded: LoadedClassifier, reading: DataOptions) 
 
     if data is not None:
         return next(iter(open_loader(data, loaded, reading, pixels=True))).inputs
-    preprocessing = loaded.preprocessing
-    size = preprocessing.crop or preprocessing.resize
-    if size is None or (preprocessing.crop is None and isinstance(size, int)):
+    size = loaded.preprocessing.input_size
+    if size is None:
         raise SettingError(
             "the preprocessing of this classifier does not say how large an image is. Pass --data with some images."
         )
-    height, width = (size, size) if isinstance(size, int) else size
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(8, len(preprocessing.mode), height, width, generator=generator)
+    return torch.rand(8, len(loaded.preprocessing.mode), *size, generator=generator)

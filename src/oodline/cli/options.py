@@ -102,12 +102,9 @@ def load_classifier(
     ModelError
         No model is named; or only the file names it, as `python:` code, which a file may not have run.
     """
-    import torch
-
     from oodline.classifier import Classifier
     from oodline.model.from_features import is_features
     from oodline.preprocessing import Preprocessing
-    from oodline.zoo import load_model, move
 
     source = artifact.model if artifact is not None else None
     reference, weights, head = options.model, options.weights, options.head
@@ -125,28 +122,26 @@ def load_classifier(
     if source is not None and reference == source.reference:
         weights = weights or (Path(source.weights) if source.weights else None)
         head = head or source.head
-    loaded = load_model(reference, weights)
-    # torchrun tells every process of a machine which of its GPUs is its own
-    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    device = options.device or (own if torch.cuda.is_available() else "cpu")
-    classifier = Classifier(move(loaded.model, device), head or loaded.head)
+    known = artifact.preprocessing if artifact is not None else None
     if options.preprocessing is not None:
-        preprocessing = _read_preprocessing(options.preprocessing)
-    else:
-        known = artifact.preprocessing if artifact is not None else None
-        preprocessing = known or loaded.preprocessing or Preprocessing()
-        if known is None and loaded.preprocessing is None:
-            warnings.warn(
-                f"{reference} does not say how images are prepared for it: they are scaled to [0, 1] and nothing else. "
-                "Pass --preprocessing.",
-                stacklevel=2,
-            )
+        known = _read_preprocessing(options.preprocessing)
+    classifier = Classifier.load(reference, weights, head=head, device=options.device, preprocessing=known)
+    if classifier.preprocessing is None:
+        warnings.warn(
+            f"{reference} does not say how images are prepared for it: they are scaled to [0, 1] and nothing else. "
+            "Pass --preprocessing.",
+            stacklevel=2,
+        )
     if artifact is not None:
         artifact.check(classifier, allow_other_weights=options.allow_other_weights)
         for detector in artifact.detectors.values():
-            detector.to(device)
+            detector.to(classifier.device)
     return LoadedClassifier(
-        classifier, preprocessing, loaded.class_names, reference, None if weights is None else str(weights)
+        classifier,
+        classifier.preprocessing or Preprocessing(),
+        classifier.class_names,
+        reference,
+        None if weights is None else str(weights),
     )
 
 

@@ -201,12 +201,12 @@ def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preproces
         found, _ = open_feature_classifier(said.model, protocol.fit.data, weights=said.weights, head_name=said.head)
         return found, Preprocessing(), None
     try:
-        loaded = load_model(said.model, said.weights)
+        loaded = load_model(said.model, said.weights, preprocessing=said.preprocessing)
     except OodlineError as error:
         raise type(error)(f"{error} Get it: {said.source}" if said.source else str(error)) from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = Classifier(move(loaded.model, device), said.head or loaded.head, feature_map=said.feature_map)
-    preprocessing = said.preprocessing or loaded.preprocessing
+    preprocessing = loaded.preprocessing
     if preprocessing is None:
         preprocessing = Preprocessing()
         if not all(is_tensors(part.data) for _, _, part in protocol.sets()):

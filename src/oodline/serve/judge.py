@@ -10,7 +10,6 @@ from functools import partial
 from math import inf
 from typing import Any
 
-import torch
 from fastapi import Request
 from PIL import Image
 from torch import Tensor
@@ -61,7 +60,7 @@ class Judge:
     ) -> None:
         if guard.calibration is None:
             raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
-        known = preprocessing or guard.preprocessing
+        known = guard.preprocessing if preprocessing is None else Preprocessing.of(preprocessing)
         if known is None:
             raise SettingError("the guard does not know how images are prepared for it. Pass a Preprocessing.")
         self.guard = guard
@@ -125,18 +124,16 @@ class Judge:
     def warm_up(self) -> None:
         """Judge a grey image once, so that the first request does not pay for it, and a wrong preprocessing shows.
 
-        Only where the preprocessing says which size the classifier takes.
+        Only where the preprocessing says something of the size that the classifier takes.
 
         Raises
         ------
         InputError
             The classifier refuses what the preprocessing makes.
         """
-        size = self.preprocessing.crop or self.preprocessing.resize
-        if size is not None:
-            height, width = (size, size) if isinstance(size, int) else size
-            pixels = torch.full((len(self.preprocessing.mode), height, width), 0.5)
-            self.guard(self.preprocessing.normalise(pixels).unsqueeze(0))
+        if self.preprocessing.geometry:
+            grey = Image.new("RGB", (256, 256), "grey")
+            self.guard(self.preprocessing(grey).unsqueeze(0))
 
     def close(self) -> None:
         """Answer what was taken, then end its threads."""

@@ -1,0 +1,62 @@
+"""What a loader knows of its data besides the batches: class names, and how images are prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Subset
+
+from oodline.data.sources import names_of_logits
+from oodline.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Class names in the order of the labels, what is added to these, and the preprocessing; where they are known."""
+
+    class_names: tuple[str, ...] | None
+    label_offset: int
+    preprocessing: Preprocessing | None
+
+    def names_of(self, num_classes: int) -> tuple[str, ...] | None:
+        """Class names in the order of the logits."""
+        return names_of_logits(self.class_names, self.label_offset, num_classes)
+
+
+def stated_by(loader: Iterable[Any]) -> Stated:
+    """What a loader of oodline, or a `DataLoader` over a data set of torchvision, states.
+
+    Examples
+    --------
+    >>> from torch.utils.data import DataLoader
+    >>> from torchvision.datasets import FakeData
+    >>> data = FakeData(4)
+    >>> data.classes = ["cat", "dog"]
+    >>> stated_by(DataLoader(Subset(data, [0, 1]))).class_names
+    ('cat', 'dog')
+    """
+    dataset = getattr(loader, "dataset", None)
+    names = getattr(getattr(loader, "source", None), "class_names", None)
+    preprocessing = getattr(dataset, "preprocessing", None)
+    offset = getattr(dataset, "label_offset", 0)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    if names is None:
+        names = getattr(dataset, "classes", None)
+    texts = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) for n in names)
+    return Stated(
+        tuple(names) if texts and names else None,
+        offset if isinstance(offset, int) else 0,
+        preprocessing if isinstance(preprocessing, Preprocessing) else None,
+    )
+
+
+def one_a_class(names: tuple[str, ...] | None, num_classes: int) -> tuple[str, ...] | None:
+    """The names, if there is one a class; their number may not be known yet (0).
+
+    >>> one_a_class(("cat", "dog"), 3) is None
+    True
+    """
+    return names if names is not None and num_classes in (0, len(names)) else None
