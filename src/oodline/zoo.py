@@ -202,12 +202,11 @@ def _load_timm(reference: Reference) -> _Source:
     head = stated.get("classifier")
 
     def transform() -> tuple[Any, Literal["RGB", "L"]]:
-        config = resolve_data_config(pretrained_cfg=stated)
+        config = resolve_data_config(pretrained_cfg=stated, model=model)
         channels, height, width = config["input_size"]
         channels = reference.options.get("in_chans", channels)
         size = reference.options.get("img_size") or (height, width)
-        if channels not in (1, 3):
-            raise SettingError(f"it takes {channels} channels, and images have 3, or 1 if they are grey.")
+        _check_channels(channels)
         config["input_size"] = (channels, *(size if isinstance(size, list | tuple) else (size, size)))
         if channels == 1:  # as timm does for grey images: one value, the average
             config |= {key: (sum(config[key]) / len(config[key]),) for key in ("mean", "std")}
@@ -268,12 +267,19 @@ def _load_hugging_face(reference: Reference) -> _Source:
         return made
 
     model = _built(reference, build)
-    grey = getattr(model.config, "num_channels", 3) == 1
+    channels = getattr(model.config, "num_channels", 3)
 
     def transform() -> tuple[Any, Literal["RGB", "L"]]:
-        return _processor(reference.name), "L" if grey else "RGB"
+        if (processor := _processor(reference.name)) is not None:
+            _check_channels(channels)
+        return processor, "L" if channels == 1 else "RGB"
 
     return _Source(model, transform, names_in_config(model))
+
+
+def _check_channels(channels: object) -> None:
+    if channels not in (1, 3):
+        raise SettingError(f"it takes {channels} channels, and images have 3, or 1 if they are grey.")
 
 
 def _processor(name: str) -> Any:

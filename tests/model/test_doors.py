@@ -173,6 +173,25 @@ def test_channels_that_images_do_not_have_are_refused_unless_somebody_says_how()
     assert load_model(reference, preprocessing=OURS).preprocessing == OURS
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_channels_of_a_transformers_model_are_asked_for(tmp_path, monkeypatch, channels):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=16, num_channels=channels)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    processor = transformers.ViTImageProcessor(size=32, image_mean=[0.4] * channels, image_std=[0.3] * channels)
+    processor.save_pretrained(tmp_path)
+    if channels == 4:
+        with pytest.raises(ModelError, match="it takes 4 channels, and images have 3"):
+            load_model(f"hf:{tmp_path}")
+        return
+    ours = load_model(f"hf:{tmp_path}").preprocessing
+    grey = pictures()["a landscape"].convert("L")
+    assert ours.mode == "L"
+    expected = processor(grey, return_tensors="pt")["pixel_values"][0]
+    assert float((ours(grey) - expected).abs().mean()) < 1e-2
+
+
 def test_torchvision_weights_are_chosen_by_name():
     first, second = (
         load_model(f"torchvision:resnet50,pretrained=false,weights=IMAGENET1K_V{i}").preprocessing for i in (1, 2)

@@ -1,8 +1,9 @@
 """An image of any PIL mode as 8-bit pixels, upright: what is defined is scaled, the rest is refused.
 
 Two choices hold everywhere, from `fit` to the page of `serve`. The orientation that EXIF states is applied: a
-photograph counts as a person sees it, not as the camera was held. Transparency is left out, as torchvision, timm and
-transformers leave it out: the colours that are stored count, whatever their alpha.
+photograph counts as a person sees it, not as the camera was held. Transparency is left out, as torchvision and timm
+leave it out: the colours that are stored count, whatever their alpha. A `Preprocessing` may show them on white, as some
+processors of transformers do.
 """
 
 from __future__ import annotations
