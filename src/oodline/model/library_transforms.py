@@ -21,7 +21,8 @@ def preprocessing_of(transform: Callable[..., Any], mode: Literal["RGB", "L"] | 
     made = getattr(transform, "transforms", None)
     if hasattr(transform, "meta") and callable(made):  # an entry of torchvision's weights
         transform = made()
-    if is_processor(inner := getattr(transform, "image_processor", None)):  # of images and text together
+    inner: Any = getattr(transform, "image_processor", None)
+    if is_processor(inner):  # of images and text together
         transform = inner
     if not callable(transform) or isinstance(transform, type):
         raise SettingError(
