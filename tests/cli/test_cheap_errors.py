@@ -56,7 +56,7 @@ CASES = [
     *[([*command, "-d", "lime"], "Did you mean 'line'") for command in (FIT, TUNE, BENCH)],
     *[([*command, "-d", "msp", "-d", "msp"], "msp'") for command in (FIT, BENCH)],
     *[
-        ([*command, "-o", "none/x" + ending], "there is no folder none")
+        ([*command, "-o", "none/x" + ending], "there is no folder ")
         for command, ending in (
             (FIT, ".safetensors"),
             (SCORE, ".csv"),
@@ -97,7 +97,7 @@ CASES = [
     ([*WATCH, "--alpha", "2"], "`--alpha` must be between 0 and 1, both excluded; got 2."),
     ([*WATCH, "--window", "0"], "`--window` must be at least 1; got 0."),
     ([*WATCH, "--prometheus", "99999"], "`--prometheus` must be at most 65535; got 99999."),
-    ([*WATCH, "--state", "none/state.json"], "there is no folder none"),
+    ([*WATCH, "--state", "none/state.json"], "there is no folder "),
     (["report", "none"], "none is no finished run"),
     (["report", "folder", "--images", "-1"], "`--images` must be at least 0; got -1."),
     (["report", "folder", "--tables", "t.docx"], "--tables must end in"),
