@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -85,6 +86,8 @@ MAY_BE_SKIPPED = ["tests of Triton", "reads /proc", "pyarrow has no"]
 """How reasons begin that hold everywhere: something does not exist for this machine, and cannot be installed."""
 if not SHARED.exists() and "OODLINE_SHARED" not in os.environ:
     MAY_BE_SKIPPED.append("real-data tests")
+if sys.version_info >= (3, 14):  # for which there is no Ray yet
+    MAY_BE_SKIPPED.append("tests of Ray")
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str | None:

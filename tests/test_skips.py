@@ -32,7 +32,7 @@ def suite(tmp_path):
     (place / "conftest.py").write_text(Path(__file__).with_name("conftest.py").read_text())
     (place / "test_it.py").write_text(TESTS)
     (place / "test_module.py").write_text(
-        "import pytest\npytest.importorskip('none', reason='tests of Ray: install it')\n"
+        "import pytest\npytest.importorskip('none', reason='tests of Nothing: install it')\n"
     )
 
     def run(**environment):
@@ -52,7 +52,7 @@ def test_a_skipped_test_fails_in_ci_unless_it_may_be_skipped(suite, tmp_path):
     [line] = [line for line in said.splitlines() if line.startswith("skipped: ")]
     for part in (
         "1 browser tests (install chromium)",
-        "1 tests of Ray (install it)",
+        "1 tests of Nothing (install it)",
         "1 tests of Triton (this PyTorch comes without it)",
         f"1 real-data tests (no data and no golden in {tmp_path / 'shared'}; point OODLINE_SHARED at the directory)",
     ):
@@ -60,7 +60,7 @@ def test_a_skipped_test_fails_in_ci_unless_it_may_be_skipped(suite, tmp_path):
     code, said = suite(CI="true")
     assert code == 1
     assert "It was skipped, and in CI it must run: browser tests: install chromium" in said
-    assert "It was skipped, and in CI it must run: tests of Ray: install it" in said
+    assert "It was skipped, and in CI it must run: tests of Nothing: install it" in said
     assert "must run: real-data" not in said
     assert "must run: tests of Triton" not in said
     (tmp_path / "shared").mkdir()  # there, but not whole
