@@ -38,6 +38,12 @@ def _has_shape(annotation: Any) -> bool:
 # Before anything imports oodline: what is imported already stays unchecked (test_shapes.py asserts that it is not).
 jaxtyping.install_import_hook("oodline", f"{__name__}.check_shapes")
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    # toy networks and a few random samples are rarely what a method supposes; test_assumptions.py asks for the warnings
+    config.addinivalue_line("filterwarnings", "ignore::oodline.errors.AssumptionWarning")
+
+
 SHARED = Path(os.environ.get("OODLINE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 

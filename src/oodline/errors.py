@@ -88,6 +88,10 @@ class StatisticsError(OodlineError, ValueError):
     """Two statistics do not describe the same thing and cannot be merged or restored."""
 
 
+class AssumptionWarning(UserWarning):
+    """The data does not bear out what a method supposes of it, or a setting does not fit it; says the number."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for an unknown name, with the nearest known one as suggestion.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from oodline.activations import Needs
 from oodline.classifier import Classifier
@@ -43,6 +43,19 @@ class Fittable(Protocol):
 
     def settle(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Estimate its state from the filled ones."""
+        ...
+
+
+@runtime_checkable
+class Supposes(Protocol):
+    """A detector that can say whether what it supposes of the data holds."""
+
+    def assumed(self) -> dict[str, Statistic]:
+        """Empty statistics to fill, beside those it is estimated from."""
+        ...
+
+    def check_assumptions(self, statistics: Mapping[str, Any], head: Head) -> None:
+        """Warn where the filled ones do not bear it out."""
         ...
 
 
@@ -148,6 +161,15 @@ def fit(
     FitError
         Several detectors were asked for and some could not be estimated; names each with its reason.
 
+    Warns
+    -----
+    AssumptionWarning
+        The data does not bear out what a detector supposes of it, or a setting does not fit it; says the number.
+
+    Notes
+    -----
+    A detector without state that supposes something of the features, such as ASH, has a pass made for this check.
+
     Examples
     --------
     >>> import torch
@@ -164,19 +186,23 @@ def fit(
     check_served(detectors, classifier)
     head = classifier.head
     requests = [detector.requests(head) for detector in detectors]
+    assumed = [detector.assumed() if isinstance(detector, Supposes) else {} for detector in detectors]
     known = any(isinstance(d, TrainingAccuracy) for d in detectors)
     order = None if known or classifier.lacking(TrainingAccuracy.all_needs) else TrainingAccuracy()
     beside = [{}] if order is None else [order.requests(head)]
-    shared = share(requests) and share([*requests, *beside])  # no pass is made for the accuracy alone
+    wanted = [*requests, *assumed]
+    shared = share(wanted) and share([*wanted, *beside])  # no pass is made for the accuracy alone
     if shared:
         (engine or Local()).fill(shared, classifier, loader, reads(detectors), task="fitting", progress=progress)
         head = classifier.head
         _check_classes(loader, head, order, beside[0])
     failures: dict[str, OodlineError] = {}
     done: list[str] = []
-    for detector, request in zip(detectors, requests, strict=True):
+    for detector, request, checked in zip(detectors, requests, assumed, strict=True):
         try:
             detector.settle(request, head)
+            if isinstance(detector, Supposes):
+                detector.check_assumptions(checked, head)
         except OodlineError as error:
             if len(detectors) == 1:
                 raise

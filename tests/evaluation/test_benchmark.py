@@ -164,7 +164,7 @@ def test_what_cannot_be_served_is_left_out_with_its_reason_and_the_others_go_on(
     wanted = changed(
         protocol,
         classifier={"model": f"python:{tmp_path}/flat.py:flat", "preprocessing": {}},
-        detectors=["energy", "nap", "knn", "adascale"],
+        detectors=["energy", "nap", "knn,k=50", "adascale"],
     )
     (tmp_path / "flat.py").write_text(
         "from torch import nn\ndef flat():\n"
@@ -176,7 +176,7 @@ def test_what_cannot_be_served_is_left_out_with_its_reason_and_the_others_go_on(
     assert re.match(r"KNN\(k=50\) needs at least 50", run.record.failures["knn"])
     assert "- left out `nap`: no feature map" in (run.folder / "table.md").read_text()
     with pytest.raises(InputError, match=r"no detector is left:\n  knn: KNN"):
-        bench(changed(wanted, detectors=["knn"]), tmp_path)
+        bench(changed(wanted, detectors=["knn,k=50"]), tmp_path)
     assert read_run(tmp_path / "run").record == run.record
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import Rectified
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.rectifier import Rectifier
 from oodline.errors import SettingError
@@ -109,6 +110,7 @@ class AdaSCALE(Rectifier):
 
     name: ClassVar = "adascale"
     needs: ClassVar = Needs.FEATURES | Needs.HEAD | Needs.INPUTS | Needs.CLASSIFIER
+    assumes: ClassVar = (Rectified(),)
     paper: ClassVar = Paper("AdaSCALE: Adaptive Scaling for OOD Detection", "ICML 2026", "2503.08023")
     presets: ClassVar = {
         "imagenet-resnet50": Preset(

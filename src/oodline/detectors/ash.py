@@ -13,10 +13,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.rectifier import Rectifier, check_fraction
 
 ASH = Paper("Extremely Simple Activation Shaping for Out-of-Distribution Detection", "ICLR 2023", "2209.09858")
+
+
+FEWEST = 32
+"""Features that are kept at least where no fraction is given: a sum over fewer says little."""
 
 
 def largest(features: Float[Tensor, "n d"], p: float) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
@@ -47,12 +52,21 @@ class _Shaping(Rectifier):
     """What ASH and SCALE share: one setting, and features that are shaped sample by sample."""
 
     needs: ClassVar = Needs.FEATURES | Needs.HEAD
+    assumes: ClassVar = (Rectified(), LeavesMost(clips=False), TellsApart())
     tunable: ClassVar = {"p": (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)}
 
-    def __init__(self, *, p: float, scorer: Detector | None = None) -> None:
+    usual: ClassVar[float]
+    """The fraction of the paper's ImageNet experiments, taken where none is given and enough features are kept."""
+
+    def __init__(self, *, p: float | None = None, scorer: Detector | None = None) -> None:
         super().__init__(scorer)
-        check_fraction(type(self).__name__, p=p)
+        if p is not None:
+            check_fraction(type(self).__name__, p=p)
         self.p = p
+
+    def fraction(self, width: int) -> float:
+        """The fraction of so many features that is pruned."""
+        return self.p if self.p is not None else max(0.0, min(self.usual, 1 - FEWEST / width))
 
     @abc.abstractmethod
     def shape(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -73,8 +87,9 @@ class ASHS(_Shaping):
 
     Parameters
     ----------
-    p : float
-        Fraction of the features pruned, in [0, 1); 0.9 in the paper's ImageNet experiments.
+    p : float, optional
+        Fraction of the features pruned, in [0, 1); 0.9 in the paper's ImageNet experiments. If omitted, that,
+        or as much less as leaves 32 features.
     scorer : Detector, optional
         Scores the shaped activations; energy by default.
 
@@ -85,14 +100,12 @@ class ASHS(_Shaping):
     """
 
     name: ClassVar = "ash-s"
+    usual: ClassVar = 0.9
     paper: ClassVar = ASH
-
-    def __init__(self, *, p: float = 0.9, scorer: Detector | None = None) -> None:
-        super().__init__(p=p, scorer=scorer)
 
     def shape(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Prune and sharpen."""
-        return sharpen(features, self.p)
+        return sharpen(features, self.fraction(features.shape[1]))
 
 
 class ASHP(_Shaping):
@@ -102,8 +115,9 @@ class ASHP(_Shaping):
 
     Parameters
     ----------
-    p : float
-        Fraction of the features pruned, in [0, 1); 0.6 in the paper's ImageNet experiments.
+    p : float, optional
+        Fraction of the features pruned, in [0, 1); 0.6 in the paper's ImageNet experiments. If omitted, that,
+        or as much less as leaves 32 features.
     scorer : Detector, optional
         Scores the shaped activations; energy by default.
 
@@ -114,14 +128,12 @@ class ASHP(_Shaping):
     """
 
     name: ClassVar = "ash-p"
+    usual: ClassVar = 0.6
     paper: ClassVar = ASH
-
-    def __init__(self, *, p: float = 0.6, scorer: Detector | None = None) -> None:
-        super().__init__(p=p, scorer=scorer)
 
     def shape(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Prune."""
-        values, places = largest(features, self.p)
+        values, places = largest(features, self.fraction(features.shape[1]))
         return torch.zeros_like(features).scatter(1, places, values)
 
 
@@ -132,8 +144,9 @@ class ASHB(_Shaping):
 
     Parameters
     ----------
-    p : float
-        Fraction of the features pruned, in [0, 1); 0.65 in the paper's ImageNet experiments.
+    p : float, optional
+        Fraction of the features pruned, in [0, 1); 0.65 in the paper's ImageNet experiments. If omitted, that,
+        or as much less as leaves 32 features.
     scorer : Detector, optional
         Scores the shaped activations; energy by default.
 
@@ -144,14 +157,12 @@ class ASHB(_Shaping):
     """
 
     name: ClassVar = "ash-b"
+    usual: ClassVar = 0.65
     paper: ClassVar = ASH
-
-    def __init__(self, *, p: float = 0.65, scorer: Detector | None = None) -> None:
-        super().__init__(p=p, scorer=scorer)
 
     def shape(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Prune and binarise."""
-        values, places = largest(features, self.p)
+        values, places = largest(features, self.fraction(features.shape[1]))
         share = features.sum(1, keepdim=True) / values.shape[1]
         return torch.zeros_like(features).scatter(1, places, share.expand_as(values))
 
@@ -164,8 +175,9 @@ class SCALE(_Shaping):
 
     Parameters
     ----------
-    p : float
-        Fraction of the features left out of s2, in [0, 1); 0.85 in the paper's ImageNet experiments.
+    p : float, optional
+        Fraction of the features left out of s2, in [0, 1); 0.85 in the paper's ImageNet experiments. If omitted, that,
+        or as much less as leaves 32 features.
     scorer : Detector, optional
         Scores the scaled activations; energy by default.
 
@@ -176,13 +188,11 @@ class SCALE(_Shaping):
     """
 
     name: ClassVar = "scale"
+    usual: ClassVar = 0.85
     paper: ClassVar = Paper(
         "Scaling for Training Time and Post-hoc Out-of-distribution Detection Enhancement", "ICLR 2024", "2310.00227"
     )
 
-    def __init__(self, *, p: float = 0.85, scorer: Detector | None = None) -> None:
-        super().__init__(p=p, scorer=scorer)
-
     def shape(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Scale."""
-        return features * sharpness(features, largest(features, self.p)[0])
+        return features * sharpness(features, largest(features, self.fraction(features.shape[1]))[0])

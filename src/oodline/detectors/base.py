@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import inspect
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 from oodline.activations import Activations, Needs
 from oodline.classifier import Classifier
-from oodline.errors import HeadError, MismatchError, NotFittedError, SettingError, unknown_name
+from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
+from oodline.errors import AssumptionWarning, HeadError, MismatchError, NotFittedError, SettingError, unknown_name
 from oodline.fitting import fit
 from oodline.head import Head, HeadInfo, LinearHead
 from oodline.model.no_head import NoHead
@@ -99,6 +101,9 @@ class Detector(nn.Module, abc.ABC):
 
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """Settings that depend on classifier and data, each with the values that `tune` tries, the mildest first."""
+
+    assumes: ClassVar[tuple[Assumption, ...]] = ()
+    """What it supposes of the features; `oodline.fit` compares that with the data, and warns."""
 
     unstated: ClassVar[Mapping[str, Any]] = {}
     """What settings that an older file does not state meant when it was written, where that is not their default."""
@@ -286,6 +291,24 @@ class Detector(nn.Module, abc.ABC):
         self._buffers.update({k: v.contiguous() for k, v in self._buffers.items() if v is not None})
         self.to(head.device)
         self.mark_fitted(HeadInfo.of(head))
+
+    def assumed(self) -> dict[str, Statistic]:
+        """Empty statistics to fill for `check_assumptions`; none where it, and a scorer in it, supposes nothing."""
+        scorer = getattr(self, "scorer", None)
+        if self.assumes or (scorer is not None and scorer.assumed()):
+            return {name: make() for name, make in REQUESTS.items()}
+        return {}
+
+    def check_assumptions(self, statistics: Mapping[str, Statistic], head: Head) -> None:
+        """Warn where the filled `assumed` statistics do not bear out what it supposes; called by `oodline.fit`."""
+        measured = Measured.of(dict(statistics), head)
+        for name, sentence in [] if measured is None else broken_assumptions(self, measured):
+            warnings.warn(
+                f"{name} may do worse than MSP here: {sentence}. Change its settings (`oodline tune` finds some), or "
+                "choose another method.",
+                AssumptionWarning,
+                stacklevel=3,
+            )
 
     def leave_out(self, members: Mapping[str, str]) -> None:
         """Do without these members, for the reasons given.

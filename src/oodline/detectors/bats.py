@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.rectifier import Rectifier
 from oodline.errors import SettingError
@@ -48,6 +49,7 @@ class BATS(Rectifier):
 
     name: ClassVar = "bats"
     needs: ClassVar = Needs.FEATURES | Needs.HEAD
+    assumes: ClassVar = (Rectified(), LeavesMost(clips=False))
     paper: ClassVar = Paper(
         "Boosting Out-of-distribution Detection with Typical Features", "NeurIPS 2022", "2210.04200"
     )

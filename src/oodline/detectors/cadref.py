@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.entropy import generalised_entropy
 from oodline.errors import SettingError
@@ -64,6 +65,7 @@ class CARef(Detector):
 
     name: ClassVar = "caref"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
+    assumes: ClassVar = (PerClass(10, "a mean of each class"), TellsApart())
     paper: ClassVar = PAPER
     fitted_buffers: ClassVar[tuple[str, ...]] = ("means",)
     means: Tensor

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import LabelError, SettingError
 from oodline.head import Head
@@ -80,6 +81,7 @@ class ConjNorm(Detector):
 
     name: ClassVar = "conjnorm"
     needs: ClassVar = Needs.FEATURES
+    assumes: ClassVar = (PerClass(10, "a mean of each class"), TellsApart())
     paper: ClassVar = Paper(
         "ConjNorm: Tractable Density Estimation for Out-of-Distribution Detection", "ICLR 2024", "2402.17888"
     )

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.rectifier import Rectifier, check_fraction
 from oodline.detectors.threshold import Threshold
@@ -56,7 +57,7 @@ class DDCS(Rectifier):
     alpha : float
         In [0, 1]: how much likeness counts against variance.
     low, high : float or str
-        Values, or percentiles of all activations of the samples that are kept; "20%" and "90%" in the authors' code.
+        Values, or percentiles of all activations of the samples that are kept; the authors' code bends from "90%".
     samples : int
         Training samples that are kept to estimate from, chosen by a hash of their index.
     scorer : Detector, optional
@@ -84,6 +85,7 @@ class DDCS(Rectifier):
 
     name: ClassVar = "ddcs"
     needs: ClassVar = Needs.FEATURES | Needs.HEAD
+    assumes: ClassVar = (Rectified(), LeavesMost(clips=False), TellsApart())
     paper: ClassVar = Paper("Discriminability-Driven Channel Selection for Out-of-Distribution Detection", "CVPR 2024")
     presets: ClassVar = {
         "imagenet-mobilenetv2": Preset(
@@ -102,7 +104,7 @@ class DDCS(Rectifier):
         p: float = 0.18,
         alpha: float = 0.8,
         low: float | str = "20%",
-        high: float | str = "90%",
+        high: float | str = "98%",
         samples: int = 10_000,
         scorer: Detector | None = None,
     ) -> None:

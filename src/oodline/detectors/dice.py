@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.head import Head, LinearHead
@@ -37,6 +38,7 @@ class DICE(Rectifier):
 
     name: ClassVar = "dice"
     needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
+    assumes: ClassVar = (Rectified(), LeavesMost(clips=False), TellsApart())
     paper: ClassVar = Paper(
         "DICE: Leveraging Sparsification for Out-of-Distribution Detection", "ECCV 2022", "2111.09805"
     )

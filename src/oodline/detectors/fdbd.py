@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -31,6 +32,7 @@ class FDBD(Detector):
 
     name: ClassVar = "fdbd"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (TellsApart(),)
     paper: ClassVar = Paper("Fast Decision Boundary based Out-of-Distribution Detector", "ICML 2024", "2312.11536")
     fitted_buffers: ClassVar = ("mean", "inverse_gap")
     mean: Tensor

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper
 
 
@@ -26,6 +27,7 @@ class FeatureNorm(Detector):
 
     name: ClassVar = "feature-norm"
     needs: ClassVar = Needs.FEATURES
+    assumes: ClassVar = (TellsApart(),)
     paper: ClassVar = Paper(
         "Representation Norm Amplification for Out-of-Distribution Detection in Long-Tail Learning", "TMLR 2024"
     )
@@ -51,6 +53,7 @@ class GradNorm(Detector):
 
     name: ClassVar = "gradnorm"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (TellsApart(below=0.08),)
     paper: ClassVar = Paper(
         "On the Importance of Gradients for Detecting Distributional Shifts in the Wild", "NeurIPS 2021", "2110.00218"
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
 from oodline.detectors.threshold import Threshold, check_largest
@@ -50,6 +51,7 @@ class FMPLS(Rectifier):
 
     name: ClassVar = "fm-pls"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (Rectified(), LeavesMost(clips=False), TellsApart())
     paper: ClassVar = Paper(
         "Classifier-Head Informed Feature Masking and Prototype-based Logit Smoothing for Out-of-Distribution "
         "Detection",
@@ -67,7 +69,7 @@ class FMPLS(Rectifier):
     mask: Tensor
     means: Tensor
 
-    def __init__(self, *, p: float = 0.3, theta: float | str = 0.8, scorer: Detector | None = None) -> None:
+    def __init__(self, *, p: float = 0.3, theta: float | str = "98%", scorer: Detector | None = None) -> None:
         super().__init__(scorer)
         check_fraction("FM + PLS", p=p)
         check_scorer_reads_logits(self)

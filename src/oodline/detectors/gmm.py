@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import SettingError
 from oodline.head import Head
@@ -47,6 +48,7 @@ class GMM(Detector):
 
     name: ClassVar = "gmm"
     needs: ClassVar = Needs.FEATURES
+    assumes: ClassVar = (MoreThanDimensions(), TellsApart(below=0.08))
     paper: ClassVar = Paper("Deep Deterministic Uncertainty: A New Simple Baseline", "CVPR 2023", "2102.11582")
     is_log: bool = True
     fitted_buffers: ClassVar = ("means", "whiten", "offset")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import LeavesMost, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.masked_linear import graph_tile
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
@@ -71,6 +72,7 @@ class ITP(Rectifier):
 
     name: ClassVar = "itp"
     needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
+    assumes: ClassVar = (LeavesMost(clips=False), TellsApart())
     paper: ClassVar = Paper(
         "ITP: Instance-Aware Test Pruning for Out-of-Distribution Detection", "AAAI 2025", "2412.12566"
     )

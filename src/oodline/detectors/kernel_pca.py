@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import InputError, SettingError
 from oodline.head import Head
@@ -93,6 +94,7 @@ class CoP(Detector):
 
     name: ClassVar = "cop"
     needs: ClassVar = Needs.FEATURES
+    assumes: ClassVar = (MoreThanDimensions(), TellsApart())
     paper: ClassVar = PAPER
     presets: ClassVar[Mapping[str, Preset]] = {
         "cifar10-resnet18": Preset({"explained": 0.85}, SOURCE),

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Probabilities, Statistic
@@ -31,6 +32,7 @@ class KLMatching(Detector):
 
     name: ClassVar = "kl-matching"
     needs: ClassVar = Needs.LOGITS
+    assumes: ClassVar = (PerClass(10, "a mean of each class"), TellsApart(below=0.08))
     paper: ClassVar = Paper("Scaling Out-of-Distribution Detection for Real-World Settings", "ICML 2022", "1911.11132")
     fitted_buffers: ClassVar = ("log_templates",)
     log_templates: Tensor

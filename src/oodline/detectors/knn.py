@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import Neighbours, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.nearest import Codes, kth_by_faiss, kth_nearest, load_faiss
 from oodline.errors import InputError, SettingError
@@ -19,6 +20,9 @@ from oodline.statistics import Reservoir, Statistic
 
 CHUNK = 4096
 """Vectors of the bank that are normalised at a time, in double precision."""
+
+LARGEST = 50
+"""The largest k that is taken where none is given: the paper's for CIFAR-10."""
 
 SMALL = 10_000
 """A bank of fewer vectors is searched exactly, whatever the index: codes would cost more than they save."""
@@ -31,8 +35,9 @@ class KNN(Detector):
 
     Parameters
     ----------
-    k : int
-        Which neighbour; the paper takes 50 on CIFAR-10, 200 on CIFAR-100 and 1000 on ImageNet.
+    k : int, optional
+        Which neighbour; the paper takes 50 on CIFAR-10, 200 on CIFAR-100 and 1000 on ImageNet. If omitted, a tenth of
+        the bank's samples per class, at least 1 and at most 50, so that it can lie in the sample's own class.
     bank : int
         At most this many training samples are kept, chosen by a hash of their index (see `Reservoir`).
     index : {"exact", "faiss-flat", "faiss-pq"}
@@ -66,6 +71,7 @@ class KNN(Detector):
 
     name: ClassVar = "knn"
     needs: ClassVar = Needs.FEATURES
+    assumes: ClassVar = (Neighbours(), TellsApart())
     paper: ClassVar = Paper("Out-of-Distribution Detection with Deep Nearest Neighbors", "ICML 2022", "2204.06507")
     presets: ClassVar = {
         "cifar10": Preset({"k": 50}, "the paper's CIFAR-10 experiments"),
@@ -77,10 +83,10 @@ class KNN(Detector):
     neighbours: Tensor
 
     def __init__(
-        self, *, k: int = 50, bank: int = 50_000, index: Literal["exact", "faiss-flat", "faiss-pq"] = "exact"
+        self, *, k: int | None = None, bank: int = 50_000, index: Literal["exact", "faiss-flat", "faiss-pq"] = "exact"
     ) -> None:
         super().__init__()
-        if not 1 <= k <= bank:
+        if bank < 1 or (k is not None and not 1 <= k <= bank):
             raise SettingError(f"KNN needs 1 <= k <= bank; k={k}, bank={bank}.")
         if index not in ("exact", "faiss-flat", "faiss-pq"):
             raise SettingError(f"KNN knows index='exact', 'faiss-flat' or 'faiss-pq', not {index!r}.")
@@ -98,7 +104,7 @@ class KNN(Detector):
     def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Normalise the bank."""
         rows: Tensor = statistics["bank"].rows
-        if len(rows) < self.k:
+        if self.k is not None and len(rows) < self.k:
             raise InputError(f"KNN(k={self.k}) needs at least {self.k} training samples; {len(rows)} were seen.")
         # in parts: the whole bank in double precision would be twice its size
         self.neighbours = torch.empty_like(rows)
@@ -108,15 +114,22 @@ class KNN(Detector):
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative distance to the k-th neighbour (N,)."""
         points = normalize(activations.features)
-        distances: Tensor = torch.linalg.vector_norm(points - self.neighbours[self._kth(points)], dim=1)
+        nearest = self._kth(points, self.neighbour(activations))
+        distances: Tensor = torch.linalg.vector_norm(points - self.neighbours[nearest], dim=1)
         return -distances
 
-    def _kth(self, points: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
+    def neighbour(self, activations: Activations) -> int:
+        """Which neighbour is taken: k, or what follows from the bank and the number of classes."""
+        if self.k is not None:
+            return self.k
+        return max(1, min(LARGEST, len(self.neighbours) // activations.logits.shape[1] // 10))
+
+    def _kth(self, points: Float[Tensor, "n d"], k: int) -> Int[Tensor, " n"]:
         if self.index == "faiss-flat":
-            return kth_by_faiss(points, self.neighbours, self.k)
+            return kth_by_faiss(points, self.neighbours, k)
         if self.index == "faiss-pq" and len(self.neighbours) >= SMALL:
-            return self._built().kth_nearest(points, self.neighbours, self.k)
-        return kth_nearest(points, self.neighbours, self.k)
+            return self._built().kth_nearest(points, self.neighbours, k)
+        return kth_nearest(points, self.neighbours, k)
 
     def _built(self) -> Codes:
         # fitting, loading and moving give another tensor; codes of the old one are of no use then

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
 from oodline.detectors.masked_linear import masked_linear
 from oodline.detectors.products import product_percentiles, sorted_columns
@@ -105,7 +106,7 @@ class LINe(Rectifier):
     p_a, p_w : float
         Fraction of the neurons, and of the weights, that is pruned, in [0, 1).
     clip : float or str
-        Largest activation that counts, above 0, or the percentile of all training activations that gives it ("90%").
+        Largest activation that counts, above 0, or the percentile of all training activations that gives it ("98%").
     contribution : {"signed", "absolute"}
         What ranks the neurons: S, as in the code that made the published numbers, or |S|, as in the paper's Eq. 4.
     route : {"clipped", "full"}
@@ -131,7 +132,8 @@ class LINe(Rectifier):
     Notes
     -----
     The paper's settings are presets: `LINe.preset("cifar10-densenet100")`, `"cifar100-densenet100"`, and
-    `"imagenet-resnet50"`, which are the defaults here.
+    `"imagenet-resnet50"`, whose p_a and p_w are the defaults here. Its clip, 0.8, belongs to that network: the default
+    is a percentile, which means the same for any.
 
     On a head of several layers S is the mean of feature times gradient of the labelled logit, and M masks the first
     layer, the one that reads the features; the paper does not treat this case.
@@ -147,6 +149,7 @@ class LINe(Rectifier):
 
     name: ClassVar = "line"
     needs: ClassVar = Needs.FEATURES | Needs.HEAD
+    assumes: ClassVar = (Rectified(), LeavesMost())
     paper: ClassVar = Paper(
         "LINe: Out-of-Distribution Detection by Leveraging Important Neurons", "CVPR 2023", "2303.13995"
     )
@@ -170,7 +173,7 @@ class LINe(Rectifier):
         *,
         p_a: float = 0.1,
         p_w: float = 0.1,
-        clip: float | str = 0.8,
+        clip: float | str = "98%",
         contribution: Literal["signed", "absolute"] = "signed",
         route: Literal["clipped", "full"] = "clipped",
         unseen: Literal["error", "dense"] = "error",

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import LabelError
 from oodline.head import Head
@@ -51,6 +52,7 @@ class Mahalanobis(Detector):
 
     name: ClassVar = "mahalanobis"
     needs: ClassVar = Needs.FEATURES
+    assumes: ClassVar = (MoreThanDimensions(), TellsApart())
     paper: ClassVar = Paper(
         "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
         "NeurIPS 2018",

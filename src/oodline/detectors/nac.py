@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.neuron_states import layer_states, neuron_states
 from oodline.errors import SettingError
@@ -156,6 +157,7 @@ class NAC(Detector):
 
     name: ClassVar = "nac"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (PerClass(10, "a count of states"), TellsApart(below=0.08))
     paper: ClassVar = Paper(
         "Neuron Activation Coverage: Rethinking Out-of-distribution Detection and Generalization",
         "ICLR 2024",

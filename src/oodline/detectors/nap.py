@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import Rectified
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import SettingError
 
@@ -45,6 +46,7 @@ class NAP(Detector):
 
     name: ClassVar = "nap"
     needs: ClassVar = Needs.FEATURE_MAP
+    assumes: ClassVar = (Rectified(),)
     paper: ClassVar = Paper("Neural Activation Prior for Out-of-Distribution Detection", "arXiv 2024", "2402.18162")
 
     def __init__(self, *, epsilon: float = 1.0) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import SettingError
 from oodline.head import Head
@@ -41,6 +42,7 @@ class NCI(Detector):
 
     name: ClassVar = "nci"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (TellsApart(),)
     paper: ClassVar = Paper(
         "Detecting Out-of-Distribution Through the Lens of Neural Collapse", "CVPR 2025", "2311.01479"
     )

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import InputError, SettingError
 from oodline.head import Head
@@ -54,6 +55,7 @@ class NECO(Detector):
 
     name: ClassVar = "neco"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
+    assumes: ClassVar = (MoreThanDimensions(), TellsApart())
     paper: ClassVar = Paper("NECO: NEural Collapse Based Out-of-distribution detection", "ICLR 2024", "2310.06823")
     presets: ClassVar = {
         "imagenet-vit": Preset({"dimension": 100, "times_max_logit": True}, "the authors' code, which fixes 100"),

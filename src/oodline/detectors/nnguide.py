@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import InputError, SettingError
 from oodline.head import Head
@@ -55,6 +56,7 @@ class NNGuide(Detector):
 
     name: ClassVar = "nnguide"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
+    assumes: ClassVar = (TellsApart(),)
     paper: ClassVar = Paper("Nearest Neighbor Guidance for Out-of-Distribution Detection", "ICCV 2023", "2309.14888")
     presets: ClassVar = {"imagenet": Preset({"k": 10, "bank": 12_812}, "the paper's ImageNet experiments")}
     tunable: ClassVar = {"k": (1, 5, 10, 20, 50, 100, 200)}

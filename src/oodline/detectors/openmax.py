@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import LabelError, SettingError
 from oodline.head import Head
@@ -86,6 +87,7 @@ class OpenMax(Detector):
 
     name: ClassVar = "openmax"
     needs: ClassVar = Needs.LOGITS
+    assumes: ClassVar = (PerClass("tail", "a tail of the largest distances"), TellsApart())
     paper: ClassVar = Paper("Towards Open Set Deep Networks", "CVPR 2016", "1511.06233")
     presets: ClassVar = {
         "imagenet": Preset({"tail": 20, "alpha": 10}, "the paper's ImageNet experiments"),

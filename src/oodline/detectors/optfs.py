@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import InputError, SettingError
 from oodline.head import Head
@@ -57,6 +58,7 @@ class OptFS(Detector):
 
     name: ClassVar = "optfs"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (TellsApart(),)
     paper: ClassVar = Paper(
         "Towards Optimal Feature-Shaping Methods for Out-of-Distribution Detection", "ICLR 2024", "2402.00865"
     )

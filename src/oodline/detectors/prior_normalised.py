@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,11 +11,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import Measured
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.msp import MSP
 from oodline.errors import SettingError
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Statistic
+
+
+@dataclass(frozen=True)
+class Imbalanced:
+    """Classes differ in size by more than chance: the largest is at least twice the smallest, or all are equal."""
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Compare the largest class with the smallest."""
+        ratio = float((detector.log_prior.amax() - detector.log_prior.amin()).exp())
+        if 1.001 < ratio < 2:
+            return f"the largest class has {ratio:.2f} times the samples of the smallest, too little to correct for"
+        return ""
 
 
 class PriorNormalised(Detector):
@@ -55,6 +69,7 @@ class PriorNormalised(Detector):
     paper: ClassVar = Paper(
         "Rethinking Out-of-Distribution Detection on Imbalanced Data Distribution", "NeurIPS 2024", "2407.16430"
     )
+    assumes: ClassVar = (Imbalanced(),)
     fitted_buffers: ClassVar = ("log_prior",)
     unstated: ClassVar = {"scale": "log"}
     log_prior: Tensor

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.assumptions import LeavesMost, Rectified
+from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.rectifier import Rectifier
 from oodline.detectors.threshold import Threshold
 from oodline.head import Head
@@ -24,7 +25,7 @@ class ReAct(Rectifier):
     ----------
     clip : float or str
         The clipping value c, or the percentile of all training activations (every feature of every sample) that gives
-        it: "90%" in the paper.
+        it: "90%" in the paper, which cuts what tells classes apart where only few features speak for a class.
     scorer : Detector, optional
         Scores the clipped activations; energy by default.
 
@@ -49,14 +50,16 @@ class ReAct(Rectifier):
 
     name: ClassVar = "react"
     needs: ClassVar = Needs.FEATURES | Needs.HEAD
+    assumes: ClassVar = (Rectified(), LeavesMost())
     paper: ClassVar = Paper(
         "ReAct: Out-of-distribution Detection With Rectified Activations", "NeurIPS 2021", "2111.12797"
     )
+    presets: ClassVar = {"imagenet-resnet50": Preset({"clip": "90%"}, "the paper's experiments")}
     tunable: ClassVar = {"clip": ("100%", "99%", "98%", "95%", "90%", "80%")}
     fitted_buffers: ClassVar = ("largest",)
     largest: Tensor
 
-    def __init__(self, *, clip: float | str = "90%", scorer: Detector | None = None) -> None:
+    def __init__(self, *, clip: float | str = "98%", scorer: Detector | None = None) -> None:
         super().__init__(scorer)
         self.clip = clip
         self._clip = Threshold.of("ReAct", "clip", clip)

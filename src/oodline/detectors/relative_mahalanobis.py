@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.mahalanobis import Mahalanobis, whitening
 from oodline.head import Head
@@ -37,6 +38,7 @@ class RelativeMahalanobis(Detector):
 
     name: ClassVar = "relative-mahalanobis"
     needs: ClassVar = Needs.FEATURES
+    assumes: ClassVar = (MoreThanDimensions(), TellsApart())
     paper: ClassVar = Paper(
         "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection", "ICML workshop 2021", "2106.09022"
     )

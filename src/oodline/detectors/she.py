@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import LabelError
 from oodline.head import Head
@@ -36,6 +37,7 @@ class SHE(Detector):
 
     name: ClassVar = "she"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
+    assumes: ClassVar = (PerClass(10, "a mean of each class"), TellsApart())
     paper: ClassVar = Paper(
         "Out-of-Distribution Detection based on In-Distribution Data Patterns Memorization with Modern Hopfield Energy",
         "ICLR 2023",

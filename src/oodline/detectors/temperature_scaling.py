@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,11 +13,15 @@ from torch import Tensor
 from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.msp import log_max_softmax
+from oodline.errors import AssumptionWarning
 from oodline.head import Head
 from oodline.statistics import Reservoir, Statistic
 from oodline.statistics.sources import Logits
 
 COLDEST, HOTTEST = 1e-2, 1e2
+
+MEMORISED = 0.99
+"""Above this share of correct samples, a temperature below 1 is taken for a sign of training data."""
 
 
 def best_temperature(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
@@ -50,9 +55,15 @@ class TemperatureScaling(Detector):
     LabelError
         Labels are missing or out of range.
 
+    Warns
+    -----
+    AssumptionWarning
+        More than 99 % of the samples are classified correctly, and T is below 1.
+
     Notes
     -----
-    On the data that the classifier was trained on, T comes out too low: fit it on held-out data.
+    On the data that the classifier was trained on, T comes out too low: fit it on held-out data. Where all samples are
+    classified correctly, T = 0 would be the likeliest, and T stays 1.
 
     Examples
     --------
@@ -79,7 +90,18 @@ class TemperatureScaling(Detector):
     def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Fit T."""
         sample: Reservoir = statistics["logits"]
-        self.temperature = torch.tensor(best_temperature(sample.rows, sample.groups))
+        right = float((sample.rows.argmax(1) == sample.groups).double().mean())
+        best = best_temperature(sample.rows, sample.groups)
+        # where all are right, the colder the likelier: nothing was learnt of the temperature
+        self.temperature = torch.tensor(1.0 if right == 1 else best)
+        if right > MEMORISED and best < 1:
+            warnings.warn(
+                f"TemperatureScaling was fitted on {len(sample.rows)} samples of which {right:.2%} are classified "
+                f"correctly, which gives T = {best:.3g}: that is what data looks like that the classifier was trained "
+                f"on. {'T stays 1. ' if right == 1 else ''}Fit it on held-out data.",
+                AssumptionWarning,
+                stacklevel=2,
+            )
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Calibrated confidence (N,)."""

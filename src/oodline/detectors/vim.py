@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper
 from oodline.errors import SettingError
 from oodline.head import Head
@@ -62,6 +63,7 @@ class Residual(Detector):
 
     name: ClassVar = "residual"
     needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
+    assumes: ClassVar = (MoreThanDimensions(), TellsApart())
     paper: ClassVar = PAPER
     fitted_buffers: ClassVar[tuple[str, ...]] = ("origin", "directions")
     origin: Tensor
@@ -140,6 +142,7 @@ class ViM(Residual):
 
     name: ClassVar = "vim"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (MoreThanDimensions(),)
     fitted_buffers: ClassVar = ("origin", "directions", "alpha")
     alpha: Tensor
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.rectifier import Rectifier
 from oodline.detectors.threshold import Threshold
@@ -57,6 +58,7 @@ class VRA(Rectifier):
 
     name: ClassVar = "vra"
     needs: ClassVar = Needs.FEATURES | Needs.HEAD
+    assumes: ClassVar = (Rectified(), LeavesMost(clips=False))
     paper: ClassVar = Paper(
         "VRA: Variational Rectified Activation for Out-of-distribution Detection", "NeurIPS 2023", "2302.11716"
     )

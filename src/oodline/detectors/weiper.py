@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import InputError, SettingError
 from oodline.head import Head, LinearHead
@@ -70,6 +71,7 @@ class WeiPerMSP(Detector):
 
     name: ClassVar = "weiper-msp"
     needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
+    assumes: ClassVar = (TellsApart(),)
     paper: ClassVar = PAPER
     presets: ClassVar[Mapping[str, Preset]] = {
         "cifar10-resnet18": Preset({"delta": 1.8}, SOURCE),

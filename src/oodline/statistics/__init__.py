@@ -5,6 +5,7 @@ from oodline.statistics.class_moments import ClassMoments
 from oodline.statistics.confusions import Confusions
 from oodline.statistics.content_sketch import ContentSketch
 from oodline.statistics.covariance import Covariance
+from oodline.statistics.facts import Facts
 from oodline.statistics.hits import Hits
 from oodline.statistics.quantiles import Quantiles
 from oodline.statistics.reservoir import Reservoir
@@ -18,6 +19,7 @@ __all__ = [
     "ContentSketch",
     "Contributions",
     "Covariance",
+    "Facts",
     "Features",
     "Hits",
     "Logits",

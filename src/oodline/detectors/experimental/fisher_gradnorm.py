@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -52,6 +53,7 @@ class FisherGradNorm(Detector):
 
     name: ClassVar = "fisher-gradnorm"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (PerClass(10, "an estimate of each class"), TellsApart(below=0.08))
     paper: ClassVar = Paper(
         "On the Importance of Gradients for Detecting Distributional Shifts in the Wild", "NeurIPS 2021", "2110.00218"
     )

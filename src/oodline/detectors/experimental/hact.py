@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
+from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -47,6 +48,7 @@ class HAct(Detector):
 
     name: ClassVar = "hact"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (PerClass(10, "an estimate of each class"), TellsApart(below=0.08))
     paper: ClassVar = Paper(
         "HAct: Out-of-Distribution Detection with Neural Net Activation Histograms", "arXiv 2023", "2309.04837"
     )

@@ -1,0 +1,222 @@
+"""What a method supposes of the features it meets, and whether the data it was fitted on bears it out.
+
+A detector declares its assumptions as class data; `oodline.fit` compares them with what the pass measured, and an
+`AssumptionWarning` says, with the number, what does not fit. Nothing here looks at OOD data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from oodline.activations import Activations, Needs
+from oodline.errors import InputError
+from oodline.head import Head
+from oodline.statistics import Facts, Reservoir, Statistic
+
+if TYPE_CHECKING:
+    from oodline.detectors.base import Detector
+
+SAMPLE = 300
+"""Training samples on which a fitted detector is tried."""
+
+REQUESTS = {"facts": Facts, "trial": lambda: Reservoir(SAMPLE)}
+"""Statistics that assumptions are compared with, by the name under which a detector asks for them."""
+
+FREE = Needs.LOGITS | Needs.FEATURES | Needs.HEAD | Needs.LINEAR_HEAD
+"""What a sample of features can be scored with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What one pass over the training data showed.
+
+    Parameters
+    ----------
+    facts : Facts
+        Samples by class, zeros and negatives.
+    sample : Activations
+        At most `SAMPLE` of the samples, with logits as the head gives them.
+    """
+
+    facts: Facts
+    sample: Activations
+    _tried: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, statistics: dict[str, Statistic], head: Head) -> Measured | None:
+        """From the filled statistics; None where they were not asked for."""
+        facts, trial = statistics.get("facts"), statistics.get("trial")
+        if not isinstance(facts, Facts) or not isinstance(trial, Reservoir) or facts.empty or trial.empty:
+            return None
+        features = trial.rows.to(head.linear.weight)
+        return cls(facts, Activations(features, head(features), head, torch.arange(len(features))))
+
+    @property
+    def per_class(self) -> float:
+        """Median number of samples of a class, by prediction."""
+        return float(self.facts.count.double().quantile(0.5))
+
+
+class Assumption(Protocol):
+    """Something that a method supposes."""
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Say with the number what does not fit; nothing where all does."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """Features lie behind a ReLU: at most one in a hundred is negative."""
+
+    most: ClassVar[float] = 0.01
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Compare the share of negative features."""
+        share = measured.facts.negatives
+        return "" if share <= self.most else f"the features are signed, {share:.1%} are negative, and it assumes a ReLU"
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Each class shows enough samples: so many, or as many as the setting of this name."""
+
+    least: int | str
+    purpose: str
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Compare the median over the classes."""
+        least = self.least if isinstance(self.least, int) else int(getattr(detector, self.least))
+        found = measured.per_class
+        return (
+            "" if found >= least else f"{found:g} images per class (median), and {self.purpose} needs {least} or more"
+        )
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k-th neighbour can lie in the sample's own class: k is at most the samples of a class."""
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Compare k with the median over the classes, or with that of the bank where it is smaller."""
+        share = min(1.0, detector.bank / measured.facts.samples)
+        found, k = share * measured.per_class, detector.neighbour(measured.sample)
+        if k > max(1.0, found):
+            return (
+                f"k = {k}, and the bank holds {found:.3g} images per class (median), so that it lies in another class"
+            )
+        return "" if measured.per_class >= 2 else f"{measured.per_class:g} image per class (median)"
+
+
+@dataclass(frozen=True)
+class MoreThanDimensions:
+    """There are so many times more samples than features, which a covariance takes."""
+
+    times: int = 2
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Compare N with D."""
+        n, width = measured.facts.samples, measured.sample.features.shape[1]
+        least = self.times * width
+        return "" if n >= least else f"{n} samples for a covariance of {width} features, which needs {least} or more"
+
+
+@dataclass(frozen=True)
+class LeavesMost:
+    """What it does to the features leaves most of them, and most predictions, as they are."""
+
+    values: ClassVar[float] = 0.2
+    classes: ClassVar[float] = 0.2
+    clips: bool = True
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Rectify the sample and compare."""
+        before = measured.sample
+        after = detector.rectify(before)
+        cut = float((after.features < before.features).double().mean()) if self.clips else 0.0
+        if cut > self.values:
+            written = ", ".join(f"{k}={v!r}" for k, v in detector.settings.items() if k in ("clip", "theta"))
+            return f"{written} cuts {cut:.0%} of the activations of this network"
+        changed = float((after.logits.argmax(1) != before.logits.argmax(1)).double().mean())
+        return (
+            "" if changed <= self.classes else f"it changes the predicted class of {changed:.0%} of the training images"
+        )
+
+
+@dataclass(frozen=True)
+class TellsApart:
+    """It prefers training samples to what is made of two of them, or of many, at least in most pairs.
+
+    Mixed features are the mean of two samples of different classes; uncoupled ones take each feature from another
+    sample.
+
+    Parameters
+    ----------
+    below : float
+        How far below MSP it may lie, as a share of the pairs; anywhere down to `LEAST` if omitted.
+    """
+
+    LEAST: ClassVar[float] = 0.6
+    below: float = 1.0
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Try it on both kinds."""
+        if detector.all_layers or detector.all_needs & ~FREE:
+            return ""
+        from oodline.detectors.msp import MSP
+
+        mine, theirs = preferences(detector, measured.sample), preferences(MSP(), measured.sample)
+        for kind, share in mine.items():
+            if share < self.LEAST or share < theirs[kind] - self.below:
+                return (
+                    f"it prefers a training image to {kind} in {share:.0%} of the pairs, where MSP does in "
+                    f"{theirs[kind]:.0%}"
+                )
+        return ""
+
+
+def preferences(detector: Detector, sample: Activations) -> dict[str, float]:
+    """In what share of the pairs a detector scores a sample above what is made of several, by kind."""
+    found = {}
+    with torch.no_grad():
+        own = detector(sample).double()
+        for kind, features in made_of(sample):
+            made = detector(Activations(features, sample.head(features), sample.head, sample.index)).double()
+            found[kind] = float(_share(own, made))
+    return found
+
+
+def made_of(sample: Activations) -> Iterator[tuple[str, Tensor]]:
+    """Features that no single sample showed, the same for all detectors."""
+    generator = torch.Generator().manual_seed(0)
+    features, predicted = sample.features, sample.logits.argmax(1).cpu()
+    other = (predicted[:, None] != predicted).double()
+    if bool((other.sum(1) > 0).all()):
+        partner = torch.multinomial(other, 1, generator=generator).flatten()
+        yield "the mean of two of different classes", (features + features[partner.to(features.device)]) / 2
+    order = torch.rand(features.shape, generator=generator).argsort(0).to(features.device)
+    yield "features drawn from many", features.gather(0, order)
+
+
+def _share(own: Tensor, made: Tensor) -> Tensor:
+    difference = own[:, None] - made
+    return (difference > 0).double().mean() + 0.5 * (difference == 0).double().mean()
+
+
+def broken_assumptions(detector: Detector, measured: Measured) -> Iterator[tuple[str, str]]:
+    """The detector's class, or that of a scorer in it, with the sentence of each assumption that does not hold."""
+    for assumption in detector.assumes:
+        try:
+            if sentence := assumption.broken(detector, measured):
+                yield type(detector).__name__, sentence
+                break  # the first says why; the others would follow from it
+        except InputError:
+            continue  # scores that this sample cannot be given say so where they are asked for
+    scorer = getattr(detector, "scorer", None)
+    if scorer is not None:
+        yield from broken_assumptions(scorer, measured)
