@@ -149,6 +149,17 @@ class LeavesMost:
 
 
 @dataclass(frozen=True)
+class Published:
+    """All of the formula is published, which `Detector.experimental` denies."""
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Say what is open."""
+        return (
+            f"not all of the method is published: {detector.experimental.rstrip('.')}" if detector.experimental else ""
+        )
+
+
+@dataclass(frozen=True)
 class TellsApart:
     """It prefers training samples to what is made of two of them, or of many, at least in most pairs.
 

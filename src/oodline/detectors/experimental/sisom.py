@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
-from oodline.detectors.assumptions import PerClass, TellsApart
+from oodline.detectors.assumptions import PerClass, Published, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.neuron_states import NeuronStates, neuron_states
 from oodline.errors import InputError, SettingError
@@ -48,7 +48,7 @@ class SISOM(Detector):
 
     name: ClassVar = "sisom"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (PerClass(10, "an estimate of each class"), TellsApart(below=0.08))
+    assumes: ClassVar = (PerClass(10, "an estimate of each class"), TellsApart(below=0.08), Published())
     paper: ClassVar = Paper(
         "A Unified Approach Towards Active Learning and Out-of-Distribution Detection", "TMLR 2025", "2405.11337"
     )
