@@ -6,7 +6,7 @@ A detector declares its assumptions as class data; `oodline.fit` compares them w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SAMPLE = 300
 """Training samples on which a fitted detector is tried."""
 
-REQUESTS = {"facts": Facts, "trial": lambda: Reservoir(SAMPLE)}
+REQUESTS: dict[str, Callable[[], Statistic]] = {"facts": Facts, "trial": lambda: Reservoir(SAMPLE)}
 """Statistics that assumptions are compared with, by the name under which a detector asks for them."""
 
 FREE = Needs.LOGITS | Needs.FEATURES | Needs.HEAD | Needs.LINEAR_HEAD

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.activations import Activations, Needs
-from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
+from oodline.detectors.assumptions import Assumption, MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper
 from oodline.errors import SettingError
 from oodline.head import Head
@@ -63,7 +63,7 @@ class Residual(Detector):
 
     name: ClassVar = "residual"
     needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
-    assumes: ClassVar = (MoreThanDimensions(), TellsApart())
+    assumes: ClassVar[tuple[Assumption, ...]] = (MoreThanDimensions(), TellsApart())
     paper: ClassVar = PAPER
     fitted_buffers: ClassVar[tuple[str, ...]] = ("origin", "directions")
     origin: Tensor
