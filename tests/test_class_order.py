@@ -378,3 +378,14 @@ def test_a_cache_of_some_images_is_that_of_these(colours, tmp_path):
         assert classifier.computed == computed
         assert [i for batch in first for i in batch] == list(loader.rows)
         assert loader.skipped == []
+
+
+def test_tensors_with_names_are_matched_too(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.randn(4, 3), "labels": torch.tensor([0, 1, 1, 0])}, path, {"class_names": '["cat", "dog"]'})
+    plain, swapped = (open_loader(path, Preprocessing(), class_names=names) for names in (None, ["dog", "cat"]))
+    assert [batch.labels.tolist() for batch in plain] == [[0, 1, 1, 0]]
+    assert [batch.labels.tolist() for batch in swapped] == [[1, 0, 0, 1]]
+    assert plain.identity() != swapped.identity()
+    with pytest.warns(UserWarning, match="1 of 2 of the data's are not among the classifier's"):
+        open_loader(path, Preprocessing(), class_names=["dog", "emu"])

@@ -10,6 +10,7 @@ import cyclopts
 
 from oodline.cli.options import Json, print_json
 from oodline.errors import missing_extra
+from oodline.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ def demo(
 
     output.mkdir(parents=True, exist_ok=True)
     guard.save(output / "guard.safetensors")
-    (output / "table.csv").write_text(table.to_csv())
+    write_atomically(output / "table.csv", lambda file: file.write(table.to_csv().encode()))
     picture = draw(guard, {name: sets[name][0] for name in ("test", *ood)}, output / "scores.png")
     seconds = perf_counter() - started
     if json:
@@ -159,5 +160,4 @@ def draw(guard: Guard, sets: dict[str, Tensor], path: Path) -> Path:
         xlabel="LINe score (higher = more in-distribution)", ylabel="density", title="What the network was never taught"
     )
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
-    return path
+    return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from oodline.data.class_order import in_order_of
+from oodline.data.class_order import compare_classes, in_order_of
 from oodline.data.folder import ImageFolder
 from oodline.data.hub import open_hugging_face, open_torchvision
 from oodline.data.listing import ImageList
@@ -109,7 +111,13 @@ def open_loader(
         As `open_images` and `TensorFile`.
     """
     if is_tensors(spec):
-        return TensorLoader(TensorFile(spec), batch_size, limit, label_offset)
+        tensors = TensorLoader(TensorFile(spec), batch_size, limit, label_offset)
+        order = compare_classes(None if label_offset else tensors.source.class_names, class_names)
+        if order.warning:
+            warnings.warn(order.warning, stacklevel=2)
+        if order.positions not in (None, tuple(range(len(order.positions or ())))):
+            tensors.positions = torch.tensor(order.positions)
+        return tensors
     return image_loader(
         in_order_of(open_images(spec), class_names, label_offset),
         preprocessing,

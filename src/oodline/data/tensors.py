@@ -259,6 +259,8 @@ class TensorLoader:
         self.source, self.batch_size, self.label_offset = source, batch_size, label_offset
         self.skipped: list[str] = []
         """Always empty: a file is read as a whole or not at all."""
+        self.positions: Tensor | None = None
+        """The classifier's class of every label, where they are in two orders."""
         everything = limit is None or limit >= len(source)
         self._read_only(range(len(source)) if everything else evenly(self._labels(), limit or 1))
 
@@ -287,6 +289,8 @@ class TensorLoader:
     def __iter__(self) -> Iterator[Batch]:
         for rows in self._batches:
             inputs, labels = _join([self.source.read(run[0], run[-1] + 1) for run in _runs(rows)])
+            if labels is not None and self.positions is not None:
+                labels = self.positions[labels]
             yield Batch(inputs, None if labels is None else labels + self.label_offset, torch.tensor(rows))
 
     def over(self, batches: Sequence[Sequence[int]]) -> TensorLoader:
@@ -316,6 +320,7 @@ class TensorLoader:
             "preprocessing": "none",
             "label offset": str(self.label_offset),
             "samples": describe_rows(self.rows),
+            **({} if self.positions is None else {"class order": str(self.positions.tolist())}),
         }
 
 
