@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
 from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
+from oodline.errors import AssumptionWarning
 
 LETTERS = {"C": "classes", "D": "features", "N": "training samples, as many as its bank holds", "r": "a rank, below D"}
 """What the letters stand for."""
@@ -44,7 +47,9 @@ def _shapes(detector: type[Detector], C: int, D: int, N: int) -> dict[str, tuple
         2, 2, generator=generator
     )
     made = detector(**{name: value for name, value in _SMALL.items() if name in detector().settings})
-    made.fit(Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)), [(images, labels)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AssumptionWarning)  # it is made-up data
+        made.fit(Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)), [(images, labels)])
     # every fitted detector also keeps the same short sketch of the data that it has seen
     state = {name: value for name, value in made.state_dict().items() if name.rpartition(".")[2] != "seen"}
     return {name: tuple(value.shape) for name, value in state.items()}
