@@ -124,6 +124,7 @@ class Artifact:
         ArtifactError
             The state of a detector is not of the sizes and kinds of numbers that its score needs.
         """
+        classifier.expect(self.head)
         now = HeadInfo.of(classifier.head)
         if now.num_features != self.head.num_features or now.num_classes not in (0, self.head.num_classes):
             raise MismatchError(

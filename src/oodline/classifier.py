@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,12 @@ from oodline.activations import Activations, Needs
 from oodline.batch import Inputs, unpack
 from oodline.errors import HeadError, InputError
 from oodline.evaluating import evaluating
-from oodline.head import Head, candidates, find_head, read_head
+from oodline.head import Head, HeadInfo
 from oodline.listening import last_pooling, listening, submodule
+from oodline.model.head_reader import HeadReader, Read
+from oodline.model.linear_modules import candidates
+from oodline.model.reading import MASK, at_least_float32
+from oodline.model.wrappers import uncompiled, unwrapped
 
 if TYPE_CHECKING:
     from oodline.preprocessing import Preprocessing
@@ -54,19 +58,22 @@ class Classifier:
     Parameters
     ----------
     model : nn.Module
-        Any classifier whose last step is a linear layer; it returns logits (N, C), or an object or a dict with
+        Any classifier whose logits are `W f + b` of features f; it returns logits (N, C), or an object or a dict with
         `logits` (transformers). It is used in evaluation mode and without gradients, and comes back with the
         modes, hooks and `requires_grad` it had.
     head : str, optional
-        Name of the head, where it is not what timm states or the last `nn.Linear`; a 1x1 convolution after pooling and
-        a Sequential of several layers must be named.
+        Name of the head. If omitted, the first pass finds it: the linear layer or 1x1 convolution, or the weighted sum
+        of several (`0.5*head + 0.5*head_dist`), whose `W f + b` equals the logits. An `nn.Sequential` of several layers
+        must be named.
     feature_map : str, optional
         Name of the module whose output is the feature map; without it, the input of the last average pooling.
+    binary : bool
+        The model returns one logit z, of the second of two classes: take (0, z) as the logits.
 
     Raises
     ------
     HeadError
-        No head or several: the message lists the candidates and what to pass.
+        No head: the message lists the candidates and what to pass.
 
     Examples
     --------
@@ -85,13 +92,14 @@ class Classifier:
     class_names: tuple[str, ...] | None = None
     """In the order of the logits, where `load` knows them; guards carry them along."""
 
-    def __init__(self, model: nn.Module, head: str | None = None, *, feature_map: str | None = None) -> None:
-        self.model = model
-        self.head_name = find_head(model, head)
+    def __init__(
+        self, model: nn.Module, head: str | None = None, *, feature_map: str | None = None, binary: bool = False
+    ) -> None:
+        self.model = unwrapped(model)
+        self._reader = HeadReader(self.model, head, binary=binary)
         self.feature_map_name = feature_map
-        self._num_classes = 0  # of a head of several layers: known after a first pass
         if feature_map is not None:
-            submodule(model, feature_map)
+            submodule(self.model, feature_map)
 
     @classmethod
     def load(
@@ -100,6 +108,7 @@ class Classifier:
         weights: str | Path | None = None,
         *,
         head: str | None = None,
+        binary: bool = False,
         device: str | None = None,
         preprocessing: Preprocessing | None = None,
     ) -> Classifier:
@@ -112,6 +121,8 @@ class Classifier:
             `python:my_models.py:build`.
         head : str, optional
             Name of the head, where it is not found on its own.
+        binary : bool
+            The model returns one logit z, of the second of two classes: take (0, z).
         device : str, optional
             The GPU if there is one.
 
@@ -133,20 +144,36 @@ class Classifier:
         from oodline.zoo import best_device, load_model, move  # torchvision, which most classifiers do not need
 
         loaded = load_model(reference, weights, preprocessing=preprocessing)
-        found = Classifier(move(loaded.model, device or best_device()), head or loaded.head)
+        found = Classifier(move(loaded.model, device or best_device()), head, binary=binary)
         found.preprocessing, found.class_names = loaded.preprocessing, loaded.class_names
         return found
 
     @property
     def head(self) -> Head:
-        """The head as it is now, sharing its tensors with the model."""
-        with evaluating(self.model):  # reading a parametrised weight may change it in training mode
-            return read_head(self.model.get_submodule(self.head_name), self.head_name, self._num_classes)
+        """The head as it is now, sharing its tensors with the model where it is one layer."""
+        return self._reader.head
+
+    @property
+    def head_name(self) -> str:
+        """What makes the logits: a module's name, or a sum of such; `Classifier(model, head=...)` takes it again."""
+        return self._reader.name
 
     @property
     def device(self) -> torch.device:
         """Where the head lives, and where inputs are moved to."""
-        return next(self.model.get_submodule(self.head_name).parameters()).device
+        return self._reader.device
+
+    def expect(self, known: HeadInfo) -> None:
+        """Take the head that something was fitted on, where none was named and no pass has shown it yet.
+
+        Whether it is the head of this model, a pass shows as ever.
+        """
+        self._reader.expect_name(known.name)
+
+    @property
+    def first_head_name(self) -> str:
+        """The head's name before any pass: the same for a model whatever was run, as the key of a cache must be."""
+        return self._reader.first_name
 
     def __repr__(self) -> str:
         head = self.head
@@ -186,17 +213,23 @@ class Classifier:
         inputs = self._moved(inputs)
         with evaluating(self.model):  # once for all that follows: it walks over every module
             seen, logits = self._pass(inputs, needs, layers)
-            features = self._features(seen, logits)
+            read = self._reader.read(seen, logits)
+            if read is None:
+                self._reader.search(lambda *keys: self._probe(inputs, *keys), logits.shape[1])
+                seen, logits = self._pass(inputs, needs, layers)
+                read = self._reader.read(seen, logits)
+            if read is None:
+                raise HeadError(f"'{self.head_name}' gives the logits of some samples and not of others.")
             if index is None:
-                index = torch.arange(len(features))
-            elif index.shape != (len(features),):
+                index = torch.arange(len(read.features))
+            elif index.shape != (len(read.features),):
                 raise InputError(
-                    f"index has shape {tuple(index.shape)}; one position a sample, ({len(features)},), is needed."
+                    f"index has shape {tuple(index.shape)}; one position a sample, ({len(read.features)},), is needed."
                 )
-            activations = self._activations(inputs, seen, features, logits, index, needs, layers)
+            activations = self._activations(inputs, seen, read, index, needs, layers)
         activations.check_finite("this batch")
         if Needs.FEATURE_MAP in needs:
-            return activations.replace(feature_map=self._feature_map(seen, features))
+            return activations.replace(feature_map=self._feature_map(seen, read.features))
         return activations
 
     def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()) -> Activations:
@@ -205,35 +238,45 @@ class Classifier:
         Call the classifier itself on the same inputs before, so that everything has been checked once.
         """
         seen, logits = self._pass(self._moved(inputs), needs, layers)
-        features = seen["features"].flatten(1)
-        index = torch.arange(features.shape[0])  # len() would fix the size of the batch
-        activations = self._activations(inputs, seen, features, logits, index, needs, layers)
+        read = self._reader.follow(seen, logits)
+        index = torch.arange(read.features.shape[0])  # len() would fix the size of the batch
+        activations = self._activations(inputs, seen, read, index, needs, layers)
         if Needs.FEATURE_MAP in needs:
-            return activations.replace(feature_map=_at_least_float32(seen["feature map"]))
+            return activations.replace(feature_map=at_least_float32(seen["feature map"]))
         return activations
 
-    def _pass(self, inputs: Inputs, needs: Needs, layers: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    def _pass(self, inputs: Inputs, needs: Needs, layers: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
         with evaluating(self.model), torch.no_grad(), self._listening(needs, layers) as seen:
             output = self._run(inputs)
-        return seen, self._logits(output)
+        return self._with_mask(seen, inputs), self._logits(output, inputs)
+
+    def _probe(self, inputs: Inputs, *keys: Mapping[str, str]) -> tuple[dict[str, Any], Tensor]:
+        few = _first(inputs, 8)
+        with torch.no_grad(), listening(self.model, inputs=keys[0], outputs=keys[1]) as seen:
+            output = self._run(few)
+        return self._with_mask(seen, few), self._logits(output, few)
+
+    @staticmethod
+    def _with_mask(seen: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+        mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+        return {**seen, MASK: mask} if isinstance(mask, Tensor) else seen
 
     def _activations(
         self,
         inputs: Inputs,
-        seen: Mapping[str, Tensor],
-        features: Tensor,
-        logits: Tensor,
+        seen: Mapping[str, Any],
+        read: Read,
         index: Tensor,
         needs: Needs,
         layers: Sequence[str],
     ) -> Activations:
-        features = _at_least_float32(features)
+        features = at_least_float32(read.features)
         return Activations(
             features=features,
-            logits=_at_least_float32(logits),
-            head=self.head.to(features),
+            logits=at_least_float32(read.logits),
+            head=read.head.to(features),
             index=index,
-            layers={name: _at_least_float32(_layer(seen, name)) for name in layers},
+            layers={name: at_least_float32(_layer(seen, name)) for name in layers},
             inputs=inputs if Needs.INPUTS in needs else None,
             classifier=self if Needs.CLASSIFIER in needs else None,
         )
@@ -260,7 +303,8 @@ class Classifier:
             raise InputError("gradients need inputs that are one floating tensor; tokens and mappings have none.")
         with evaluating(self.model), torch.enable_grad(), self._listening(Needs.LOGITS, layers) as seen:
             leaf = inputs.detach().clone().requires_grad_()
-            values = scalar(_at_least_float32(self._logits(self._run(leaf))))
+            logits = self._logits(self._run(leaf), leaf)
+            values = scalar(at_least_float32(self._reader.follow(seen, logits).logits))
             outputs = [_layer(seen, name) for name in layers]
             try:
                 found = torch.autograd.grad(values.sum(), [leaf, *outputs])
@@ -271,8 +315,8 @@ class Classifier:
                 raise InputError(f"the logits cannot be differentiated by the inputs{where}: {error}") from error
         pairs = zip(layers, outputs, found[1:], strict=True)
         return Gradients(
-            _at_least_float32(found[0]),
-            {name: (_at_least_float32(out.detach()), _at_least_float32(g)) for name, out, g in pairs},
+            at_least_float32(found[0]),
+            {name: (at_least_float32(out.detach()), at_least_float32(g)) for name, out, g in pairs},
         )
 
     def stream(
@@ -320,7 +364,7 @@ class Classifier:
         return inputs.to(self.device)
 
     def _listening(self, needs: Needs, layers: Sequence[str]) -> AbstractContextManager[dict[str, Any]]:
-        inputs, outputs = {"features": self.head_name}, {"head output": self.head_name}
+        inputs, outputs = self._reader.keys
         outputs |= {f"layer {layer}": layer for layer in layers}
         if Needs.FEATURE_MAP in needs:
             if self.feature_map_name is not None:
@@ -331,7 +375,8 @@ class Classifier:
 
     def _run(self, inputs: Inputs) -> Any:
         try:
-            return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
+            with uncompiled(self.model):
+                return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
@@ -341,42 +386,31 @@ class Classifier:
                 "dimension, and the size, channels and dtype that the model was trained on."
             ) from error
 
-    def _logits(self, output: Any) -> Tensor:
+    def _logits(self, output: Any, inputs: Inputs) -> Tensor:
         if isinstance(output, Mapping) and "logits" in output:
             output = output["logits"]
         output = getattr(output, "logits", output)
+        if isinstance(output, Mapping | tuple | list):  # one tensor, whatever it is called, and perhaps nothing beside
+            values = [v for v in (output.values() if isinstance(output, Mapping) else output) if v is not None]
+            output = values[0] if len(values) == 1 else output
         if not isinstance(output, Tensor):
             raise HeadError(
                 f"{type(self.model).__name__} returns a {type(output).__name__}, not one tensor of logits: it seems to "
                 f"have several heads. Wrap it so that it returns the logits of one. {candidates(self.model)}"
             )
+        shape = tuple(output.shape)
+        if output.ndim > 2 and all(size == 1 for size in shape[2:]):
+            output = output.flatten(1)
+        rows = next((v.shape[0] for v in _tensors(inputs)), None)
+        if output.ndim == 1 and shape[0] == rows and self._reader.binary:
+            output = output.unsqueeze(1)
         if output.ndim != 2:
+            two = " A model of two classes and one logit: Classifier(model, binary=True)." if output.ndim == 1 else ""
             raise InputError(
-                f"the model returned logits of shape {tuple(output.shape)}, but one row a sample, (N, C), is needed. "
-                "Check that the input has a batch dimension."
+                f"the model returned logits of shape {shape}, but one row a sample, (N, C), is needed. "
+                f"Check that the input has a batch dimension.{two}"
             )
-        return output
-
-    def _features(self, seen: dict[str, Tensor], logits: Tensor) -> Tensor:
-        name = self.head_name
-        if "features" not in seen:
-            raise HeadError(f"the head '{name}' was not called in the forward pass. {candidates(self.model)}")
-        features, output = seen["features"], seen["head output"]
-        if features.ndim == 4 and features.shape[2:] == (1, 1):
-            features = features.flatten(1)
-        same = output.numel() == logits.numel() and torch.equal(output.reshape_as(logits).to(logits), logits)
-        if not same and bool(torch.isfinite(logits).all()):
-            raise HeadError(
-                f"the output of '{name}', shape {tuple(output.shape)}, is not the logits that the model returns, shape "
-                f"{tuple(logits.shape)}. {candidates(self.model)}"
-            )
-        if features.ndim != 2 or features.shape[1] != self.head.num_features:
-            raise HeadError(
-                f"the head '{name}' reads an input of shape {tuple(features.shape)}; one row of "
-                f"{self.head.num_features} features a sample is needed."
-            )
-        self._num_classes = logits.shape[1]
-        return features
+        return cast(Tensor, output)
 
     def _feature_map(self, seen: dict[str, Tensor], features: Tensor) -> Tensor:
         found = seen.get("feature map")
@@ -391,7 +425,7 @@ class Classifier:
                 f"the input of the last average pooling, shape {tuple(found.shape)}, does not average to the features, "
                 f"shape {tuple(features.shape)}, and so is not the feature map. {advice}"
             )
-        return _at_least_float32(found)
+        return at_least_float32(found)
 
 
 def _layer(seen: Mapping[str, Any], name: str) -> Tensor:
@@ -408,5 +442,12 @@ def _shape(inputs: Inputs) -> Any:
     return {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+def _tensors(inputs: Inputs) -> Iterator[Tensor]:
+    yield from (v for v in (inputs.values() if isinstance(inputs, Mapping) else [inputs]) if isinstance(v, Tensor))
+
+
+def _first(inputs: Inputs, most: int) -> Inputs:
+    rows = next(_tensors(inputs)).shape[0]
+    if isinstance(inputs, Tensor):
+        return inputs[:most]
+    return {k: v[:most] if isinstance(v, Tensor) and v.ndim and v.shape[0] == rows else v for k, v in inputs.items()}

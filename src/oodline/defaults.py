@@ -9,6 +9,9 @@ from oodline.head import LinearHead
 LAYERED = "line:clip=98%+gen+react:clip=98%+knn:k=10"
 """Chosen in the same way for a head of several layers, which has no planes between classes and no null space."""
 
+BINARY = "gen+fdbd+vim"
+"""As the default without LINe: of the two logits (0, z) that one logit stands for, the first has no contributions."""
+
 
 def default(classifier: Classifier) -> Fuse:
     """The detector that `oodline fit` uses where none is named: LINe, GEN, fDBD and ViM, fused.
@@ -21,7 +24,8 @@ def default(classifier: Classifier) -> Fuse:
     Parameters
     ----------
     classifier : Classifier
-        Whose head decides what can be fused: one of several layers gets LINe, GEN, ReAct and KNN.
+        Whose head decides what can be fused: one of several layers gets LINe, GEN, ReAct and KNN; one of one logit
+        (`binary=True`) gets GEN, fDBD and ViM.
 
     Returns
     -------
@@ -38,4 +42,7 @@ def default(classifier: Classifier) -> Fuse:
     ['line', 'gen', 'fdbd', 'vim']
     >>> guard = ol.Guard(classifier, detector).calibrate(toy_loader(seed=1))
     """
-    return Fuse() if isinstance(classifier.head, LinearHead) else Fuse(LAYERED)
+    head = classifier.head
+    if not isinstance(head, LinearHead):
+        return Fuse(LAYERED)
+    return Fuse() if bool(head.weight.any(1).all()) else Fuse(BINARY)

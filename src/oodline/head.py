@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -18,7 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oodline.errors import HeadError
+from oodline.model.head_name import HeadName
+from oodline.model.linear_modules import Affine, affine_of, candidates, is_quantized
 from oodline.model.no_head import NoHead
+from oodline.model.reading import combined
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,8 @@ class LinearHead:
         One row a class.
     bias : Tensor (C,)
         Zeros where the layer has none.
+    name : str
+        What the classifier calls it.
 
     Examples
     --------
@@ -43,6 +47,7 @@ class LinearHead:
 
     weight: Float[Tensor, "c d"]
     bias: Float[Tensor, " c"]
+    name: str = ""
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """Logits (N, C) of features (N, D)."""
@@ -81,7 +86,7 @@ class LinearHead:
         """Return the same head on the device and in the dtype of `like`; itself where it already is."""
         if self.weight.device == like.device and self.weight.dtype == like.dtype:
             return self
-        return LinearHead(self.weight.to(like), self.bias.to(like))
+        return LinearHead(self.weight.to(like), self.bias.to(like), self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +104,8 @@ class LayeredHead:
         Everything after it, in evaluation mode.
     num_classes : int
         Number of logits C.
+    name : str
+        What the classifier calls it.
 
     Examples
     --------
@@ -110,6 +117,7 @@ class LayeredHead:
     first: LinearHead
     rest: nn.Module
     num_classes: int
+    name: str = ""
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """Logits (N, C) of features (N, D)."""
@@ -142,92 +150,134 @@ class LayeredHead:
 
     def to(self, like: Tensor) -> LayeredHead:
         """Return the same head with its first layer in the dtype and on the device of `like`."""
-        return LayeredHead(self.first.to(like), self.rest, self.num_classes)
+        return LayeredHead(self.first.to(like), self.rest, self.num_classes, self.name)
 
 
 Head = LinearHead | LayeredHead | NoHead
 
+BETWEEN = (nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity, nn.AdaptiveAvgPool2d, nn.AvgPool2d)
+"""What may follow a convolution that is the head."""
+
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """What is remembered of the head that something was fitted on: sizes and fingerprint."""
+    """What is remembered of the head that something was fitted on: sizes, fingerprint and name."""
 
     num_classes: int
     num_features: int
     fingerprint: str
+    name: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, head: Head) -> HeadInfo:
         """Describe `head`."""
-        return cls(head.num_classes, head.num_features, head.fingerprint)
+        return cls(head.num_classes, head.num_features, head.fingerprint, head.name)
 
 
 def find_head(model: nn.Module, name: str | None = None) -> str:
-    """Name of the module that is the head of `model`.
+    """Name of what seems to be the head of `model`: a first guess, which the first pass proves or corrects.
 
-    Without `name`: what timm states in `pretrained_cfg["classifier"]`, else the last `nn.Linear`. Whether its output
-    really is the logits is checked on every pass, since only a pass can tell.
+    Without `name`: what timm states in `pretrained_cfg["classifier"]`, the mean where it states several, else the last
+    linear layer, else the last 1x1 convolution.
 
     Parameters
     ----------
     model : nn.Module
         A classifier.
     name : str, optional
-        A module name: an `nn.Linear`, a 1x1 `nn.Conv2d` applied after pooling, or an `nn.Sequential` of several
-        layers that begins with a linear one.
+        A module name: a linear layer, a 1x1 convolution, or an `nn.Sequential` of several layers that begins with a
+        linear one. Or a sum of such, `0.5*head + 0.5*head_dist`, with `binary(...)` around it where one logit stands
+        for two.
 
     Raises
     ------
     HeadError
-        No head, several heads, or a module that cannot serve as one; the message lists the candidates.
+        No head, or a module that cannot serve as one; the message lists the candidates.
 
     Examples
     --------
     >>> find_head(nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
     '3'
     """
+    modules = dict(model.named_modules())
     if name is not None:
-        modules = dict(model.named_modules())
-        if name not in modules:
-            raise HeadError(f"{type(model).__name__} has no module named '{name}'. {candidates(model)}")
-        read_head(modules[name], name, num_classes=0)
-        return name
-    stated = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
-    if isinstance(stated, tuple | list):
-        raise HeadError(
-            f"{type(model).__name__} has {len(stated)} heads ({', '.join(stated)}), and its logits are made of all of "
-            f"them. Build it with one head, or pass head= if you run it with one. {candidates(model)}"
-        )
-    if stated and isinstance(dict(model.named_modules()).get(stated), nn.Linear):
-        return str(stated)
-    linear: list[str] = [n for n, m in model.named_modules() if _is_linear(m)]
-    if not linear:
+        parsed = HeadName.parse(name, modules)
+        for part in parsed.names if parsed else (name,):
+            if part not in modules:
+                raise HeadError(f"{type(model).__name__} has no module named '{part}'. {candidates(model)}")
+        assert parsed is not None
+        head_of(model, parsed)
+        return str(parsed)
+    stated = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    stated = (stated,) if isinstance(stated, str) else stated
+    inside = [_last(modules[part], part) if part in modules else None for part in stated]
+    if inside and None not in inside:
+        return str(HeadName(tuple((1 / len(inside), str(part)) for part in inside)))
+    found = _last(model, "")
+    if found is None:
         raise HeadError(f"{type(model).__name__} has no nn.Linear to serve as head. {candidates(model)}")
-    return linear[-1]
+    return found
 
 
-def read_head(module: nn.Module, name: str, num_classes: int) -> Head:
+def _last(module: nn.Module, prefix: str) -> str | None:
+    """The last linear layer in a module; without any, a 1x1 convolution that nothing but pooling follows."""
+    children = [(name, child) for name, child in module.named_modules() if not name.endswith("._orig_mod")]
+    found = [(name, child, affine_of(child)) for name, child in children]
+    names = [name for name, child, affine in found if is_quantized(child) or (affine and affine.channel == -1)]
+    if not names:
+        leaves = [(name, child, affine) for name, child, affine in found if next(child.children(), None) is None]
+        last = next((one for one in reversed(leaves) if not isinstance(one[1], BETWEEN)), None)
+        names = [last[0]] if last and last[2] else []
+    return ".".join(part for part in (prefix, names[-1]) if part) if names else None
+
+
+def head_of(model: nn.Module, name: HeadName, num_classes: int = 0) -> LinearHead | LayeredHead:
+    """The head as a record that shares its tensors with the model, where it is one module; see `read_head`."""
+    first = read_head(model.get_submodule(name.names[0]), name.names[0], num_classes)
+    if name.single and not name.binary:
+        return replace(first, name=str(name))
+    affines = [affine_of(model.get_submodule(part)) for part in name.names]
+    for part, affine in zip(name.names, affines, strict=True):
+        if affine is None:
+            raise HeadError(f"'{part}' is several layers, and cannot be a part of '{name}': name its last one.")
+    made = combined([affine for affine in affines if affine], name)
+    if name.binary:
+        if len(made.weight) != 1:
+            raise HeadError(
+                f"binary=True is for a model of one logit, and '{name.names[0]}' has {len(made.weight)}: leave it out."
+            )
+        made = Affine(nn.functional.pad(made.weight, (0, 0, 1, 0)), nn.functional.pad(made.bias, (1, 0)))
+    return LinearHead(made.weight, made.bias, str(name))
+
+
+def read_head(module: nn.Module, name: str, num_classes: int) -> LinearHead | LayeredHead:
     """The head as a record that shares its tensors with `module`.
 
     `num_classes` is the number of logits that the model returns; only a `LayeredHead` needs to be told.
     """
-    if _is_linear(module) or _is_pointwise(module):
-        layer = cast(nn.Linear, module)
-        weight = layer.weight.detach().flatten(1)
-        bias = weight.new_zeros(weight.shape[0]) if layer.bias is None else layer.bias.detach()
-        return LinearHead(weight, bias)
+    if (affine := affine_of(module)) is not None:
+        if affine.weight.is_meta:
+            raise HeadError(
+                f"the weight of '{name}' is on the device 'meta', which holds no numbers. Load the weights."
+            )
+        return LinearHead(affine.weight, affine.bias)
+    if is_quantized(module):
+        raise HeadError(
+            f"'{name}' is a {type(module).__name__}, whose weight is kept as integers (int8): it rounds its input too, "
+            "and is not W f + b. Fit and score with the model as it was before quantisation."
+        )
     if isinstance(module, nn.Sequential):
         layers = list(module)
         while layers and isinstance(layers[0], nn.Dropout | nn.Identity | nn.Flatten):
             layers.pop(0)  # they change nothing in evaluation mode on features of two dimensions
-        if layers and _is_linear(layers[0]):
-            first = cast(LinearHead, read_head(layers[0], name, 0))
+        if layers and (affine := affine_of(layers[0])) is not None and affine.channel == -1:
+            first = LinearHead(affine.weight, affine.bias)
             if len(layers) == 1:
                 return first
             return LayeredHead(first, _evaluation_view(nn.Sequential(*layers[1:])), num_classes)
     raise HeadError(
-        f"'{name}' is a {type(module).__name__} and cannot serve as head: it must be an nn.Linear, a 1x1 nn.Conv2d "
-        "after pooling, or an nn.Sequential that begins with an nn.Linear."
+        f"'{name}' is a {type(module).__name__} and cannot serve as head: it must be a linear layer, a 1x1 "
+        "convolution, or an nn.Sequential that begins with a linear layer."
     )
 
 
@@ -237,40 +287,6 @@ def _evaluation_view(module: nn.Module) -> nn.Module:
     view._modules = {name: child and _evaluation_view(child) for name, child in module._modules.items()}
     view.training = False
     return view
-
-
-def candidates(model: nn.Module, most: int = 5) -> str:
-    """Say in a sentence which modules could be named as head, the last ones first."""
-    found = list(_candidates(model))[::-1]
-    if not found:
-        return "It has no linear layer and no 1x1 convolution at all: oodline needs a classifier with a linear head."
-    more = f" and {len(found) - most} earlier ones" if len(found) > most else ""
-    return (
-        f"Candidates: {', '.join(found[:most])}{more}. "
-        "Pass the one whose output is the logits: Classifier(model, head='NAME'), or --head NAME."
-    )
-
-
-def _candidates(model: nn.Module) -> Iterator[str]:
-    for name, module in model.named_modules():
-        if _is_linear(module) or _is_pointwise(module):
-            weight = cast(nn.Linear, module).weight
-            yield f"'{name}' ({type(module).__name__} {weight.shape[1]} -> {weight.shape[0]})"
-
-
-def _is_linear(module: nn.Module) -> bool:
-    # a subclass with a forward of its own (cosine heads, adapters) is not W f + b
-    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-
-
-def _is_pointwise(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.kernel_size == (1, 1)
-        and module.stride == (1, 1)
-        and module.padding in ((0, 0), "valid", "same")
-        and module.groups == 1
-    )
 
 
 def _fingerprint(tensors: list[Tensor]) -> str:

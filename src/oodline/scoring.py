@@ -203,6 +203,7 @@ def check_fitted_on(detectors: Mapping[str, FittedOn], classifier: Classifier) -
     fitted = {name: d.fitted_on for name, d in detectors.items() if d.fitted_on is not None}
     if not fitted:
         return
+    classifier.expect(next(iter(fitted.values())))
     now = HeadInfo.of(classifier.head)
     for name, known in fitted.items():
         if known.fingerprint != now.fingerprint:

@@ -201,7 +201,14 @@ def toy_run(folder: str | Path) -> Run:
         name="toy",
         created=datetime.now(UTC),
         versions={"oodline": __version__, "torch": torch.__version__},
-        classifier=ClassifierRecord(reference="toy", weights=None, head=classifier.head_name, **vars(head)),
+        classifier=ClassifierRecord(
+            reference="toy",
+            weights=None,
+            head=head.name,
+            num_classes=head.num_classes,
+            num_features=head.num_features,
+            fingerprint=head.fingerprint,
+        ),
         sets=[
             SetRecord(
                 name=name,

@@ -39,7 +39,9 @@ class ModelOptions:
     weights: Path | None = None
     """Weights to load: .safetensors, or .pt under weights_only."""
     head: str | None = None
-    """Name of the linear head, where it is not found on its own."""
+    """Name of the head, where it is not found on its own: 'fc', or a sum, '0.5*head + 0.5*head_dist'."""
+    binary: bool = False
+    """The model returns one logit z, of the second of two classes: take (0, z)."""
     preprocessing: str | None = None
     """JSON, or a file of it, in place of the model's own: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}."""
     device: str | None = None
@@ -125,7 +127,9 @@ def load_classifier(
     known = artifact.preprocessing if artifact is not None else None
     if options.preprocessing is not None:
         known = _read_preprocessing(options.preprocessing)
-    classifier = Classifier.load(reference, weights, head=head, device=options.device, preprocessing=known)
+    classifier = Classifier.load(
+        reference, weights, head=head, binary=options.binary, device=options.device, preprocessing=known
+    )
     if classifier.preprocessing is None:
         warnings.warn(
             f"{reference} does not say how images are prepared for it: they are scaled to [0, 1] and nothing else. "

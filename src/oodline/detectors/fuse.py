@@ -151,6 +151,9 @@ class Fuse(Detector):
         InputError
             Fewer than 10 samples, or NaN or infinite activations.
         """
+        for _, member in self.members:
+            if member.fitted_on is not None:
+                classifier.expect(member.fitted_on)
         head = HeadInfo.of(classifier.head)
         for name, member in self.members:
             if not member.fitted:

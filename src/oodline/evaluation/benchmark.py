@@ -107,7 +107,12 @@ def run_protocol(
         created=datetime.now(UTC),
         versions={"oodline": __version__, "torch": torch.__version__, "python": platform.python_version()},
         classifier=ClassifierRecord(
-            reference=said.model, weights=said.weights, head=classifier.head_name, **vars(head)
+            reference=said.model,
+            weights=said.weights,
+            head=head.name,
+            num_classes=head.num_classes,
+            num_features=head.num_features,
+            fingerprint=head.fingerprint,
         ),
         class_names=names_of_logits(class_names, 0, head.num_classes)
         or names_of_logits(source.class_names, protocol.fit.label_offset, head.num_classes),
@@ -131,7 +136,7 @@ def run_protocol(
         outcome.calibrations,
         class_names=record.class_names,
         preprocessing=preprocessing,
-        model=ModelSource(reference=said.model, weights=said.weights, head=classifier.head_name),
+        model=ModelSource(reference=said.model, weights=said.weights, head=head.name),
         fit=FitInfo(data=sets[0].part.data, samples=sets[0].samples, calibration_data=calibration),
     )
     return write_run(output, record, outcome.scores, artifact)
@@ -205,7 +210,7 @@ def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preproces
     except OodlineError as error:
         raise type(error)(f"{error} Get it: {said.source}" if said.source else str(error)) from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = Classifier(move(loaded.model, device), said.head or loaded.head, feature_map=said.feature_map)
+    classifier = Classifier(move(loaded.model, device), said.head, feature_map=said.feature_map)
     preprocessing = loaded.preprocessing
     if preprocessing is None:
         preprocessing = Preprocessing()

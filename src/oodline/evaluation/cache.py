@@ -115,6 +115,7 @@ class CachedClassifier(Classifier):
         self, classifier: Classifier, folder: str | Path | None = None, *, images_a_shard: int = IMAGES_A_SHARD
     ) -> None:
         super().__init__(classifier.model, classifier.head_name, feature_map=classifier.feature_map_name)
+        self._reader = classifier._reader  # what a pass of either shows of the head, both know
         self.folder = default_folder() if folder is None else Path(folder)
         if images_a_shard < 1:
             raise SettingError(f"a shard holds at least one image; images_a_shard={images_a_shard} does not.")
@@ -169,8 +170,10 @@ class CachedClassifier(Classifier):
     ) -> Iterator[tuple[Activations, Tensor | None]]:
         for number in numbers:
             for block in shards.read(number):
-                self._num_classes = block.logits.shape[1]
+                self._reader.expect(block.logits.shape[1])
                 features, logits = block.features.to(self.device), block.logits.to(self.device)
+                if not self._reader.agrees(features, logits):  # the head that a pass would find is not known yet
+                    self(next(iter(loader.over(shards.batches([number], loader.batch_size)))).inputs)
                 yield Activations(features, logits, self.head.to(features), block.index), block.labels
 
     def _run_over(

@@ -36,7 +36,7 @@ def identity(classifier: Classifier) -> dict[str, str]:
     return {
         "weights": weights_digest(classifier.model),
         "architecture": architecture_digest(classifier.model),
-        "head": classifier.head_name,
+        "head": classifier.first_head_name,
         "arithmetic": f"{kind}, autocast {autocast}, float32 products {exact}",
         "oodline": __version__,
         "torch": torch.__version__,

@@ -61,6 +61,8 @@ class HeadRecord(_Record):
     num_classes: int = Field(ge=1, le=MAX_SIZE)
     num_features: int = Field(ge=1, le=MAX_SIZE)
     fingerprint: str
+    name: str = ""
+    """What the classifier calls it; see `Classifier.head_name`."""
 
 
 class WeightsRecord(_Record):

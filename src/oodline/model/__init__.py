@@ -1,1 +1,1 @@
-"""What belongs to a model: preprocessing before its first layer, and what stands in for it where features are given."""
+"""What belongs to a model: preprocessing, its head, and what stands in for a model where features are given."""

@@ -14,7 +14,7 @@ from oodline.batch import Batch, Inputs
 from oodline.classifier import Classifier, Gradients
 from oodline.data.tensors import TensorLoader, TensorSource
 from oodline.errors import DataError, HeadError, InputError
-from oodline.head import Head
+from oodline.head import Head, HeadInfo
 from oodline.model.feature_files import NAMES, open_features
 from oodline.model.no_head import NoHead
 
@@ -57,20 +57,32 @@ class FeatureClassifier(Classifier):
     def __init__(self, head: nn.Module | NoHead) -> None:
         self._no_head = head if isinstance(head, NoHead) else None
         if isinstance(head, NoHead):
-            self.model, self.head_name, self.feature_map_name = nn.Module().eval(), "", None
-            self._num_classes = head.num_classes
+            self.model, self.feature_map_name = nn.Module().eval(), None
             return
         super().__init__(head, "")
         if not self.head.num_classes:  # a head of several layers tells it by its output
             head.eval()
             with torch.no_grad():
                 width = self.head.linear.weight.new_zeros(1, self.head.num_features)
-                self._num_classes = self.head(width).shape[1]
+                self._reader.expect(self.head(width).shape[1])
 
     @property
     def head(self) -> Head:
         """The head, or what stands in its place."""
         return self._no_head if self._no_head is not None else super().head
+
+    @property
+    def head_name(self) -> str:
+        """The head is all there is, and has no name."""
+        return ""
+
+    @property
+    def first_head_name(self) -> str:
+        """The same."""
+        return ""
+
+    def expect(self, known: HeadInfo) -> None:
+        """The head is the one that was given."""
 
     @property
     def device(self) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,7 @@ class NoHead:
     num_features: int
     logits: bool
     features: bool = True
+    name: ClassVar[str] = ""
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """Logits of changed features: none where none are given; the same where logits are all that is given.

@@ -1,0 +1,239 @@
+"""The head of one model: named or searched for, and proven on every pass by `W f + b == logits`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oodline.errors import HeadError
+from oodline.evaluating import evaluating
+from oodline.head import LayeredHead, LinearHead, find_head, head_of
+from oodline.model.after_head import explain
+from oodline.model.agreement import gap, precision
+from oodline.model.head_name import HeadName
+from oodline.model.linear_modules import Affine, affine_of, candidates, linear_names
+from oodline.model.reading import Reading, Split, at_least_float32, follow, overheard, split
+from oodline.model.search import MOST, Layer, find, layers_of
+
+Probe = Callable[[Mapping[str, str], Mapping[str, str]], tuple[Mapping[str, Any], Tensor]]
+"""Runs a few samples and listens to inputs and outputs of the modules named; returns what was heard, and the logits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Features (N, D), logits (N, C) and the head between them."""
+
+    features: Tensor
+    logits: Tensor
+    head: LinearHead | LayeredHead
+
+
+class HeadReader:
+    """Turn what the head's modules read and returned in a pass into features, logits and head.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A classifier.
+    name : str, optional
+        Its head. If omitted, `search` may find another one than the first guess.
+    binary : bool
+        One logit z stands for (0, z).
+
+    Raises
+    ------
+    HeadError
+        There is no such head.
+
+    Examples
+    --------
+    >>> HeadReader(nn.Sequential(nn.Linear(4, 3), nn.ReLU())).name
+    '0'
+    """
+
+    def __init__(self, model: nn.Module, name: str | None = None, *, binary: bool = False) -> None:
+        self.model = model
+        with evaluating(model):
+            parsed = HeadName.parse(find_head(model, name), dict(model.named_modules()))
+            assert parsed is not None
+            self._reading = Reading(replace(parsed, binary=binary or parsed.binary))
+            head_of(model, self._reading.name)
+        self._given, self._proven = name is not None, False
+        self.first_name = self.name
+        self._num_classes = 0  # of a head of several layers: known after a first pass
+
+    @property
+    def name(self) -> str:
+        """What makes the logits: a module's name, or a sum of such."""
+        return str(self._reading.name)
+
+    @property
+    def head(self) -> LinearHead | LayeredHead:
+        """The head as it is now, sharing its tensors with the model where it is one layer."""
+        with evaluating(self.model):  # reading a parametrised weight may change it in training mode
+            return head_of(self.model, self._reading.name, self._num_classes)
+
+    @property
+    def binary(self) -> bool:
+        """Whether the model's one logit stands for two."""
+        return self._reading.name.binary
+
+    @property
+    def device(self) -> torch.device:
+        """Where its first module lives."""
+        module = self.model.get_submodule(self._reading.name.names[0])
+        return next(chain(module.parameters(), self.model.parameters())).device
+
+    @property
+    def keys(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Inputs and outputs to listen to."""
+        return overheard(self._reading.name.names)
+
+    def expect(self, num_classes: int) -> None:
+        """Say how many logits there are where no pass was made that showed it."""
+        self._num_classes = num_classes
+
+    def expect_name(self, name: str) -> None:
+        """Take a head by its name, where none was named and no pass has shown it yet."""
+        modules = dict(self.model.named_modules())
+        parsed = HeadName.parse(name, modules)
+        if self._given or self._proven or parsed is None or not all(part in modules for part in parsed.names):
+            return
+        if parsed.binary == self.binary and all(affine_of(modules[part]) for part in parsed.names):
+            self._reading = Reading(parsed)
+
+    def agrees(self, features: Tensor, logits: Tensor) -> bool:
+        """Whether the head, as far as it is known, makes these logits of these features."""
+        head = self.head
+        if isinstance(head, LayeredHead):
+            return True
+        if features.shape[1] != head.num_features or logits.shape[1] != head.num_classes:
+            return False
+        return gap(Affine(head.weight, head.bias), features, logits, precision(features, head.weight)) is None
+
+    def read(self, seen: Mapping[str, Any], logits: Tensor) -> Read | None:
+        """Read a pass; None where the head does not give its logits."""
+        head = self.head
+        if isinstance(head, LayeredHead):
+            found = self._read_layered(head, seen, logits)
+        elif logits.shape[1] == 1 and not self._reading.name.binary:
+            found = None
+        else:
+            found = split(self._reading, self._affines(), seen, logits)
+        if found is None:
+            return None
+        self._reading, self._proven = found.reading, True
+        if self._num_classes == 0 and isinstance(head, LayeredHead):
+            head = replace(head, num_classes=logits.shape[1])
+        self._num_classes = logits.shape[1]
+        return self._served(found, head)
+
+    def follow(self, seen: Mapping[str, Any], logits: Tensor) -> Read:
+        """As `read`, in the way that the last pass was read and without a look at the values: for a graph."""
+        head = self.head
+        if isinstance(head, LayeredHead):
+            return Read(seen[f"features of {self.name}"].flatten(1), logits, head)
+        return self._served(follow(self._reading, self._affines(), seen, logits), head)
+
+    def search(self, probe: Probe, classes: int) -> None:
+        """Find the head that gives what the model returns, where none was named.
+
+        Raises
+        ------
+        HeadError
+            There is none, or another one was named; the message says what the model returns instead.
+        """
+        names = [name for name, affine in linear_names(self.model) if affine.weight.shape[0] == classes][-MOST:]
+        inputs, outputs = overheard(tuple(names))
+        own = self.keys
+        seen, logits = probe(inputs | own[0], outputs | own[1])
+        layers = layers_of(self.model, names, seen, logits.shape[0])
+        binary = self._reading.name.binary
+        found = find(layers, seen, logits) if binary == (classes == 1) else None
+        if found is None or self._given:
+            raise HeadError(" ".join(_capital(self._why_not(layers, seen, logits, found))))
+        self._reading = replace(found, name=replace(found.name, binary=binary))
+
+    def _read_layered(self, head: LayeredHead, seen: Mapping[str, Any], logits: Tensor) -> Split | None:
+        features, output = seen.get(f"features of {self.name}"), seen.get(f"output of {self.name}")
+        if not isinstance(features, Tensor) or not isinstance(output, Tensor):
+            return None
+        features = features.flatten(1)
+        if features.shape != (logits.shape[0], head.num_features) or output.shape != logits.shape:
+            return None
+        if not torch.equal(output, logits) and bool(torch.isfinite(logits).all()):
+            return None
+        if self._num_classes == 0:  # once: what its layers compute does not depend on their weights
+            values = at_least_float32(features)
+            with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+                off = (head.to(values)(values) - logits).abs().nan_to_num(0).max()
+            if bool(off > 1000 * precision(features, logits) * logits.abs().nan_to_num(0).max()):
+                return None
+        return Split(features, logits, self._reading)
+
+    def _served(self, found: Split, head: LinearHead | LayeredHead) -> Read:
+        binary = found.reading.name.binary
+        logits = nn.functional.pad(found.logits, (1, 0)) if binary else found.logits  # (0, z)
+        return Read(found.features, logits, head)
+
+    def _affines(self) -> list[Affine]:
+        with evaluating(self.model):
+            modules = [self.model.get_submodule(name) for name in self._reading.name.names]
+            return [affine for module in modules if (affine := affine_of(module)) is not None]
+
+    def _why_not(
+        self, layers: Sequence[Layer], seen: Mapping[str, Any], logits: Tensor, found: Reading | None
+    ) -> Iterator[str]:
+        model, name, classes = type(self.model).__name__, self._reading.name, logits.shape[1]
+        reason = explain(layers, logits)
+        if name.binary and classes > 1:
+            yield f"binary=True is for a model of one logit, and {model} returns {classes} logits: leave it out."
+            return
+        if classes == 1 and not name.binary:
+            yield (
+                f"{model} returns one number per sample. If it is the logit of the second of two classes, pass "
+                "Classifier(model, binary=True), or --binary: the logits are then (0, z)."
+            )
+        else:
+            yield from self._fact(layers, seen, logits)
+        if found is not None:
+            yield f"They are the output of '{found.name}': pass that as head, or none."
+        elif reason:
+            yield reason
+        elif classes > 1:
+            yield candidates(self.model, classes, but={*name.names, *(layer.name for layer in layers)})
+
+    def _fact(self, layers: Sequence[Layer], seen: Mapping[str, Any], logits: Tensor) -> Iterator[str]:
+        nonlinear = {layer.name for layer in layers if layer.gap is not None}
+        for name in self._reading.name.names:
+            features, output = seen.get(f"features of {name}"), seen.get(f"output of {name}")
+            if name in nonlinear:
+                continue
+            if f"features of {name}" not in seen:
+                yield f"the head '{name}' was not called in the forward pass."
+            elif isinstance(features, Tensor) and isinstance(output, Tensor) and _only_laid_out(output, logits):
+                yield (
+                    f"the head '{name}' reads an input of shape {tuple(features.shape)}; one row of "
+                    f"{features.shape[-1]} features a sample is needed."
+                )
+            else:
+                shape = f", shape {tuple(output.shape)}," if isinstance(output, Tensor) else ""
+                yield (
+                    f"the output of '{name}'{shape} is not the logits that the model returns, shape "
+                    f"{tuple(logits.shape)}."
+                )
+
+
+def _capital(sentences: Iterator[str]) -> Iterator[str]:
+    # an error begins in small letters, the sentences after its first do not
+    yield next(sentences, "")
+    yield from (sentence[0].upper() + sentence[1:] for sentence in sentences)
+
+
+def _only_laid_out(output: Tensor, logits: Tensor) -> bool:
+    return output.shape != logits.shape and torch.equal(output.flatten(), logits.flatten())

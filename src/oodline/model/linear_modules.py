@@ -1,0 +1,160 @@
+"""Modules whose tensors say that they may compute `W f + b`; whether they do, only numbers can tell.
+
+A weight of two dimensions, or a convolution of size 1, is all that is asked for: no list of classes could name every
+library's own `Linear`. transformers' `Conv1D` keeps its weight transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+NOT_LINEAR = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+"""Have a weight that may have two dimensions, and multiply no features by it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """The tensors of `W f + b`, shared with their module.
+
+    Parameters
+    ----------
+    weight : Tensor (C, D)
+        One row per output.
+    bias : Tensor (C,)
+        Zeros where the module has none.
+    channel : int
+        Which dimension of the module's input holds the D features: the last, or 1 for a convolution.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    channel: int = -1
+
+    def places(self, values: Tensor, rows: int) -> Tensor | None:
+        """Inputs or outputs of the module as (rows, places, D or C); None where they cannot be laid out so."""
+        if values.ndim < 2:
+            return None
+        if self.channel == 1 and values.ndim > 2:
+            values = values.flatten(2).transpose(1, 2)
+        if values.shape[0] != rows and (values.shape[0] < rows or values.shape[0] % rows):  # rows times crops is fine
+            return None
+        return values.reshape(rows, -1, values.shape[-1])
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Compute `W f + b` over the last dimension."""
+        return nn.functional.linear(values, self.weight.to(values), self.bias.to(values))
+
+
+def affine_of(module: nn.Module) -> Affine | None:
+    """The tensors of a module that may be `W f + b`; None where it cannot be.
+
+    Examples
+    --------
+    >>> affine_of(nn.Conv2d(4, 3, 1)).weight.shape, affine_of(nn.Conv2d(4, 3, 3)), affine_of(nn.ReLU())
+    (torch.Size([3, 4]), None, None)
+    """
+    weight = _tensor(module, "weight")
+    if isinstance(module, NOT_LINEAR) or weight is None or not weight.is_floating_point() or weight.ndim < 2:
+        return None
+    if any(size != 1 for size in weight.shape[2:]) or getattr(module, "groups", 1) != 1:
+        return None
+    if any(step not in (0, 1, "valid", "same") for step in _steps(module)):
+        return None
+    bias = _tensor(module, "bias")
+    matrix, channel = weight.detach().flatten(1), -1 if weight.ndim == 2 else 1
+    if bias is not None and bias.numel() not in matrix.shape:
+        return None
+    if _transposed(module, matrix, bias):
+        matrix = matrix.T
+    return Affine(matrix, matrix.new_zeros(len(matrix)) if bias is None else bias.detach().flatten(), channel)
+
+
+def linear_names(model: nn.Module) -> Iterator[tuple[str, Affine]]:
+    """Names and tensors of all modules that may be linear, in the model's order.
+
+    Examples
+    --------
+    >>> [name for name, _ in linear_names(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)))]
+    ['0', '2']
+    """
+    for name, module in model.named_modules():
+        # the inside of a compiled module has the weight of its outside
+        if not name.endswith("._orig_mod") and (affine := affine_of(module)) is not None:
+            yield name, affine
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether the module keeps its weight as integers.
+
+    Examples
+    --------
+    >>> is_quantized(nn.Linear(2, 2))
+    False
+    """
+    weight = getattr(module, "weight", None)
+    if callable(weight) and not isinstance(weight, Tensor):
+        return "quantized" in type(module).__module__
+    if not isinstance(weight, Tensor) or is_lazy(weight):
+        return False
+    return weight.is_quantized or not (weight.is_floating_point() or weight.is_complex())
+
+
+def candidates(model: nn.Module, classes: int | None = None, *, but: Container[str] = (), most: int = 5) -> str:
+    """Say in a sentence which modules could be named as head, the last ones first.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Where to look.
+    classes : int, optional
+        Outputs that a head must have, where they are known.
+    but : container of str
+        Those that were refused.
+    most : int
+        How many to name.
+    """
+    found = [
+        f"'{name}' ({type(model.get_submodule(name)).__name__} {affine.weight.shape[1]} -> {affine.weight.shape[0]})"
+        for name, affine in linear_names(model)
+        if name not in but and classes in (None, affine.weight.shape[0])
+    ][::-1]
+    if not found:
+        if classes is None and not but:
+            return (
+                "It has no linear layer and no 1x1 convolution at all: oodline needs a classifier with a linear head."
+            )
+        of = "" if classes is None else f" of {classes} outputs"
+        return f"It has no{' other' if but else ''} linear layer{of}: oodline needs a classifier with a linear head."
+    more = f" and {len(found) - most} earlier ones" if len(found) > most else ""
+    return (
+        f"Candidates: {', '.join(found[:most])}{more}. "
+        "Pass the one whose output is the logits: Classifier(model, head='NAME'), or --head NAME."
+    )
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor | None:
+    found = getattr(module, name, None)
+    return found if isinstance(found, Tensor) and not is_lazy(found) and not found.is_quantized else None
+
+
+def _steps(module: nn.Module) -> Iterator[Any]:
+    # a convolution that skips or adds places is no map from each place to itself
+    for name, plain in (("stride", 1), ("padding", 0)):
+        value = getattr(module, name, plain) if isinstance(module, nn.modules.conv._ConvNd) else plain
+        for step in value if isinstance(value, tuple) else (value,):
+            yield step if isinstance(step, str) else 0 if step == plain else 2
+
+
+def _transposed(module: nn.Module, weight: Tensor, bias: Tensor | None) -> bool:
+    inputs, outputs = getattr(module, "nx", None), getattr(module, "nf", None)  # as transformers' Conv1D has it
+    inputs, outputs = getattr(module, "in_features", inputs), getattr(module, "out_features", outputs)
+    if isinstance(outputs, int) and weight.shape[0] != weight.shape[1]:
+        return outputs == weight.shape[1] and inputs in (None, weight.shape[0])
+    if weight.shape[0] == weight.shape[1]:
+        return getattr(module, "nf", None) == weight.shape[1] and not isinstance(module, nn.Linear)
+    return bias is not None and bias.numel() == weight.shape[1]
