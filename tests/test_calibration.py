@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from oodline.calibration import calibrate, check_enough, false_alarm_of, samples_needed
+from oodline.calibration import ConstantScoresWarning, calibrate, check_enough, false_alarm_of, samples_needed
+from oodline.class_calibration import calibrate_by_class
 from oodline.errors import InputError, SettingError
 
 RATES = st.sampled_from([0.05, 0.07, 0.1, 0.3, 0.5, 0.99])
 SCORES = st.lists(st.integers(-5, 5).map(float), min_size=19, max_size=60).map(torch.tensor)
+HELD_OUT = SCORES.filter(lambda scores: bool(scores.min() < scores.max()))  # others warn
 
 
 def in_each_place(pool, judge):
@@ -21,7 +23,7 @@ def in_each_place(pool, judge):
     return torch.stack([judge(torch.cat([pool[:i], pool[i + 1 :]]), pool[i : i + 1])[0] for i in range(len(pool))])
 
 
-@given(SCORES, SCORES, RATES)
+@given(HELD_OUT, SCORES, RATES)
 @settings(deadline=None)
 def test_a_score_is_flagged_exactly_where_its_p_value_is_at_most_the_rate(held_out, new, rate):
     calibration = calibrate(held_out, rate)
@@ -30,6 +32,7 @@ def test_a_score_is_flagged_exactly_where_its_p_value_is_at_most_the_rate(held_o
 
 
 @given(st.lists(st.integers(-5, 5).map(float), min_size=20, max_size=60).map(torch.tensor), RATES)
+@pytest.mark.filterwarnings("ignore::oodline.ConstantScoresWarning")
 @settings(deadline=None, max_examples=40)
 def test_any_pool_of_scores_keeps_the_promise_exactly(pool, rate):
     # the theorem itself: whichever of n + 1 exchangeable scores is the new one, at most a fraction `rate` is flagged
@@ -43,7 +46,7 @@ def test_without_ties_the_promise_is_used_up_as_far_as_the_sample_allows(n):
     assert int(flagged.sum()) == math.floor(Fraction("0.05") * (n + 1))
 
 
-@given(SCORES, SCORES)
+@given(HELD_OUT, SCORES)
 @settings(deadline=None)
 def test_p_values_count_held_out_scores_that_are_not_higher(held_out, new):
     found = calibrate(held_out).p_value(new)
@@ -51,7 +54,7 @@ def test_p_values_count_held_out_scores_that_are_not_higher(held_out, new):
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 
-@given(SCORES, SCORES, st.integers(0, 2**32))
+@given(HELD_OUT, SCORES, st.integers(0, 2**32))
 @settings(deadline=None)
 def test_random_p_values_lie_between_those_of_the_two_ways_to_count_ties(held_out, new, seed):
     calibration = calibrate(held_out)
@@ -62,6 +65,7 @@ def test_random_p_values_lie_between_those_of_the_two_ways_to_count_ties(held_ou
     assert ((found > strictly) & (found <= calibration.p_value(new))).all()
 
 
+@pytest.mark.filterwarnings("ignore::oodline.ConstantScoresWarning")
 @pytest.mark.parametrize("levels", [2, 5, 10**9])
 def test_random_p_values_of_id_data_are_uniform_whatever_the_ties(levels):
     generator = torch.Generator().manual_seed(2)
@@ -114,7 +118,28 @@ def test_bad_input_is_refused():
             calibrate(torch.zeros(100), rate)
     with pytest.raises(InputError, match="was empty"):
         calibrate(torch.zeros(0))
-    with pytest.raises(InputError, match="1 of 20 held-out scores are NaN"):
-        calibrate(torch.tensor([math.nan] + [0.0] * 19))
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(InputError, match="1 of 20 held-out scores are NaN or infinite"):
+            calibrate(torch.tensor([bad] + [0.0] * 19))
     with pytest.raises(SettingError, match=r"10 held-out samples cannot promise .* of 0.05: .*1/11 = 0.0909"):
         calibrate(torch.zeros(10))
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_what_is_no_number_is_flagged(by_class):
+    scores, predicted = torch.arange(99.0), torch.zeros(99).long()
+    calibration = calibrate_by_class(scores, predicted, 1) if by_class else calibrate(scores)
+    new, classes = torch.tensor([math.nan, -math.inf, math.inf, 50.0]), torch.zeros(4).long()
+    assert calibration.is_ood(new, classes).tolist() == [True, True, False, False]
+    assert calibration.p_value(new, classes).tolist() == [0.01, 0.01, 1.0, 0.52]
+    smallest = calibration.p_value(new, classes, random=torch.Generator().manual_seed(0))[:2]
+    assert (smallest > 0).all()
+    assert (smallest <= 0.01).all()
+
+
+def test_a_detector_that_gives_one_score_to_all_is_no_detector():
+    with pytest.warns(ConstantScoresWarning, match="all 20 held-out scores are 1.5: the detector says nothing"):
+        calibration = calibrate(torch.full((20,), 1.5))
+    assert calibration.is_ood(torch.tensor([1.5, 1.4])).tolist() == [False, True]
+    two, classes = torch.tensor([1.0, 2.0]).repeat(30), torch.arange(60) % 2
+    calibrate_by_class(two, classes, 2)  # each class has one score, but all together do not

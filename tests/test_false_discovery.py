@@ -1,5 +1,7 @@
 """Benjamini-Hochberg equals an independent implementation, and keeps the rate with conformal p-values."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
 from oodline.calibration import calibrate
-from oodline.errors import SettingError
+from oodline.errors import InputError, SettingError
 from oodline.false_discovery import benjamini_hochberg
 
 
@@ -42,3 +44,9 @@ def test_none_and_all_may_be_flagged():
     assert benjamini_hochberg(torch.tensor([]), 0.1).shape == (0,)
     with pytest.raises(SettingError, match="a false discovery rate lies between 0 and 1"):
         benjamini_hochberg(torch.ones(1), 1.5)
+
+
+@pytest.mark.parametrize("bad", [[-1.0, 0.5], [1.5], [np.nan, 0.1], [[0.1, 0.2]], 0.1], ids=str)
+def test_what_are_no_p_values_is_refused(bad):
+    with pytest.raises(InputError, match="p-values must be"):
+        inspect.unwrap(benjamini_hochberg)(torch.tensor(bad))

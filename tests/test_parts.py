@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from oodline import Fuse, Guard, split
 from oodline.batch import Batch
 from oodline.errors import SettingError
-from oodline.parts import refer
+from oodline.parts import set_references
 from oodline.testing import toy_loader, toy_problem
 
 
@@ -53,7 +53,9 @@ def test_what_is_referred_to_is_not_calibrated_on():
     classifier, loader = toy_problem()
     held_out = [toy_loader(seed=seed)[0] for seed in range(1, 6)]
     fuse = Fuse("energy+knn:k=5").fit(classifier, loader)
-    rest = refer([fuse], classifier, held_out)
+    rest = set_references([fuse], classifier, held_out, 0.05)
     used = sum(len(batch.index) for batch in split(held_out)[0])
-    assert len(Guard(classifier, fuse).calibrate(rest).calibration.scores) == 300 - used  # SeenDataWarning is an error
-    assert refer([fuse.detectors[0]], classifier, held_out) is held_out
+    # the reference is kept where it was given, so all of the rest is left: SeenDataWarning is an error
+    fuse.refer(classifier, split(held_out)[0])
+    assert len(Guard(classifier, fuse).calibrate(rest).calibration.scores) == 300 - used
+    assert set_references([fuse.detectors[0]], classifier, held_out, 0.05) is held_out

@@ -13,7 +13,7 @@ from oodline.detectors.catalog import CATALOG
 
 if TYPE_CHECKING:
     from oodline.activations import Activations, Needs
-    from oodline.calibration import Calibration
+    from oodline.calibration import Calibration, ConstantScoresWarning
     from oodline.class_calibration import ClassCalibration
     from oodline.classifier import Classifier
     from oodline.defaults import default
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from oodline.detectors.fdbd import FDBD
     from oodline.detectors.feature_norm import FeatureNorm, GradNorm
     from oodline.detectors.fm_pls import FMPLS
-    from oodline.detectors.fuse import Fuse
+    from oodline.detectors.fuse import Fuse, MemberLeftOutWarning
     from oodline.detectors.gmm import GMM
     from oodline.detectors.itp import ITP
     from oodline.detectors.kernel_pca import CoP, CoRP
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from oodline.fitting import FitError, fit
     from oodline.guard import Guard
     from oodline.guarding.fingerprint import OtherWeightsWarning
+    from oodline.guarding.fit_guards import FittedGuards, fit_guards
     from oodline.guarding.verdict import Verdict
     from oodline.head import LayeredHead, LinearHead
     from oodline.held_out import SeenDataWarning
@@ -99,6 +100,7 @@ _HOMES = {
     "create_detector": "oodline.detectors.catalog",
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.calibration",
+    "ConstantScoresWarning": "oodline.calibration",
     "ClassCalibration": "oodline.class_calibration",
     "default": "oodline.defaults",
     "DriftMonitor": "oodline.drift",
@@ -113,6 +115,9 @@ _HOMES = {
     "FitError": "oodline.fitting",
     "fit": "oodline.fitting",
     "Guard": "oodline.guard",
+    "MemberLeftOutWarning": "oodline.detectors.fuse",
+    "FittedGuards": "oodline.guarding.fit_guards",
+    "fit_guards": "oodline.guarding.fit_guards",
     "OtherWeightsWarning": "oodline.guarding.fingerprint",
     "Verdict": "oodline.guarding.verdict",
     "FeatureClassifier": "oodline.model.features",
@@ -139,6 +144,7 @@ __all__ = [  # and every detector of the catalog
     "Candidate",
     "ClassCalibration",
     "Classifier",
+    "ConstantScoresWarning",
     "Detector",
     "DriftMonitor",
     "DriftReport",
@@ -146,10 +152,12 @@ __all__ = [  # and every detector of the catalog
     "FeatureClassifier",
     "FewSamplesWarning",
     "FitError",
+    "FittedGuards",
     "Guard",
     "LayeredHead",
     "LinearHead",
     "Local",
+    "MemberLeftOutWarning",
     "Needs",
     "Neurons",
     "OtherWeightsWarning",
@@ -169,6 +177,7 @@ __all__ = [  # and every detector of the catalog
     "default",
     "evaluate",
     "fit",
+    "fit_guards",
     "from_features",
     "load_model",
     "score",

@@ -25,8 +25,7 @@ from oodline.activations import Needs
 from oodline.calibration import Calibration
 from oodline.class_calibration import AnyCalibration, ClassCalibration, split_by_class
 from oodline.classifier import Classifier
-from oodline.detectors.base import Detector, is_member
-from oodline.detectors.catalog import CATALOG, build_detector, detector_class
+from oodline.detectors.base import Detector
 from oodline.errors import ArtifactError, MismatchError, OodlineError, SettingError
 from oodline.files import write_atomically
 from oodline.guarding.fingerprint import Fingerprint, OtherWeightsWarning
@@ -34,7 +33,6 @@ from oodline.guarding.manifest import (
     FORMAT_VERSION,
     MAX_SIZE,
     CalibrationRecord,
-    DetectorRecord,
     FitInfo,
     HeadRecord,
     Manifest,
@@ -42,6 +40,7 @@ from oodline.guarding.manifest import (
     WeightsRecord,
 )
 from oodline.guarding.probe import Probe
+from oodline.guarding.records import describe, rebuild
 from oodline.head import HeadInfo
 from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
@@ -257,7 +256,7 @@ def read_artifact(path: str | Path) -> Artifact:
         manifest = Manifest.model_validate(_modernise(document))
         _check_names(manifest, tensors)
         head = HeadInfo(**manifest.head.model_dump())
-        detectors = {name: _rebuild(record) for name, record in manifest.detectors.items()}
+        detectors = {name: rebuild(record) for name, record in manifest.detectors.items()}
         for name, detector in detectors.items():
             detector.load_state_dict(_below(f"detector/{name}/", tensors))
             check_tensors(name, detector)
@@ -337,55 +336,6 @@ def _calibration(name: str, record: CalibrationRecord, tensors: dict[str, Tensor
     if not known or not bool(((predicted >= 0) & (predicted < head.num_classes)).all()):
         raise ArtifactError(f"the calibration of '{name}' does not hold one predicted class a score.")
     return split_by_class(overall, predicted, head.num_classes)
-
-
-def describe(detector: Detector) -> DetectorRecord:
-    """A detector by its name in the catalog and its settings, as plain data.
-
-    Raises
-    ------
-    ArtifactError
-        It is not in the catalog, or a setting is not plain data.
-
-    Examples
-    --------
-    >>> from oodline import Energy
-    >>> describe(Energy())
-    DetectorRecord(method='energy', settings={'temperature': 1.0}, left_out={})
-    """
-    name = type(detector).__name__
-    home = f"{type(detector).__module__}:{name}"
-    if CATALOG.get(detector.name) != home:
-        raise ArtifactError(
-            f"{name} ({home}) is not in oodline's catalog, so a file could not say how to build it again. "
-            "Save its state_dict() yourself, or add it to oodline.detectors.catalog."
-        )
-    settings = {key: _plain(value) for key, value in detector.settings.items()}
-    try:
-        json.dumps(settings)
-    except TypeError as error:
-        raise ArtifactError(f"the settings of {name} are not plain data: {error}.") from error
-    return DetectorRecord(method=detector.name, settings=settings, left_out=dict(detector.members_left_out))
-
-
-def _plain(setting: Any) -> Any:
-    if isinstance(setting, Detector):
-        return describe(setting).model_dump(exclude_defaults=True)
-    return [_plain(one) for one in setting] if is_member(setting) else setting
-
-
-def _rebuild(record: DetectorRecord) -> Detector:
-    settings = {**detector_class(record.method).unstated, **record.settings}
-    detector = build_detector(record.method, {key: _built(value) for key, value in settings.items()})
-    if record.left_out:
-        detector.leave_out(record.left_out)
-    return detector
-
-
-def _built(setting: Any) -> Any:
-    if isinstance(setting, dict) and {"method", "settings"} <= set(setting) <= set(DetectorRecord.model_fields):
-        return _rebuild(DetectorRecord(**setting))
-    return [_built(one) for one in setting] if isinstance(setting, list) else setting
 
 
 def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:

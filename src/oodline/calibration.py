@@ -8,6 +8,7 @@ saw none of them. Nothing is assumed of the scores' distribution or of the detec
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,6 +17,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from oodline.errors import InputError, SettingError
+
+
+class ConstantScoresWarning(UserWarning):
+    """A detector gives all held-out ID data the same score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,8 @@ class Calibration:
 
     def is_ood(self, scores: Float[Tensor, " m"], predicted: Int[Tensor, " m"] | None = None) -> Bool[Tensor, " m"]:
         """Whether each score is below the threshold; one threshold for all, so `predicted` is not read."""
-        return scores.double() < self.threshold  # in float64, as calibrated: a held-out input is judged the same again
+        # in float64, as calibrated: a held-out input is judged the same again; and what is no number is flagged
+        return ~(scores.double() >= self.threshold)
 
     def threshold_of(self, predicted: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
         """The threshold for each predicted class (M,), float64: the same one."""
@@ -80,9 +86,9 @@ class Calibration:
         -------
         Tensor (M,), float64
             `(1 + #{held-out <= score}) / (n + 1)`, or with `random`, for u uniform on (0, 1],
-            `(#{held-out < score} + u (1 + #{held-out = score})) / (n + 1)`.
+            `(#{held-out < score} + u (1 + #{held-out = score})) / (n + 1)`. NaN is below all.
         """
-        scores = scores.double().cpu().contiguous()
+        scores = fail_closed(scores).cpu().contiguous()
         up_to = torch.searchsorted(self.scores, scores, right=True)
         if random is None:
             return (1 + up_to).double() / (len(self.scores) + 1)
@@ -106,19 +112,44 @@ def calibrate(scores: Float[Tensor, " n"], false_alarm: float = 0.05) -> Calibra
     SettingError
         `false_alarm` is outside (0, 1), or there are too few scores for it; says how many are needed.
     InputError
-        There is no score, or one is NaN.
+        There is no score, one is NaN or infinite, or they are not one row.
+
+    Warns
+    -----
+    ConstantScoresWarning
+        All scores are the same.
 
     Examples
     --------
     >>> calibrate(torch.arange(999.0), false_alarm=0.01).threshold
     9.0
     """
+    if scores.ndim != 1:
+        raise InputError(f"held-out scores must be one row (n,); got shape {tuple(scores.shape)}.")
     check_enough(len(scores), false_alarm)
+    if bad := int((~torch.isfinite(scores)).sum()):
+        raise InputError(f"{bad} of {len(scores)} held-out scores are NaN or infinite.")
     ascending = scores.double().cpu().sort().values
-    if bool(ascending.isnan().any()):
-        raise InputError(f"{int(ascending.isnan().sum())} of {len(ascending)} held-out scores are NaN.")
+    if len(ascending) > 1 and float(ascending[0]) == float(ascending[-1]):
+        warnings.warn(
+            f"all {len(ascending)} held-out scores are {float(ascending[0]):.6g}: the detector says nothing of ID "
+            "inputs, and flags whatever scores lower. Look at its settings, or take another one.",
+            ConstantScoresWarning,
+            stacklevel=2,
+        )
     rank = math.floor(_exact(false_alarm) * (len(ascending) + 1))
     return Calibration(ascending, false_alarm, float(ascending[rank - 1]))
+
+
+def fail_closed(scores: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """Scores in float64, NaN as the lowest: what is no number speaks for nothing.
+
+    Examples
+    --------
+    >>> fail_closed(torch.tensor([1.0, torch.nan, torch.inf]))
+    tensor([1., -inf, inf], dtype=torch.float64)
+    """
+    return scores.double().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
 
 def check_false_alarm(false_alarm: float) -> None:
@@ -175,7 +206,7 @@ def false_alarm_of(false_alarm: float | None, tpr: float | None, default: float 
         return default if false_alarm is None else false_alarm
     if false_alarm is not None:
         raise SettingError(f"false_alarm={false_alarm:g} and tpr={tpr:g} say the same thing twice. Give one of them.")
-    if not 0 < tpr < 1:
+    if not 0 < tpr < 1:  # also where it is NaN
         raise SettingError(f"a TPR lies between 0 and 1, and neither can be promised; {tpr:g} does not.")
     return float(1 - _exact(tpr))
 

@@ -6,6 +6,7 @@ predicted class alone.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from oodline.calibration import Calibration, calibrate, samples_needed
+from oodline.calibration import Calibration, ConstantScoresWarning, calibrate, fail_closed, samples_needed
 from oodline.errors import InputError, SettingError
 from oodline.scoring import Scores
 
@@ -108,7 +109,7 @@ class ClassCalibration:
 
     def is_ood(self, scores: Float[Tensor, " m"], predicted: Int[Tensor, " m"] | None = None) -> Bool[Tensor, " m"]:
         """Whether each score is below the threshold of its predicted class."""
-        return scores.double().cpu() < self._thresholds[self._known(predicted, scores)]
+        return ~(scores.double().cpu() >= self._thresholds[self._known(predicted, scores)])
 
     def threshold_of(self, predicted: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
         """The threshold for each predicted class (M,), float64."""
@@ -128,7 +129,7 @@ class ClassCalibration:
         InputError
             `predicted` is missing, or is not one class of the calibration for each score.
         """
-        scores, rows = scores.double().cpu(), self._pools.row[self._known(predicted, scores)]
+        scores, rows = fail_closed(scores).cpu(), self._pools.row[self._known(predicted, scores)]
         below, up_to = (self._pools.count(scores, rows, ties=ties) for ties in (False, True))
         u = 1 - torch.rand(len(scores), generator=random, dtype=torch.float64) if random is not None else 1
         return (below + u * (1 + up_to - below)).double() / (self._pools.size[rows] + 1)
@@ -167,8 +168,8 @@ def calibrate_by_class(
         As `calibrate`, for all scores together; or `predicted` is not one class for each score.
     """
     check_classes(predicted, scores, num_classes)
-    order = scores.double().cpu().sort().indices
-    return split_by_class(calibrate(scores, false_alarm), predicted.cpu().long()[order], num_classes)
+    overall = calibrate(scores, false_alarm)
+    return split_by_class(overall, predicted.cpu().long()[scores.double().cpu().sort().indices], num_classes)
 
 
 def calibrate_all(
@@ -198,14 +199,16 @@ def split_by_class(overall: Calibration, predicted: Int[Tensor, " n"], num_class
     # With classes of exactly `needed` samples in it, the pool is the same whichever small class the new input belongs
     # to and counts for: it and the held-out inputs of the pool are exchangeable, and the promise for them is exact.
     pooled = (count <= needed)[predicted]
-    shared = calibrate(overall.scores[pooled], overall.false_alarm) if int(pooled.sum()) >= needed else overall
+    shared = _part(overall, pooled) if int(pooled.sum()) >= needed else overall
     small = torch.nonzero(count < needed).flatten().tolist()
-    own = {
-        c: calibrate(overall.scores[predicted == c], overall.false_alarm)
-        for c in range(num_classes)
-        if count[c] >= needed
-    }
+    own = {c: _part(overall, predicted == c) for c in range(num_classes) if count[c] >= needed}
     return ClassCalibration(overall, predicted, tuple(own.get(c, shared) for c in range(num_classes)), tuple(small))
+
+
+def _part(overall: Calibration, chosen: Bool[Tensor, " n"]) -> Calibration:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantScoresWarning)  # said of all scores, where it holds for all
+        return calibrate(overall.scores[chosen], overall.false_alarm)
 
 
 def check_classes(predicted: Tensor, scores: Tensor, num_classes: int) -> None:

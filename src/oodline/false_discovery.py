@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from oodline.errors import SettingError
+from oodline.errors import InputError, SettingError
 
 
 def benjamini_hochberg(p_values: Float[Tensor, " n"], fdr: float = 0.1) -> Bool[Tensor, " n"]:
@@ -32,6 +32,8 @@ def benjamini_hochberg(p_values: Float[Tensor, " n"], fdr: float = 0.1) -> Bool[
     ------
     SettingError
         `fdr` is outside (0, 1).
+    InputError
+        The p-values are not one row of numbers in [0, 1].
 
     Examples
     --------
@@ -40,6 +42,10 @@ def benjamini_hochberg(p_values: Float[Tensor, " n"], fdr: float = 0.1) -> Bool[
     """
     if not 0 < fdr < 1:
         raise SettingError(f"a false discovery rate lies between 0 and 1; {fdr:g} does not.")
+    if p_values.ndim != 1:
+        raise InputError(f"p-values must be one row (N,); got shape {tuple(p_values.shape)}.")
+    if bad := int((~((p_values >= 0) & (p_values <= 1))).sum()):
+        raise InputError(f"p-values must be in [0, 1]; {bad} of {len(p_values)} are not, or are NaN.")
     ascending = p_values.double().sort().values
     n = len(ascending)
     steps = torch.arange(1, n + 1, dtype=torch.float64, device=ascending.device)

@@ -13,7 +13,7 @@ from oodline.activations import Activations, Needs
 from oodline.artifact import Artifact, read_artifact, write_artifact
 from oodline.batch import Inputs
 from oodline.calibration import check_false_alarm, false_alarm_of
-from oodline.class_calibration import AnyCalibration, calibrate_all
+from oodline.class_calibration import AnyCalibration
 from oodline.classifier import Classifier
 from oodline.data.stated import one_a_class, stated_by
 from oodline.detectors.base import Detector
@@ -23,15 +23,15 @@ from oodline.evidence import Explains, Shares, require_linear
 from oodline.explanation import Explanation, explanations
 from oodline.export import Export, export_onnx
 from oodline.fitting import check_served, reads
+from oodline.guarding.calibrating import calibrate_detectors
 from oodline.guarding.changes import Snapshot
 from oodline.guarding.fingerprint import Fingerprint
-from oodline.guarding.probe import Probe, peek, take_probe
+from oodline.guarding.probe import Probe
 from oodline.guarding.verdict import Verdict
 from oodline.head import HeadInfo, LinearHead
-from oodline.held_out import warn_of_seen_data
 from oodline.neurons import Neurons
 from oodline.preprocessing import Preprocessing
-from oodline.scoring import check_fitted_on, score_all
+from oodline.scoring import check_fitted_on
 from oodline.zoo import names_in_config
 
 __all__ = ["Guard", "Verdict"]
@@ -135,6 +135,9 @@ class Guard:
         classifier, detector and number of samples; see `Calibration`. It is silent on OOD inputs, and void where the
         data in use has drifted away from the held-out data.
 
+        A detector that compares with held-out data, as the default does, gets a fifth of the samples as its reference,
+        where there are at least 100 and the others can promise the rate; unless it was given a reference by `refer`.
+
         Parameters
         ----------
         loader : iterable
@@ -170,14 +173,12 @@ class Guard:
             self.preprocessing = stated.preprocessing
         if self.preprocessing is not None:
             self.detector.use_preprocessing(self.preprocessing)
-        named = {self.detector.name: self.detector}
-        first, loader = peek(loader)
+        name = self.detector.name
         before = Snapshot(self.classifier.model)
-        found = score_all(named, self.classifier, loader, progress=progress)
-        warn_of_seen_data([self.detector], found)
-        calibrations = calibrate_all(found, self.classifier.head.num_classes, rate, by)
-        self.calibration = calibrations[self.detector.name]
-        self.probe = take_probe(self.classifier, named, first, keep_inputs)
+        found = calibrate_detectors(
+            {name: self.detector}, self.classifier, loader, rate, by, keep_inputs=keep_inputs, progress=progress
+        )
+        self.calibration, self.probe, self.other_weights = found.calibrations[name], found.probe, None
         self._remember(before.touched())
         if self.class_names is None:
             self.class_names = stated.names_of(self.classifier.head.num_classes)
@@ -364,11 +365,25 @@ class Guard:
         """
         artifact = read_artifact(path)
         reason = artifact.check(classifier, allow_other_weights=allow_other_weights)
+        return cls.of(artifact, classifier, detector, class_names=class_names, where=str(path), reason=reason)
+
+    @classmethod
+    def of(
+        cls,
+        artifact: Artifact,
+        classifier: Classifier,
+        detector: str | None = None,
+        *,
+        class_names: Iterable[str] | None = None,
+        where: str = "what was fitted",
+        reason: str = "",
+    ) -> Guard:
+        """The guard of one of the detectors of an artifact that was checked, or made, for this classifier."""
         if not artifact.detectors:
-            raise ArtifactError(f"{path} holds no detector.")
+            raise ArtifactError(f"{where} holds no detector.")
         name = detector if detector is not None else next(iter(artifact.detectors))
         if name not in artifact.detectors:
-            raise unknown_name(f"detector in {path}", name, artifact.detectors)
+            raise unknown_name(f"detector in {where}", name, artifact.detectors)
         names = artifact.class_names or (None if class_names is None else tuple(class_names))
         if names is not None and (classes := classifier.head.num_classes) not in (0, len(names)):
             warnings.warn(f"{len(names)} class names for {classes} classes are not shown.", stacklevel=2)

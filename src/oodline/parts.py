@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from oodline.batch import Batch, Inputs, unpack
 from oodline.calibration import samples_needed
 from oodline.classifier import Classifier
+from oodline.detectors.base import Detector
 from oodline.errors import SettingError
 from oodline.statistics.reservoir import splitmix64
 
@@ -86,34 +88,83 @@ def split(loader: Iterable[Any], fraction: float = 0.2) -> tuple[Part, Part]:
 class Refers(Protocol):
     """A detector that compares with held-out ID data."""
 
+    reference_is_given: bool
+    """Whether somebody gave it the data that it compares with, so that nothing else may replace it."""
+
     def refer(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Any:
         """Compare with this data from now on."""
         ...
 
 
-def refer(
-    detectors: Iterable[object], classifier: Classifier, loader: Iterable[Any], *, progress: bool = False
+def set_references(
+    detectors: Iterable[Detector],
+    classifier: Classifier,
+    loader: Iterable[Any],
+    false_alarm: float,
+    *,
+    progress: bool = False,
 ) -> Iterable[Any]:
     """Give a fifth of held-out data to the detectors that compare with it, and return the rest, to calibrate on.
 
-    Where no detector does, all of the data is left.
+    Members of detectors are asked as well, the innermost first. All of the data is left where no detector compares,
+    somebody has given each the data it compares with, the loader can be read only once, or the rest would be too few
+    for the false-alarm rate.
 
     Examples
     --------
     >>> from oodline import Fuse
     >>> from oodline.testing import toy_loader, toy_problem
     >>> classifier, loader = toy_problem()
-    >>> rest = refer([Fuse().fit(classifier, loader)], classifier, [*toy_loader(seed=1), *toy_loader(seed=2)])
+    >>> held_out = [*toy_loader(seed=1), *toy_loader(seed=2)]
+    >>> rest = set_references([Fuse().fit(classifier, loader)], classifier, held_out, 0.05)
     >>> sum(len(batch.index) for batch in rest)
     101
     """
-    able = [detector for detector in detectors if isinstance(detector, Refers)]
-    if not able:
+    able = [each for detector in detectors for each in comparing(detector) if not each.reference_is_given]
+    if not able or isinstance(loader, Iterator):
+        return loader
+    count = count_samples(loader)
+    if not can_spare(sum(len(unpack(batch, 0)[2]) for batch in loader) if count is None else count, false_alarm):
         return loader
     reference, rest = split(loader)
-    for detector in able:
-        detector.refer(classifier, reference, progress=progress)
+    for each in able:
+        each.refer(classifier, reference, progress=progress)
+        each.reference_is_given = False
     return rest
+
+
+def comparing(detector: Detector) -> list[Refers]:
+    """Those of a detector, its members and theirs that compare with held-out data, the innermost first.
+
+    Examples
+    --------
+    >>> from oodline import Fuse, PriorNormalised
+    >>> outer = Fuse(["energy", PriorNormalised(scorer=Fuse("msp+energy"))])
+    >>> [len(each.detectors) for each in comparing(outer)], comparing(outer)[1] is outer
+    ([2, 2], True)
+    """
+    found = [each for _, member in detector.members for each in comparing(member)]
+    return [*found, detector] if isinstance(detector, Refers) else found
+
+
+def count_samples(loader: Iterable[Any]) -> int | None:
+    """Number of samples of a loader, where that is known without reading them.
+
+    Examples
+    --------
+    >>> from torch.utils.data import DataLoader
+    >>> from oodline.testing import toy_loader
+    >>> batches = toy_loader(seed=1)
+    >>> [count_samples(loader) for loader in (batches, DataLoader(range(7), batch_size=2), iter(batches))]
+    [60, 7, None]
+    """
+    known = getattr(loader, "num_samples", None)
+    if isinstance(known, int):
+        return known
+    if isinstance(loader, DataLoader) and not loader.drop_last:
+        sampler = loader.sampler if loader.batch_sampler is not None else None
+        return len(sampler) if isinstance(sampler, Sized) else None
+    return sum(len(unpack(batch, 0)[2]) for batch in loader) if isinstance(loader, list | tuple) else None
 
 
 def can_spare(samples: int, false_alarm: float) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from time import perf_counter
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -45,6 +44,7 @@ def fit(
     tpr: float | None = None,
     by: Literal["all", "predicted"] = "all",
     neurons: int = 0,
+    keep_inputs: int = 0,
     engine: EngineName = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
@@ -73,6 +73,9 @@ def fit(
         Promise the rate on average over all images, or for each predicted class.
     neurons
         Remember so many training images for each neuron, and what each class makes of it, for `oodline explain`.
+    keep_inputs
+        Number of held-out inputs to keep in the file, at most 8, by which a classifier is known when it is loaded. If
+        omitted, a pattern in their shape is used, which shows nothing of the data.
     engine
         Who makes the pass: local; torchrun, the default where torchrun started the process; or ray, with settings such
         as ray,workers=8,block=100000. A run by Ray that was interrupted goes on where it was.
@@ -88,18 +91,12 @@ def fit(
     check_data(data, calibrate)
     check_writable(output)
 
-    import oodline as ol
-    from oodline.artifact import Artifact, FitInfo, ModelSource, write_artifact
+    from oodline.artifact import FitInfo, ModelSource
     from oodline.calibration import check_enough, check_false_alarm, false_alarm_of
-    from oodline.class_calibration import AnyCalibration, ClassCalibration, calibrate_all
+    from oodline.class_calibration import ClassCalibration
     from oodline.cli.detectors import create_all
     from oodline.data import names_of_logits
-    from oodline.fitting import Fittable
-    from oodline.head import HeadInfo
-    from oodline.held_out import warn_of_seen_data
-    from oodline.parts import can_spare, refer
-    from oodline.scoring import score_all, unreadable
-    from oodline.training_accuracy import TrainingAccuracy
+    from oodline.guarding.fit_guards import fit_guards
 
     show_warnings()
     with open_engine(engine, output.with_name(f"{output.name}.unfinished")) as passes:
@@ -111,74 +108,53 @@ def fit(
             detectors = create_all(detector or [])
             loaded = load_classifier(model, data=data)
             classifier = loaded.classifier
-            if not detectors:
-                fused = ol.default(classifier)
-                detectors = {fused.name: fused}
-            for named in detectors.values():
-                named.use_preprocessing(loaded.preprocessing)
             loader = open_loader(data, loaded, reading, class_names=loaded.class_names)
             theirs = loader.source.class_names or loaded.class_names
             held_out = None if calibrate is None else open_loader(calibrate, loaded, reading, class_names=theirs)
             if held_out is not None:
                 check_enough(held_out.num_samples, rate)
-            started = perf_counter()
-            refused = unreadable(detectors, classifier, loader)
-            if len(refused) == len(detectors):
-                raise next(iter(refused.values()))
-        failures = {name: str(reason) for name, reason in refused.items()}
-        detectors = {name: d for name, d in detectors.items() if name not in failures}
-        known, accuracy = ol.Neurons(neurons) if neurons else None, TrainingAccuracy(theirs)
-        also: list[Fittable] = [] if known is None else [known]
-        judged = not classifier.lacking(accuracy.all_needs)
-        if judged and (also or any(d.has_state for d in detectors.values())):  # no pass is made for the accuracy alone
-            also.append(accuracy)
-        try:
-            ol.fit([*detectors.values(), *also], classifier, loader, engine=passes, progress=True)
-        except ol.FitError as error:
-            if len(error.failures) == len(detectors):
-                raise
-            failures |= {name: str(reason) for name, reason in error.failures.items()}
-            detectors = {name: d for name, d in detectors.items() if name not in failures}
-        fitted_seconds = perf_counter() - started
-        skipped = report_skipped({"data": loader})
-        calibrations: dict[str, AnyCalibration] = {}
-        if held_out is not None:
-            spare = can_spare(held_out.num_samples, rate)
-            others = refer(detectors.values(), classifier, held_out, progress=True) if spare else held_out
-            found = score_all(detectors, classifier, others, engine=passes, progress=True)
-            if passes.leads:
-                warn_of_seen_data(detectors.values(), found)
-            calibrations = calibrate_all(found, classifier.head.num_classes, rate, by)
-            skipped |= report_skipped({"calibrate": held_out})
-        samples = loader.num_samples - len(loader.skipped)
+        fitted = fit_guards(
+            detectors,
+            classifier,
+            loader,
+            held_out,
+            false_alarm=rate,
+            by=by,
+            neurons=neurons,
+            preprocessing=None if loaded.of_features else loaded.preprocessing,
+            label_names=theirs,
+            keep_inputs=keep_inputs,
+            engine=passes,
+            progress=True,
+        )
         classes = classifier.head.num_classes
         names = names_of_logits(loaded.class_names, 0, classes) or names_of_logits(
             loader.source.class_names, reading.label_offset, classes
         )
-        artifact = Artifact(
-            detectors=detectors,
-            head=HeadInfo.of(classifier.head),
-            calibrations=calibrations,
-            class_names=names,
-            preprocessing=None if loaded.of_features else loaded.preprocessing,
-            model=ModelSource(reference=loaded.reference, weights=loaded.weights, head=classifier.head_name),
-            fit=FitInfo(data=data, samples=samples, calibration_data=calibrate),
-            neurons=known,
-        )
+        skipped = report_skipped({"data": loader} | ({} if held_out is None else {"calibrate": held_out}))
+        samples = loader.num_samples - len(loader.skipped)
         if passes.leads:
-            write_artifact(artifact, output)
+            fitted.save(
+                output,
+                model=ModelSource(reference=loaded.reference, weights=loaded.weights, head=classifier.head_name),
+                fit=FitInfo(data=data, samples=samples, calibration_data=calibrate),
+                class_names=names,
+            )
         passes.finish()
     if not passes.leads:
         return
+    calibrations, accuracy = fitted.artifact.calibrations, fitted.accuracy
+    fitted_names = list(fitted.artifact.detectors)
     summary = {
         "output": str(output),
         "bytes": output.stat().st_size,
-        "detectors": list(detectors),
-        "failed": failures,
+        "detectors": fitted_names,
+        "failed": {name: str(reason) for name, reason in fitted.failures.items()},
+        "left_out": fitted.left_out,
         "samples": samples,
         "accuracy": accuracy.value,
         "skipped": skipped,
-        "fit_seconds": round(fitted_seconds, 2),
+        "fit_seconds": round(fitted.seconds, 2),
         "thresholds": {name: c.threshold for name, c in calibrations.items()},
         "false_alarm": rate if calibrations else None,
     }
@@ -191,9 +167,11 @@ def fit(
     right = (
         "" if accuracy.value is None else f"; the classifier gets {100 * accuracy.value:.1f} % of their labels right"
     )
-    print(f"fitted {', '.join(detectors)} on {samples} images in {fitted_seconds:.1f} s{right}")
-    for name, reason in failures.items():
+    print(f"fitted {', '.join(fitted_names)} on {samples} images in {fitted.seconds:.1f} s{right}")
+    for name, reason in fitted.failures.items():
         print(f"left out {name}: {reason}")
+    for name, members in fitted.left_out.items():
+        print(f"{name} does without {', '.join(members)}")
     for name, calibration in calibrations.items():
         small = len(calibration.small) if isinstance(calibration, ClassCalibration) else 0
         threshold = f"{calibration.threshold:.6g}"

@@ -275,7 +275,8 @@ class Detector(nn.Module, abc.ABC):
         try:
             for prefix, member in self.members:
                 start = f"{prefix}."
-                member.settle({k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}, head)
+                own = {k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}
+                self.settle_member(prefix, member, own, head)
             own = {name: s for name, s in statistics.items() if "." not in name}
             sketch = own.pop("seen", None)
             self.estimate(own, head)
@@ -309,6 +310,10 @@ class Detector(nn.Module, abc.ABC):
                 AssumptionWarning,
                 stacklevel=3,
             )
+
+    def settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
+        """Settle one of its members; called by `settle`, before its own estimate."""
+        member.settle(statistics, head)
 
     def leave_out(self, members: Mapping[str, str]) -> None:
         """Do without these members, for the reasons given.

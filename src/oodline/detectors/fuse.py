@@ -6,7 +6,8 @@ score among ID scores of the same detector?
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -18,8 +19,9 @@ from oodline.classifier import Classifier
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.combining import RULES
+from oodline.detectors.cross_fitting import held_out_scores
 from oodline.detectors.p_values import log_p_values, scale_of
-from oodline.errors import InputError, MismatchError, NotFittedError, SettingError
+from oodline.errors import InputError, MismatchError, NotFittedError, OodlineError, SettingError
 from oodline.fitting import reads
 from oodline.head import Head, HeadInfo
 from oodline.progress import track
@@ -38,8 +40,15 @@ FEWEST = 10
 CHUNK = 256
 """Reference samples that a member scores at a time."""
 
+SAME = 1e-6
+"""Range of reference scores, relative to the largest, within which they say nothing."""
+
 KNOWN = Needs.LOGITS | Needs.FEATURES | Needs.HEAD | Needs.LINEAR_HEAD
 """What is kept of a reference sample until the members are fitted."""
+
+
+class MemberLeftOutWarning(UserWarning):
+    """A detector made of detectors does without one of them."""
 
 
 class Fuse(Detector):
@@ -50,8 +59,13 @@ class Fuse(Detector):
     `combining`). With Fisher's rule the range is (-inf, 0), no unit.
 
     `fit` takes the reference from the data that it is fitted on, at most 1,000 samples by a hash of their index, so
-    one pass does it all. Members that remember their data, or have few samples a class, find it more usual than new
-    data; `refer` then takes a reference of held-out ID data, of which 100 samples are enough.
+    one pass does it all. Members that remember their data, or have few samples per class, find it more usual than new
+    data. So where 1,000 samples or fewer are all there is, each is scored by members that were fitted without it (see
+    `cross_fitting`), and `Guard.calibrate` and `oodline fit --calibrate` take a reference of held-out ID data, as
+    `refer` does; 20 samples are enough.
+
+    A member that cannot be fitted on the data, or gives all of the reference the same score, is left out, with a
+    warning: see `members_left_out`.
 
     The members' p-values depend on one another, and against a reference that was fitted on they are too small for new
     data. Neither harms the promise on false alarms: `Guard.calibrate` compares the fused score of a new input with
@@ -73,6 +87,11 @@ class Fuse(Detector):
         There is no such detector.
     InputError
         Fewer than 10 reference samples were seen.
+
+    Warns
+    -----
+    MemberLeftOutWarning
+        A member is left out.
 
     Examples
     --------
@@ -109,25 +128,93 @@ class Fuse(Detector):
             self._add(create_detector(given.replace(":", ",")) if isinstance(given, str) else given)
         if len(self.members) < 2:
             raise SettingError(f"Fuse combines at least two detectors; {len(self.members)} was given.")
+        self._given = dict(self.members)
+        self.reference_is_given = False
+        """Whether `refer` was called; otherwise calibration takes a reference of its own."""
 
     @property
     def detectors(self) -> tuple[Detector, ...]:
-        """The members, in the order in which they were given."""
-        return tuple(member for _, member in self.members)
+        """The detectors that were given, in their order; `members` are those in use."""
+        return tuple(self._given.values())
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """A sample of the features, to be scored by the members once these are fitted."""
-        return {"reference": Reservoir(SIZE)}
+        return {"reference": Reservoir(SIZE, by="predicted")}
+
+    def requests(self, head: Head) -> dict[str, Statistic]:
+        """As of any detector, also for members that were left out before."""
+        found = super().requests(head)
+        for name in self.members_left_out:
+            found |= {f"{name}.{key}": statistic for key, statistic in self._given[name].requests(head).items()}
+        return found
+
+    def settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
+        """As of any detector, but a member whose estimate fails is left out."""
+        before, given = (dict(self._modules), self.members_left_out), self.reference_is_given
+        self._modules, self.members_left_out, self.reference_is_given = dict(self._given), {}, False
+        try:
+            super().settle(statistics, head)
+        except BaseException:
+            (self._modules, self.members_left_out), self.reference_is_given = before, given
+            raise
+        self._warn_of_left_out()
+
+    def settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
+        """Settle a member, or leave it out; the last one may not fail."""
+        try:
+            member.settle(statistics, head)
+        except OodlineError as error:
+            if len(self.members) == 1:
+                raise
+            self.leave_out({name: str(error)})
+
+    def leave_out(self, members: Mapping[str, str]) -> None:
+        """Do without these members, by name, for the reasons given.
+
+        Raises
+        ------
+        SettingError
+            There is no such member, or no other one.
+        """
+        if strange := [name for name in members if name not in self._modules]:
+            raise SettingError(f"Fuse has no member '{strange[0]}' in use; it has {', '.join(self._modules)}.")
+        if len(members) >= len(self.members):
+            raise SettingError(f"Fuse cannot do without all of {', '.join(members)}.")
+        self._modules = {name: module for name, module in self._modules.items() if name not in members}
+        self.members_left_out = {**self.members_left_out, **members}
 
     def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Score the sample by the fitted members."""
-        rows: Tensor = statistics["reference"].rows
+        sample: Reservoir = statistics["reference"]
+        rows, predicted = sample.rows.to(head.linear.weight.device), sample.groups
+        here = head.to(rows)
+        everything = Activations(rows, here(rows), here, torch.arange(len(rows)))
+        if len(rows) < SIZE:
+            scores = [held_out_scores(member, everything, predicted).float() for _, member in self.members]
+            self._take_scale([torch.stack(scores, dim=1)])
+            return
         scores = []
-        for features in torch.split(rows.to(head.linear.weight.device), CHUNK):
-            here = head.to(features)
-            logits, index = here(features), torch.arange(len(features))
-            scores.append(self.member_scores(Activations(features, logits, here, index)))
-        self.scale = self._scale_of(scores)
+        for features in torch.split(rows, CHUNK):
+            scores.append(self.member_scores(Activations(features, here(features), here, torch.arange(len(features)))))
+        self._take_scale(scores)
+
+    def _take_scale(self, scores: Sequence[Tensor]) -> None:
+        reference = torch.cat(list(scores))
+        if len(reference) < FEWEST:
+            raise InputError(f"Fuse compares its members on at least {FEWEST} ID samples; {len(reference)} were seen.")
+        low, high = reference.amin(0), reference.amax(0)
+        says = reference.isfinite().all(0) & (high - low > SAME * torch.maximum(low.abs(), high.abs()))
+        silent = [name for (name, _), each in zip(self.members, says.tolist(), strict=True) if not each]
+        if 0 < len(silent) < len(self.members):
+            reason = f"it gives {len(reference)} reference samples the same score, or no number"
+            self.leave_out(dict.fromkeys(silent, reason))
+            reference = reference[:, says]
+        self.scale = scale_of(reference)
+
+    def _warn_of_left_out(self, before: Collection[str] = ()) -> None:
+        for name, reason in self.members_left_out.items():
+            if name not in before:
+                warnings.warn(f"Fuse does without '{name}': {reason}", MemberLeftOutWarning, stacklevel=4)
 
     def refer(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Self:
         """Compare with this held-out ID data from now on, in place of the data that it was fitted on.
@@ -168,8 +255,12 @@ class Fuse(Detector):
             with torch.no_grad():
                 scores.append(self.member_scores(activations))
             sketch.update(activations, None)
+        before = dict(self.members_left_out)
+        self._take_scale(scores)
+        self._warn_of_left_out(before)
         # what the members were fitted on they remember themselves
-        self.scale, self.seen = self._scale_of(scores), sketch.hashes.to(scores[0].device)
+        self.seen = sketch.hashes.to(scores[0].device)
+        self.reference_is_given = True
         self.mark_fitted(head)
         return self
 
@@ -179,7 +270,7 @@ class Fuse(Detector):
 
     def member_scores(self, activations: Activations) -> Float[Tensor, "n m"]:
         """Score of each member (N, M), float32, higher = more in-distribution."""
-        return torch.stack([member(activations).float() for member in self.detectors], dim=1)
+        return torch.stack([member(activations).float() for _, member in self.members], dim=1)
 
     def log_p_values(self, activations: Activations) -> Float[Tensor, "n m"]:
         """Logarithm of each member's p-value (N, M)."""
@@ -200,11 +291,5 @@ class Fuse(Detector):
                 f"Fuse compares its members on a sample of features that is kept from the one pass; '{member.name}' "
                 "reads more than features and logits. Take another one, or evaluate it beside the fused ones."
             )
-        again = sum(type(known) is type(member) for known in self.detectors)
+        again = sum(type(known) is type(member) for _, known in self.members)
         self.add_module(f"{member.name}-{again + 1}" if again else member.name, member)
-
-    def _scale_of(self, scores: Sequence[Tensor]) -> Tensor:
-        count = sum(map(len, scores))
-        if count < FEWEST:
-            raise InputError(f"Fuse compares its members on at least {FEWEST} ID samples; {count} were seen.")
-        return scale_of(torch.cat(list(scores)))

@@ -27,9 +27,25 @@ def origin_of(head: Head) -> Float[Tensor, " d"]:
     return found
 
 
+SAMPLES_PER_DIMENSION = 4
+"""Training samples per dimension of the principal space at least, where the data decides: with fewer, directions that
+the data uses are taken for ones that it does not."""
+
+
 def default_dimension(width: int) -> int:
     """The paper's dimension of the principal space: 1000 for D >= 2048, 512 for D >= 768, else half of D."""
     return 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+
+
+def fitting_dimension(width: int, samples: int) -> int:
+    """The paper's dimension, or what so many samples can tell of; at least 1.
+
+    Examples
+    --------
+    >>> fitting_dimension(342, 5000), fitting_dimension(342, 200), fitting_dimension(342, 2)
+    (171, 50, 1)
+    """
+    return min(default_dimension(width), max(1, samples // SAMPLES_PER_DIMENSION))
 
 
 class Residual(Detector):
@@ -41,7 +57,8 @@ class Residual(Detector):
     Parameters
     ----------
     dimension : int, optional
-        Of the principal space, below D; without it the paper's: 1000 for D >= 2048, 512 for D >= 768, else D / 2.
+        Of the principal space, below D. If omitted, the paper's (1000 for D >= 2048, 512 for D >= 768, else D / 2), but
+        at most one for every four training samples.
 
     Raises
     ------
@@ -51,7 +68,8 @@ class Residual(Detector):
     Warns
     -----
     FewSamplesWarning
-        There are no more samples than dimensions of the principal space.
+        There are no more samples than dimensions of the principal space, or, where the data decides these, fewer than
+        two for each of the paper's.
 
     Examples
     --------
@@ -82,14 +100,23 @@ class Residual(Detector):
     def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Find the directions of least second moment around the origin."""
         width = head.num_features
-        dimension = default_dimension(width) if self.dimension is None else self.dimension
+        covariance: Covariance = statistics["all"]
+        samples = int(covariance.count.sum())
+        dimension = fitting_dimension(width, samples) if self.dimension is None else self.dimension
         if dimension >= width:
             raise SettingError(
                 f"{type(self).__name__}(dimension={dimension}) leaves no residual: the features have {width} "
                 "dimensions."
             )
-        covariance: Covariance = statistics["all"]
-        if (samples := int(covariance.count.sum())) <= dimension:
+        if self.dimension is None and samples < 2 * (paper := default_dimension(width)):
+            warnings.warn(
+                f"{samples} samples are too few for the {paper} dimensions of the principal space that the paper of "
+                f"{type(self).__name__} takes for {width} features: {dimension} are used. Fit on at least "
+                f"{SAMPLES_PER_DIMENSION * paper} samples for all of them.",
+                FewSamplesWarning,
+                stacklevel=2,
+            )
+        if self.dimension is not None and samples <= dimension:
             warnings.warn(
                 f"{samples} samples span no more than the principal space of {dimension} dimensions, so they have no "
                 f"residual that new ones could be compared with: {type(self).__name__} says nothing here, nor does a "

@@ -175,7 +175,7 @@ def take_probe(
     """
     if not 0 <= keep_inputs <= MOST_KEPT:
         raise SettingError(f"keep_inputs must be between 0 and {MOST_KEPT}; got {keep_inputs}.")
-    if classifier.lacking(Needs.INPUTS):
+    if batch is None or classifier.lacking(Needs.INPUTS):
         return None  # it computes nothing that could change: its features came from elsewhere
     inputs, _, _ = unpack(batch, 0)
     named = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
@@ -226,11 +226,10 @@ def peek(loader: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
     >>> first, list(loader)
     (1, [1, 2])
     """
-    iterator: Iterator[Any] = iter(loader)
-    nothing = object()
-    first = next(iterator, nothing)
-    again = chain([] if first is nothing else [first], iterator) if iterator is loader else loader
-    return None if first is nothing else first, again
+    first = next(iter(loader), None)
+    if isinstance(loader, Iterator) and first is not None:
+        return first, chain([first], loader)
+    return first, loader
 
 
 def _writable(value: Tensor) -> Tensor:
