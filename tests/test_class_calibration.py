@@ -32,6 +32,7 @@ def leave_one_out(pool, rate):
 
 @given(POOLS, st.sampled_from([0.1, 0.2, 0.3]))
 @settings(deadline=None, max_examples=40)
+@pytest.mark.filterwarnings("ignore::oodline.ConstantScoresWarning")
 def test_any_pool_keeps_the_promise_for_each_class_and_for_the_small_ones_together(pool, rate):
     found = list(leave_one_out(pool, rate))
     sizes, alarms = Counter(), Counter()
@@ -49,6 +50,7 @@ def test_any_pool_keeps_the_promise_for_each_class_and_for_the_small_ones_togeth
 
 @given(POOLS)
 @settings(deadline=None, max_examples=40)
+@pytest.mark.filterwarnings("ignore::oodline.ConstantScoresWarning")
 def test_a_class_is_judged_by_its_own_scores_where_it_has_enough(pool):
     scores, predicted = torch.tensor([s for s, _ in pool]), torch.tensor([c for _, c in pool])
     calibration = calibrate_by_class(scores, predicted, CLASSES, 0.1)

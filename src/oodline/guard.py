@@ -195,9 +195,8 @@ class Guard:
         for (what, module), snapshot in zip(now, self._snapshots, strict=True):
             if difference := "it is another one" if snapshot.module is not module else snapshot.change():
                 raise MismatchError(
-                    f"the {what} changed after the guard was calibrated: {difference}. Its threshold was made for what "
-                    "it was. Call guard.calibrate(held_out_loader) again, after fitting the detector again where the "
-                    "classifier is another one."
+                    f"the {what} changed after the guard was calibrated: {difference}. Fit the detector again where "
+                    "the classifier is another one, and call guard.calibrate(held_out_loader) again."
                 )
 
     def __call__(self, inputs: Inputs) -> Verdict:
@@ -351,8 +350,7 @@ class Guard:
         class_names : sequence of str, optional
             For a file that holds none. Names that are not one a class are left out, with a warning.
         allow_other_weights : str, optional
-            Why a classifier of the same sizes whose weights differ will do, such as another precision. It is shown in
-            an `OtherWeightsWarning` in place of the error, and written to files that the guard is saved to.
+            Why a classifier of the same sizes with other weights will do; an `OtherWeightsWarning` shows it.
 
         Raises
         ------

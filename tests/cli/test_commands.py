@@ -348,7 +348,7 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
         ([*MODEL, "--device", "gpu7"], "the device 'gpu7' cannot be used: "),
         ([*MODEL, "-o", "x" * 300], "xx cannot be used: File name too long. Check the path."),
         (["--model", "python:models.py:build,classes=2"], "labels are outside [0, 1]"),
-        (["--model", "python:models.py:build,classes=4"], "1 of 4 classes have no sample"),
+        (["--model", "python:models.py:build,classes=4", "--detector", "line"], "1 of 4 classes have no sample"),
         ([*MODEL, "--label-offset", "1"], "labels are outside [0, 2]"),
         ([*MODEL, "--detector", "lime"], "Did you mean 'line'"),
         ([*MODEL, "--detector", "line,p_q=0.5"], "'line' has no setting 'p_q'"),
@@ -364,6 +364,7 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
         ([*MODEL, "--false-alarm", "5"], "`--false-alarm` must be between 0 and 1, both excluded; got 5."),
     ],
 )
+@pytest.mark.filterwarnings("always:the data has 3 classes")
 def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, arguments, sentence):
     given = {"--data": "train", "-o": "guard.safetensors"}
     for key in [a for a in arguments if a in given]:

@@ -46,6 +46,13 @@ class FittedGuards:
         How much of the training data the classifier gets right, and a warning where that is too little.
     seconds : float
         Wall time of the fit.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_loader, toy_problem
+    >>> fitted = fit_guards(None, *toy_problem(), toy_loader(seed=1))
+    >>> fitted.guard().detector.name, fitted.failures, fitted.left_out, fitted.accuracy.value > 0.9
+    ('fuse', {}, {}, True)
     """
 
     classifier: Classifier
@@ -112,14 +119,22 @@ def fit_guards(
         Batches of ID training data with labels.
     held_out : iterable, optional
         Batches of ID data that nothing was fitted on; without it there are scores and no verdicts.
-    false_alarm, tpr, by, keep_inputs
+    false_alarm : float, optional
+        As in `Guard.calibrate`.
+    tpr : float, optional
+        As in `Guard.calibrate`.
+    by : {"all", "predicted"}
         As in `Guard.calibrate`.
     neurons : int
         Number of most activating training images to keep per neuron, for explanations.
-    class_names, preprocessing
+    class_names : sequence of str, optional
+        As in `Guard`.
+    preprocessing : Preprocessing, optional
         As in `Guard`.
     label_names : sequence of str, optional
         Names of the labels, for a warning that they are in another order than the logits.
+    keep_inputs : int
+        As in `Guard.calibrate`.
     engine : Engine, optional
         Who makes the passes.
     progress : bool
