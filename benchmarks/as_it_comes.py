@@ -49,7 +49,7 @@ IMAGES: dict[str, Setup] = {**SETUPS, **MORE}
 TEXT = {"clinc150_relu": False, "clinc150_gelu_layernorm": True}
 OOD = 500
 """Images of each OOD set at most."""
-FEW = (1000, 200, 100)
+FEW = (300, 100, 50)
 """Training, test and OOD images, of each set, for detectors that run the network again or read its maps."""
 FAR_BELOW = 5.0
 

@@ -31,7 +31,6 @@ from torch.nn import functional as F
 
 import oodline as ol
 from oodline.cli.detectors import create_all
-from oodline.cli.evaluate import print_table
 from oodline.cli.options import Json, print_json
 from oodline.errors import OodlineError
 from oodline.evaluation.bootstrap import Bootstrap
@@ -157,7 +156,7 @@ def main(
         print_json(table.to_json() | document)
         return
     print(f"{classes + 1} intents, {accuracy:.1%} of in-scope test queries right; trained in {trained:.1f} s.\n")
-    print_table(table)
+    print(table)
     for name, reason in refused.items():
         print(f"left out {name}: {reason}")
     shares = ", ".join(f"{share:.1%} of {name} queries" for name, share in flagged.items())
