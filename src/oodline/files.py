@@ -30,10 +30,11 @@ def check_writable(path: str | Path) -> None:
     >>> check_writable("result.csv")
     """
     target = _target(path)
+    folder = target.parent if Path(path).is_symlink() else Path(path).parent  # as it was typed
     if not target.parent.is_dir():
-        raise DataError(f"could not write {path}: there is no folder {target.parent}. Make it first.")
+        raise DataError(f"could not write {path}: there is no folder {folder}. Make it first.")
     if not os.access(target.parent, os.W_OK):
-        raise DataError(f"could not write {path}: the folder {target.parent} is not writable. Check its permissions.")
+        raise DataError(f"could not write {path}: the folder {folder} is not writable. Check its permissions.")
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from oodline.artifact import _rebuild, describe
 from oodline.detectors.energy import Energy
 from oodline.detectors.msp import MSP
 from oodline.detectors.prior_normalised import PriorNormalised
 from oodline.detectors.react import ReAct
 from oodline.detectors.temperature_scaling import TemperatureScaling
 from oodline.errors import LabelError, SettingError
+from oodline.guarding.records import describe, rebuild
 
 
 def log_softmax(z: np.ndarray) -> np.ndarray:
@@ -47,10 +47,10 @@ def test_a_file_from_before_the_scale_was_a_setting_keeps_its_scores(draw):
     old = case.fit(PriorNormalised(scale="log"))
     record = describe(old)
     del record.settings["scale"]
-    again = _rebuild(record)
+    again = rebuild(record)
     again.load_state_dict(old.state_dict())
     assert torch.equal(again(case.activations), old(case.activations))
-    assert _rebuild(describe(PriorNormalised())).settings["scale"] == "probability"
+    assert rebuild(describe(PriorNormalised())).settings["scale"] == "probability"
 
 
 def test_balanced_classes_are_left_alone(draw):

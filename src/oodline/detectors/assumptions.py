@@ -16,6 +16,7 @@ from torch import Tensor
 from oodline.activations import Activations, Needs
 from oodline.errors import InputError
 from oodline.head import Head
+from oodline.model.no_head import NoHead
 from oodline.statistics import Facts, Reservoir, Statistic
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ class Measured:
         facts, trial = statistics.get("facts"), statistics.get("trial")
         if not isinstance(facts, Facts) or not isinstance(trial, Reservoir) or facts.empty or trial.empty:
             return None
-        features = trial.rows.to(head.linear.weight)
+        if isinstance(head, NoHead):
+            return None
+        features = trial.rows.to(head.linear.weight.device, torch.float32)
+        head = head.to(features)  # in half precision and under autocast, kinds of numbers would be mixed
         return cls(facts, Activations(features, head(features), head, torch.arange(len(features))))
 
     @property

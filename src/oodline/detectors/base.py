@@ -302,8 +302,10 @@ class Detector(nn.Module, abc.ABC):
 
     def check_assumptions(self, statistics: Mapping[str, Statistic], head: Head) -> None:
         """Warn where the filled `assumed` statistics do not bear out what it supposes; called by `oodline.fit`."""
-        measured = Measured.of(dict(statistics), head)
-        for name, sentence in [] if measured is None else broken_assumptions(self, measured):
+        with torch.autocast(head.device.type, enabled=False):
+            measured = Measured.of(dict(statistics), head)
+            found = [] if measured is None else list(broken_assumptions(self, measured))
+        for name, sentence in found:
             warnings.warn(
                 f"{name} may do worse than MSP here: {sentence}. Change its settings (`oodline tune` finds some), or "
                 "choose another method.",

@@ -56,7 +56,10 @@ class Facts(Statistic):
         """Take in one batch; labels are not used."""
         features = activations.features
         classes = activations.logits.shape[1]
-        count = torch.bincount(activations.logits.argmax(1).cpu(), minlength=classes)
+        if classes:
+            count = torch.bincount(activations.logits.argmax(1).cpu(), minlength=classes)
+        else:  # features alone: nothing is predicted
+            count = torch.tensor([len(features)])
         sizes = [features.numel(), int((features == 0).sum()), int((features < 0).sum())]
         entries = torch.tensor(sizes, dtype=torch.float64)
         self.count = count if self.count is None else self.count + count
