@@ -17,7 +17,7 @@ import re
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +38,7 @@ from heads_models import (
 from oodline import Classifier, Energy
 from oodline.errors import OodlineError
 from oodline.head import LinearHead
+from oodline.model.outputs import logits_of
 
 SOURCES = {"timm": timm_cases, "torchvision": torchvision_cases, "transformers": transformers_cases}
 
@@ -172,7 +173,7 @@ def _first_taken(model: torch.nn.Module, inputs: list[Any]) -> tuple[Any, torch.
         try:
             with torch.no_grad():
                 output = model(**batch) if isinstance(batch, Mapping) else model(batch)
-            return batch, getattr(output, "logits", output)
+            return batch, logits_of(model, output, batch)
         except Exception as error:
             problem = error
     raise problem
@@ -183,11 +184,16 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:200]
 
 
+def rows_of(results: Iterable[Path]) -> list[dict[str, Any]]:
+    """The last row of each model in these files."""
+    lines = [json.loads(line) for path in results for line in path.read_text().splitlines()]
+    return list({(row["library"], row["name"]): row for row in lines}.values())
+
+
 @app.command
 def table(*results: Path) -> None:
     """Print what is taken, how, and why not, as Markdown."""
-    lines = [json.loads(line) for path in results for line in path.read_text().splitlines()]
-    rows = list({(row["library"], row["name"]): row for row in lines}.values())
+    rows = rows_of(results)
     print("| library | models | taken | refused | not built or not run |\n|---|---|---|---|---|")
     for library in dict.fromkeys(row["library"] for row in rows):
         of = [row for row in rows if row["library"] == library]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ from oodline.evaluating import evaluating
 from oodline.head import Head, HeadInfo
 from oodline.listening import last_pooling, listening, submodule
 from oodline.model.head_reader import HeadReader, Read
-from oodline.model.linear_modules import candidates
-from oodline.model.reading import MASK, at_least_float32
+from oodline.model.outputs import first_rows, layer_output, logits_of, shapes_of, with_mask
+from oodline.model.reading import at_least_float32
 from oodline.model.wrappers import uncompiled, unwrapped
 
 if TYPE_CHECKING:
@@ -248,18 +248,13 @@ class Classifier:
     def _pass(self, inputs: Inputs, needs: Needs, layers: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
         with evaluating(self.model), torch.no_grad(), self._listening(needs, layers) as seen:
             output = self._run(inputs)
-        return self._with_mask(seen, inputs), self._logits(output, inputs)
+        return with_mask(seen, inputs), self._logits(output, inputs)
 
     def _probe(self, inputs: Inputs, *keys: Mapping[str, str]) -> tuple[dict[str, Any], Tensor]:
-        few = _first(inputs, 8)
+        few = first_rows(inputs, 8)
         with torch.no_grad(), listening(self.model, inputs=keys[0], outputs=keys[1]) as seen:
             output = self._run(few)
-        return self._with_mask(seen, few), self._logits(output, few)
-
-    @staticmethod
-    def _with_mask(seen: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
-        mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-        return {**seen, MASK: mask} if isinstance(mask, Tensor) else seen
+        return with_mask(seen, few), self._logits(output, few)
 
     def _activations(
         self,
@@ -276,7 +271,7 @@ class Classifier:
             logits=at_least_float32(read.logits),
             head=read.head.to(features),
             index=index,
-            layers={name: at_least_float32(_layer(seen, name)) for name in layers},
+            layers={name: at_least_float32(layer_output(seen, name)) for name in layers},
             inputs=inputs if Needs.INPUTS in needs else None,
             classifier=self if Needs.CLASSIFIER in needs else None,
         )
@@ -305,7 +300,7 @@ class Classifier:
             leaf = inputs.detach().clone().requires_grad_()
             logits = self._logits(self._run(leaf), leaf)
             values = scalar(at_least_float32(self._reader.follow(seen, logits).logits))
-            outputs = [_layer(seen, name) for name in layers]
+            outputs = [layer_output(seen, name) for name in layers]
             try:
                 found = torch.autograd.grad(values.sum(), [leaf, *outputs])
             except torch.OutOfMemoryError:
@@ -380,37 +375,14 @@ class Classifier:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-            shape = _shape(inputs)
+            shape = shapes_of(inputs)
             raise InputError(
                 f"{type(self.model).__name__} refused a batch of shape {shape}: {error}. Check that it has a batch "
                 "dimension, and the size, channels and dtype that the model was trained on."
             ) from error
 
     def _logits(self, output: Any, inputs: Inputs) -> Tensor:
-        if isinstance(output, Mapping) and "logits" in output:
-            output = output["logits"]
-        output = getattr(output, "logits", output)
-        if isinstance(output, Mapping | tuple | list):  # one tensor, whatever it is called, and perhaps nothing beside
-            values = [v for v in (output.values() if isinstance(output, Mapping) else output) if v is not None]
-            output = values[0] if len(values) == 1 else output
-        if not isinstance(output, Tensor):
-            raise HeadError(
-                f"{type(self.model).__name__} returns a {type(output).__name__}, not one tensor of logits: it seems to "
-                f"have several heads. Wrap it so that it returns the logits of one. {candidates(self.model)}"
-            )
-        shape = tuple(output.shape)
-        if output.ndim > 2 and all(size == 1 for size in shape[2:]):
-            output = output.flatten(1)
-        rows = next((v.shape[0] for v in _tensors(inputs)), None)
-        if output.ndim == 1 and shape[0] == rows and self._reader.binary:
-            output = output.unsqueeze(1)
-        if output.ndim != 2:
-            two = " A model of two classes and one logit: Classifier(model, binary=True)." if output.ndim == 1 else ""
-            raise InputError(
-                f"the model returned logits of shape {shape}, but one row a sample, (N, C), is needed. "
-                f"Check that the input has a batch dimension.{two}"
-            )
-        return cast(Tensor, output)
+        return logits_of(self.model, output, inputs, binary=self._reader.binary)
 
     def _feature_map(self, seen: dict[str, Tensor], features: Tensor) -> Tensor:
         found = seen.get("feature map")
@@ -426,28 +398,3 @@ class Classifier:
                 f"shape {tuple(features.shape)}, and so is not the feature map. {advice}"
             )
         return at_least_float32(found)
-
-
-def _layer(seen: Mapping[str, Any], name: str) -> Tensor:
-    found = seen.get(f"layer {name}")
-    if not isinstance(found, Tensor):
-        what = "was not called in the forward pass" if found is None else f"returns a {type(found).__name__}"
-        raise HeadError(f"the layer '{name}' {what}; name one that returns one tensor on the way to the logits.")
-    return found
-
-
-def _shape(inputs: Inputs) -> Any:
-    if isinstance(inputs, Tensor):
-        return tuple(inputs.shape)
-    return {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
-
-
-def _tensors(inputs: Inputs) -> Iterator[Tensor]:
-    yield from (v for v in (inputs.values() if isinstance(inputs, Mapping) else [inputs]) if isinstance(v, Tensor))
-
-
-def _first(inputs: Inputs, most: int) -> Inputs:
-    rows = next(_tensors(inputs)).shape[0]
-    if isinstance(inputs, Tensor):
-        return inputs[:most]
-    return {k: v[:most] if isinstance(v, Tensor) and v.ndim and v.shape[0] == rows else v for k, v in inputs.items()}
