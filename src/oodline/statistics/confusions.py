@@ -55,8 +55,9 @@ class Confusions(Statistic):
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Take in one batch; see `Statistic.update`."""
-        unusable = labels is None or labels.shape != (len(activations),) or labels.is_floating_point()
-        if unusable or activations.logits.shape[1] == 0:
+        if labels is None or labels.shape != (len(activations),) or labels.is_floating_point():
+            return
+        if activations.logits.shape[1] == 0:  # features alone: nothing is predicted
             return
         labels, predicted = labels.cpu().long(), activations.logits.argmax(1).cpu()
         pairs = torch.stack([labels, predicted, torch.ones_like(labels)], dim=1)[labels >= 0]
