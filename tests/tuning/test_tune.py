@@ -73,7 +73,7 @@ def test_the_result_is_the_fitted_detector_of_the_chosen_settings(digits):
 
 def test_the_criterion_is_the_area_against_every_pseudo_outlier_and_the_largest_wins(digits):
     classifier, fit, held_out, *_ = digits
-    tuned = tune(LINe(), classifier, fit, held_out, grid=SMALL)
+    tuned = tune(LINe(clip=0.8), classifier, fit, held_out, grid=SMALL)
     assert len(tuned.candidates) == 5  # the grid, and what was given
     assert tuned.best.value == max(c.value for c in tuned.candidates)
     for candidate in tuned.candidates:
@@ -129,7 +129,7 @@ def test_every_candidate_is_fitted_from_one_pass(digits):
 
 def test_the_given_detector_is_left_as_it_was(digits):
     classifier, fit, held_out, *_ = digits
-    given = ReAct(scorer=LINe())
+    given = ReAct(clip="90%", scorer=LINe())
     tune(given, classifier, fit, held_out, grid={"clip": ["90%", "98%"]})
     assert not given.fitted
     assert given.clip == "90%"
