@@ -31,6 +31,11 @@ def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
         "val_loader": toy_loader(seed=1),
         "test_loader": loader,
         "images": torch.zeros(2, 4),
+        "features": classifier(loader[0][0]).features.numpy(),
+        "test_features": classifier(toy_loader(seed=1)[0][0]).features,
+        "labels": loader[0][1].numpy(),
+        "W": classifier.head.weight.numpy(),
+        "b": classifier.head.bias,
     }
     for block in blocks("README.md", "python"):
         exec(compile(block, "README.md", "exec"), names)

@@ -38,7 +38,7 @@ COMPOSED = [
     "ash-s,scorer=max-logit",
     "knn,index=faiss-flat",
     "nap-combined,scorer=feature-norm",
-    "fuse,detectors=energy+knn+line:p_a=0.5+line,rule=harmonic",
+    "fuse,detectors=energy+knn+line:p_a=0.5:clip=0.8+line:clip=0.8,rule=harmonic",
     'nac,layers={"0":[1.0,20,20]}',
 ]
 LIGHTER = {"corp": "corp,size=64"}

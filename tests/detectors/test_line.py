@@ -72,7 +72,7 @@ def test_equals_the_formula(draw, assert_equals, setting, contribution, route, s
 def test_the_readings_differ(draw):
     case = draw(0, signed=True)
     scores = [
-        case.fit(LINe(p_a=0.5, contribution=contribution, route=route))(case.activations)
+        case.fit(LINe(p_a=0.5, clip=0.8, contribution=contribution, route=route))(case.activations)
         for contribution in ("signed", "absolute")
         for route in ("clipped", "full")
     ]
@@ -170,8 +170,8 @@ def networks(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
 def test_the_closed_form_is_activation_times_gradient(seed):
     model, inputs, labels = networks(seed)
     classifier = Classifier(model, head="2")
-    detector = LINe().fit(classifier, [(inputs, labels)])
-    plain = LINe().fit(Classifier(model), [(inputs, labels)])
+    detector = LINe(clip=0.8).fit(classifier, [(inputs, labels)])
+    plain = LINe(clip=0.8).fit(Classifier(model), [(inputs, labels)])
     assert torch.equal(plain.threshold, detector.threshold)
     moments = ClassMoments(Contributions())
     moments.update(classifier(inputs), labels)
@@ -277,7 +277,7 @@ def test_a_class_without_samples_is_named(draw):
 
 def test_a_class_without_samples_may_stay_dense(draw):
     case = draw(0)
-    detector = replace(case, labels=case.labels.clamp(max=2)).fit(LINe(p_a=0.9, p_w=0.9, unseen="dense"))
+    detector = replace(case, labels=case.labels.clamp(max=2)).fit(LINe(p_a=0.9, p_w=0.9, clip=0.8, unseen="dense"))
     clipped = case.features.clamp(max=detector.clip)
     logits = case.head(clipped)
     unseen = logits.argmax(1) == 3

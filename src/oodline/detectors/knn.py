@@ -122,7 +122,7 @@ class KNN(Detector):
         """Which neighbour is taken: k, or what follows from the bank and the number of classes."""
         if self.k is not None:
             return self.k
-        return max(1, min(LARGEST, len(self.neighbours) // activations.logits.shape[1] // 10))
+        return max(1, min(LARGEST, len(self.neighbours) // max(1, activations.head.num_classes) // 10))
 
     def _kth(self, points: Float[Tensor, "n d"], k: int) -> Int[Tensor, " n"]:
         if self.index == "faiss-flat":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from oodline.errors import HeadError
 from oodline.evaluating import evaluating
-from oodline.head import LayeredHead, LinearHead, find_head, head_of
+from oodline.head import LayeredHead, LinearHead, find_head, head_of, read_head
 from oodline.model.after_head import explain
 from oodline.model.agreement import gap, precision
 from oodline.model.head_name import HeadName
@@ -183,8 +183,15 @@ class HeadReader:
 
     def _affines(self) -> list[Affine]:
         with evaluating(self.model):
-            modules = [self.model.get_submodule(name) for name in self._reading.name.names]
-            return [affine for module in modules if (affine := affine_of(module)) is not None]
+            found = [self._affine(name) for name in self._reading.name.names]
+            return [affine for affine in found if affine is not None]
+
+    def _affine(self, name: str) -> Affine | None:
+        module = self.model.get_submodule(name)
+        if (affine := affine_of(module)) is not None or not isinstance(module, nn.Sequential):
+            return affine
+        head = read_head(module, name, 0)  # one linear layer, and perhaps dropout before it
+        return Affine(head.weight, head.bias) if isinstance(head, LinearHead) else None
 
     def _why_not(
         self, layers: Sequence[Layer], seen: Mapping[str, Any], logits: Tensor, found: Reading | None
