@@ -1,6 +1,6 @@
 """What harmless changes of the images do to the promised false-alarm rate.
 
-    python benchmarks/covariate_shift.py [--shared ../shared] [--limit 1000] [--json]
+    python benchmarks/covariate_shift.py [NETWORK ...] [--shared ../shared] [--limit 1000] [--json]
 
 The promise of a guard holds for images from where the held-out images came from. The same CIFAR-10 test images are
 shown again after a change that leaves their class as it is: JPEG, blur, noise, brightness, contrast, a smaller size.
@@ -75,11 +75,13 @@ CHANGES: dict[str, Change] = {
 
 
 @app.default
-def main(*, shared: Path = Path("../shared"), limit: int = 1000, as_json: Json = False) -> None:
+def main(*names: str, shared: Path = Path("../shared"), limit: int = 1000, as_json: Json = False) -> None:
     """Fit and calibrate once for each classifier, then count what is flagged after each change.
 
     Parameters
     ----------
+    names
+        densenet100, resnet20; both if omitted.
     shared
         Folder with `data`.
     limit
@@ -88,7 +90,7 @@ def main(*, shared: Path = Path("../shared"), limit: int = 1000, as_json: Json =
         Print one JSON document in place of the table.
     """
     found = {}
-    for name in ("densenet100", "resnet20"):
+    for name in names or ("densenet100", "resnet20"):
         classifier, guards, load = prepare(name, shared / "data")
         found[name] = {
             change: flagged(classifier, guards, load("cifar10/test", slice(0, limit), act))
