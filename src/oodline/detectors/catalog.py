@@ -166,8 +166,8 @@ def write_reference(detector: Detector, also: Collection[str] = ()) -> str:
     Examples
     --------
     >>> from oodline import LINe
-    >>> write_reference(LINe(clip="98%"), also=["p_a"])
-    'line,p_a=0.1,clip=98%'
+    >>> write_reference(LINe(clip="90%"), also=["p_a"])
+    'line,p_a=0.1,clip=90%'
     >>> from oodline import KNN, Fuse
     >>> write_reference(Fuse(["energy", KNN(k=5)]))
     'fuse,detectors=energy+knn:k=5'

@@ -134,7 +134,7 @@ def tune(
     >>> from oodline.testing import toy_problem
     >>> classifier, [(inputs, labels)] = toy_problem()
     >>> fit, held_out = [(inputs[:30], labels[:30])], [(inputs[30:], labels[30:])]
-    >>> tuned = tune(KNN(), classifier, fit, held_out, grid={"k": [1, 5, 20]})
+    >>> tuned = tune(KNN(k=10), classifier, fit, held_out, grid={"k": [1, 5, 20]})
     >>> tuned.reference, len(tuned.candidates), tuned.detector.fitted
     ('knn,k=1', 4, True)
     """
