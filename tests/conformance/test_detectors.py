@@ -401,6 +401,7 @@ BAD_LABELS: dict[str, Callable[[Tensor], Tensor | None]] = {
 
 
 @every_reference
+@pytest.mark.filterwarnings("ignore:the order of the classes looks wrong")
 @pytest.mark.parametrize("kind", BAD_LABELS)
 def test_bad_labels_stop_those_that_read_labels(reference, kind):
     classifier, detector = make_classifier(), create_detector(reference)
