@@ -34,7 +34,6 @@ def accuracy(right: int, labelled: int, classes: int) -> TrainingAccuracy:
     (16, 16, 2, False),  # all of a few: guessing would do so once in 65,536 times
     (8, 8, 3, False),
     (5, 8, 3, True),
-    (7, 7, 1, False),  # one class: nothing to guess
 ])  # fmt: skip
 def test_it_complains_where_guessing_would_do_as_well(right, labelled, classes, complains):
     known = accuracy(right, labelled, classes)
