@@ -138,7 +138,7 @@ def test_what_is_no_number_is_flagged(by_class):
 
 
 def test_a_detector_that_gives_one_score_to_all_is_no_detector():
-    with pytest.warns(ConstantScoresWarning, match="all 20 held-out scores are 1.5: the detector says nothing"):
+    with pytest.warns(ConstantScoresWarning, match="all 20 held-out scores are 1.5: the detector does not rank"):
         calibration = calibrate(torch.full((20,), 1.5))
     assert calibration.is_ood(torch.tensor([1.5, 1.4])).tolist() == [False, True]
     two, classes = torch.tensor([1.0, 2.0]).repeat(30), torch.arange(60) % 2

@@ -132,7 +132,7 @@ def calibrate(scores: Float[Tensor, " n"], false_alarm: float = 0.05) -> Calibra
     ascending = scores.double().cpu().sort().values
     if len(ascending) > 1 and float(ascending[0]) == float(ascending[-1]):
         warnings.warn(
-            f"all {len(ascending)} held-out scores are {float(ascending[0]):.6g}: the detector says nothing of ID "
+            f"all {len(ascending)} held-out scores are {float(ascending[0]):.6g}: the detector does not rank ID "
             "inputs, and flags whatever scores lower. Look at its settings, or take another one.",
             ConstantScoresWarning,
             stacklevel=2,

@@ -165,7 +165,7 @@ class Relabelled:
 
 
 def doubtful_order(source: object, num_classes: int, label_offset: int = 0) -> str:
-    """What is odd about the classes of labelled data for a classifier of so many classes; empty where nothing is.
+    """What is odd about the classes of labelled data for a classifier with this number of classes; empty if nothing.
 
     Parameters
     ----------

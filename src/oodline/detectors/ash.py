@@ -65,7 +65,7 @@ class _Shaping(Rectifier):
         self.p = p
 
     def fraction(self, width: int) -> float:
-        """The fraction of so many features that is pruned."""
+        """The fraction pruned, for a head with this number of features."""
         return self.p if self.p is not None else max(0.0, min(self.usual, 1 - FEWEST / width))
 
     @abc.abstractmethod

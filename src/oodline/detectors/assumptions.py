@@ -88,7 +88,7 @@ class Rectified:
 
 @dataclass(frozen=True)
 class PerClass:
-    """Each class shows enough samples: so many, or as many as the setting of this name."""
+    """Each class has at least `least` samples, a number or the name of the setting that holds it."""
 
     least: int | str
     purpose: str
@@ -119,7 +119,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class MoreThanDimensions:
-    """There are so many times more samples than features, which a covariance takes."""
+    """There are at least `times` as many samples as features, as a covariance needs."""
 
     times: int = 2
 

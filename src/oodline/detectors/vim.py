@@ -38,7 +38,7 @@ def default_dimension(width: int) -> int:
 
 
 def fitting_dimension(width: int, samples: int) -> int:
-    """The paper's dimension, or what so many samples can tell of; at least 1.
+    """The paper's dimension, or a smaller one that this number of samples can support; at least 1.
 
     Examples
     --------

@@ -68,8 +68,8 @@ def calibrate_detectors(
     >>> classifier, loader = toy_problem()
     >>> held_out = [toy_loader(seed=seed)[0] for seed in (1, 2, 3)]
     >>> found = calibrate_detectors({"fuse": Fuse().fit(classifier, loader)}, classifier, held_out, 0.05)
-    >>> 100 < len(found.calibrations["fuse"].scores) < 180  # the others are the reference
-    True
+    >>> len(found.calibrations["fuse"].scores)  # of 180; the others are the reference
+    151
     """
     first, loader = peek(loader)
     if (count := count_samples(loader)) is not None:
