@@ -21,7 +21,8 @@ ASH = Paper("Extremely Simple Activation Shaping for Out-of-Distribution Detecti
 
 
 FEWEST = 32
-"""Features that are kept at least where no fraction is given: a sum over fewer says little."""
+"""Features that are kept at least where no fraction is given, or half of them where they are fewer than twice that: a
+sum over fewer says little."""
 
 
 def largest(features: Float[Tensor, "n d"], p: float) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
@@ -66,7 +67,7 @@ class _Shaping(Rectifier):
 
     def fraction(self, width: int) -> float:
         """The fraction pruned, for a head with this number of features."""
-        return self.p if self.p is not None else max(0.0, min(self.usual, 1 - FEWEST / width))
+        return self.p if self.p is not None else min(self.usual, max(0.5, 1 - FEWEST / width))
 
     @abc.abstractmethod
     def shape(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -89,7 +90,7 @@ class ASHS(_Shaping):
     ----------
     p : float, optional
         Fraction of the features pruned, in [0, 1); 0.9 in the paper's ImageNet experiments. If omitted, that,
-        or as much less as leaves 32 features.
+        or as much less as leaves 32 features, but at least half.
     scorer : Detector, optional
         Scores the shaped activations; energy by default.
 
@@ -117,7 +118,7 @@ class ASHP(_Shaping):
     ----------
     p : float, optional
         Fraction of the features pruned, in [0, 1); 0.6 in the paper's ImageNet experiments. If omitted, that,
-        or as much less as leaves 32 features.
+        or as much less as leaves 32 features, but at least half.
     scorer : Detector, optional
         Scores the shaped activations; energy by default.
 
@@ -146,7 +147,7 @@ class ASHB(_Shaping):
     ----------
     p : float, optional
         Fraction of the features pruned, in [0, 1); 0.65 in the paper's ImageNet experiments. If omitted, that,
-        or as much less as leaves 32 features.
+        or as much less as leaves 32 features, but at least half.
     scorer : Detector, optional
         Scores the shaped activations; energy by default.
 
@@ -177,7 +178,7 @@ class SCALE(_Shaping):
     ----------
     p : float, optional
         Fraction of the features left out of s2, in [0, 1); 0.85 in the paper's ImageNet experiments. If omitted, that,
-        or as much less as leaves 32 features.
+        or as much less as leaves 32 features, but at least half.
     scorer : Detector, optional
         Scores the scaled activations; energy by default.
 
