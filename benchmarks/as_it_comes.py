@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from family import load_example
 from fuse_study import table as markdown
 from oodline import Classifier, Detector
-from oodline.activations import Activations
 from oodline.cli.options import Json, print_json
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import OodlineError
 from oodline.evaluation.metrics import auroc
-from oodline.preprocessing import Preprocessing
-from oodline.scoring import CHEAP, score
+from oodline.model.activations import Activations
+from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.scoring.score import CHEAP, score
 from tune_passes import SETUPS, Setup, Store, cifar, open_setup, test_rows
 
 CONVNEXT = "timm:convnext_atto,patch_size=2,dims=[32,64,128,256],depths=[2,2,4,2],num_classes=10"

@@ -26,8 +26,8 @@ from oodline.cli.options import Json, print_json, show_warnings
 from oodline.evaluation.benchmark import open_sets, run_protocol
 from oodline.evaluation.protocol import Protocol, parse_protocol, read_protocol
 from oodline.evaluation.run import read_run
-from oodline.preprocessing import Preprocessing
-from oodline.zoo import load_model
+from oodline.model.zoo import load_model
+from oodline.preprocessing.preprocessing import Preprocessing
 
 ROOT = Path(__file__).parents[1]
 THIRTY = (

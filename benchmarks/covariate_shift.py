@@ -25,7 +25,7 @@ from rich.table import Table
 import oodline as ol
 from oodline.cli.options import Json, print_json
 from oodline.data import ImageLoader, image_loader, open_images
-from oodline.zoo import load_model
+from oodline.model.zoo import load_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar_models.py"
 FALSE_ALARM = 0.05

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from oodline import Classifier, LINe
-from oodline.calibration import samples_needed
-from oodline.class_calibration import calibrate_all
 from oodline.cli.options import Json, print_json
 from oodline.data import image_loader, open_images
-from oodline.scoring import Scores, score_all
-from oodline.zoo import load_model
+from oodline.model.zoo import load_model
+from oodline.scoring.calibration import samples_needed
+from oodline.scoring.class_calibration import calibrate_all
+from oodline.scoring.score import Scores, score_all
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar_models.py"
 RATES = (0.01, 0.05, 0.10)

@@ -19,9 +19,9 @@ from rich.table import Table
 from torch import Tensor
 
 from coverage import line_scores
-from oodline.calibration import calibrate
 from oodline.cli.options import Json, print_json
-from oodline.drift import DriftMonitor
+from oodline.scoring.calibration import calibrate
+from oodline.scoring.drift import DriftMonitor
 
 PROMISES = (0.01, 0.05)
 HELD_OUT = (20, 200, 2000)

@@ -32,13 +32,13 @@ from torch import Tensor
 from oodline import Classifier, LINe, Local, Torchrun
 from oodline.cli.options import Json, print_json
 from oodline.data import ImageLoader, image_loader, open_images
-from oodline.engines.base import Engine
-from oodline.engines.torchrun import launched, process_group
 from oodline.errors import OodlineError
-from oodline.fitting import reads
-from oodline.scoring import score_all
+from oodline.model.zoo import load_model
+from oodline.passes.engine import Engine
+from oodline.passes.fit import reads
+from oodline.passes.torchrun import launched, process_group
+from oodline.scoring.score import score_all
 from oodline.statistics import ClassMoments, Covariance, Quantiles, Reservoir
-from oodline.zoo import load_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar_models.py"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -148,7 +148,7 @@ def engine_of(name: str, images: int) -> Engine:
         return Local()
     if name == "torchrun":
         return Torchrun()
-    from oodline.engines.ray import Ray
+    from oodline.passes.ray import Ray
 
     return Ray(workers=2, block=max(50, images // 10))
 

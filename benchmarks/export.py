@@ -31,9 +31,9 @@ from oodline.cli.options import Json, print_json
 from oodline.data import image_loader, open_images
 from oodline.detectors.base import FewSamplesWarning
 from oodline.detectors.catalog import create_detector
-from oodline.graph import OUTPUTS, GuardGraph
-from oodline.preprocessing import Preprocessing
-from oodline.zoo import load_model
+from oodline.guard.graph import OUTPUTS, GuardGraph
+from oodline.model.zoo import load_model
+from oodline.preprocessing.preprocessing import Preprocessing
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar_models.py"
 BATCHES = (1, 32)

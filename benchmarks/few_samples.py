@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from oodline import Classifier, Energy, LINe
-from oodline.activations import Activations
 from oodline.cli.options import Json, print_json
 from oodline.data import image_loader, open_images
 from oodline.detectors.base import FewSamplesWarning
 from oodline.evaluation.metrics import auroc
-from oodline.zoo import load_model
+from oodline.model.activations import Activations
+from oodline.model.zoo import load_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar_models.py"
 OOD = ("svhn", "textures", "scenes", "tiny_imagenet", "mnist")

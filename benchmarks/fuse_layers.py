@@ -20,10 +20,10 @@ from torch import Generator, Tensor, nn
 
 from fuse_members import Scored, criterion, log_p, score_members
 from fuse_study import areas_of, fused, table
-from oodline.activations import Activations
-from oodline.batch import unpack
 from oodline.cli.options import Json, print_json
-from oodline.detectors.combining import fisher
+from oodline.data.batch import unpack
+from oodline.detectors.parts.combining import fisher
+from oodline.model.activations import Activations
 from oodline.tuning.pseudo_outliers import FAR, NEAR, Transform
 from tune_passes import SETUPS, Setup, held_out_rows, open_setup, run_network, test_rows
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.detectors.base import Detector, FewSamplesWarning
 from oodline.detectors.catalog import create_detector
-from oodline.detectors.combining import fisher
-from oodline.detectors.p_values import log_p_values, scale_of
+from oodline.detectors.parts.combining import fisher
+from oodline.detectors.parts.p_values import log_p_values, scale_of
 from oodline.errors import OodlineError
-from oodline.fitting import share
+from oodline.model.activations import Activations
+from oodline.passes.fit import share
 from oodline.tuning.pseudo_outliers import FAR, NEAR
 from oodline.tuning.trial import take
 from tune_passes import Passes, Setup

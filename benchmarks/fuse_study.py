@@ -23,13 +23,13 @@ from scipy.stats import betabinom
 from torch import Tensor
 
 from fuse_members import POOL, Rule, Scored, criteria, dependence, halves, margin, score_members
-from oodline.calibration import calibrate
+from oodline._util.files import write_atomically
 from oodline.cli.options import Json, print_json
-from oodline.detectors.combining import RULES, fisher, normal_quantile
-from oodline.detectors.p_values import log_p_values, scale_of
+from oodline.detectors.parts.combining import RULES, fisher, normal_quantile
+from oodline.detectors.parts.p_values import log_p_values, scale_of
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.metrics import compute_metrics
-from oodline.files import write_atomically
+from oodline.scoring.calibration import calibrate
 from oodline.tuning.pseudo_outliers import FAR, NEAR
 from tune_passes import SETUPS, run_network
 

@@ -20,7 +20,7 @@ from oodline import Classifier, evaluate, fit
 from oodline.cli.options import Json, print_json
 from oodline.data import image_loader, open_images
 from oodline.detectors.catalog import create_detector
-from oodline.zoo import load_model
+from oodline.model.zoo import load_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar_models.py"
 METRICS = ("fpr95_id_positive", "fpr95_ood_positive", "auroc")

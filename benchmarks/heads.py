@@ -37,7 +37,7 @@ from heads_models import (
 )
 from oodline import Classifier, Energy
 from oodline.errors import OodlineError
-from oodline.head import LinearHead
+from oodline.model.head import LinearHead
 from oodline.model.outputs import logits_of
 
 SOURCES = {"timm": timm_cases, "torchvision": torchvision_cases, "transformers": transformers_cases}

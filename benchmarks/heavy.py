@@ -41,13 +41,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from oodline.activations import Activations
+from oodline._util.progress import track
 from oodline.cli.options import Json, print_json
 from oodline.detectors import itp, nearest
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
-from oodline.head import LinearHead
-from oodline.progress import track
+from oodline.model.activations import Activations
+from oodline.model.head import LinearHead
 from oodline.statistics import Reservoir
 
 C, D, BATCH = 1000, 2048, 64

@@ -20,9 +20,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from oodline._util.progress import track
 from oodline.cli.options import Json, print_json
 from oodline.detectors.knn import KNN
-from oodline.progress import track
 from oodline.testing import activations_of
 
 CENTRES = 1000

@@ -31,11 +31,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.cli.options import Json, print_json
 from oodline.detectors.line import weight_thresholds
-from oodline.detectors.masked_linear import masked_linear
-from oodline.head import LinearHead
+from oodline.detectors.parts.masked_linear import masked_linear
+from oodline.model.activations import Activations
+from oodline.model.head import LinearHead
 from oodline.statistics import ClassMoments
 
 SIZES = {(10, 342): (0.9, 0.9), (100, 342): (0.1, 0.9), (1000, 2048): (0.1, 0.1), (1001, 1280): (0.1, 0.1)}

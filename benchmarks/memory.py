@@ -32,9 +32,9 @@ from oodline import Classifier, Local, fit
 from oodline.cli.options import Json, print_json
 from oodline.detectors.base import Detector, FewSamplesWarning
 from oodline.detectors.catalog import create_detector
-from oodline.fitting import reads
-from oodline.rows import RowWriter
-from oodline.scoring import score_all
+from oodline.passes.fit import reads
+from oodline.scoring.row_writer import RowWriter
+from oodline.scoring.score import score_all
 from oodline.statistics import ClassMoments, Covariance, Quantiles, Reservoir, Seen, Statistic
 
 TEN = ("line", "msp", "max-logit", "energy", "react", "dice", "ash-s", "mahalanobis", "knn,bank=1000", "kl-matching")

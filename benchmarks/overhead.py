@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from oodline import Classifier, Energy, LINe, default, fit, score
-from oodline.artifact import Artifact, write_artifact
 from oodline.cli.options import Json, print_json
 from oodline.detectors.catalog import create_detector
-from oodline.head import HeadInfo, LinearHead
+from oodline.guard.artifact import Artifact, write_artifact
+from oodline.model.head import HeadInfo, LinearHead
 from oodline.statistics import ClassMoments
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

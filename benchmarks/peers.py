@@ -30,12 +30,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from oodline import Classifier, create_detector, fit
+from oodline._util.progress import track
 from oodline.cli.options import Json, print_json
 from oodline.data import image_loader, open_images
 from oodline.evaluation.metrics import compute_metrics
-from oodline.progress import track
-from oodline.scoring import score_all
-from oodline.zoo import load_model
+from oodline.model.zoo import load_model
+from oodline.scoring.score import score_all
 
 sys.path.insert(0, str(Path(__file__).parent))
 from peer_memory import measure_memory

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from oodline import DICE, KNN, Energy, LINe, Mahalanobis
 from oodline.cli.options import Json, print_json
-from oodline.detectors import products
 from oodline.detectors.base import FewSamplesWarning
 from oodline.detectors.line import weight_thresholds
 from oodline.detectors.mahalanobis import whitening
-from oodline.head import LinearHead
+from oodline.detectors.parts import products
+from oodline.model.head import LinearHead
 from oodline.statistics import ClassMoments, Covariance, Quantiles, Reservoir, Statistic
 from oodline.testing import activations_of
 

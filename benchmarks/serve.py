@@ -42,8 +42,8 @@ from rich.table import Table
 from oodline import Classifier, DriftMonitor, Guard, LINe, Verdict, fit
 from oodline.cli.options import Json, print_json
 from oodline.data import image_loader, open_images
+from oodline.model.zoo import load_model
 from oodline.serve import ServeSettings, create_app, run
-from oodline.zoo import load_model
 
 MODEL = f"python:{Path(__file__).parents[1] / 'examples' / 'cifar_models.py'}:densenet100"
 WEIGHTS = "data/checkpoints/densenet100_cifar10.safetensors"

@@ -39,7 +39,7 @@ from rich.table import Table
 
 from oodline import Guard
 from oodline.cli.options import Json, print_json
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.serve import ServeSettings, create_app, run
 from oodline.testing import toy_image_guard
 

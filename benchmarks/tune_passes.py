@@ -12,15 +12,15 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
 from oodline import Classifier
-from oodline.activations import Activations
 from oodline.data import ImageLoader, Subset, image_loader, open_images
 from oodline.detectors.catalog import create_detector
-from oodline.fitting import Reads, reads
-from oodline.head import LinearHead
-from oodline.preprocessing import Preprocessing
+from oodline.model.activations import Activations
+from oodline.model.head import LinearHead
+from oodline.model.zoo import load_model
+from oodline.passes.fit import Reads, reads
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.tuning.held_out import hold_out
 from oodline.tuning.pseudo_outliers import FAR, NEAR, patch_shuffle
-from oodline.zoo import load_model
 
 CIFAR = f"python:{Path(__file__).parents[1] / 'examples' / 'cifar_models.py'}:"
 FAR_SETS = ("ood/svhn", "ood/textures", "ood/scenes", "ood/mnist")

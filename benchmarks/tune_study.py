@@ -20,13 +20,13 @@ import torch
 from cyclopts import App
 from torch import Generator
 
-from oodline.activations import Activations
+from oodline._util.files import write_atomically
 from oodline.cli.options import Json, print_json
 from oodline.detectors.base import Detector, FewSamplesWarning
 from oodline.detectors.catalog import create_detector
 from oodline.errors import OodlineError
 from oodline.evaluation.metrics import auroc
-from oodline.files import write_atomically
+from oodline.model.activations import Activations
 from oodline.tuning.candidates import combinations, with_settings
 from oodline.tuning.cases import Case
 from oodline.tuning.feature_space import MADE_UP, strangers, with_features

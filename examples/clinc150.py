@@ -35,7 +35,7 @@ from oodline.cli.options import Json, print_json
 from oodline.errors import OodlineError
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import score_sets, tabulate_sets
-from oodline.scoring import unreadable
+from oodline.scoring.score import unreadable
 
 DATA = Path(os.environ.get("OODLINE_SHARED", "../shared")) / "data" / "text" / "clinc150.json"
 LINE = "line,p_a=0.1,p_w=0.1,clip=90%"

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load, save
 
 import oodline as ol
-from oodline.artifact import FORMAT_VERSION, MAX_SIZE, _digest, read_artifact
+from oodline._util.tensor_file import MAX_HEADER
 from oodline.detectors.catalog import create_detector
 from oodline.errors import ArtifactError
-from oodline.tensor_file import MAX_HEADER
+from oodline.guard.artifact import FORMAT_VERSION, MAX_SIZE, _digest, read_artifact
 from oodline.testing import toy_loader, toy_problem
 
 MEGABYTE = 2**20

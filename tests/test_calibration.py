@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from oodline.calibration import ConstantScoresWarning, calibrate, check_enough, false_alarm_of, samples_needed
-from oodline.class_calibration import calibrate_by_class
 from oodline.errors import InputError, SettingError
+from oodline.scoring.calibration import ConstantScoresWarning, calibrate, check_enough, false_alarm_of, samples_needed
+from oodline.scoring.class_calibration import calibrate_by_class
 
 RATES = st.sampled_from([0.05, 0.07, 0.1, 0.3, 0.5, 0.99])
 SCORES = st.lists(st.integers(-5, 5).map(float), min_size=19, max_size=60).map(torch.tensor)

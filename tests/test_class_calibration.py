@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from oodline.calibration import calibrate, samples_needed
-from oodline.class_calibration import calibrate_by_class, check_classes
 from oodline.errors import InputError, SettingError
+from oodline.scoring.calibration import calibrate, samples_needed
+from oodline.scoring.class_calibration import calibrate_by_class, check_classes
 
 CLASSES = 4
 POOLS = st.lists(

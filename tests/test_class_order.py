@@ -20,7 +20,7 @@ from oodline.data import ImageFolder, TensorFile, TensorLoader, image_loader, op
 from oodline.data.class_order import compare_classes, doubtful_order, in_order_of, natural_order
 from oodline.data.subset import evenly
 from oodline.errors import DataError
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 
 COLOURS = {"blue": 2, "green": 1, "red": 0}
 """Class folders in their order, and the channel that is bright."""

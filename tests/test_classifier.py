@@ -9,9 +9,9 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 import oodline as ol
-from oodline.activations import Needs
-from oodline.batch import Batch
+from oodline.data.batch import Batch
 from oodline.errors import HeadError, InputError
+from oodline.model.activations import Needs
 from oodline.testing import toy_loader, toy_problem
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

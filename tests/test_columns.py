@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oodline.columns import Column, Columns, fingerprint
 from oodline.detectors.energy import Energy
 from oodline.detectors.msp import MSP
 from oodline.detectors.react import ReAct
+from oodline.scoring.columns import Column, Columns, fingerprint
 from oodline.testing import toy_problem
 
 CLASSIFIER, [(INPUTS, LABELS)] = toy_problem()

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from oodline.data import ImageFolder, ParquetImages, image_loader, open_images, sample
 from oodline.errors import DataError, InputError, UnknownNameError
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 
 PIXELS = Preprocessing()
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from oodline._util.digests import file_digest
 from oodline.data import (
     HuggingFaceImages,
     ImageFolder,
@@ -20,9 +21,8 @@ from oodline.data import (
     image_loader,
     open_images,
 )
-from oodline.data.digests import file_digest
 from oodline.errors import DataError
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 
 
 def png(value) -> bytes:

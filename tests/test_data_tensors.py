@@ -13,7 +13,7 @@ from oodline.errors import DataError, InputError
 from oodline.evaluation.benchmark import run_protocol
 from oodline.evaluation.cache import CachedClassifier
 from oodline.evaluation.protocol import parse_protocol
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.testing import toy_network, toy_problem
 
 CLASSIFIER, BATCHES = toy_problem()

@@ -18,7 +18,7 @@ from oodline._util.pixels import standard_image, upright
 from oodline.data import image_loader, open_images
 from oodline.data.decoding import FORMATS, decode, read_image
 from oodline.errors import ImageError, InputError
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.report.thumbnails import thumbnail
 
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"]

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from oodline.calibration import calibrate
-from oodline.class_calibration import calibrate_by_class
-from oodline.drift import DriftMonitor, wilson
 from oodline.errors import InputError, MismatchError, SettingError
+from oodline.scoring.calibration import calibrate
+from oodline.scoring.class_calibration import calibrate_by_class
+from oodline.scoring.drift import DriftMonitor, wilson
 
 
 class FixedRanks(DriftMonitor):
@@ -38,7 +38,7 @@ def alarms(kind, n, alpha, streams, length):
 
 @pytest.mark.parametrize("memory", [0, 10_000])
 def test_few_streams_without_drift_ever_alarm_after_a_small_calibration(memory, monkeypatch):
-    monkeypatch.setattr("oodline.drift.MEMORY", memory)
+    monkeypatch.setattr("oodline.scoring.drift.MEMORY", memory)
     alpha, streams = 0.1, 300
     assert alarms(DriftMonitor, 20, alpha, streams, 200) <= alpha + 3 * math.sqrt(alpha * (1 - alpha) / streams)
 
@@ -49,7 +49,7 @@ def test_ranks_among_the_held_out_scores_alone_would_break_the_promise():
 
 @pytest.mark.parametrize("memory", [0, 12, 1000])
 def test_p_values_are_uniform_and_independent_whatever_is_forgotten(memory, monkeypatch):
-    monkeypatch.setattr("oodline.drift.MEMORY", memory)
+    monkeypatch.setattr("oodline.scoring.drift.MEMORY", memory)
     generator, rows = torch.Generator().manual_seed(1), []
     for seed in range(2000):
         scores = torch.randint(6, (11 + 19,), generator=generator).double()  # full of ties
@@ -112,7 +112,7 @@ def test_intervals_are_those_of_scipy(n, data):
 
 @pytest.mark.parametrize("memory", [0, 10_000])
 def test_a_monitor_goes_on_from_its_state_as_if_there_had_been_no_break(memory, monkeypatch):
-    monkeypatch.setattr("oodline.drift.MEMORY", memory)
+    monkeypatch.setattr("oodline.scoring.drift.MEMORY", memory)
     calibration, stream = calibrate(torch.randn(100)), torch.randn(400)
     stream[300:] -= 3
     whole, part = DriftMonitor(calibration, window=50), DriftMonitor(calibration, window=50)
@@ -126,7 +126,7 @@ def test_a_monitor_goes_on_from_its_state_as_if_there_had_been_no_break(memory, 
 
 
 def test_the_state_does_not_grow_with_the_stream(monkeypatch):
-    monkeypatch.setattr("oodline.drift.MEMORY", 200)
+    monkeypatch.setattr("oodline.scoring.drift.MEMORY", 200)
     monitor = DriftMonitor(calibrate(torch.randn(100)), window=50, alpha=1e-9)
     sizes = []
     for _ in range(3):

@@ -10,10 +10,10 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry, generate_latest
 
-from oodline.calibration import calibrate
-from oodline.drift import DriftMonitor
-from oodline.drift_metrics import GAUGES, DriftMetrics, serve_drift_metrics
 from oodline.errors import DataError
+from oodline.scoring.calibration import calibrate
+from oodline.scoring.drift import DriftMonitor
+from oodline.scoring.drift_metrics import GAUGES, DriftMetrics, serve_drift_metrics
 
 DASHBOARD = Path(__file__).parents[1] / "deploy" / "grafana" / "oodline.json"
 

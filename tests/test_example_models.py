@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import oodline as ol
 from oodline.data import image_loader, open_images
 from oodline.errors import ModelError
-from oodline.zoo import load_model
+from oodline.model.zoo import load_model
 
 FILE = Path(__file__).parents[1] / "examples" / "cifar_models.py"
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_explained_is_refused(guards):
 def test_a_picture_is_drawn_with_and_without_what_may_be_missing(guards):
     from PIL import Image
 
-    from oodline.explanation_figure import draw_explanation
+    from oodline.guard.explanation_figure import draw_explanation
 
     asked = []
 

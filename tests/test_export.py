@@ -18,15 +18,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import oodline as ol
-from oodline.agreement import verify
 from oodline.data import image_loader, open_images
 from oodline.errors import DataError, ExportError, InputError, MissingExtraError, NotFittedError, SettingError
-from oodline.export import export_onnx, export_program, export_triton
-from oodline.graph import OUTPUTS, GuardGraph, place, trace
-from oodline.preprocessing import Preprocessing
+from oodline.guard.export import export_onnx, export_program, export_triton
+from oodline.guard.graph import OUTPUTS, GuardGraph, place, trace
+from oodline.guard.verify import verify
+from oodline.model.zoo import load_model
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.statistics import ClassMoments
 from oodline.testing import toy_problem
-from oodline.zoo import load_model
 
 PREPROCESSING = Preprocessing(crop=6, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
@@ -292,7 +292,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
     script = (
         "import torch, oodline as ol\n"
         "from oodline.errors import DataError\n"
-        "from oodline.export import export_program\n"
+        "from oodline.guard.export import export_program\n"
         "from oodline.testing import toy_problem\n"
         "classifier, loader = toy_problem()\n"
         "guard = ol.Guard(classifier, ol.Energy()).calibrate(loader)\n"

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from oodline.calibration import calibrate
 from oodline.errors import InputError, SettingError
-from oodline.false_discovery import benjamini_hochberg
+from oodline.scoring.calibration import calibrate
+from oodline.scoring.false_discovery import benjamini_hochberg
 
 
 @given(st.lists(st.integers(1, 997), min_size=1, max_size=40), st.sampled_from([0.0317, 0.1003, 0.3011]))

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from oodline._util.files import GrowingFile, check_writable, write_atomically
+from oodline._util.folders import write_folder
+from oodline._util.tensor_file import read_tensor_file
 from oodline.errors import DataError
-from oodline.files import GrowingFile, check_writable, write_atomically
-from oodline.folders import write_folder
-from oodline.rows import check_output
-from oodline.tensor_file import read_tensor_file
+from oodline.scoring.row_writer import check_output
 
 
 def test_an_error_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -49,7 +49,7 @@ def test_missing_folder_is_named(tmp_path):
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
     # a limit on the size of files fails a write as a full disk does, with an error from the operating system
     script = (
-        "from oodline.files import check_writable, write_atomically\n"
+        "from oodline._util.files import check_writable, write_atomically\n"
         "from oodline.errors import DataError\n"
         "try:\n"
         f"    write_atomically({str(tmp_path / 'a')!r}, lambda file: file.write(b'x' * 100_000))\n"
@@ -133,7 +133,7 @@ def test_what_is_no_file_is_refused_and_left(tmp_path):
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_an_open_output_is_not_renamed_over(name, tmp_path):
-    script = f"from oodline.files import check_writable; check_writable({name!r})"
+    script = f"from oodline._util.files import check_writable; check_writable({name!r})"
     with (tmp_path / "out").open("w") as out:
         done = subprocess.run([sys.executable, "-c", script], stdout=out, stderr=subprocess.PIPE, text=True)
     assert "DataError: could not write" in done.stderr
@@ -172,8 +172,8 @@ def test_a_new_file_honours_the_umask_of_other_threads_too(tmp_path):
 WAITS = """
 import sys, time
 from pathlib import Path
-from oodline.files import write_atomically
-from oodline.folders import write_folder
+from oodline._util.files import write_atomically
+from oodline._util.folders import write_folder
 
 def write(place):
     (place / "half").write_text("x") if isinstance(place, Path) else place.write(b"half")

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodline.batch import Batch
-from oodline.classifier import Classifier
+from oodline.data.batch import Batch
 from oodline.detectors.base import Detector
 from oodline.detectors.dice import DICE
 from oodline.detectors.energy import Energy
@@ -21,7 +20,8 @@ from oodline.detectors.mahalanobis import Mahalanobis
 from oodline.detectors.msp import MSP
 from oodline.detectors.react import ReAct
 from oodline.errors import HeadError, InputError, LabelError
-from oodline.fitting import FitError, fit
+from oodline.model.classifier import Classifier
+from oodline.passes.fit import FitError, fit
 from oodline.statistics import Statistic
 from oodline.testing import toy_problem
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import oodline as ol
-from oodline.artifact import read_artifact
+from oodline.guard.artifact import read_artifact
 from oodline.testing import toy_loader, toy_problem
 
 FILES = Path(__file__).parent / "files"

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import oodline as ol
-from oodline.artifact import FORMAT_VERSION, Artifact, ModelSource, _digest, read_artifact, write_artifact
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedError, SettingError, UnknownNameError
-from oodline.head import HeadInfo
-from oodline.preprocessing import Preprocessing
+from oodline.guard.artifact import FORMAT_VERSION, Artifact, ModelSource, _digest, read_artifact, write_artifact
+from oodline.model.head import HeadInfo
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.testing import toy_loader, toy_problem
 
 

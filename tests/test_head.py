@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 
 import oodline as ol
 from oodline.errors import HeadError
-from oodline.head import LayeredHead, LinearHead, find_head, read_head
+from oodline.model.head import LayeredHead, LinearHead, find_head, read_head
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

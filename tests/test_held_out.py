@@ -8,9 +8,9 @@ import torch
 
 import oodline as ol
 from oodline.data import image_loader, open_images
-from oodline.held_out import SeenDataWarning
+from oodline.model.zoo import load_model
+from oodline.scoring.seen_data import SeenDataWarning
 from oodline.testing import toy_loader, toy_problem
-from oodline.zoo import load_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar_models.py"
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import oodline as ol
-from oodline.artifact import read_artifact
 from oodline.errors import HeadError, MismatchError, NotFittedError, StatisticsError
-from oodline.head import HeadInfo
-from oodline.neurons import Neurons
+from oodline.guard.artifact import read_artifact
+from oodline.guard.neurons import Neurons
+from oodline.model.head import HeadInfo
 from oodline.testing import toy_loader, toy_problem
 
 

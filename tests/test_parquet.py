@@ -16,7 +16,7 @@ from pyarrow import parquet
 from oodline.data import ParquetImages, image_loader, open_images, open_loader
 from oodline.data import parquet as module
 from oodline.errors import DataError, ImageError
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 

@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from oodline import Fuse, Guard, split
-from oodline.batch import Batch
+from oodline.data.batch import Batch
 from oodline.errors import SettingError
-from oodline.parts import set_references
+from oodline.scoring.split import set_references
 from oodline.testing import toy_loader, toy_problem
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torchvision import transforms as tv
 
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

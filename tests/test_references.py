@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oodline._util.spec import Reference, parse_reference
 from oodline.detectors.catalog import create_detector
 from oodline.errors import SettingError, UnknownNameError
-from oodline.references import Reference, parse_reference
 
 SCHEMES = {"timm", "hf", "torchvision"}
 

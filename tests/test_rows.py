@@ -11,15 +11,15 @@ import torch
 from pyarrow import parquet
 from torch import Tensor
 
-from oodline import rows as module
-from oodline.calibration import calibrate
 from oodline.detectors.energy import Energy
 from oodline.detectors.msp import MSP
-from oodline.engines.local import Local
 from oodline.errors import DataError, InputError, SettingError
-from oodline.fitting import reads
-from oodline.rows import RowWriter, check_output
-from oodline.scoring import score_all
+from oodline.passes.fit import reads
+from oodline.passes.local import Local
+from oodline.scoring import row_writer as module
+from oodline.scoring.calibration import calibrate
+from oodline.scoring.row_writer import RowWriter, check_output
+from oodline.scoring.score import score_all
 from oodline.testing import toy_problem
 
 CLASSIFIER, [(INPUTS, _)] = toy_problem()

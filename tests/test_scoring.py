@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
-from oodline.batch import Batch
+from oodline.data.batch import Batch
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.energy import Energy
 from oodline.detectors.knn import KNN
@@ -17,7 +16,8 @@ from oodline.detectors.line import LINe
 from oodline.detectors.mahalanobis import Mahalanobis
 from oodline.detectors.msp import MSP
 from oodline.errors import InputError, MismatchError, NotFittedError, SettingError
-from oodline.scoring import check_fitted_on, name_detectors, score, score_all
+from oodline.model.activations import Activations, Needs
+from oodline.scoring.score import check_fitted_on, name_detectors, score, score_all
 from oodline.testing import toy_problem
 
 CLASSIFIER, [(INPUTS, LABELS)] = toy_problem()

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import oodline as ol
+from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.statistics import Hits
 from oodline.testing import activations_of
-from oodline.training_accuracy import TrainingAccuracy
 
 
 def accuracy(right: int, labelled: int, classes: int) -> TrainingAccuracy:

@@ -12,8 +12,8 @@ from torchvision import models
 from transformers import ConvNextImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from oodline.errors import ModelError, OodlineError
-from oodline.preprocessing import Preprocessing
-from oodline.zoo import load_model, load_weights
+from oodline.model.zoo import load_model, load_weights
+from oodline.preprocessing.preprocessing import Preprocessing
 
 OWN = """
 from dataclasses import dataclass

@@ -12,11 +12,6 @@ from oodline._version import __version__
 from oodline.detectors.catalog import CATALOG
 
 if TYPE_CHECKING:
-    from oodline.activations import Activations, Needs
-    from oodline.calibration import Calibration, ConstantScoresWarning
-    from oodline.class_calibration import ClassCalibration
-    from oodline.classifier import Classifier
-    from oodline.defaults import default
     from oodline.detectors.adascale import AdaSCALE
     from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
     from oodline.detectors.base import Detector, FewSamplesWarning, Paper
@@ -25,6 +20,7 @@ if TYPE_CHECKING:
     from oodline.detectors.catalog import create_detector
     from oodline.detectors.conjnorm import ConjNorm
     from oodline.detectors.ddcs import DDCS
+    from oodline.detectors.default import default
     from oodline.detectors.dice import DICE
     from oodline.detectors.energy import Energy
     from oodline.detectors.entropy import GEN, Entropy
@@ -65,72 +61,76 @@ if TYPE_CHECKING:
     from oodline.detectors.vim import Residual, ViM
     from oodline.detectors.vra import VRA
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
-    from oodline.drift import DriftMonitor, DriftReport
-    from oodline.engines.local import Local
-    from oodline.engines.ray import Ray
-    from oodline.engines.torchrun import Torchrun
     from oodline.evaluation.evaluate import evaluate
     from oodline.evaluation.table import Table
-    from oodline.explanation import Explanation
-    from oodline.false_discovery import benjamini_hochberg
-    from oodline.fitting import FitError, fit
-    from oodline.guard import Guard
-    from oodline.guarding.fingerprint import OtherWeightsWarning
-    from oodline.guarding.fit_guards import FittedGuards, fit_guards
-    from oodline.guarding.verdict import Verdict
-    from oodline.head import LayeredHead, LinearHead
-    from oodline.held_out import SeenDataWarning
+    from oodline.guard.explanation import Explanation
+    from oodline.guard.fit_guards import FittedGuards, fit_guards
+    from oodline.guard.guard import Guard
+    from oodline.guard.neurons import Neurons
+    from oodline.guard.verdict import Verdict
+    from oodline.model.activations import Activations, Needs
+    from oodline.model.classifier import Classifier
     from oodline.model.features import FeatureClassifier
+    from oodline.model.fingerprint import OtherWeightsWarning
     from oodline.model.from_features import from_features
-    from oodline.model.preprocessing import Preprocessing
-    from oodline.neurons import Neurons
-    from oodline.parts import split
-    from oodline.scoring import Scores, score
+    from oodline.model.head import LayeredHead, LinearHead
+    from oodline.model.zoo import load_model
+    from oodline.passes.fit import FitError, fit
+    from oodline.passes.local import Local
+    from oodline.passes.ray import Ray
+    from oodline.passes.torchrun import Torchrun
+    from oodline.preprocessing.preprocessing import Preprocessing
+    from oodline.scoring.calibration import Calibration, ConstantScoresWarning
+    from oodline.scoring.class_calibration import ClassCalibration
+    from oodline.scoring.drift import DriftMonitor, DriftReport
+    from oodline.scoring.false_discovery import benjamini_hochberg
+    from oodline.scoring.score import Scores, score
+    from oodline.scoring.seen_data import SeenDataWarning
+    from oodline.scoring.split import split
     from oodline.tuning.candidates import Candidate
     from oodline.tuning.search import Tuned, tune
-    from oodline.zoo import load_model
 
 _HOMES = {
-    "Activations": "oodline.activations",
-    "Needs": "oodline.activations",
-    "Classifier": "oodline.classifier",
+    "Activations": "oodline.model.activations",
+    "Needs": "oodline.model.activations",
+    "Classifier": "oodline.model.classifier",
     "Detector": "oodline.detectors.base",
     "FewSamplesWarning": "oodline.detectors.base",
     "Paper": "oodline.detectors.base",
     "create_detector": "oodline.detectors.catalog",
     "Rectifier": "oodline.detectors.rectifier",
-    "Calibration": "oodline.calibration",
-    "ConstantScoresWarning": "oodline.calibration",
-    "ClassCalibration": "oodline.class_calibration",
-    "default": "oodline.defaults",
-    "DriftMonitor": "oodline.drift",
-    "DriftReport": "oodline.drift",
+    "Calibration": "oodline.scoring.calibration",
+    "ConstantScoresWarning": "oodline.scoring.calibration",
+    "ClassCalibration": "oodline.scoring.class_calibration",
+    "default": "oodline.detectors.default",
+    "DriftMonitor": "oodline.scoring.drift",
+    "DriftReport": "oodline.scoring.drift",
     "Table": "oodline.evaluation.table",
-    "Local": "oodline.engines.local",
-    "Ray": "oodline.engines.ray",
-    "Torchrun": "oodline.engines.torchrun",
+    "Local": "oodline.passes.local",
+    "Ray": "oodline.passes.ray",
+    "Torchrun": "oodline.passes.torchrun",
     "evaluate": "oodline.evaluation.evaluate",
-    "benjamini_hochberg": "oodline.false_discovery",
-    "Explanation": "oodline.explanation",
-    "FitError": "oodline.fitting",
-    "fit": "oodline.fitting",
-    "Guard": "oodline.guard",
+    "benjamini_hochberg": "oodline.scoring.false_discovery",
+    "Explanation": "oodline.guard.explanation",
+    "FitError": "oodline.passes.fit",
+    "fit": "oodline.passes.fit",
+    "Guard": "oodline.guard.guard",
     "MemberLeftOutWarning": "oodline.detectors.fuse",
-    "FittedGuards": "oodline.guarding.fit_guards",
-    "fit_guards": "oodline.guarding.fit_guards",
-    "OtherWeightsWarning": "oodline.guarding.fingerprint",
-    "Verdict": "oodline.guarding.verdict",
+    "FittedGuards": "oodline.guard.fit_guards",
+    "fit_guards": "oodline.guard.fit_guards",
+    "OtherWeightsWarning": "oodline.model.fingerprint",
+    "Verdict": "oodline.guard.verdict",
     "FeatureClassifier": "oodline.model.features",
     "from_features": "oodline.model.from_features",
-    "LayeredHead": "oodline.head",
-    "LinearHead": "oodline.head",
-    "SeenDataWarning": "oodline.held_out",
-    "Neurons": "oodline.neurons",
-    "Preprocessing": "oodline.model.preprocessing",
-    "load_model": "oodline.zoo",
-    "split": "oodline.parts",
-    "Scores": "oodline.scoring",
-    "score": "oodline.scoring",
+    "LayeredHead": "oodline.model.head",
+    "LinearHead": "oodline.model.head",
+    "SeenDataWarning": "oodline.scoring.seen_data",
+    "Neurons": "oodline.guard.neurons",
+    "Preprocessing": "oodline.preprocessing.preprocessing",
+    "load_model": "oodline.model.zoo",
+    "split": "oodline.scoring.split",
+    "Scores": "oodline.scoring.score",
+    "score": "oodline.scoring.score",
     "Candidate": "oodline.tuning.candidates",
     "Tuned": "oodline.tuning.search",
     "tune": "oodline.tuning.search",

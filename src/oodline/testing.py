@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from oodline.activations import Activations
-from oodline.classifier import Classifier
-from oodline.head import HeadInfo, LinearHead
+from oodline.model.activations import Activations
+from oodline.model.classifier import Classifier
+from oodline.model.head import HeadInfo, LinearHead
 
 if TYPE_CHECKING:
     from oodline.data import ImageLoader
     from oodline.detectors.base import Detector
     from oodline.evaluation.protocol import Protocol
     from oodline.evaluation.run import Run
-    from oodline.guard import Guard
+    from oodline.guard.guard import Guard
 
 
 def activations_of(features: Float[Tensor, "n d"], head: LinearHead | None = None) -> Activations:
@@ -90,7 +90,7 @@ def toy_images(folder: str | Path, count: int = 12, seed: int = 0) -> tuple[Clas
     from PIL import Image
 
     from oodline.data import image_loader, open_images
-    from oodline.preprocessing import Preprocessing
+    from oodline.preprocessing.preprocessing import Preprocessing
 
     generator = torch.Generator().manual_seed(seed)
     for i in range(count):
@@ -114,10 +114,10 @@ def toy_image_guard(detector: Detector | None = None, size: int = 8) -> Guard:
     'blue'
     """
     from oodline.detectors.line import LINe
-    from oodline.fitting import fit
-    from oodline.guard import Guard
-    from oodline.neurons import Neurons
-    from oodline.preprocessing import Preprocessing
+    from oodline.guard.guard import Guard
+    from oodline.guard.neurons import Neurons
+    from oodline.passes.fit import fit
+    from oodline.preprocessing.preprocessing import Preprocessing
 
     generator, labels = torch.Generator().manual_seed(0), torch.arange(120) % 3
     colours = torch.eye(3).repeat(4, 1)
@@ -186,11 +186,11 @@ def toy_run(folder: str | Path) -> Run:
     {'near': ['halved'], 'far': ['origin']}
     """
     from oodline._version import __version__
-    from oodline.artifact import Artifact, describe
     from oodline.detectors.catalog import create_detector
     from oodline.evaluation.record import ClassifierRecord, DetectorEntry, RunRecord, SetRecord
     from oodline.evaluation.run import write_run
-    from oodline.scoring import score_all
+    from oodline.guard.artifact import Artifact, describe
+    from oodline.scoring.score import score_all
 
     classifier, loader = toy_problem()
     detectors = {name: create_detector(name) for name in ("energy", "msp")}

@@ -17,12 +17,12 @@ from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save_file
 
-from oodline.artifact import read_artifact
 from oodline.cli import main
 from oodline.cli.options import named
 from oodline.detectors.catalog import CATALOG
 from oodline.errors import SettingError
-from oodline.parts import belongs
+from oodline.guard.artifact import read_artifact
+from oodline.scoring.split import belongs
 
 FACTORY = """
 import torch
@@ -215,7 +215,7 @@ def test_a_rate_for_each_predicted_class(place, capsys):
     assert all(r["is_ood"] == (r["p_value"] <= 0.1) for r in rows)
 
 
-@pytest.mark.filterwarnings("always::oodline.held_out.SeenDataWarning")
+@pytest.mark.filterwarnings("always::oodline.scoring.seen_data.SeenDataWarning")
 def test_calibrating_on_the_training_images_is_warned_of(place, capsys):
     run(*FIT, "--detector", "line,p_a=.5,p_w=0.5,clip=1.0", "--calibrate", "train")
     assert "warning: the calibration data looks like the fitting data: of 36 samples" in capsys.readouterr().err

@@ -14,11 +14,11 @@ import torch
 from pyarrow import csv, parquet
 
 import oodline as ol
-from oodline.artifact import Artifact, write_artifact
-from oodline.calibration import calibrate
-from oodline.class_calibration import calibrate_by_class
 from oodline.cli import main
-from oodline.head import HeadInfo
+from oodline.guard.artifact import Artifact, write_artifact
+from oodline.model.head import HeadInfo
+from oodline.scoring.calibration import calibrate
+from oodline.scoring.class_calibration import calibrate_by_class
 from oodline.testing import toy_problem
 
 

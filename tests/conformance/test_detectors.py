@@ -11,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodline.activations import Activations, Needs
-from oodline.batch import Batch
-from oodline.classifier import Classifier
+from oodline.data.batch import Batch
 from oodline.detectors.base import Detector, Paper, is_member
 from oodline.detectors.catalog import CATALOG, build_detector, create_detector, detector_class
 from oodline.errors import (
@@ -26,10 +24,12 @@ from oodline.errors import (
     SettingError,
     UnknownNameError,
 )
-from oodline.fitting import FitError, fit, reads
-from oodline.graph import GuardGraph, trace
-from oodline.guard import Guard
-from oodline.scoring import score
+from oodline.guard.graph import GuardGraph, trace
+from oodline.guard.guard import Guard
+from oodline.model.activations import Activations, Needs
+from oodline.model.classifier import Classifier
+from oodline.passes.fit import FitError, fit, reads
+from oodline.scoring.score import score
 from oodline.statistics import ClassMoments, Statistic
 
 COMPOSED = [

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.detectors.base import Detector
-from oodline.head import LinearHead
+from oodline.model.activations import Activations
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of
 
 

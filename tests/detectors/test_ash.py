@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE, sharpen
 from oodline.errors import SettingError
-from oodline.head import LinearHead
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import oodline as ol
-from oodline.activations import Activations, Needs
-from oodline.classifier import Classifier
 from oodline.detectors.assumptions import FREE, TellsApart, made_of
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import AssumptionWarning
-from oodline.head import LinearHead
+from oodline.model.activations import Activations, Needs
+from oodline.model.classifier import Classifier
+from oodline.model.head import LinearHead
 from oodline.statistics import Facts
 from oodline.testing import activations_of
 

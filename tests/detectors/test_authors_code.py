@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
-from oodline.head import LinearHead
+from oodline.model.activations import Activations
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of
 
 pytestmark = pytest.mark.real

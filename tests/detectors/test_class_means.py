@@ -12,7 +12,7 @@ from oodline.detectors.feature_norm import FeatureNorm, GradNorm
 from oodline.detectors.relative_mahalanobis import RelativeMahalanobis
 from oodline.detectors.she import SHE
 from oodline.errors import LabelError, SettingError
-from oodline.head import LinearHead
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of
 
 seeds = pytest.mark.parametrize("seed", range(3))

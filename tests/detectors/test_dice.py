@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from oodline.classifier import Classifier
 from oodline.detectors.dice import DICE
 from oodline.detectors.msp import MSP
 from oodline.errors import HeadError, SettingError
-from oodline.head import LinearHead
+from oodline.model.classifier import Classifier
+from oodline.model.head import LinearHead
 
 
 def mask_of(case, p: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from oodline.detectors.experimental.hact import HAct
 from oodline.detectors.experimental.sisom import SISOM
 from oodline.detectors.experimental.soft_line import SoftLINe
 from oodline.errors import InputError, SettingError
-from oodline.head import LinearHead
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of
 
 seeds = pytest.mark.parametrize("seed", range(3))

@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodline.activations import Activations
-from oodline.classifier import Classifier
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.energy import Energy
 from oodline.detectors.feature_norm import FeatureNorm
@@ -16,7 +14,9 @@ from oodline.detectors.mode_csd import ModeCSD
 from oodline.detectors.nap import NAP
 from oodline.detectors.nap_combined import NAPCombined
 from oodline.errors import InputError, SettingError
-from oodline.fitting import reads
+from oodline.model.activations import Activations
+from oodline.model.classifier import Classifier
+from oodline.passes.fit import reads
 from oodline.testing import activations_of
 
 

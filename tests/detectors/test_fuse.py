@@ -23,12 +23,12 @@ from oodline import (
     create_detector,
     default,
 )
-from oodline.classifier import Classifier
 from oodline.detectors.catalog import write_reference
-from oodline.detectors.combining import RULES, normal_quantile
 from oodline.detectors.fuse import MemberLeftOutWarning
-from oodline.detectors.p_values import log_p_values, scale_of
+from oodline.detectors.parts.combining import RULES, normal_quantile
+from oodline.detectors.parts.p_values import log_p_values, scale_of
 from oodline.errors import InputError, LabelError, MismatchError, NotFittedError, SettingError
+from oodline.model.classifier import Classifier
 from oodline.statistics.reservoir import splitmix64
 from oodline.testing import toy_loader, toy_problem
 from oodline.tuning.candidates import with_settings

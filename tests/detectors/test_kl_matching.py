@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from oodline.detectors.kl_matching import KLMatching
-from oodline.head import LinearHead
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of
 
 

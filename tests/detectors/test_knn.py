@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline import Guard
-from oodline.artifact import read_artifact
-from oodline.detectors import nearest
 from oodline.detectors.knn import KNN, SMALL
+from oodline.detectors.parts import nearest
 from oodline.errors import InputError, MissingExtraError, SettingError
+from oodline.guard.artifact import read_artifact
 from oodline.statistics import Reservoir
 from oodline.testing import activations_of, toy_problem
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from oodline.detectors import masked_linear as module
-from oodline.detectors.masked_linear import masked_linear
+from oodline.detectors.parts import masked_linear as module
+from oodline.detectors.parts.masked_linear import masked_linear
 
 
 def simple(features: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, classes: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def test_gradients_flow_through_the_weights_that_are_left():
 INTERPRETED = """
 import sys
 import torch
-from oodline.detectors.masked_linear_triton import masked_linear_triton
+from oodline.detectors.parts.masked_linear_triton import masked_linear_triton
 
 for arguments, expected in torch.load(sys.argv[1], weights_only=True):
     torch.testing.assert_close(masked_linear_triton(*arguments).double(), expected, rtol=1e-5, atol=1e-5)

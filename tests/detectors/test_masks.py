@@ -16,7 +16,7 @@ from oodline.detectors.itp import ITP
 from oodline.detectors.msp import MSP
 from oodline.detectors.vra import VRA
 from oodline.errors import LabelError, SettingError
-from oodline.head import LinearHead
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of
 
 seeds = pytest.mark.parametrize("seed", range(3))

@@ -12,13 +12,13 @@ import torchvision
 from torch import Tensor, nn
 
 from oodline import Classifier, Guard, fit, score
-from oodline.activations import Needs
-from oodline.artifact import read_artifact
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.nac import NAC, Layer, edges
-from oodline.detectors.neuron_states import layer_states, neuron_states
+from oodline.detectors.parts.neuron_states import layer_states, neuron_states
 from oodline.errors import HeadError, InputError, SettingError
-from oodline.fitting import reads
+from oodline.guard.artifact import read_artifact
+from oodline.model.activations import Needs
+from oodline.passes.fit import reads
 from oodline.testing import activations_of
 
 LAYERS = {"first": (30.0, 20, 3), "second": (2.0, 6, 5), "tokens": (5.0, 10, 4)}

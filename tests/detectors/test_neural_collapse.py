@@ -9,7 +9,7 @@ import torch
 from oodline.detectors.nci import NCI
 from oodline.detectors.neco import NECO
 from oodline.errors import InputError, SettingError
-from oodline.head import LinearHead
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of
 
 seeds = pytest.mark.parametrize("seed", range(3))

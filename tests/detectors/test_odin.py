@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from oodline.classifier import Classifier
 from oodline.detectors.odin import IODIN, ODIN
 from oodline.detectors.prior_normalised import PriorNormalised
 from oodline.errors import InputError, SettingError
-from oodline.guard import Guard
-from oodline.preprocessing import Preprocessing
-from oodline.scoring import score
+from oodline.guard.guard import Guard
+from oodline.model.classifier import Classifier
+from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.scoring.score import score
 from oodline.testing import activations_of
 
 

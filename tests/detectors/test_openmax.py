@@ -8,7 +8,7 @@ import torch
 
 from oodline.detectors.openmax import TRANSLATION, OpenMax, weibull_of_tail
 from oodline.errors import LabelError, SettingError
-from oodline.head import LinearHead
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of
 
 seeds = pytest.mark.parametrize("seed", range(3))

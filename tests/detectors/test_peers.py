@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodline.classifier import Classifier
 from oodline.detectors import nac
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.openmax import TRANSLATION
 from oodline.detectors.temperature_scaling import best_temperature
-from oodline.head import LinearHead
-from oodline.scoring import score
+from oodline.model.classifier import Classifier
+from oodline.model.head import LinearHead
+from oodline.scoring.score import score
 from oodline.testing import activations_of
 
 peer = pytest.importorskip("pytorch_ood.detector", reason="comparisons with pytorch-ood: pip install 'oodline[dev]'")

@@ -8,8 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oodline.detectors import products
-from oodline.detectors.products import product_percentiles, sorted_columns
+from oodline.detectors.parts import products
+from oodline.detectors.parts.products import product_percentiles, sorted_columns
 
 relaxed = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from oodline.classifier import Classifier
 from oodline.detectors.catalog import create_detector
 from oodline.evaluation.metrics import auroc
-from oodline.scoring import score
+from oodline.model.classifier import Classifier
+from oodline.scoring.score import score
 from oodline.testing import activations_of
 
 # the lead up to which scores differ: beyond it the score itself, a logarithm or a power, is below the smallest number

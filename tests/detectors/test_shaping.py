@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodline.activations import Activations
-from oodline.classifier import Classifier
 from oodline.detectors.adascale import AdaSCALE, count
 from oodline.detectors.msp import MSP
 from oodline.detectors.optfs import OptFS
 from oodline.detectors.rankfeat import RankFeat
 from oodline.errors import InputError, SettingError
-from oodline.fitting import fit
-from oodline.head import LinearHead
-from oodline.scoring import score
+from oodline.model.activations import Activations
+from oodline.model.classifier import Classifier
+from oodline.model.head import LinearHead
+from oodline.passes.fit import fit
+from oodline.scoring.score import score
 from oodline.testing import activations_of
 
 seeds = pytest.mark.parametrize("seed", range(3))

@@ -10,7 +10,7 @@ from torch import nn
 from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP, divergence
 from oodline.detectors.weiper import draw as draw_directions
 from oodline.errors import InputError, SettingError
-from oodline.head import LinearHead
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of
 
 seeds = pytest.mark.parametrize("seed", range(3))

@@ -13,7 +13,7 @@ from oodline.detectors.prior_normalised import PriorNormalised
 from oodline.detectors.react import ReAct
 from oodline.detectors.temperature_scaling import TemperatureScaling
 from oodline.errors import LabelError, SettingError
-from oodline.guarding.records import describe, rebuild
+from oodline.guard.records import describe, rebuild
 
 
 def log_softmax(z: np.ndarray) -> np.ndarray:

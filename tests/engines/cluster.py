@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import oodline as ol
-from oodline.engines.ray import Ray
 from oodline.errors import DataError, OodlineError
+from oodline.passes.ray import Ray
 
 
 class Deadly(Images):

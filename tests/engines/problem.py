@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import oodline as ol
-from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
-from oodline.engines.base import Engine
-from oodline.head import LinearHead
-from oodline.scoring import score_all
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import LinearHead
+from oodline.passes.engine import Engine
+from oodline.scoring.score import score_all
 from oodline.statistics import ClassMoments, Covariance, Quantiles, Reservoir, Statistic
 
 IMAGES, CLASSES, BATCH = 300, 5, 16

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, DistributedSampler
 
 import oodline as ol
-from oodline.batch import Batch
-from oodline.engines.base import Engine
-from oodline.engines.shares import share
-from oodline.engines.torchrun import ROUND, launched, process_group
+from oodline.data.batch import Batch
 from oodline.errors import OodlineError
+from oodline.passes.engine import Engine
+from oodline.passes.sharding import share
+from oodline.passes.torchrun import ROUND, launched, process_group
 
 
 class TwiceFed:

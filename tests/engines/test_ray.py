@@ -60,7 +60,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, alone, assert_same):
 READ = ["--model", "python:models.py:build", "--batch-size", "8", "--engine", "ray,workers=2,block=20"]
 
 
-@pytest.mark.filterwarnings("always::oodline.held_out.SeenDataWarning")
+@pytest.mark.filterwarnings("always::oodline.scoring.seen_data.SeenDataWarning")
 @pytest.mark.long
 def test_the_command_line_by_ray_goes_on_where_an_unreadable_image_ended_it(place, one_process):
     local = READ[:4]
@@ -92,7 +92,7 @@ def test_the_command_line_by_ray_goes_on_where_an_unreadable_image_ended_it(plac
 
 
 def test_settings_are_checked(place, one_process, capsys):
-    from oodline.engines.ray import Ray
+    from oodline.passes.ray import Ray
 
     for setting in ("workers", "block"):
         with pytest.raises(SettingError, match=f"Ray needs {setting} of at least 1; 0 is not"):

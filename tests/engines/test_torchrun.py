@@ -91,7 +91,7 @@ def test_without_a_process_group_there_is_a_sentence():
         ol.Torchrun()
 
 
-@pytest.mark.filterwarnings("always::oodline.held_out.SeenDataWarning")
+@pytest.mark.filterwarnings("always::oodline.scoring.seen_data.SeenDataWarning")
 def test_the_command_line_under_torchrun(place, one_process, capsys):
     one_process(*FIT, "skip", "--calibrate", "images", "-o", "one.safetensors")
     alone = capsys.readouterr()

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from oodline import Classifier, Guard, evaluate, fit
-from oodline.activations import Needs
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.catalog import create_detector
 from oodline.errors import DataError, InputError, ModelError, SettingError
@@ -21,8 +20,9 @@ from oodline.evaluation.kept import costly, restore_fitted, score_or_recall
 from oodline.evaluation.passes import BenchmarkSet, measure
 from oodline.evaluation.protocol import SetPart, parse_protocol
 from oodline.evaluation.run import read_run
-from oodline.preprocessing import Preprocessing
-from oodline.scoring import score_all
+from oodline.model.activations import Needs
+from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.scoring.score import score_all
 from oodline.testing import toy_images, toy_network, toy_problem, toy_protocol
 
 COSTLY = ("odin", "nap", "mode-csd", "rankfeat", "adascale")

@@ -18,16 +18,16 @@ from torch import nn
 
 import oodline
 from oodline import KNN, NAP, ODIN, ConjNorm, Energy, LINe, Mahalanobis, ReAct, fit, score
-from oodline.activations import Needs
-from oodline.classifier import Classifier
 from oodline.data import image_loader, open_images
 from oodline.errors import DataError, InputError, SettingError
 from oodline.evaluation import identity as identity_module
 from oodline.evaluation.cache import CachedClassifier, KnownLoader, default_folder
 from oodline.evaluation.identity import identity
 from oodline.evaluation.shards import Block, Shards
-from oodline.preprocessing import Preprocessing
-from oodline.scoring import score_all
+from oodline.model.activations import Needs
+from oodline.model.classifier import Classifier
+from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.scoring.score import score_all
 from oodline.testing import toy_images
 
 CHEAP = [Energy(), LINe(p_a=0.5, p_w=0.5, clip=5.0), ReAct(), KNN(k=3), Mahalanobis(), ConjNorm()]

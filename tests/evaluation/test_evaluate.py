@@ -17,7 +17,7 @@ from oodline.evaluation.evaluate import Table, evaluate, tabulate
 from oodline.evaluation.metric import METRICS
 from oodline.evaluation.metrics import Metrics, compute_metrics
 from oodline.evaluation.paper import PAPER
-from oodline.scoring import score
+from oodline.scoring.score import score
 from oodline.testing import toy_problem
 
 

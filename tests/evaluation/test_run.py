@@ -12,14 +12,14 @@ import torch
 from pyarrow import parquet
 from pydantic import ValidationError
 
-from oodline.artifact import Artifact
 from oodline.errors import ArtifactError, DataError, InputError, UnknownNameError
 from oodline.evaluation.evaluate import tabulate
 from oodline.evaluation.metrics import compute_metrics
 from oodline.evaluation.record import SetRecord
 from oodline.evaluation.run import Run, read_run, write_run
-from oodline.head import HeadInfo
-from oodline.scoring import score_all
+from oodline.guard.artifact import Artifact
+from oodline.model.head import HeadInfo
+from oodline.scoring.score import score_all
 from oodline.testing import toy_problem, toy_run
 
 

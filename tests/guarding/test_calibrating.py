@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, TensorDataset
 
 import oodline as ol
-from oodline.artifact import read_artifact
 from oodline.cli import main
 from oodline.errors import MismatchError
-from oodline.guarding.calibrating import calibrate_detectors
-from oodline.parts import split
+from oodline.guard.artifact import read_artifact
+from oodline.guard.calibrating import calibrate_detectors
+from oodline.scoring.split import split
 from oodline.testing import toy_loader, toy_problem
 
 FACTORY = """

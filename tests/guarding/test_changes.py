@@ -10,7 +10,7 @@ from torch import nn
 
 import oodline as ol
 from oodline.errors import MismatchError
-from oodline.guarding.changes import Snapshot
+from oodline.model.changes import Snapshot
 from oodline.testing import toy_loader, toy_problem
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import oodline as ol
-from oodline.artifact import read_artifact
 from oodline.errors import ArtifactError, MismatchError, SettingError
-from oodline.guarding.fingerprint import Fingerprint
+from oodline.guard.artifact import read_artifact
+from oodline.model.fingerprint import Fingerprint
 from oodline.testing import toy_loader, toy_problem
 
 

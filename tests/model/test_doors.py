@@ -23,9 +23,9 @@ import oodline as ol
 from oodline.cli.options import ModelOptions, load_classifier
 from oodline.data import open_loader
 from oodline.errors import ModelError, SettingError
-from oodline.model.comparison import test_images as pictures
+from oodline.model.zoo import load_model
+from oodline.preprocessing.comparison import test_images as pictures
 from oodline.serve import create_app
-from oodline.zoo import load_model
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 COMPOSED = v1.Compose([v1.Resize(12), v1.CenterCrop(8), v1.ToTensor(), v1.Normalize(MEAN, STD)])

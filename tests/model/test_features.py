@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import oodline as ol
-from oodline.activations import Needs
-from oodline.classifier import Classifier
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import DataError, HeadError, InputError, LabelError, MismatchError, OodlineError
-from oodline.guard import Guard
-from oodline.scoring import CHEAP, score_all, unreadable
+from oodline.guard.guard import Guard
+from oodline.model.activations import Needs
+from oodline.model.classifier import Classifier
+from oodline.scoring.score import CHEAP, score_all, unreadable
 
 CLASSES, WIDTH, N = 3, 30, 60
 LABELS = torch.arange(N) % CLASSES

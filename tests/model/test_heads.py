@@ -15,9 +15,9 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 import oodline as ol
-from oodline.activations import Needs
 from oodline.errors import HeadError
-from oodline.head import LinearHead, read_head
+from oodline.model.activations import Needs
+from oodline.model.head import LinearHead, read_head
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 

@@ -25,8 +25,8 @@ from transformers.models.auto.image_processing_auto import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from oodline.errors import OodlineError, SettingError
-from oodline.model.compose import read_compose
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.compose import read_compose
+from oodline.preprocessing.preprocessing import Preprocessing
 
 TOLERANCE = 1e-2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

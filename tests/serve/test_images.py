@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.serve.images import load_image, open_image
 from oodline.serve.problems import Problem
 from oodline.serve.settings import ServeSettings

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import oodline as ol
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.serve import ServeSettings
 from oodline.serve.batching import Batcher
 from oodline.serve.budget import Budget

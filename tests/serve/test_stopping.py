@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from oodline.artifact import Artifact, ModelSource, write_artifact
 from oodline.cli import main
-from oodline.head import HeadInfo
+from oodline.guard.artifact import Artifact, ModelSource, write_artifact
+from oodline.model.head import HeadInfo
 from oodline.serve.running import listen
 from oodline.testing import toy_image_guard
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import oodline as ol
 from oodline.errors import InputError, NotFittedError, SettingError
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.serve import ServeSettings, create_app, verdicts
 from oodline.testing import toy_image_guard
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.errors import LabelError
+from oodline.model.activations import Activations
 from oodline.statistics import ClassMoments, Covariance, Reservoir
 from oodline.testing import activations_of
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.errors import SettingError, StatisticsError
-from oodline.head import LinearHead
+from oodline.model.activations import Activations
+from oodline.model.head import LinearHead
 from oodline.statistics import (
     ClassMoments,
     Confusions,

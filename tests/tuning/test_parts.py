@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from oodline.activations import Activations, Needs
-from oodline.classifier import Classifier
 from oodline.detectors.catalog import CATALOG, create_detector, detector_class, write_reference
 from oodline.detectors.energy import Energy
 from oodline.detectors.knn import KNN
@@ -17,7 +15,9 @@ from oodline.detectors.msp import MSP
 from oodline.detectors.react import ReAct
 from oodline.errors import InputError, SettingError, UnknownNameError
 from oodline.evaluation.metrics import auroc
-from oodline.head import LinearHead
+from oodline.model.activations import Activations, Needs
+from oodline.model.classifier import Classifier
+from oodline.model.head import LinearHead
 from oodline.testing import activations_of, toy_problem
 from oodline.tuning.candidates import Candidate, best, combinations, with_settings
 from oodline.tuning.feature_space import mix, uncouple

@@ -10,8 +10,8 @@ from oodline import Classifier, evaluate, fit
 from oodline.data import Subset, image_loader, open_images
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.line import LINe
+from oodline.model.zoo import load_model
 from oodline.tuning.search import tune
-from oodline.zoo import load_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cifar_models.py"
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodline.classifier import Classifier
 from oodline.cli.demo import demo_data, train
 from oodline.detectors.ash import ASHS
 from oodline.detectors.base import Detector
@@ -18,6 +17,7 @@ from oodline.detectors.nap import NAP
 from oodline.detectors.react import ReAct
 from oodline.errors import InputError, LabelError, SettingError
 from oodline.evaluation.evaluate import evaluate
+from oodline.model.classifier import Classifier
 from oodline.testing import toy_problem
 from oodline.tuning.candidates import with_settings
 from oodline.tuning.pseudo_outliers import FAR

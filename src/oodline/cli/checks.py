@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oodline._util.spec import parse_reference
 from oodline.detectors.catalog import CATALOG
 from oodline.errors import ArtifactError, DataError, ModelError, SettingError, unknown_name
-from oodline.references import parse_reference
 
 if TYPE_CHECKING:
     from oodline.cli.options import DataOptions, ModelOptions

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
 
+from oodline._util.files import write_atomically
 from oodline.cli.options import Json, print_json
 from oodline.errors import AssumptionWarning, missing_extra
-from oodline.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from oodline.guard import Guard
+    from oodline.guard.guard import Guard
 
 
 SHOWN = ("line", "msp", "max-logit", "energy", "react", "dice", "ash-s", "mahalanobis", "knn", "kl-matching")

@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oodline._util.spec import parse_reference
 from oodline.errors import RankError, SettingError, unknown_name
-from oodline.references import parse_reference
 
 if TYPE_CHECKING:
-    from oodline.engines.base import Engine
+    from oodline.passes.engine import Engine
 
 NAMES = ("local", "torchrun", "ray")
 
@@ -37,8 +37,8 @@ def open_engine(reference: str | None, folder: Path) -> Iterator[Engine]:
     SettingError
         A setting that it does not have, or torchrun is named and did not start this process.
     """
-    from oodline.engines.local import Local
-    from oodline.engines.torchrun import Torchrun, launched, process_group
+    from oodline.passes.local import Local
+    from oodline.passes.torchrun import Torchrun, launched, process_group
 
     parsed = parse_reference(reference if reference is not None else "torchrun" if launched() else "local")
     if parsed.name not in NAMES:
@@ -49,7 +49,7 @@ def open_engine(reference: str | None, folder: Path) -> Iterator[Engine]:
             has = f"{' and '.join(known)}, which are whole numbers" if known else "no setting"
             raise SettingError(f"--engine {parsed.name} does not take {setting}={value}; it has {has}.")
     if parsed.name == "ray":
-        from oodline.engines.ray import Ray
+        from oodline.passes.ray import Ray
 
         yield Ray(folder=folder, **parsed.options)  # type: ignore[arg-type]
         return

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from oodline._util.files import check_writable
 from oodline.cli.checks import check_data, check_guard, check_least, check_model, check_reading, check_suffix
 from oodline.cli.options import (
     DataOptions,
@@ -23,7 +24,6 @@ from oodline.cli.options import (
 )
 from oodline.errors import SettingError
 from oodline.evaluation.writing import WRITERS
-from oodline.files import check_writable
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 _SCORES, _GROUPS = ".parquet", ("near", "far")
@@ -92,12 +92,12 @@ def evaluate(
     check_model(model, needed=False)
     check_data(id, *specs.values())
 
-    from oodline.artifact import read_artifact
     from oodline.evaluation.bootstrap import Bootstrap
     from oodline.evaluation.evaluate import convention_of, score_sets, tabulate_sets
     from oodline.evaluation.rendering import print_table
     from oodline.evaluation.scored_sets import write_scores
     from oodline.evaluation.writing import write_table
+    from oodline.guard.artifact import read_artifact
 
     show_warnings()
     drawing = Bootstrap(bootstrap, seed=seed) if bootstrap else None

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from oodline._util.files import check_writable
 from oodline.cli.checks import check_data, check_guard, check_least, check_model, check_suffix
 from oodline.cli.options import DataOptions, Json, ModelOptions, load_classifier, open_loader, show_warnings
 from oodline.errors import DataError, SettingError
-from oodline.files import check_writable
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from oodline.batch import Inputs
+    from oodline.data.batch import Inputs
     from oodline.data.sources import ImageSource
-    from oodline.explanation import Explanation
+    from oodline.guard.explanation import Explanation
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 _FORMATS = (".png", ".svg", ".pdf")
@@ -66,11 +66,11 @@ def explain(
     check_model(model, needed=False)
     check_data(image, data)
 
-    from oodline.artifact import read_artifact
+    from oodline._util.files import write_atomically
     from oodline.data import open_images
-    from oodline.explanation_figure import draw_explanation
-    from oodline.files import write_atomically
-    from oodline.guard import Guard
+    from oodline.guard.artifact import read_artifact
+    from oodline.guard.explanation_figure import draw_explanation
+    from oodline.guard.guard import Guard
 
     show_warnings()
     loaded = load_classifier(model, read_artifact(guard), image)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from oodline._util.files import check_writable
 from oodline.cli.checks import check_data, check_guard, check_model, check_reading, check_suffix
 from oodline.cli.options import (
     DataOptions,
@@ -19,10 +20,9 @@ from oodline.cli.options import (
     show_warnings,
 )
 from oodline.errors import SettingError
-from oodline.files import check_writable
 
 if TYPE_CHECKING:
-    from oodline.batch import Inputs
+    from oodline.data.batch import Inputs
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 
@@ -70,10 +70,10 @@ def export(
     check_model(model, needed=False)
     check_data(data)
 
-    from oodline.artifact import read_artifact
     from oodline.data.opening import is_tensors
-    from oodline.export import export_onnx, export_program, export_triton
-    from oodline.guard import Guard
+    from oodline.guard.artifact import read_artifact
+    from oodline.guard.export import export_onnx, export_program, export_triton
+    from oodline.guard.guard import Guard
 
     show_warnings()
     artifact = read_artifact(guard)

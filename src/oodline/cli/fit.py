@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from oodline._util.files import check_writable
 from oodline.cli.checks import (
     check_data,
     check_detectors,
@@ -29,7 +30,6 @@ from oodline.cli.options import (
     report_skipped,
     show_warnings,
 )
-from oodline.files import check_writable
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 
@@ -91,12 +91,12 @@ def fit(
     check_data(data, calibrate)
     check_writable(output)
 
-    from oodline.artifact import FitInfo, ModelSource
-    from oodline.calibration import check_enough, check_false_alarm, false_alarm_of
-    from oodline.class_calibration import ClassCalibration
     from oodline.cli.detectors import create_all
     from oodline.data import names_of_logits
-    from oodline.guarding.fit_guards import fit_guards
+    from oodline.guard.artifact import FitInfo, ModelSource
+    from oodline.guard.fit_guards import fit_guards
+    from oodline.scoring.calibration import check_enough, check_false_alarm, false_alarm_of
+    from oodline.scoring.class_calibration import ClassCalibration
 
     show_warnings()
     with open_engine(engine, output.with_name(f"{output.name}.unfinished")) as passes:

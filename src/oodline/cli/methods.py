@@ -24,7 +24,7 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
 
     from oodline.cli.state import state_shapes
     from oodline.detectors.catalog import CATALOG, detector_class
-    from oodline.head import LinearHead
+    from oodline.model.head import LinearHead
 
     head = LinearHead(torch.ones(2, 2), torch.zeros(2))
     rows: list[dict[str, Any]] = []

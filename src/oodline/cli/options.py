@@ -18,10 +18,10 @@ from oodline.errors import ModelError, SettingError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from oodline.artifact import Artifact
-    from oodline.classifier import Classifier
     from oodline.data import ImageLoader, TensorLoader
-    from oodline.preprocessing import Preprocessing
+    from oodline.guard.artifact import Artifact
+    from oodline.model.classifier import Classifier
+    from oodline.preprocessing.preprocessing import Preprocessing
 
 
 WIDE = 400
@@ -104,9 +104,9 @@ def load_classifier(
     ModelError
         No model is named; or only the file names it, as `python:` code, which a file may not have run.
     """
-    from oodline.classifier import Classifier
+    from oodline.model.classifier import Classifier
     from oodline.model.from_features import is_features
-    from oodline.preprocessing import Preprocessing
+    from oodline.preprocessing.preprocessing import Preprocessing
 
     source = artifact.model if artifact is not None else None
     reference, weights, head = options.model, options.weights, options.head
@@ -153,8 +153,8 @@ def _load_features(
     reference: str, options: ModelOptions, artifact: Artifact | None, data: str | None
 ) -> LoadedClassifier:
     from oodline.model.from_features import open_feature_classifier
-    from oodline.preprocessing import Preprocessing
-    from oodline.zoo import move
+    from oodline.model.zoo import move
+    from oodline.preprocessing.preprocessing import Preprocessing
 
     if data is None:
         raise ModelError(f"{reference} stands for precomputed features, and images need the model. Pass --model.")
@@ -265,7 +265,7 @@ def _read_preprocessing(text: str) -> Preprocessing:
 
     from oodline._util.validation import problem, shown
     from oodline.cli.checks import preprocessing_text
-    from oodline.preprocessing import Preprocessing
+    from oodline.preprocessing.preprocessing import Preprocessing
 
     content = preprocessing_text(text)
     try:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from oodline._util.files import check_writable
 from oodline.cli.checks import check_least, check_suffix
 from oodline.cli.options import Json, named, print_json, show_warnings
 from oodline.errors import ArtifactError, SettingError
 from oodline.evaluation.writing import WRITERS
-from oodline.files import check_writable
 
 
 def report(

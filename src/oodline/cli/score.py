@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from oodline._util.files import check_writable
 from oodline.cli.checks import check_data, check_engine, check_guard, check_model, check_reading, check_suffix
 from oodline.cli.engine import open_engine
 from oodline.cli.options import (
@@ -21,7 +22,6 @@ from oodline.cli.options import (
     report_skipped,
     show_warnings,
 )
-from oodline.files import check_writable
 
 ROWS = (".parquet", ".csv", ".jsonl")
 """Endings of the files of rows."""
@@ -69,10 +69,10 @@ def score(
         check_suffix("--output", output, ROWS)
         check_writable(output)
 
-    from oodline.artifact import read_artifact
-    from oodline.fitting import reads
-    from oodline.rows import UNFINISHED, RowWriter, check_output
-    from oodline.scoring import check_fitted_on
+    from oodline.guard.artifact import read_artifact
+    from oodline.passes.fit import reads
+    from oodline.scoring.row_writer import UNFINISHED, RowWriter, check_output
+    from oodline.scoring.score import check_fitted_on
 
     show_warnings()
     with open_engine(engine, output / UNFINISHED) as passes:

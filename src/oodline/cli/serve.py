@@ -57,9 +57,9 @@ def serve(
     json
         Print one JSON document once it listens, and nothing else on standard output.
     """
-    from oodline.artifact import read_artifact
-    from oodline.drift import DriftMonitor
-    from oodline.guard import Guard
+    from oodline.guard.artifact import read_artifact
+    from oodline.guard.guard import Guard
+    from oodline.scoring.drift import DriftMonitor
     from oodline.serve import create_app, run
     from oodline.serve.running import is_local
 

@@ -7,9 +7,9 @@ import warnings
 import torch
 from torch import nn
 
-from oodline.classifier import Classifier
 from oodline.detectors.base import Detector
 from oodline.errors import AssumptionWarning
+from oodline.model.classifier import Classifier
 
 LETTERS = {"C": "classes", "D": "features", "N": "training samples, as many as its bank holds", "r": "a rank, below D"}
 """What the letters stand for."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from oodline._util.files import check_writable
 from oodline.cli.checks import check_data, check_detectors, check_least, check_model, check_reading
 from oodline.cli.options import (
     DataOptions,
@@ -21,7 +22,6 @@ from oodline.cli.options import (
     show_warnings,
     table_console,
 )
-from oodline.files import check_writable
 
 if TYPE_CHECKING:
     from oodline.data import ImageSource, TensorSample, TensorSource
@@ -78,9 +78,9 @@ def tune(
     if output is not None:
         check_writable(output)
 
+    from oodline._util.files import write_atomically
     from oodline.data import TensorLoader, TensorSample, TensorSource, image_loader, sample
     from oodline.detectors.catalog import create_detector
-    from oodline.files import write_atomically
     from oodline.tuning.search import tune as search
 
     show_warnings()
@@ -193,8 +193,8 @@ def print_table(tuned: Tuned, most: int = 10) -> None:
 
 
 def _grid(written: list[str]) -> dict[str, list[Any]]:
+    from oodline._util.spec import parse_value
     from oodline.errors import SettingError
-    from oodline.references import parse_value
 
     grid = {}
     for text in written:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from oodline._util.files import check_writable, write_atomically
 from oodline.cli.checks import check_fraction, check_guard, check_least
 from oodline.cli.options import Json, show_warnings
 from oodline.errors import ArtifactError, DataError, SettingError, unknown_name
-from oodline.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    from oodline.class_calibration import AnyCalibration
-    from oodline.drift import DriftMonitor, DriftReport
+    from oodline.scoring.class_calibration import AnyCalibration
+    from oodline.scoring.drift import DriftMonitor, DriftReport
 
 ALARM = 3
 """Exit code after an alarm."""
@@ -75,8 +75,8 @@ def watch(
     if state is not None:
         check_writable(state)
 
-    from oodline.artifact import read_artifact
-    from oodline.drift_metrics import serve_drift_metrics
+    from oodline.guard.artifact import read_artifact
+    from oodline.scoring.drift_metrics import serve_drift_metrics
 
     show_warnings()
     artifact = read_artifact(guard)
@@ -122,13 +122,13 @@ def watch(
 
 
 def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | None, window: int | None) -> DriftMonitor:
-    from oodline.drift import DriftMonitor
+    from oodline.scoring.drift import DriftMonitor
 
     if state is None or not state.exists():
         return DriftMonitor(
             calibration, alpha=0.01 if alpha is None else alpha, window=500 if window is None else window
         )
-    from oodline.tensor_file import parse_json
+    from oodline._util.tensor_file import parse_json
 
     try:
         document = parse_json(state.read_bytes())
@@ -262,7 +262,7 @@ def _stream(file: Any) -> Iterator[Any]:
 
 
 def _lines(file: Any) -> Iterator[Any]:
-    from oodline.tensor_file import parse_json
+    from oodline._util.tensor_file import parse_json
 
     for number, line in enumerate(file, start=1):
         if not line.strip():

@@ -11,7 +11,7 @@ from itertools import count
 
 from PIL import Image
 
-from oodline.data.digests import combine
+from oodline._util.digests import combine
 from oodline.data.sources import ImageSource
 from oodline.errors import DataError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from oodline._util.digests import combine, file_digest
 from oodline.data.class_order import natural_order
 from oodline.data.decoding import decode
-from oodline.data.digests import combine, file_digest
 from oodline.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".gif")

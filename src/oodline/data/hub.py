@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from oodline._util.digests import combine, file_digest, image_digest
+from oodline._util.spec import Reference
 from oodline.data.columns import IMAGES, LABELS, class_numbers, find_column, image_content
 from oodline.data.decoding import decode, image_error, read_image
-from oodline.data.digests import combine, file_digest, image_digest
 from oodline.errors import DataError, ImageError, missing_extra, unknown_name
-from oodline.references import Reference
 
 
 class TorchvisionImages:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from oodline._util.digests import combine, file_digest
 from oodline.data.decoding import decode
-from oodline.data.digests import combine, file_digest
 from oodline.errors import DataError
 
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from oodline.batch import Batch
+from oodline._util.digests import combine
+from oodline.data.batch import Batch
 from oodline.data.decoding import read_image
-from oodline.data.digests import combine
 from oodline.data.sources import ImageSource
 from oodline.data.subset import evenly, labels_of
 from oodline.errors import DataError, ImageError, InputError
@@ -59,7 +59,7 @@ class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
             return stated
         raise InputError(
             f"the preprocessing, a {type(self.preprocessing).__name__}, does not say what it does, so activations "
-            "could not be told from those of another one. Use oodline.preprocessing.Preprocessing, or give it a "
+            "could not be told from those of another one. Use oodline.Preprocessing, or give it a "
             "`fingerprint`, a text that changes when it does."
         )
 
@@ -237,7 +237,7 @@ def image_loader(
     --------
     >>> from tempfile import TemporaryDirectory
     >>> from oodline.data import open_images
-    >>> from oodline.preprocessing import Preprocessing
+    >>> from oodline.preprocessing.preprocessing import Preprocessing
     >>> with TemporaryDirectory() as folder:
     ...     Image.new("RGB", (8, 8)).save(f"{folder}/black.png")
     ...     [batch] = image_loader(open_images(folder), Preprocessing())

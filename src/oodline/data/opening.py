@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from oodline._util.spec import parse_reference
 from oodline.data.class_order import compare_classes, in_order_of
 from oodline.data.folder import ImageFolder
 from oodline.data.hub import open_hugging_face, open_torchvision
@@ -21,7 +22,6 @@ from oodline.data.sources import ImageSource
 from oodline.data.tensor_formats import SUFFIXES
 from oodline.data.tensors import TensorFile, TensorLoader
 from oodline.errors import DataError
-from oodline.references import parse_reference
 
 SCHEMES = ("list", "torchvision", "hf")
 """What may stand before the colon of a name; all others are paths."""

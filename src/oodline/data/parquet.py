@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from pyarrow import ArrowException, parquet, types
 
+from oodline._util.digests import combine, file_digest
 from oodline.data.columns import (
     IMAGES,
     LABELS,
@@ -25,7 +26,6 @@ from oodline.data.columns import (
     join_labels,
 )
 from oodline.data.decoding import decode, image_error
-from oodline.data.digests import combine, file_digest
 from oodline.errors import DataError
 
 LARGE = 2**28

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Subset
 
 from oodline.data.sources import names_of_logits
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

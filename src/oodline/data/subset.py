@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from oodline.data.digests import combine
+from oodline._util.digests import combine
 from oodline.data.sources import ImageSource
 
 

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from oodline._util.tensor_file import parse_json
 from oodline.errors import DataError
-from oodline.tensor_file import parse_json
 
 SUFFIXES = (".safetensors", ".npz", ".npy", ".pt", ".pth")
 """Endings of the files that hold tensors."""

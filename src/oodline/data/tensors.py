@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from oodline.batch import Batch, Inputs
-from oodline.data.digests import combine, file_digest
+from oodline._util.digests import combine, file_digest
+from oodline.data.batch import Batch, Inputs
 from oodline.data.loader import describe_rows
 from oodline.data.subset import evenly
 from oodline.data.tensor_formats import Rows, open_rows, rows_of

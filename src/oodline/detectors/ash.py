@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.rectifier import Rectifier, check_fraction
+from oodline.model.activations import Activations, Needs
 
 ASH = Paper("Extremely Simple Activation Shaping for Out-of-Distribution Detection", "ICLR 2023", "2209.09858")
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.errors import InputError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.model.no_head import NoHead
 from oodline.statistics import Facts, Reservoir, Statistic
 

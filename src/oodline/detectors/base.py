@@ -19,17 +19,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from oodline.activations import Activations, Needs
-from oodline.classifier import Classifier
 from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
 from oodline.errors import AssumptionWarning, HeadError, MismatchError, NotFittedError, SettingError, unknown_name
-from oodline.fitting import fit
-from oodline.head import Head, HeadInfo, LinearHead
+from oodline.model.activations import Activations, Needs
+from oodline.model.classifier import Classifier
+from oodline.model.head import Head, HeadInfo, LinearHead
 from oodline.model.no_head import NoHead
+from oodline.passes.fit import fit
 from oodline.statistics import ContentSketch, Statistic
 
 if TYPE_CHECKING:
-    from oodline.preprocessing import Preprocessing
+    from oodline.preprocessing.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Detector(nn.Module, abc.ABC):
     """Whether that positive one is a class probability."""
 
     not_exportable: ClassVar[str] = ""
-    """Why its score is no graph of tensors that `oodline.export` could write; empty for all others."""
+    """Why its score is no graph of tensors that `oodline.guard.export` could write; empty for all others."""
 
     layers: Collection[str] = ()
     """Modules of the classifier whose output it reads, by name."""

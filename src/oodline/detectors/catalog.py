@@ -8,8 +8,8 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
 
+from oodline._util.spec import parse_reference
 from oodline.errors import SettingError, unknown_name
-from oodline.references import parse_reference
 
 if TYPE_CHECKING:
     from oodline.detectors.base import Detector

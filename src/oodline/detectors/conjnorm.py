@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import LabelError, SettingError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Reservoir, Statistic
 
 SOURCE = "the authors' code, which takes norm='class', by which p and temperature were chosen"

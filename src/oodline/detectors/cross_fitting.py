@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.detectors.base import Detector
 from oodline.errors import OodlineError
+from oodline.model.activations import Activations
 
 FOLDS = 5
 

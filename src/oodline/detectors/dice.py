@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
-from oodline.head import Head, LinearHead
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Statistic
 
 

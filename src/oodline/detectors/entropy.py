@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.msp import log_max_softmax
 from oodline.errors import SettingError
+from oodline.model.activations import Activations, Needs
 
 
 class Entropy(Detector):

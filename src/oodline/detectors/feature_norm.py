@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.model.activations import Activations, Needs
 
 
 class FeatureNorm(Detector):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.parts.bound import Threshold, check_largest
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
-from oodline.detectors.threshold import Threshold, check_largest
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
 
 

@@ -14,17 +14,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
-from oodline.classifier import Classifier
+from oodline._util.progress import track
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.catalog import create_detector
-from oodline.detectors.combining import RULES
 from oodline.detectors.cross_fitting import held_out_scores
-from oodline.detectors.p_values import log_p_values, scale_of
+from oodline.detectors.parts.combining import RULES
+from oodline.detectors.parts.p_values import log_p_values, scale_of
 from oodline.errors import InputError, MismatchError, NotFittedError, OodlineError, SettingError
-from oodline.fitting import reads
-from oodline.head import Head, HeadInfo
-from oodline.progress import track
+from oodline.model.activations import Activations, Needs
+from oodline.model.classifier import Classifier
+from oodline.model.head import Head, HeadInfo
+from oodline.passes.fit import reads
 from oodline.statistics import ContentSketch, Reservoir, Statistic
 
 DEFAULT = "line:clip=98%+gen+fdbd+vim"

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import LeavesMost, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
-from oodline.detectors.masked_linear import graph_tile
+from oodline.detectors.parts.masked_linear import graph_tile
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.errors import SettingError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
 
 CHUNK = 2**21

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import Neighbours, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
-from oodline.detectors.nearest import Codes, kth_by_faiss, kth_nearest, load_faiss
+from oodline.detectors.parts.nearest import Codes, kth_by_faiss, kth_nearest, load_faiss
 from oodline.errors import InputError, SettingError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
 
 CHUNK = 4096

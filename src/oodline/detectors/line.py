@@ -21,16 +21,16 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
-from oodline.detectors.masked_linear import masked_linear
-from oodline.detectors.products import product_percentiles, sorted_columns
+from oodline.detectors.evidence import Evidence, require_linear
+from oodline.detectors.parts.bound import Threshold, check_largest
+from oodline.detectors.parts.masked_linear import masked_linear
+from oodline.detectors.parts.products import product_percentiles, sorted_columns
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
-from oodline.detectors.threshold import Threshold, check_largest
 from oodline.errors import LabelError, SettingError
-from oodline.evidence import Evidence, require_linear
-from oodline.head import Head, LinearHead
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Contributions, Statistic
 
 FEW_SAMPLES = 10

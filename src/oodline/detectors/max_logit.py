@@ -7,8 +7,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
+from oodline.model.activations import Activations, Needs
 
 
 class MaxLogit(Detector):

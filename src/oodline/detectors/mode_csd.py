@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
-from oodline.detectors.nearest import kth_nearest
+from oodline.detectors.parts.nearest import kth_nearest
 from oodline.errors import InputError, SettingError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
 
 SCALES = 6

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
-from oodline.detectors.neuron_states import layer_states, neuron_states
+from oodline.detectors.parts.neuron_states import layer_states, neuron_states
 from oodline.errors import SettingError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
 
 SOURCE = "the authors' code, commit f8dbf68, configs/postprocessors/nac"

@@ -7,10 +7,10 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import Rectified
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import SettingError
+from oodline.model.activations import Activations, Needs
 
 
 def peakedness(feature_map: Float[Tensor, "n k h w"], epsilon: float) -> Float[Tensor, " n"]:

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.msp import MSP
 from oodline.detectors.nap import NAP, peakedness
 from oodline.errors import InputError, SettingError
+from oodline.model.activations import Activations, Needs
 
 
 class NAPCombined(Detector):

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import InputError, SettingError
+from oodline.model.activations import Activations, Needs
 
 if TYPE_CHECKING:
-    from oodline.preprocessing import Preprocessing
+    from oodline.preprocessing.preprocessing import Preprocessing
 
 
 class ODIN(Detector):

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import LabelError, SettingError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import Logits, Reservoir, Statistic
 
 TRANSLATION = 10_000.0

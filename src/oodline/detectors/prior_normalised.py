@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import Measured
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.msp import MSP
 from oodline.errors import SettingError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
 
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.base import Paper
 from oodline.detectors.rectifier import Rectifier
+from oodline.model.activations import Activations, Needs
 
 
 def leading_direction(feature_map: Float[Tensor, "n k s"]) -> Float[Tensor, "n s"]:

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.parts.bound import Threshold
 from oodline.detectors.rectifier import Rectifier
-from oodline.detectors.threshold import Threshold
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import Statistic
 
 

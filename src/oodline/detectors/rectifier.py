@@ -9,10 +9,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector
 from oodline.detectors.energy import Energy
 from oodline.errors import SettingError
+from oodline.model.activations import Activations, Needs
 
 
 class Rectifier(Detector):

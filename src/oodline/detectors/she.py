@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import LabelError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
 
 

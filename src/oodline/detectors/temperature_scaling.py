@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.msp import log_max_softmax
 from oodline.errors import AssumptionWarning
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
 from oodline.statistics.sources import Logits
 

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import Assumption, MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper
 from oodline.errors import SettingError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import Covariance, Reservoir, Statistic
 
 PAPER = Paper("ViM: Out-Of-Distribution with Virtual-logit Matching", "CVPR 2022", "2203.10807")

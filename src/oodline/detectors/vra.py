@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.parts.bound import Threshold
 from oodline.detectors.rectifier import Rectifier
-from oodline.detectors.threshold import Threshold
 from oodline.errors import SettingError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
 
 SOURCE = "the authors' readme"

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import InputError, SettingError
-from oodline.head import Head, LinearHead
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head, LinearHead
 from oodline.statistics import Reservoir, Statistic
 
 PAPER = Paper("WeiPer: OOD Detection using Weight Perturbations of Class Projections", "NeurIPS 2024", "2405.17164")

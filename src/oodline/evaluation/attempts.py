@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
-from oodline.classifier import Classifier
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import InputError, OodlineError
-from oodline.scoring import Scores, score_all
+from oodline.model.activations import Activations, Needs
+from oodline.model.classifier import Classifier
+from oodline.scoring.score import Scores, score_all
 
 
 class _Attempt(Detector):

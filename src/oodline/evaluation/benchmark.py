@@ -12,10 +12,8 @@ from time import perf_counter
 
 import torch
 
+from oodline._util.folders import check_replaceable
 from oodline._version import __version__
-from oodline.artifact import Artifact, FitInfo, ModelSource, describe
-from oodline.calibration import check_enough, false_alarm_of
-from oodline.classifier import Classifier
 from oodline.data import names_of_logits, open_loader
 from oodline.data.opening import is_tensors
 from oodline.errors import DataError, MissingExtraError, OodlineError, UnknownNameError
@@ -24,12 +22,14 @@ from oodline.evaluation.passes import BenchmarkSet, Outcome, measure
 from oodline.evaluation.protocol import Protocol, labelled_detectors
 from oodline.evaluation.record import ClassifierRecord, DetectorEntry, RunRecord, SetRecord
 from oodline.evaluation.run import RECORD, Run, write_run
-from oodline.folders import check_replaceable
-from oodline.head import HeadInfo
+from oodline.guard.artifact import Artifact, FitInfo, ModelSource, describe
+from oodline.model.classifier import Classifier
 from oodline.model.features import FeatureClassifier
 from oodline.model.from_features import is_features, open_feature_classifier
-from oodline.preprocessing import Preprocessing
-from oodline.zoo import load_model, move
+from oodline.model.head import HeadInfo
+from oodline.model.zoo import load_model, move
+from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.scoring.calibration import check_enough, false_alarm_of
 
 
 def run_protocol(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.classifier import Classifier
+from oodline._util.progress import track
 from oodline.errors import InputError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap, Interval
 from oodline.evaluation.metric import METRICS
@@ -19,8 +19,8 @@ from oodline.evaluation.paper import PAPER
 from oodline.evaluation.pooling import full_spectrum, pool
 from oodline.evaluation.scored_sets import ScoredSets, check_names
 from oodline.evaluation.table import Column, Table
-from oodline.progress import track
-from oodline.scoring import Detectors, name_detectors, score_all
+from oodline.model.classifier import Classifier
+from oodline.scoring.score import Detectors, name_detectors, score_all
 
 __all__ = ["Column", "Table", "evaluate", "score_sets", "tabulate", "tabulate_sets"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from oodline._util.digests import combine, file_digest
 from oodline._version import __version__
-from oodline.classifier import Classifier
-from oodline.data.digests import combine, file_digest
+from oodline.model.classifier import Classifier
 
 
 def identity(classifier: Classifier) -> dict[str, str]:

@@ -18,18 +18,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from oodline.artifact import Artifact, describe, read_artifact, write_artifact
-from oodline.classifier import Classifier
-from oodline.data.digests import combine
+from oodline._util.digests import combine
+from oodline._util.files import write_atomically
 from oodline.detectors.base import Detector
 from oodline.detectors.max_logit import MaxLogit
 from oodline.errors import ArtifactError, OodlineError
 from oodline.evaluation.attempts import score_each
 from oodline.evaluation.cache import CachedClassifier, KnownLoader
 from oodline.evaluation.identity import code_digest
-from oodline.files import write_atomically
-from oodline.head import HeadInfo
-from oodline.scoring import CHEAP, Scores
+from oodline.guard.artifact import Artifact, describe, read_artifact, write_artifact
+from oodline.model.classifier import Classifier
+from oodline.model.head import HeadInfo
+from oodline.scoring.score import CHEAP, Scores
 
 
 def costly(detector: Detector) -> bool:

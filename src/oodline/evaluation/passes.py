@@ -7,10 +7,6 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from oodline.activations import Needs
-from oodline.calibration import calibrate, false_alarm_of
-from oodline.class_calibration import AnyCalibration
-from oodline.classifier import Classifier
 from oodline.data import ImageLoader, TensorLoader
 from oodline.detectors.base import Detector
 from oodline.errors import InputError, OodlineError
@@ -18,9 +14,13 @@ from oodline.evaluation.cache import KnownLoader
 from oodline.evaluation.kept import keep_fitted, restore_fitted, score_or_recall
 from oodline.evaluation.protocol import SetPart
 from oodline.evaluation.record import Role
-from oodline.fitting import fit
-from oodline.head import Head
-from oodline.scoring import Scores, unreadable
+from oodline.model.activations import Needs
+from oodline.model.classifier import Classifier
+from oodline.model.head import Head
+from oodline.passes.fit import fit
+from oodline.scoring.calibration import calibrate, false_alarm_of
+from oodline.scoring.class_calibration import AnyCalibration
+from oodline.scoring.score import Scores, unreadable
 
 PROBED = 4
 """Images on which is tried whether the classifier can serve a detector that needs more than features."""

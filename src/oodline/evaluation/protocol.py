@@ -33,6 +33,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, ValidationError
 
+from oodline._util.spec import Reference, parse_reference
 from oodline._util.toml import read_toml
 from oodline._util.validation import path_of, problem
 from oodline.data.opening import SCHEMES, is_tensors
@@ -40,8 +41,7 @@ from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import ModelError, SettingError, unknown_name
 from oodline.evaluation.record import SETS, SETS_IN_WORDS, Role, SetName, safe_name
-from oodline.preprocessing import Preprocessing
-from oodline.references import Reference, parse_reference
+from oodline.preprocessing.preprocessing import Preprocessing
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 

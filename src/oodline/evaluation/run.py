@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from pyarrow import ArrowException, parquet
 from pydantic import ValidationError
 
+from oodline._util.folders import write_folder
 from oodline._util.validation import problem
 from oodline._version import __version__
-from oodline.artifact import Artifact, read_artifact, write_artifact
 from oodline.errors import ArtifactError, InputError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import tabulate
@@ -36,8 +36,8 @@ from oodline.evaluation.metrics import compute_metrics
 from oodline.evaluation.record import FORMAT_VERSION, SETS, SETS_IN_WORDS, RunRecord, SetRecord, timestamp
 from oodline.evaluation.table import Table
 from oodline.evaluation.writing import to_markdown
-from oodline.folders import write_folder
-from oodline.scoring import Scores
+from oodline.guard.artifact import Artifact, read_artifact, write_artifact
+from oodline.scoring.score import Scores
 
 RECORD, GUARD = "run.json", "guard.safetensors"
 IMAGE_COLUMNS = ("index", "label", "predicted")

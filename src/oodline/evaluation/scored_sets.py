@@ -11,9 +11,9 @@ import torch
 from pyarrow import ArrowException, parquet
 from torch import Tensor
 
+from oodline._util.files import write_atomically
 from oodline.errors import DataError, SettingError
-from oodline.files import write_atomically
-from oodline.scoring import Scores
+from oodline.scoring.score import Scores
 
 COLUMNS = ("set", "role", "group", "index", "label", "predicted")
 """What stands before the scores, one column a detector."""

@@ -21,8 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from oodline.data.digests import combine
-from oodline.files import write_atomically
+from oodline._util.digests import combine
+from oodline._util.files import write_atomically
 
 FORMAT_VERSION = 1
 ABOUT = "about.json"

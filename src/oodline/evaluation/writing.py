@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from oodline._util.files import write_atomically
 from oodline.errors import SettingError
 from oodline.evaluation.metric import PRINTED
 from oodline.evaluation.rendering import FULL_SPECTRUM, footer, heading
 from oodline.evaluation.table import Column, Table
-from oodline.files import write_atomically
 
 
 def to_markdown(table: Table) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from oodline._util.spec import parse_reference
 from oodline.data.tensor_formats import ALONE, open_rows
 from oodline.data.tensors import LABELS, TensorFile, TensorSource
 from oodline.errors import DataError
-from oodline.references import parse_reference
 
 NAMES = ("features", "logits")
 """What a classifier of features takes."""

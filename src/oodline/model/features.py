@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oodline.activations import Activations, Needs
-from oodline.batch import Batch, Inputs
-from oodline.classifier import Classifier, Gradients
+from oodline.data.batch import Batch, Inputs
 from oodline.data.tensors import TensorLoader, TensorSource
 from oodline.errors import DataError, HeadError, InputError
-from oodline.head import Head, HeadInfo
+from oodline.model.activations import Activations, Needs
+from oodline.model.classifier import Classifier, Gradients
 from oodline.model.feature_files import NAMES, open_features
+from oodline.model.head import Head, HeadInfo
 from oodline.model.no_head import NoHead
 
 TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 1e-2}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from oodline._util.spec import parse_reference
 from oodline.data.tensors import TensorLoader, TensorSource
 from oodline.errors import DataError, HeadError, ModelError
 from oodline.model.feature_files import open_features
 from oodline.model.features import FeatureClassifier
 from oodline.model.head_file import make_head
 from oodline.model.no_head import NoHead
-from oodline.references import parse_reference
 
 SCHEME = "features"
 """How a reference names a classifier of precomputed features: `features`, or `features:HEAD_FILE`."""

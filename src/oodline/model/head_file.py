@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from oodline.data.tensor_formats import ALONE, Rows, load_torch, open_rows, rows_of
 from oodline.errors import HeadError, OodlineError
-from oodline.head import LinearHead, read_head
 from oodline.model.feature_files import FLOATS
+from oodline.model.head import LinearHead, read_head
 
 KNOWN = ("", "W", "fc", "head", "classifier", "linear", "head.fc")
 """What a head is called in most files, where more than one layer fits."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from oodline.errors import HeadError
-from oodline.evaluating import evaluating
-from oodline.head import LayeredHead, LinearHead, find_head, head_of, read_head
 from oodline.model.after_head import explain
 from oodline.model.agreement import gap, precision
+from oodline.model.eval_mode import evaluating
+from oodline.model.head import LayeredHead, LinearHead, find_head, head_of, read_head
 from oodline.model.head_name import HeadName
 from oodline.model.linear_modules import Affine, affine_of, candidates, linear_names
 from oodline.model.reading import Reading, Split, at_least_float32, follow, overheard, split

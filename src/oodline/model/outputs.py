@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from oodline.batch import Inputs
+from oodline.data.batch import Inputs
 from oodline.errors import HeadError, InputError
 from oodline.model.linear_modules import candidates
 from oodline.model.reading import MASK

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from oodline.calibration import Calibration, calibrate, false_alarm_of
 from oodline.errors import InputError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.metrics import auroc
@@ -18,6 +17,7 @@ from oodline.evaluation.risk_coverage import risk_coverage
 from oodline.evaluation.run import Run
 from oodline.evaluation.table import Table
 from oodline.report.curves import Bins, Curve, Ladder, accepting, bins, ladder, risk_curve, roc
+from oodline.scoring.calibration import Calibration, calibrate, false_alarm_of
 
 Values = NDArray[np.float64]
 

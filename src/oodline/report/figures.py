@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from oodline._util.files import write_atomically
 from oodline.errors import DataError, missing_extra
 from oodline.evaluation.risk_coverage import risk_coverage
 from oodline.evaluation.run import Run
-from oodline.files import write_atomically
 from oodline.report.contents import DetectorContents, correct, id_name, ordered, read_contents
 from oodline.report.curves import risk_curve
 

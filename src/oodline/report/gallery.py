@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from oodline._util.spec import parse_reference
 from oodline.data import ImageSource, open_images
 from oodline.data.class_order import in_order_of
 from oodline.data.opening import SCHEMES
 from oodline.errors import DataError, OodlineError, unknown_name
 from oodline.evaluation.record import SetRecord
 from oodline.evaluation.run import Run
-from oodline.references import parse_reference
 from oodline.report.thumbnails import read_thumbnail
 
 MOST = 600

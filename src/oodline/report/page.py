@@ -13,13 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from oodline._util.files import write_atomically
 from oodline._version import __version__
 from oodline.errors import missing_extra
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.metric import METRICS
 from oodline.evaluation.record import timestamp
 from oodline.evaluation.run import Run
-from oodline.files import write_atomically
 from oodline.report.contents import correct, id_name, ordered, others, read_contents, tables
 from oodline.report.gallery import Gallery, gather
 from oodline.report.views import comparisons, metric_tables, script_data, settings_text, size_text

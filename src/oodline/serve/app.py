@@ -13,9 +13,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from oodline._version import __version__
-from oodline.drift import DriftMonitor
-from oodline.guard import Guard
-from oodline.preprocessing import Preprocessing
+from oodline.guard.guard import Guard
+from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.scoring.drift import DriftMonitor
 from oodline.serve import problems as p
 from oodline.serve.envelope import Envelope
 from oodline.serve.gate import Gate

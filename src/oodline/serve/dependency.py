@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import Request
 
-from oodline.guard import Guard
-from oodline.preprocessing import Preprocessing
+from oodline.guard.guard import Guard
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.serve.judge import Judge
 from oodline.serve.settings import ServeSettings
 

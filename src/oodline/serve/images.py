@@ -8,7 +8,7 @@ from io import BytesIO
 
 from PIL import Image, UnidentifiedImageError
 
-from oodline.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.serve.problems import TOO_MANY_PIXELS, UNREADABLE_IMAGE, UNSUPPORTED_TYPE, Problem
 from oodline.serve.settings import ServeSettings
 

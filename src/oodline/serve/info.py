@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from oodline._version import __version__
-from oodline.class_calibration import AnyCalibration, ClassCalibration
-from oodline.guard import Guard
+from oodline.guard.guard import Guard
+from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration
 from oodline.serve.images import FORMATS
 from oodline.serve.settings import ServeSettings
 
@@ -54,7 +54,7 @@ def histogram(calibration: AnyCalibration, label: int | None = None) -> dict[str
     Examples
     --------
     >>> import torch
-    >>> from oodline.calibration import calibrate
+    >>> from oodline.scoring.calibration import calibrate
     >>> histogram(calibrate(torch.arange(100.0)))["counts"][:3]
     [3, 2, 3]
     """

@@ -14,11 +14,11 @@ from fastapi import Request
 from PIL import Image
 from torch import Tensor
 
-from oodline.drift import DriftMonitor
 from oodline.errors import NotFittedError, OodlineError, SettingError
-from oodline.evaluating import evaluating
-from oodline.guard import Guard
-from oodline.preprocessing import Preprocessing
+from oodline.guard.guard import Guard
+from oodline.model.eval_mode import evaluating
+from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.scoring.drift import DriftMonitor
 from oodline.serve.batching import Batcher, Places, Work
 from oodline.serve.budget import Budget
 from oodline.serve.forms import Upload

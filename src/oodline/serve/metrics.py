@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from oodline.drift import DriftMonitor
-from oodline.drift_metrics import DriftMetrics
-from oodline.guard import Guard
+from oodline.guard.guard import Guard
+from oodline.scoring.drift import DriftMonitor
+from oodline.scoring.drift_metrics import DriftMetrics
 from oodline.serve.problems import Problem
 
 QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)

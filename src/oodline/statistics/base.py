@@ -13,8 +13,8 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.errors import StatisticsError
+from oodline.model.activations import Activations
 
 
 class Statistic(abc.ABC):

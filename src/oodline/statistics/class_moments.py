@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.errors import LabelError, SettingError
+from oodline.model.activations import Activations
 from oodline.statistics.base import Statistic
 from oodline.statistics.sources import Features, Grouping, Source, group
 
@@ -29,8 +29,8 @@ class ClassMoments(Statistic):
 
     Examples
     --------
-    >>> from oodline.activations import Activations
-    >>> from oodline.head import LinearHead
+    >>> from oodline.model.activations import Activations
+    >>> from oodline.model.head import LinearHead
     >>> head = LinearHead(torch.eye(2), torch.zeros(2))
     >>> f = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]])
     >>> moments = ClassMoments()

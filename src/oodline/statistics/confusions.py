@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from oodline.activations import Activations
+from oodline.model.activations import Activations
 from oodline.statistics.base import Statistic
 
 WAITING = 2**16

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.errors import SettingError
+from oodline.model.activations import Activations
 from oodline.statistics.base import Statistic
 from oodline.statistics.reservoir import splitmix64
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.activations import Activations
+from oodline.model.activations import Activations
 from oodline.statistics.base import Statistic
 
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.errors import SettingError
+from oodline.model.activations import Activations
 from oodline.statistics.base import Statistic
 from oodline.statistics.sources import Features, Grouping, Source, group
 
@@ -37,8 +37,8 @@ class Quantiles(Statistic):
 
     Examples
     --------
-    >>> from oodline.activations import Activations
-    >>> from oodline.head import LinearHead
+    >>> from oodline.model.activations import Activations
+    >>> from oodline.model.head import LinearHead
     >>> head = LinearHead(torch.eye(2), torch.zeros(2))
     >>> f = torch.arange(1000.0).reshape(500, 2)
     >>> quantiles = Quantiles()

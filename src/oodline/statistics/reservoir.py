@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.errors import SettingError, StatisticsError
+from oodline.model.activations import Activations
 from oodline.statistics.base import Statistic
 from oodline.statistics.sources import Features, Grouping, Source, group
 
@@ -50,8 +50,8 @@ class Reservoir(Statistic):
 
     Examples
     --------
-    >>> from oodline.activations import Activations
-    >>> from oodline.head import LinearHead
+    >>> from oodline.model.activations import Activations
+    >>> from oodline.model.head import LinearHead
     >>> head = LinearHead(torch.eye(2), torch.zeros(2))
     >>> f = torch.randn(100, 2)
     >>> whole, left, right = Reservoir(5), Reservoir(5), Reservoir(5)

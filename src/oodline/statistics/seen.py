@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.errors import StatisticsError
+from oodline.model.activations import Activations
 from oodline.statistics.base import Statistic
 
 MOST = 2**20

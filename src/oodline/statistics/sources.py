@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.errors import LabelError
+from oodline.model.activations import Activations
 
 Grouping = Literal["label", "predicted", "correct", "all"]
 """By true label; by argmax; by label, all misclassified samples in one further group, the last; or one group."""

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.errors import SettingError, StatisticsError
+from oodline.model.activations import Activations
 from oodline.statistics.base import Statistic
 from oodline.statistics.sources import Features, Source, group
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.base import Detector
 from oodline.errors import InputError
-from oodline.fitting import share
-from oodline.head import Head, LinearHead
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head, LinearHead
 from oodline.model.no_head import NoHead
-from oodline.scoring import CHEAP
+from oodline.passes.fit import share
+from oodline.scoring.score import CHEAP
 from oodline.statistics import Statistic
 from oodline.statistics.sources import group as by_class
 from oodline.tuning.feature_space import MADE_UP

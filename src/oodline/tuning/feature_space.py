@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from oodline.activations import Activations
 from oodline.errors import InputError
+from oodline.model.activations import Activations
 from oodline.model.no_head import NoHead
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from oodline.activations import Activations
-from oodline.batch import Inputs, unpack
-from oodline.classifier import Classifier
-from oodline.engines.base import Reads
+from oodline._util.progress import track
+from oodline.data.batch import Inputs, unpack
 from oodline.errors import InputError
-from oodline.progress import track
+from oodline.model.activations import Activations
+from oodline.model.classifier import Classifier
+from oodline.passes.engine import Reads
 from oodline.tuning.pseudo_outliers import Transform
 from oodline.tuning.touched import Witness
 from oodline.tuning.trial import concatenate

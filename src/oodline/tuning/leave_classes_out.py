@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from oodline.activations import Activations
-from oodline.head import LinearHead
+from oodline.model.activations import Activations
+from oodline.model.head import LinearHead
 
 
 @dataclass(frozen=True, eq=False)

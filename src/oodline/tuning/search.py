@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from oodline.batch import unpack
-from oodline.classifier import Classifier
+from oodline._util.progress import track
+from oodline.data.batch import unpack
 from oodline.detectors.base import Detector, FewSamplesWarning
 from oodline.detectors.catalog import write_reference
-from oodline.engines.base import Reads
 from oodline.errors import InputError, OodlineError, SettingError
-from oodline.fitting import reads
-from oodline.progress import track
+from oodline.model.classifier import Classifier
+from oodline.passes.engine import Reads
+from oodline.passes.fit import reads
 from oodline.statistics import Statistic
 from oodline.tuning.candidates import Candidate, best, combinations, with_settings
 from oodline.tuning.cases import Case, make_cases

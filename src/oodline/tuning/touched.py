@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from oodline.batch import Inputs
+from oodline.data.batch import Inputs
 
 VALUES = 1024
 """About so many values of each input tensor stand for it: equal inputs always agree, others hardly ever."""

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.detectors.base import Detector
 from oodline.errors import InputError
 from oodline.evaluation.metrics import auroc
+from oodline.model.activations import Activations
 
 CHUNK = 2048
 """Samples that a detector scores at a time."""

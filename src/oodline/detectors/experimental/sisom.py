@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.activations import Activations, Needs
 from oodline.detectors.assumptions import PerClass, Published, TellsApart
 from oodline.detectors.base import Detector, Paper
-from oodline.detectors.neuron_states import NeuronStates, neuron_states
+from oodline.detectors.parts.neuron_states import NeuronStates, neuron_states
 from oodline.errors import InputError, SettingError
-from oodline.head import Head
+from oodline.model.activations import Activations, Needs
+from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
 
 

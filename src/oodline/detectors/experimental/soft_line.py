@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from oodline.activations import Activations
 from oodline.detectors.base import Detector
 from oodline.detectors.line import LINe
-from oodline.detectors.masked_linear import masked_linear
+from oodline.detectors.parts.masked_linear import masked_linear
 from oodline.detectors.rectifier import check_fraction
+from oodline.model.activations import Activations
 
 
 class SoftLINe(LINe):

@@ -1,0 +1,81 @@
+"""What speaks for the class that an input is judged as, neuron by neuron."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from oodline.errors import HeadError
+from oodline.model.activations import Activations
+from oodline.model.head import Head, LinearHead
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Contributions of D neurons to one logit for each of N inputs, that of the class it is judged as.
+
+    Parameters
+    ----------
+    judged_as : Tensor (N,), int64
+        The class c of each input.
+    expected : Tensor (N, D)
+        S: the mean contribution `W[c, d] mean_c(f_d)` over training data of class c.
+    found : Tensor (N, D)
+        `W[c, d] f_d`: what the neurons contribute to this input.
+    counted : Tensor (N, D)
+        `W[c, d] h_d`: the part of it that the detector reads, where it clips; else the same.
+    important : Tensor (N, D), bool
+        Neurons that matter for class c.
+
+    Examples
+    --------
+    >>> from oodline import LINe
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> evidence = LINe(p_a=0.5, clip=5.0).fit(classifier, loader).evidence(classifier(loader[0][0]))
+    >>> evidence.judged_as.shape, evidence.found.shape
+    (torch.Size([60]), torch.Size([60, 16]))
+    """
+
+    judged_as: Int[Tensor, " n"]
+    expected: Float[Tensor, "n d"]
+    found: Float[Tensor, "n d"]
+    counted: Float[Tensor, "n d"]
+    important: Bool[Tensor, "n d"]
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A detector that can say what speaks for the class of an input."""
+
+    def evidence(self, activations: Activations) -> Evidence:
+        """Evidence of N inputs."""
+        ...
+
+
+@runtime_checkable
+class Shares(Protocol):
+    """A detector made of detectors that can say how strange each of them finds an input."""
+
+    def p_values(self, activations: Activations) -> dict[str, Float[Tensor, " n"]]:
+        """P-values of N inputs by member; small means strange."""
+        ...
+
+
+def require_linear(head: Head) -> LinearHead:
+    """The head, where contributions are weight times feature.
+
+    Raises
+    ------
+    HeadError
+        It has several layers.
+    """
+    if not isinstance(head, LinearHead):
+        raise HeadError(
+            "an explanation needs one linear layer as head, so that logits are sums over neurons, but this one has "
+            "several. Name the last one: Classifier(model, head='NAME'), or --head NAME."
+        )
+    return head

@@ -1,0 +1,1 @@
+"""Classifier, detector and threshold as one object: verdicts, explanations, files, graphs."""

@@ -1,0 +1,400 @@
+"""A guard: classifier, detector and threshold together, which says of each input whether to believe the classifier."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+
+from oodline.data.batch import Inputs
+from oodline.data.stated import one_a_class, stated_by
+from oodline.detectors.base import Detector
+from oodline.detectors.catalog import CATALOG, detector_class
+from oodline.detectors.evidence import Explains, Shares, require_linear
+from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedError, SettingError, unknown_name
+from oodline.guard.artifact import Artifact, read_artifact, write_artifact
+from oodline.guard.calibrating import calibrate_detectors
+from oodline.guard.explanation import Explanation, explanations
+from oodline.guard.export import Export, export_onnx
+from oodline.guard.neurons import Neurons
+from oodline.guard.probe import Probe
+from oodline.guard.verdict import Verdict
+from oodline.model.activations import Activations, Needs
+from oodline.model.changes import Snapshot
+from oodline.model.classifier import Classifier
+from oodline.model.fingerprint import Fingerprint
+from oodline.model.head import HeadInfo, LinearHead
+from oodline.model.zoo import names_in_config
+from oodline.passes.fit import check_served, reads
+from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.scoring.calibration import check_false_alarm, false_alarm_of
+from oodline.scoring.class_calibration import AnyCalibration
+from oodline.scoring.score import check_fitted_on
+
+__all__ = ["Guard", "Verdict"]
+
+
+class Guard:
+    """A classifier with a fitted detector and, once calibrated, a threshold.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        The frozen classifier.
+    detector : Detector
+        Fitted on it, where it needs fitting.
+    calibration : Calibration or ClassCalibration, optional
+        Set by `calibrate`.
+    class_names : sequence of str, optional
+        In the order of the logits; carried along for people and files. If omitted, those that the classifier, its model
+        or the data set of `calibrate` states.
+    preprocessing : Preprocessing or callable, optional
+        From image to input; carried along in the saved file. A transform of torchvision or timm and an image processor
+        of transformers are taken too, see `Preprocessing.of`. If omitted, that of the classifier or of the loader of
+        `calibrate`.
+    neurons : Neurons, optional
+        Fitted in the same pass, for explanations with training images and z-scores.
+
+    Raises
+    ------
+    NotFittedError, MismatchError
+        The detector, or what is known of the neurons, is not fitted, or on another classifier.
+    SettingError
+        There are fewer or more class names than classes, or the preprocessing cannot be expressed.
+
+    Examples
+    --------
+    >>> import oodline as ol
+    >>> from oodline.testing import toy_loader, toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> detector = ol.LINe(p_a=0.5, p_w=0.5, clip=5.0).fit(classifier, loader)
+    >>> guard = ol.Guard(classifier, detector).calibrate(toy_loader(seed=1), false_alarm=0.05)
+    >>> verdict = guard(torch.zeros(2, 4))
+    >>> verdict.is_ood
+    tensor([True, True])
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        detector: Detector,
+        calibration: AnyCalibration | None = None,
+        *,
+        class_names: Iterable[str] | None = None,
+        preprocessing: Preprocessing | Callable[..., Any] | None = None,
+        neurons: Neurons | None = None,
+    ) -> None:
+        if not detector.fitted:
+            name = type(detector).__name__
+            raise NotFittedError(f"{name} is not fitted. Call {name}.fit(classifier, train_loader) before guarding.")
+        check_served([detector], classifier)
+        check_fitted_on({detector.name: detector}, classifier)
+        if neurons is not None:
+            neurons.state()  # raises where it was not fitted
+            check_fitted_on({neurons.name: neurons}, classifier)
+        self.classifier = classifier
+        self.detector = detector
+        self.calibration = calibration
+        self.class_names = None if class_names is None else tuple(class_names)
+        if self.class_names is not None and (classes := classifier.head.num_classes) not in (0, len(self.class_names)):
+            raise SettingError(
+                f"the guard has {len(self.class_names)} class names for {classes} classes. Give one each, or none."
+            )
+        if self.class_names is None:
+            self.class_names = one_a_class(
+                classifier.class_names or names_in_config(classifier.model), classifier.head.num_classes
+            )
+        self.preprocessing = classifier.preprocessing if preprocessing is None else Preprocessing.of(preprocessing)
+        self.neurons = neurons
+        self.probe: Probe | None = None
+        self.other_weights: str | None = None
+        if calibration is not None:
+            self._remember()
+
+    def __repr__(self) -> str:
+        """Detector, classifier and what is promised."""
+        promise = "no threshold yet" if self.calibration is None else f"false_alarm={self.calibration.false_alarm:g}"
+        return f"Guard({self.detector!r}, {self.classifier!r}, {promise})"
+
+    def calibrate(
+        self,
+        loader: Iterable[Any],
+        false_alarm: float | None = None,
+        *,
+        tpr: float | None = None,
+        by: Literal["all", "predicted"] = "all",
+        keep_inputs: int = 0,
+        progress: bool = False,
+    ) -> Self:
+        """Choose the threshold that flags at most a fraction `false_alarm` of ID inputs.
+
+        The promise, for an ID input that is exchangeable with those of the loader: `P(flagged) <= false_alarm`, for any
+        classifier, detector and number of samples; see `Calibration`. It is silent on OOD inputs, and void where the
+        data in use has drifted away from the held-out data.
+
+        A detector that compares with held-out data, as the default does, gets a fifth of the samples as its reference,
+        where there are at least 100 and the others can promise the rate; unless it was given a reference by `refer`.
+
+        Parameters
+        ----------
+        loader : iterable
+            Batches of ID data that neither the classifier nor the detector was fitted on; labels are not used.
+        false_alarm : float, optional
+            In (0, 1); 0.05 without it. n samples can promise rates from 1 / (n + 1).
+        tpr : float, optional
+            The same promise in the papers' words: `tpr=0.95` is `false_alarm=0.05`.
+        by : {"all", "predicted"}
+            Promise the rate on average, or for each predicted class; see `ClassCalibration` for small classes.
+        keep_inputs : int
+            Held-out inputs that `save` writes to the file, at most 8, to prove a classifier by when it is loaded. A
+            pattern in their shape is used if omitted, which shows nothing of the data.
+        progress : bool
+            Show a progress bar on standard error.
+
+        Raises
+        ------
+        SettingError
+            The rate is outside (0, 1) or given twice, or there are too few samples for it.
+        InputError
+            As `oodline.score`.
+
+        Warns
+        -----
+        SeenDataWarning
+            The loader seems to hold the data that the detector was fitted on.
+        """
+        rate = false_alarm_of(false_alarm, tpr)
+        check_false_alarm(rate)
+        stated = stated_by(loader)
+        if self.preprocessing is None:
+            self.preprocessing = stated.preprocessing
+        if self.preprocessing is not None:
+            self.detector.use_preprocessing(self.preprocessing)
+        name = self.detector.name
+        before = Snapshot(self.classifier.model)
+        found = calibrate_detectors(
+            {name: self.detector}, self.classifier, loader, rate, by, keep_inputs=keep_inputs, progress=progress
+        )
+        self.calibration, self.probe, self.other_weights = found.calibrations[name], found.probe, None
+        self._remember(before.touched())
+        if self.class_names is None:
+            self.class_names = stated.names_of(self.classifier.head.num_classes)
+        return self
+
+    def _remember(self, volatile: frozenset[str] = frozenset()) -> None:
+        self._snapshots = (
+            Snapshot(self.classifier.model, volatile=volatile),
+            Snapshot(self.detector, settings=True),
+        )
+
+    def _check_unchanged(self) -> None:
+        now = (("classifier", self.classifier.model), ("detector", self.detector))
+        for (what, module), snapshot in zip(now, self._snapshots, strict=True):
+            if difference := "it is another one" if snapshot.module is not module else snapshot.change():
+                raise MismatchError(
+                    f"the {what} changed after the guard was calibrated: {difference}. Fit the detector again where "
+                    "the classifier is another one, and call guard.calibrate(held_out_loader) again."
+                )
+
+    def __call__(self, inputs: Inputs) -> Verdict:
+        """Judge a batch of N inputs in one forward pass.
+
+        Raises
+        ------
+        NotFittedError
+            The guard is not calibrated.
+        MismatchError
+            Classifier or detector changed since.
+        InputError
+            The batch has the wrong shape, or gives NaN or infinite activations or scores.
+        """
+        calibration = self._calibrated()
+        return self._judge(self.classifier(inputs, **reads([self.detector])), calibration)
+
+    def explain(self, inputs: Inputs, *, top: int = 8) -> list[Explanation]:
+        """Say of each of N inputs which neurons its class expected and did not find, and which it did not expect.
+
+        Of a detector made of detectors, such as `Fuse`, it also says how strange each member finds the input, and the
+        neurons are those of the first member that keeps contributions by class.
+
+        Parameters
+        ----------
+        inputs : Tensor or mapping
+            As for a verdict.
+        top : int
+            Neurons of each kind to list, at most.
+
+        Raises
+        ------
+        SettingError
+            The detector keeps no contributions by class, and the guard has no `Neurons`; names those that do.
+        HeadError
+            The head has several layers.
+        NotFittedError, InputError
+            As for a verdict.
+        """
+        calibration = self._calibrated()
+        explainer = self._explainer()
+        if explainer is None:
+            known = ", ".join(name for name in CATALOG if issubclass(detector_class(name), Explains))
+            raise SettingError(
+                f"'{self.detector.name}' does not say what speaks for a class; these detectors do: {known}. Or fit "
+                "Neurons in the same pass, and give them to the guard: fit([detector, neurons], ...), "
+                "Guard(classifier, detector, neurons=neurons)."
+            )
+        activations = self.classifier(inputs, **reads([self.detector]))
+        require_linear(activations.head)
+        verdict = self._judge(activations, calibration)
+        with torch.no_grad():
+            evidence = explainer.evidence(activations)
+            members = self.detector.p_values(activations) if isinstance(self.detector, Shares) else None
+        features = activations.features
+        return explanations(verdict.rows(), evidence, features, self.neurons, self.class_names, top, members)
+
+    def _explainer(self) -> Explains | None:
+        made_of = self.detector.members if isinstance(self.detector, Shares) else []
+        able = [d for d in (self.detector, *(member for _, member in made_of)) if isinstance(d, Explains)]
+        return able[0] if able else self.neurons
+
+    @property
+    def explains(self) -> bool:
+        """Whether `explain` has what it needs: contributions by class, and one linear layer as head."""
+        return self._explainer() is not None and isinstance(self.classifier.head, LinearHead)
+
+    def _calibrated(self) -> AnyCalibration:
+        if self.calibration is None:
+            raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
+        self._check_unchanged()
+        return self.calibration
+
+    def _judge(self, activations: Activations, calibration: AnyCalibration) -> Verdict:
+        with torch.no_grad():
+            scores = self.detector(activations).cpu()
+        if not bool(torch.isfinite(scores).all()):
+            raise InputError(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite.")
+        label = activations.predicted.cpu()
+        return Verdict(
+            label=label,
+            score=scores,
+            is_ood=calibration.is_ood(scores, label),
+            p_value=calibration.p_value(scores, label),
+            threshold=calibration.threshold_of(label),
+            class_names=self.class_names,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write detector, calibration and head fingerprint to one safetensors file; the classifier stays where it is.
+
+        Raises
+        ------
+        ArtifactError
+            The detector is not one of oodline's, so that a file could not say how to build it.
+        DataError
+            The file cannot be written; nothing is left half-written.
+        """
+        name = self.detector.name
+        if self.calibration is not None:
+            self._check_unchanged()
+        artifact = Artifact(
+            detectors={name: self.detector},
+            head=HeadInfo.of(self.classifier.head),
+            calibrations={} if self.calibration is None else {name: self.calibration},
+            class_names=self.class_names,
+            preprocessing=self.preprocessing,
+            neurons=self.neurons,
+            weights=self._weights(),
+            probe=self.probe,
+            other_weights=self.other_weights,
+        )
+        return write_artifact(artifact, path)
+
+    def _weights(self) -> Fingerprint | None:
+        if self.classifier.lacking(Needs.INPUTS):
+            return None  # features that were computed before: the model behind them is not known
+        return Fingerprint.of(self.classifier.model) if self.calibration is None else self._snapshots[0].fingerprint
+
+    def export_onnx(
+        self,
+        path: str | Path,
+        example: Inputs,
+        *,
+        preprocessing: Preprocessing | None = None,
+        progress: bool = False,
+    ) -> Export:
+        """Write one ONNX graph from inputs to the verdict; see `oodline.guard.export.export_onnx`."""
+        return export_onnx(self, path, example, preprocessing=preprocessing, progress=progress)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        classifier: Classifier,
+        detector: str | None = None,
+        *,
+        class_names: Iterable[str] | None = None,
+        allow_other_weights: str | None = None,
+    ) -> Guard:
+        """Read a guard, or one of the detectors that `oodline fit` wrote, for the classifier it was fitted on.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file by `Guard.save` or `oodline fit`.
+        classifier : Classifier
+            The same classifier.
+        detector : str, optional
+            Which of several detectors; the first without it.
+        class_names : sequence of str, optional
+            For a file that holds none. Names that are not one a class are left out, with a warning.
+        allow_other_weights : str, optional
+            Why a classifier of the same sizes with other weights will do; an `OtherWeightsWarning` shows it.
+
+        Raises
+        ------
+        ArtifactError
+            The file is missing, truncated, changed, of a newer format or no such file.
+        MismatchError
+            The classifier has another head or other weights, or computes other numbers from the stored inputs.
+        UnknownNameError
+            There is no such detector in the file.
+        """
+        artifact = read_artifact(path)
+        reason = artifact.check(classifier, allow_other_weights=allow_other_weights)
+        return cls.of(artifact, classifier, detector, class_names=class_names, where=str(path), reason=reason)
+
+    @classmethod
+    def of(
+        cls,
+        artifact: Artifact,
+        classifier: Classifier,
+        detector: str | None = None,
+        *,
+        class_names: Iterable[str] | None = None,
+        where: str = "what was fitted",
+        reason: str = "",
+    ) -> Guard:
+        """The guard of one of the detectors of an artifact that was checked, or made, for this classifier."""
+        if not artifact.detectors:
+            raise ArtifactError(f"{where} holds no detector.")
+        name = detector if detector is not None else next(iter(artifact.detectors))
+        if name not in artifact.detectors:
+            raise unknown_name(f"detector in {where}", name, artifact.detectors)
+        names = artifact.class_names or (None if class_names is None else tuple(class_names))
+        if names is not None and (classes := classifier.head.num_classes) not in (0, len(names)):
+            warnings.warn(f"{len(names)} class names for {classes} classes are not shown.", stacklevel=2)
+            names = None
+        guard = cls(
+            classifier,
+            artifact.detectors[name].to(classifier.device),
+            class_names=names,
+            preprocessing=artifact.preprocessing,
+            neurons=artifact.neurons,
+        )
+        guard.probe, guard.other_weights = artifact.probe, reason or artifact.other_weights
+        guard.calibration = artifact.calibrations.get(name)
+        if guard.calibration is not None:
+            guard._remember(frozenset() if artifact.weights is None else artifact.weights.volatile)
+        return guard

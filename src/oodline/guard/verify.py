@@ -1,0 +1,70 @@
+"""Whether a graph gives what the guard gives that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from oodline.data.batch import Inputs
+from oodline.errors import ExportError
+from oodline.guard.graph import OUTPUTS, GuardGraph
+from oodline.model.activations import predicted
+
+BATCH_SIZES = (1, 3, 8)
+"""At which a graph is compared with the guard."""
+
+TOLERANCE = 1e-3
+"""Largest difference of logits and scores, in units of the largest of the batch or of 1, at which they still agree."""
+
+
+def verify(graph: GuardGraph, run: Callable[[Inputs], Sequence[Tensor]], example: Inputs) -> dict[str, float]:
+    """Run a written graph beside the guard, at `BATCH_SIZES`, and return the largest differences of its outputs.
+
+    Raises
+    ------
+    ExportError
+        Logits or scores differ by more than rounding, or label, p-value or verdict do not follow from them.
+    """
+    differences = dict.fromkeys(OUTPUTS, 0.0)
+    for size in BATCH_SIZES:
+        batch = rows_of(example, size)
+        with torch.no_grad():
+            expected = dict(zip(OUTPUTS, graph(batch), strict=True))
+            found = dict(zip(OUTPUTS, run(batch), strict=True))
+        for name, value in expected.items():
+            if not value.numel():
+                continue  # no logits
+            gap = (found[name].double() - value.double()).abs()
+            if name in ("label", "is_ood"):
+                differences[name] += float(gap.count_nonzero())
+            else:
+                differences[name] = max(differences[name], float(gap.max()))
+            if name in ("logits", "score") and not float(gap.max()) <= TOLERANCE * max(1.0, float(value.abs().max())):
+                raise ExportError(
+                    f"the graph does not agree with the guard at batch size {size}: {name} differs by "
+                    f"{float(gap.max()):.2g}. Nothing was written. Some operator of this classifier is not the same in "
+                    "both; compare the classifier alone."
+                )
+        label, score = found["label"], found["score"]
+        calibration = graph.calibration
+        follows = {
+            "label": torch.equal(label, predicted(found["logits"])),
+            "p_value": torch.equal(found["p_value"], calibration.p_value(score, label)),
+            "is_ood": torch.equal(found["is_ood"], calibration.is_ood(score.double(), label)),
+        }
+        if wrong := [name for name, good in follows.items() if not good]:
+            raise ExportError(
+                f"the graph does not agree with itself at batch size {size}: {' and '.join(wrong)} do not follow from "
+                "its own logits and scores. Nothing was written."
+            )
+    return differences
+
+
+def rows_of(inputs: Inputs, size: int) -> Inputs:
+    """As many rows as asked for, the given ones over and over."""
+    if isinstance(inputs, Mapping):
+        return {name: rows_of(value, size) for name, value in inputs.items()}
+    rows: Tensor = inputs.detach().cpu()[torch.arange(size) % len(inputs)]
+    return rows

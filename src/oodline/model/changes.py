@@ -1,0 +1,135 @@
+"""Whether modules still hold what they held, at a cost that a verdict does not notice.
+
+Most changes leave a trace that needs no look at the values: another module or tensor in a place, or the version that
+PyTorch counts with each change in place. Writes through `.data` and by batch-norm in training mode leave none, so a few
+values of each tensor are compared as well. Where any of these says that something happened, digests of all values
+decide: moving a model to another device changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oodline.model.fingerprint import Fingerprint, all_tensors
+
+SAMPLED = 32
+"""Values of each tensor that are compared, evenly spaced, the first among them; of a tensor this small, all of them."""
+
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
+"""As which values are compared, by the bytes of each: NaN is then the same as before."""
+
+PLAIN = (bool, int, float, str, tuple, type(None))
+"""Kinds of attributes that are settings."""
+
+
+class Snapshot:
+    """What a module holds now: its parts, its tensors and, where asked for, its settings.
+
+    A write through `.data` to a few values of a large tensor goes unnoticed here; a file's fingerprint would show it.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Not copied; only a few of its values and digests are kept.
+    settings : bool
+        Compare plain attributes too, such as the `k` of a detector.
+    volatile : collection of str
+        Tensors that each pass changes, which are left out.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(2, 2)
+    >>> before = Snapshot(layer)
+    >>> before.change()
+    ''
+    >>> _ = layer.weight.data.fill_(3.0)
+    >>> before.change()
+    "1 of 2 tensors differ: 'weight'"
+    """
+
+    def __init__(self, module: nn.Module, *, settings: bool = False, volatile: frozenset[str] = frozenset()) -> None:
+        self.module = module
+        self.volatile = volatile
+        self.fingerprint = Fingerprint.of(module, volatile)
+        self._settings = [(m, _plain(m)) for m in module.modules()] if settings else []
+        self._trace = _Trace(module, volatile)
+
+    def change(self) -> str:
+        """Say in a few words what changed since; "" where nothing did."""
+        for module, known in self._settings:
+            if (now := _plain(module)) != known:
+                names = [name for name in {**known, **now} if known.get(name) != now.get(name)]
+                return f"{type(module).__name__} has another {', '.join(names)}"
+        if self._trace.intact():
+            return ""
+        difference = self.fingerprint.difference(Fingerprint.of(self.module, self.volatile))
+        if not difference:
+            self._trace = _Trace(self.module, self.volatile)
+        return difference
+
+    def touched(self) -> frozenset[str]:
+        """Names of the tensors that were written to since, by the traces alone."""
+        return self._trace.touched()
+
+
+class _Trace:
+    """Identities, versions and a few values of a module's tensors."""
+
+    def __init__(self, module: nn.Module, volatile: frozenset[str]) -> None:
+        self._module = module
+        places = [vars(m).get(kind) for m in module.modules() for kind in ("_modules", "_parameters", "_buffers")]
+        self._places = [(place, dict(place)) for place in places if isinstance(place, dict)]
+        kept = {n: t for n, t, _ in all_tensors(module) if n not in volatile and not t.is_meta and not t.is_quantized}
+        self._versions = {name: (tensor, _version(tensor)) for name, tensor in kept.items()}
+        # `model.to(...)` leaves a parameter the object it was, and gives it other memory
+        self._addresses = [(p, p.data_ptr()) for p in module.parameters() if not p.is_meta]
+        few = [_few(t) for t in kept.values() if t.numel() and t.layout == torch.strided]
+        # in memory at hand, bytes are compared in a tenth of the time that a kernel takes
+        self._few = [values.numpy() for values in few if values.device.type == "cpu"]
+        self._known = [view.tobytes() for view in self._few]
+        groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+        for there in few:
+            if there.device.type != "cpu":
+                groups[there.device, there.dtype].append(there)
+        self._elsewhere = [(views, torch.cat(views)) for views in groups.values()]
+
+    def intact(self) -> bool:
+        return (
+            all(len(place) == len(known) for place, known in self._places)
+            and all(place.get(name) is one for place, known in self._places for name, one in known.items())
+            and all(_version(tensor) == version for tensor, version in self._versions.values())
+            and all(p.data_ptr() == address for p, address in self._addresses)
+            and [few.tobytes() for few in self._few] == self._known
+            and all(torch.equal(torch.cat(views), known) for views, known in self._elsewhere)
+        )
+
+    def touched(self) -> frozenset[str]:
+        now = {name: tensor for name, tensor, _ in all_tensors(self._module)}
+        return frozenset(
+            name
+            for name, (tensor, version) in self._versions.items()
+            if name not in now or now[name].data_ptr() != tensor.data_ptr() or _version(now[name]) != version
+        )
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _few(tensor: Tensor) -> Tensor:
+    # a view, so that it shows the values as they are at any later time
+    steps = max(1, tensor.numel() // SAMPLED)
+    count = (tensor.numel() + steps - 1) // steps
+    if tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last):
+        few = torch.as_strided(tensor, (count,), (steps,), tensor.storage_offset())
+    else:
+        few = tensor[(0,) * tensor.ndim].reshape(1)
+    return few.view(INTEGERS[few.element_size()])
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    return {k: v for k, v in vars(module).items() if isinstance(v, PLAIN) and k != "training"}

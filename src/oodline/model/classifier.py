@@ -1,0 +1,400 @@
+"""Split a frozen classifier once: features and logits in the same forward pass, the model left as it was.
+
+What the head reads and returns is overheard for one call and by its own thread alone (`listening`), so any number of
+detectors, guards and threads share one model and never see each other's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from oodline.data.batch import Inputs, unpack
+from oodline.errors import HeadError, InputError
+from oodline.model.activations import Activations, Needs
+from oodline.model.eval_mode import evaluating
+from oodline.model.head import Head, HeadInfo
+from oodline.model.head_reader import HeadReader, Read
+from oodline.model.hooks import last_pooling, listening, submodule
+from oodline.model.outputs import first_rows, layer_output, logits_of, shapes_of, with_mask
+from oodline.model.reading import at_least_float32
+from oodline.model.wrappers import uncompiled, unwrapped
+
+if TYPE_CHECKING:
+    from oodline.preprocessing.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Gradients of one number a sample with respect to what it was computed of.
+
+    Parameters
+    ----------
+    inputs : Tensor (N, ...)
+        With respect to the input.
+    layers : mapping of str to Tensor
+        The output of each named module, and the gradient with respect to it.
+
+    Examples
+    --------
+    >>> classifier = Classifier(nn.Linear(2, 3))
+    >>> classifier.gradients(torch.ones(4, 2), lambda logits: logits.amax(1)).inputs.shape
+    torch.Size([4, 2])
+    """
+
+    inputs: Tensor
+    layers: Mapping[str, tuple[Tensor, Tensor]]
+
+
+class Classifier:
+    """A trained classifier, split into features, head and logits.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any classifier whose logits are `W f + b` of features f; it returns logits (N, C), or an object or a dict with
+        `logits` (transformers). It is used in evaluation mode and without gradients, and comes back with the
+        modes, hooks and `requires_grad` it had.
+    head : str, optional
+        Name of the head. If omitted, the first pass finds it: the linear layer or 1x1 convolution, or the weighted sum
+        of several (`0.5*head + 0.5*head_dist`), whose `W f + b` equals the logits. An `nn.Sequential` of several layers
+        must be named.
+    feature_map : str, optional
+        Name of the module whose output is the feature map; without it, the input of the last average pooling.
+    binary : bool
+        The model returns one logit z, of the second of two classes: take (0, z) as the logits.
+
+    Raises
+    ------
+    HeadError
+        No head: the message lists the candidates and what to pass.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3)))
+    >>> classifier
+    Classifier(Sequential, head='3', classes=3, features=5)
+    >>> activations = classifier(torch.ones(2, 3, 2, 2))
+    >>> activations.features.shape, activations.logits.shape
+    (torch.Size([2, 5]), torch.Size([2, 3]))
+    """
+
+    preprocessing: Preprocessing | None = None
+    """From an image to its input, where `load` knows it; guards carry it along."""
+
+    class_names: tuple[str, ...] | None = None
+    """In the order of the logits, where `load` knows them; guards carry them along."""
+
+    def __init__(
+        self, model: nn.Module, head: str | None = None, *, feature_map: str | None = None, binary: bool = False
+    ) -> None:
+        self.model = unwrapped(model)
+        self._reader = HeadReader(self.model, head, binary=binary)
+        self.feature_map_name = feature_map
+        if feature_map is not None:
+            submodule(self.model, feature_map)
+
+    @classmethod
+    def load(
+        cls,
+        reference: str,
+        weights: str | Path | None = None,
+        *,
+        head: str | None = None,
+        binary: bool = False,
+        device: str | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> Classifier:
+        """The classifier that a reference names, with its preprocessing and class names, as the command line has it.
+
+        Parameters
+        ----------
+        reference, weights, preprocessing
+            As `oodline.load_model`: `timm:resnet50`, `torchvision:resnet50`, `hf:microsoft/resnet-50`,
+            `python:my_models.py:build`.
+        head : str, optional
+            Name of the head, where it is not found on its own.
+        binary : bool
+            The model returns one logit z, of the second of two classes: take (0, z).
+        device : str, optional
+            The GPU if there is one.
+
+        Raises
+        ------
+        ModelError, MissingExtraError
+            As `oodline.load_model`.
+        HeadError
+            As `Classifier`.
+        SettingError
+            There is no such device here.
+
+        Examples
+        --------
+        >>> classifier = Classifier.load("torchvision:resnet18,pretrained=false")
+        >>> classifier.preprocessing.crop, classifier.class_names[:2]
+        (224, ('tench', 'goldfish'))
+        """
+        from oodline.model.zoo import best_device, load_model, move  # torchvision, which most classifiers do not need
+
+        loaded = load_model(reference, weights, preprocessing=preprocessing)
+        found = Classifier(move(loaded.model, device or best_device()), head, binary=binary)
+        found.preprocessing, found.class_names = loaded.preprocessing, loaded.class_names
+        return found
+
+    @property
+    def head(self) -> Head:
+        """The head as it is now, sharing its tensors with the model where it is one layer."""
+        return self._reader.head
+
+    @property
+    def head_name(self) -> str:
+        """What makes the logits: a module's name, or a sum of such; `Classifier(model, head=...)` takes it again."""
+        return self._reader.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head lives, and where inputs are moved to."""
+        return self._reader.device
+
+    def expect(self, known: HeadInfo) -> None:
+        """Take the head that something was fitted on, where none was named and no pass has shown it yet.
+
+        Whether it is the head of this model, a pass shows as ever.
+        """
+        self._reader.expect_name(known.name)
+
+    @property
+    def first_head_name(self) -> str:
+        """The head's name before any pass: the same for a model whatever was run, as the key of a cache must be."""
+        return self._reader.first_name
+
+    def __repr__(self) -> str:
+        head = self.head
+        return (
+            f"Classifier({type(self.model).__name__}, head='{self.head_name}', classes={head.num_classes or '?'}, "
+            f"features={head.num_features})"
+        )
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        *,
+        needs: Needs = Needs.LOGITS,
+        layers: Sequence[str] = (),
+        index: Tensor | None = None,
+    ) -> Activations:
+        """Run the model once over a batch.
+
+        Parameters
+        ----------
+        inputs : Tensor or mapping
+            What the model takes: a tensor as its one argument, a mapping as keyword arguments.
+        needs : Needs
+            Which optional fields to fill.
+        layers : sequence of str
+            Modules whose output to keep.
+        index : Tensor (N,), optional
+            Position of each sample in its data set; 0..N-1 without it.
+
+        Raises
+        ------
+        HeadError
+            The head was not called, or its output is not what the model returns.
+        InputError
+            The model refuses the batch, or features or logits hold NaN or infinity.
+        """
+        inputs = self._moved(inputs)
+        with evaluating(self.model):  # once for all that follows: it walks over every module
+            seen, logits = self._pass(inputs, needs, layers)
+            read = self._reader.read(seen, logits)
+            if read is None:
+                self._reader.search(lambda *keys: self._probe(inputs, *keys), logits.shape[1])
+                seen, logits = self._pass(inputs, needs, layers)
+                read = self._reader.read(seen, logits)
+            if read is None:
+                raise HeadError(f"'{self.head_name}' gives the logits of some samples and not of others.")
+            if index is None:
+                index = torch.arange(len(read.features))
+            elif index.shape != (len(read.features),):
+                raise InputError(
+                    f"index has shape {tuple(index.shape)}; one position a sample, ({len(read.features)},), is needed."
+                )
+            activations = self._activations(inputs, seen, read, index, needs, layers)
+        activations.check_finite("this batch")
+        if Needs.FEATURE_MAP in needs:
+            return activations.replace(feature_map=self._feature_map(seen, read.features))
+        return activations
+
+    def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()) -> Activations:
+        """The same pass for `torch.export`, which no value may lead astray: it checks nothing but shapes.
+
+        Call the classifier itself on the same inputs before, so that everything has been checked once.
+        """
+        seen, logits = self._pass(self._moved(inputs), needs, layers)
+        read = self._reader.follow(seen, logits)
+        index = torch.arange(read.features.shape[0])  # len() would fix the size of the batch
+        activations = self._activations(inputs, seen, read, index, needs, layers)
+        if Needs.FEATURE_MAP in needs:
+            return activations.replace(feature_map=at_least_float32(seen["feature map"]))
+        return activations
+
+    def _pass(self, inputs: Inputs, needs: Needs, layers: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
+        with evaluating(self.model), torch.no_grad(), self._listening(needs, layers) as seen:
+            output = self._run(inputs)
+        return with_mask(seen, inputs), self._logits(output, inputs)
+
+    def _probe(self, inputs: Inputs, *keys: Mapping[str, str]) -> tuple[dict[str, Any], Tensor]:
+        few = first_rows(inputs, 8)
+        with torch.no_grad(), listening(self.model, inputs=keys[0], outputs=keys[1]) as seen:
+            output = self._run(few)
+        return with_mask(seen, few), self._logits(output, few)
+
+    def _activations(
+        self,
+        inputs: Inputs,
+        seen: Mapping[str, Any],
+        read: Read,
+        index: Tensor,
+        needs: Needs,
+        layers: Sequence[str],
+    ) -> Activations:
+        features = at_least_float32(read.features)
+        return Activations(
+            features=features,
+            logits=at_least_float32(read.logits),
+            head=read.head.to(features),
+            index=index,
+            layers={name: at_least_float32(layer_output(seen, name)) for name in layers},
+            inputs=inputs if Needs.INPUTS in needs else None,
+            classifier=self if Needs.CLASSIFIER in needs else None,
+        )
+
+    def gradients(self, inputs: Inputs, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ()) -> Gradients:
+        """Differentiate one number a sample in one forward and one backward pass; parameters gather no gradient.
+
+        Parameters
+        ----------
+        inputs : Tensor (N, ...)
+            A floating tensor.
+        scalar : callable
+            From logits (N, C) to one number a sample (N,).
+        layers : sequence of str
+            Modules with respect to whose output to differentiate, too.
+
+        Raises
+        ------
+        InputError
+            The inputs are not one floating tensor, or the model refuses them.
+        """
+        inputs = self._moved(inputs)
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+            raise InputError("gradients need inputs that are one floating tensor; tokens and mappings have none.")
+        with evaluating(self.model), torch.enable_grad(), self._listening(Needs.LOGITS, layers) as seen:
+            leaf = inputs.detach().clone().requires_grad_()
+            logits = self._logits(self._run(leaf), leaf)
+            values = scalar(at_least_float32(self._reader.follow(seen, logits).logits))
+            outputs = [layer_output(seen, name) for name in layers]
+            try:
+                found = torch.autograd.grad(values.sum(), [leaf, *outputs])
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                where = f" or the outputs of {', '.join(layers)}" if layers else ""
+                raise InputError(f"the logits cannot be differentiated by the inputs{where}: {error}") from error
+        pairs = zip(layers, outputs, found[1:], strict=True)
+        return Gradients(
+            at_least_float32(found[0]),
+            {name: (at_least_float32(out.detach()), at_least_float32(g)) for name, out, g in pairs},
+        )
+
+    def stream(
+        self, loader: Iterable[Any], *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()
+    ) -> Iterator[tuple[Activations, Tensor | None]]:
+        """Run the model once over a loader; yields (activations, labels or None) batch by batch.
+
+        A batch may be a tensor, a mapping (with `labels` or `label`, as transformers has it), an `oodline.data.Batch`,
+        or a sequence whose first two members are inputs and labels.
+
+        Raises
+        ------
+        InputError
+            The loader is empty.
+        """
+        total = 0
+        for batch in loader:
+            inputs, labels, index = unpack(batch, total)
+            activations = self(inputs, needs=needs, layers=layers, index=index)
+            total += len(activations)
+            yield activations, labels
+        if total == 0:
+            raise InputError(
+                "the loader yielded no batch. Check the path and the split, and whether the loader is a generator that "
+                "was already used up."
+            )
+
+    def lacking(self, needs: Needs, layers: Sequence[str] = ()) -> str:
+        """What it cannot give to a method that reads `needs` and `layers`, and what to do; empty: a model is asked."""
+        return ""
+
+    def _moved(self, inputs: Inputs) -> Inputs:
+        if isinstance(inputs, Mapping):
+            return {k: self._moved_tensor(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        if not isinstance(inputs, Tensor):
+            raise InputError(f"a batch must be a tensor or a mapping of tensors, not {type(inputs).__name__}.")
+        return self._moved_tensor(inputs)
+
+    def _moved_tensor(self, inputs: Tensor) -> Tensor:
+        if inputs.ndim == 0 or inputs.shape[0] == 0:
+            raise InputError(f"a batch needs at least one sample; this one has shape {tuple(inputs.shape)}.")
+        if inputs.is_floating_point() and not torch.is_autocast_enabled(self.device.type):
+            dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), inputs.dtype)
+            return inputs.to(self.device, dtype)
+        return inputs.to(self.device)
+
+    def _listening(self, needs: Needs, layers: Sequence[str]) -> AbstractContextManager[dict[str, Any]]:
+        inputs, outputs = self._reader.keys
+        outputs |= {f"layer {layer}": layer for layer in layers}
+        if Needs.FEATURE_MAP in needs:
+            if self.feature_map_name is not None:
+                outputs["feature map"] = self.feature_map_name
+            elif pool := last_pooling(self.model):
+                inputs["feature map"] = pool
+        return listening(self.model, inputs=inputs, outputs=outputs)
+
+    def _run(self, inputs: Inputs) -> Any:
+        try:
+            with uncompiled(self.model):
+                return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+            shape = shapes_of(inputs)
+            raise InputError(
+                f"{type(self.model).__name__} refused a batch of shape {shape}: {error}. Check that it has a batch "
+                "dimension, and the size, channels and dtype that the model was trained on."
+            ) from error
+
+    def _logits(self, output: Any, inputs: Inputs) -> Tensor:
+        return logits_of(self.model, output, inputs, binary=self._reader.binary)
+
+    def _feature_map(self, seen: dict[str, Tensor], features: Tensor) -> Tensor:
+        found = seen.get("feature map")
+        advice = "Name the module whose output it is: Classifier(model, feature_map='NAME')."
+        if not isinstance(found, Tensor) or found.ndim != 4:
+            raise HeadError(f"no feature map (N, K, H, W) was found in {type(self.model).__name__}. {advice}")
+        if self.feature_map_name is None and not (
+            found.shape[1] == features.shape[1]
+            and torch.allclose(found.float().mean((2, 3)), features.float(), rtol=1e-2, atol=1e-3)
+        ):
+            raise HeadError(
+                f"the input of the last average pooling, shape {tuple(found.shape)}, does not average to the features, "
+                f"shape {tuple(features.shape)}, and so is not the feature map. {advice}"
+            )
+        return at_least_float32(found)

@@ -1,0 +1,369 @@
+"""From a model reference to a classifier with its preprocessing: `timm:`, `torchvision:`, `hf:` and `python:`.
+
+A `python:` reference runs the code it names, which is why it is followed only when a user writes it, never when a file
+does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from oodline._util.spec import Reference, parse_reference
+from oodline.errors import ModelError, SettingError, missing_extra, unknown_name
+from oodline.model.weights import load_weights
+from oodline.preprocessing.preprocessing import Preprocessing
+
+EXAMPLES = {
+    "timm": "timm:resnet50",
+    "torchvision": "torchvision:resnet50",
+    "hf": "hf:microsoft/resnet-50",
+    "python": "python:my_models.py:build,num_classes=10",
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A classifier in evaluation mode, with what its source says of it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    preprocessing : Preprocessing, optional
+        As the model's own configuration has it.
+    class_names : tuple of str, optional
+        In the order of the logits.
+    head : str, optional
+        Name of the head, where the source states it.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] | None = None
+    head: str | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A model, and what else its library says of it.
+
+    `transform` makes the library's own evaluation transform, or None where there is none, and says whether images are
+    colour or grey. It is asked only where nobody has said how images are prepared.
+    """
+
+    model: nn.Module
+    transform: Callable[[], tuple[Any, Literal["RGB", "L"] | None]]
+    class_names: tuple[str, ...] | None = None
+    head: str | None = None
+    ambiguous: str = ""  # why the transform may not be that of weights from a file
+
+
+def load_model(
+    reference: str, weights: str | Path | None = None, *, preprocessing: Preprocessing | None = None
+) -> LoadedModel:
+    """Build the classifier that a reference names.
+
+    Its preprocessing is that of its library: the pixels of test images are compared with those of the library's own
+    transform, and where they cannot be the same, an error says so.
+
+    Parameters
+    ----------
+    reference : str
+        `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER` or `python:MODULE_OR_FILE:FACTORY`, each with options for
+        its constructor as `,key=value`. Pretrained weights are fetched by the library that has them, unless
+        `weights` is given or the reference says `pretrained=false`. Of torchvision's several weights,
+        `,weights=IMAGENET1K_V1` says which.
+    weights : str or Path, optional
+        A file of weights to load into it.
+    preprocessing : Preprocessing, optional
+        In place of the library's own, which is then not looked at.
+
+    Raises
+    ------
+    ModelError
+        Unknown scheme, name or factory, a constructor that fails, weights that do not fit or cannot be read, a
+        preprocessing that cannot be expressed.
+    MissingExtraError
+        timm or transformers is not installed.
+
+    Warns
+    -----
+    UserWarning
+        Weights are loaded from a file, and torchvision prepares images in several ways for this model.
+
+    Examples
+    --------
+    >>> loaded = load_model("torchvision:resnet18,pretrained=false,num_classes=10")
+    >>> loaded.model.fc.out_features, loaded.preprocessing.crop
+    (10, 224)
+    """
+    parsed = parse_reference(reference, EXAMPLES)
+    if parsed.scheme is None:
+        raise ModelError(
+            f"'{reference}' does not say where the model comes from. Write {', '.join(EXAMPLES.values())}."
+        )
+    options = dict(parsed.options)
+    if parsed.scheme != "python":
+        options["pretrained"] = options.get("pretrained", weights is None)
+    source = _LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
+    if preprocessing is None:
+        preprocessing = _preprocessing(parsed, source)
+        if weights is not None and source.ambiguous:
+            warnings.warn(source.ambiguous, stacklevel=2)
+    if weights is not None:
+        load_weights(source.model, weights)
+    source.model.eval()
+    return LoadedModel(source.model, preprocessing, source.class_names, source.head)
+
+
+def _preprocessing(reference: Reference, source: _Source) -> Preprocessing | None:
+    try:
+        transform, mode = source.transform()
+        return None if transform is None else Preprocessing.of(transform, mode=mode)
+    except SettingError as error:
+        raise ModelError(
+            f"how {reference.scheme}:{reference.name} prepares images is not known: {error} On the command line: "
+            '--preprocessing \'{"resize": ..., "crop": ..., "mean": [...], "std": [...]}\'.'
+        ) from error
+
+
+def names_in_config(model: nn.Module) -> tuple[str, ...] | None:
+    """Class names that a model of transformers or timm carries in its configuration, in the order of the logits."""
+    labels = getattr(getattr(model, "config", None), "id2label", None)
+    if isinstance(labels, dict) and labels and all(isinstance(i, int) for i in labels):
+        names = tuple(str(labels[i]) for i in sorted(labels))
+        # what transformers writes where nobody gave names
+        return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+    stated = getattr(model, "pretrained_cfg", None)
+    listed = stated.get("label_names") if isinstance(stated, dict) else None
+    if isinstance(listed, list | tuple) and len(listed) == getattr(model, "num_classes", None):
+        return tuple(map(str, listed))
+    return None
+
+
+def best_device() -> str:
+    """The GPU of this process if there is one, else the CPU.
+
+    >>> best_device() in ("cpu", "cuda:0")
+    True
+    """
+    # torchrun tells every process of a machine which of its GPUs is its own
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def move(model: nn.Module, device: str) -> nn.Module:
+    """Move a model to a device by its name.
+
+    Raises
+    ------
+    SettingError
+        There is no such device here.
+
+    Examples
+    --------
+    >>> move(nn.Linear(2, 2), "cpu").weight.device
+    device(type='cpu')
+    """
+    try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise SettingError(
+            f"the device '{device}' cannot be used: {reason}. Choose another --device, such as cpu."
+        ) from error
+
+
+def _load_timm(reference: Reference) -> _Source:
+    try:
+        import timm
+        from timm.data import create_transform, resolve_data_config
+    except ImportError as error:
+        raise missing_extra("timm", "timm", "timm: references") from error
+    if not timm.is_model(reference.name.split(".")[0].removeprefix("hf_hub:")) and ":" not in reference.name:
+        raise ModelError(str(unknown_name("timm model", reference.name, timm.list_models())).split(" Known:")[0])
+    model = _built(reference, lambda options: timm.create_model(reference.name, **options))
+    stated = getattr(model, "pretrained_cfg", {})
+    head = stated.get("classifier")
+
+    def transform() -> tuple[Any, Literal["RGB", "L"]]:
+        config = resolve_data_config(pretrained_cfg=stated, model=model)
+        channels, height, width = config["input_size"]
+        channels = reference.options.get("in_chans", channels)
+        size = reference.options.get("img_size") or (height, width)
+        _check_channels(channels)
+        config["input_size"] = (channels, *(size if isinstance(size, list | tuple) else (size, size)))
+        if channels == 1:  # as timm does for grey images: one value, the average
+            config |= {key: (sum(config[key]) / len(config[key]),) for key in ("mean", "std")}
+        return create_transform(**config, is_training=False), "L" if channels == 1 else "RGB"
+
+    return _Source(model, transform, names_in_config(model), head if isinstance(head, str) else None)
+
+
+def _load_torchvision(reference: Reference) -> _Source:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if reference.name not in known:
+        raise ModelError(str(unknown_name("torchvision model", reference.name, known)).split(" Known:")[0])
+    entries = models.get_model_weights(reference.name)
+    options = dict(reference.options)
+    wanted = options.pop("weights", None)
+    if wanted is not None and wanted not in entries.__members__:
+        raise ModelError(str(unknown_name(f"weights of {reference.name}", str(wanted), entries.__members__)))
+    entry = entries.DEFAULT if wanted is None else entries[wanted]
+
+    def build(options: dict[str, Any]) -> nn.Module:
+        pretrained = options.pop("pretrained")
+        made: nn.Module = models.get_model(reference.name, weights=entry if pretrained else None, **options)
+        return made
+
+    model = _built(Reference(reference.scheme, reference.name, options), build)
+    categories = tuple(entry.meta.get("categories", ()))
+
+    several = wanted is None and len({str(e.transforms()) for e in entries}) > 1
+    return _Source(
+        model,
+        lambda: (entry.transforms(), None),
+        None if "num_classes" in options else categories or None,
+        ambiguous=f"torchvision prepares images for {reference.name} in several ways, by its weights; that of {entry} "
+        f"is used. If yours are others, say so: torchvision:{reference.name},weights={next(iter(entries)).name}."
+        if several
+        else "",
+    )
+
+
+def _load_hugging_face(reference: Reference) -> _Source:
+    try:
+        from transformers import AutoConfig, AutoModelForImageClassification
+    except ImportError as error:
+        raise missing_extra("transformers", "transformers", "hf: references") from error
+
+    def build(options: dict[str, Any]) -> nn.Module:
+        safe = {"trust_remote_code": False}
+        made: nn.Module
+        if options.pop("pretrained"):
+            made = AutoModelForImageClassification.from_pretrained(
+                reference.name, use_safetensors=True, **safe, **options
+            )
+        else:
+            config = AutoConfig.from_pretrained(reference.name, **safe, **options)
+            made = AutoModelForImageClassification.from_config(config)
+        return made
+
+    model = _built(reference, build)
+    channels = getattr(model.config, "num_channels", 3)
+
+    def transform() -> tuple[Any, Literal["RGB", "L"]]:
+        if (processor := _processor(reference.name)) is not None:
+            _check_channels(channels)
+        return processor, "L" if channels == 1 else "RGB"
+
+    return _Source(model, transform, names_in_config(model))
+
+
+def _check_channels(channels: object) -> None:
+    if channels not in (1, 3):
+        raise SettingError(f"it takes {channels} channels, and images have 3, or 1 if they are grey.")
+
+
+def _processor(name: str) -> Any:
+    """The image processor of a model, or None where it has none."""
+    from transformers import AutoImageProcessor
+    from transformers.models.auto.image_processing_auto import get_image_processor_config
+
+    try:
+        return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a configuration with odd values fails in any way
+        try:
+            stated = get_image_processor_config(name)
+        except Exception:
+            stated = {"": "cannot be read"}
+        if not stated:
+            return None
+        reason = str(error).strip().splitlines() or [""]
+        raise SettingError(
+            f"its image processor cannot be made: {type(error).__name__}: {reason[0].rstrip('.')}. See its "
+            "preprocessor_config.json, or pass a Preprocessing that does what the model was trained with."
+        ) from error
+
+
+def _load_python(reference: Reference) -> _Source:
+    home, colon, factory_name = reference.name.rpartition(":")
+    if not colon or not factory_name.isidentifier():
+        raise ModelError(f"'python:{reference.name}' must name a file or module and a factory: {EXAMPLES['python']}.")
+    module = _import(home)
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise ModelError(str(unknown_name(f"factory in {home}", factory_name, known)))
+    model = _built(reference, lambda options: factory(**options))
+
+    def transform() -> tuple[Any, None]:
+        stated = getattr(model, "preprocessing", None)
+        try:
+            return Preprocessing.model_validate(stated) if isinstance(stated, dict) else stated, None
+        except ValidationError as error:
+            raise ModelError(f"the preprocessing that {home}:{factory_name} states is not one: {error}") from error
+
+    names = getattr(model, "class_names", None)
+    return _Source(model, transform, names_in_config(model) if names is None else tuple(names))
+
+
+def _import(home: str) -> ModuleType:
+    path = Path(home)
+    try:
+        if path.suffix != ".py":
+            return importlib.import_module(home)
+        spec = importlib.util.spec_from_file_location(f"oodline_user_{path.stem}", path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise ModelError(f"there is no Python file {home}.")
+        module = importlib.util.module_from_spec(spec)
+        # dataclasses and the like look their module up while it is being run
+        sys.modules[spec.name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{home} could not be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _built(reference: Reference, build: Callable[[dict[str, Any]], Any]) -> nn.Module:
+    try:
+        model = build(dict(reference.options))
+    except Exception as error:
+        raise ModelError(
+            f"{reference.scheme}:{reference.name} could not be built with {reference.options}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{reference.scheme}:{reference.name} gave a {type(model).__name__}, not an nn.Module.")
+    return model
+
+
+_LOADERS: dict[str, Callable[[Reference], _Source]] = {
+    "timm": _load_timm,
+    "torchvision": _load_torchvision,
+    "hf": _load_hugging_face,
+    "python": _load_python,
+}

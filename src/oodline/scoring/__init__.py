@@ -1,0 +1,1 @@
+"""From detectors to scores, thresholds and p-values, and what watches them."""

@@ -1,0 +1,176 @@
+"""The scores of a pass as columns in memory: 8 bytes a sample and detector."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oodline.detectors.base import Detector
+from oodline.errors import InputError
+from oodline.model.activations import Activations
+from oodline.statistics.content_sketch import content_hash
+
+
+def score_batch(
+    detectors: Mapping[str, Detector], activations: Activations, seconds: dict[str, float] | None = None
+) -> dict[str, Float[Tensor, " n"]]:
+    """Scores of one batch by each detector (N,), float64, on the CPU; adds each one's wall time to `seconds`.
+
+    Raises
+    ------
+    InputError
+        A score is NaN or infinite; the message names the detector and the sample.
+    """
+    scores = {}
+    for name, detector in detectors.items():
+        started = perf_counter()
+        values = detector(activations).detach().to("cpu", torch.float64)
+        if seconds is not None:
+            seconds[name] += perf_counter() - started
+        if not bool(torch.isfinite(values).all()):
+            bad = torch.nonzero(~torch.isfinite(values)).flatten()
+            raise InputError(
+                f"'{name}' gave NaN or infinite scores for {len(bad)} of {len(values)} samples of a batch (first: "
+                f"sample {int(activations.index[bad[0]])} of the data set)."
+            )
+        scores[name] = values
+    return scores
+
+
+def fingerprint(detectors: Mapping[str, Detector]) -> str:
+    """SHA-256 of names, settings and fitted state: equal ones give equal scores."""
+    digest = hashlib.sha256()
+    for name, detector in detectors.items():
+        digest.update(f"{name} {detector}".encode())
+        for key, value in detector.state_dict().items():
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Columns:
+    """The collector behind `score_all`: the scores of every batch, predicted classes, positions and labels.
+
+    Examples
+    --------
+    >>> from oodline import MSP
+    >>> from oodline.testing import toy_problem
+    >>> classifier, [(inputs, labels)] = toy_problem()
+    >>> columns = Columns({"msp": MSP()})
+    >>> columns.update(classifier(inputs), labels)
+    >>> sorted(columns.ordered())
+    ['content', 'index', 'labels', 'predicted', 'score/msp']
+    """
+
+    def __init__(self, detectors: Mapping[str, Detector]) -> None:
+        self.detectors = detectors
+        self.merged = False
+        self.load_state({})
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The class and the detectors with their state."""
+        return (type(self).__name__, fingerprint(self.detectors))
+
+    def fresh(self) -> Self:
+        """Empty columns of the same detectors."""
+        return type(self)(self.detectors)
+
+    def update(self, activations: Activations, labels: Tensor | None) -> None:
+        """Score one batch."""
+        scores = score_batch(self.detectors, activations, self.seconds)
+        if labels is not None and labels.shape != (len(activations),):
+            labels = None  # they are no classes, whatever they are
+        unknown = torch.zeros(len(activations), dtype=torch.int64)
+        self._append(
+            {
+                **{f"score/{name}": values for name, values in scores.items()},
+                "predicted": activations.predicted,
+                "index": activations.index,
+                "content": content_hash(activations.features),
+                "labels": unknown if labels is None else labels.long(),
+            }
+        )
+        self.labelled &= labels is not None
+
+    def ordered(self) -> dict[str, Tensor]:
+        """The columns in the order they came, or of the positions where parts of them came from elsewhere."""
+        whole = {name: column.values for name, column in self.columns.items()}
+        if not self.merged:
+            return whole
+        order = whole["index"].argsort()
+        return {name: values[order] for name, values in whole.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Whole columns, with the seconds of each detector and whether every sample has a label."""
+        if not self.columns:
+            return {}
+        seconds = torch.tensor([*self.seconds.values()], dtype=torch.float64)
+        about = {"seconds": seconds, "labelled": torch.tensor(self.labelled)}
+        return {name: column.values for name, column in self.columns.items()} | about
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Become what `state()` described."""
+        self.columns: dict[str, Column] = {}
+        self._append({name: tensor for name, tensor in state.items() if name not in ("seconds", "labelled")})
+        spent = state["seconds"].tolist() if state else [0.0] * len(self.detectors)
+        self.seconds = dict(zip(self.detectors, spent, strict=True))
+        self.labelled = bool(state["labelled"]) if state else True
+
+    def merge(self, other: Self) -> Self:
+        """Take in the rows of `other`; the whole is then in the order of the positions."""
+        self._append({name: column.values for name, column in other.columns.items()})
+        self.seconds = {name: spent + other.seconds[name] for name, spent in self.seconds.items()}
+        self.labelled &= other.labelled
+        self.merged = True
+        return self
+
+    def _append(self, batch: Mapping[str, Tensor]) -> None:
+        for name, values in batch.items():
+            self.columns.setdefault(name, Column(values.dtype)).append(values.cpu())
+
+
+class Column:
+    """Values that are appended to one tensor, which doubles where it is full.
+
+    A list of the small tensors of all batches would hold as many values, but each of them would keep the memory around
+    it from being used again: with large temporary tensors in between, gigabytes.
+
+    Examples
+    --------
+    >>> column = Column(torch.int64)
+    >>> column.append(torch.tensor([1, 2]))
+    >>> column.append(torch.tensor([3]))
+    >>> column.values
+    tensor([1, 2, 3])
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._room = torch.empty(1024, dtype=dtype)
+        self._length = 0
+
+    @property
+    def values(self) -> Tensor:
+        """What was appended (N,); a view."""
+        return self._room[: self._length]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def clear(self) -> None:
+        """Forget the values and keep the room."""
+        self._length = 0
+
+    def append(self, values: Tensor) -> None:
+        """Copy values (M,) to the end."""
+        end = self._length + len(values)
+        if end > len(self._room):
+            self._room = torch.cat([self.values, self._room.new_empty(max(end, 2 * self._length) - self._length)])
+        self._room[self._length : end] = values
+        self._length = end

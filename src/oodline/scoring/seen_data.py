@@ -1,0 +1,59 @@
+"""Whether calibration data is held out, or is what the detectors were fitted on.
+
+Scores of data that a detector has seen are too good, the threshold becomes too high, and more ID inputs are flagged
+than was promised. Nobody notices: the held-out data itself looks fine.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from oodline.detectors.base import Detector
+from oodline.scoring.score import Scores
+from oodline.statistics.content_sketch import was_seen
+
+NOTABLE = 0.1
+"""Share of the calibration samples above which `warn_of_seen_data` warns."""
+
+FEWEST = 3
+"""A data set may hold an image twice: fewer known samples than these are no reason to warn."""
+
+
+class SeenDataWarning(UserWarning):
+    """The calibration data is, in notable part, the data that a detector was fitted on."""
+
+
+def warn_of_seen_data(detectors: Iterable[Detector], found: Scores) -> None:
+    """Warn where a notable share of the samples of a pass were fitted on.
+
+    Samples are compared by their features, rounded. Copies that were augmented or prepared in another way, or computed
+    in another precision, are not recognised, and a detector that needs no fitting remembers nothing: silence is no
+    proof.
+
+    Warns
+    -----
+    SeenDataWarning
+        More than `NOTABLE` of the samples that can be compared are known.
+    """
+    if found.content is None:
+        return
+    for detector in detectors:
+        for sketch in _sketches(detector):
+            known = was_seen(sketch.cpu(), found.content)
+            if int(known.sum()) >= FEWEST and float(known.double().mean()) > NOTABLE:
+                warnings.warn(
+                    f"the calibration data looks like the fitting data: of {len(known)} samples that can be compared, "
+                    f"{int(known.sum())} are among those that '{detector.name}' was fitted on. Their scores are too "
+                    "good, so more ID inputs will be flagged than promised. Calibrate on held-out data.",
+                    SeenDataWarning,
+                    stacklevel=3,
+                )
+                return
+
+
+def _sketches(detector: Detector) -> list[Tensor]:
+    own = [] if detector.seen is None else [detector.seen]
+    return [*own, *(sketch for _, member in detector.members for sketch in _sketches(member))]

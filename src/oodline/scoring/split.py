@@ -1,0 +1,191 @@
+"""Held-out data in two parts, for two uses that must not see the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from oodline.data.batch import Batch, Inputs, unpack
+from oodline.detectors.base import Detector
+from oodline.errors import SettingError
+from oodline.model.classifier import Classifier
+from oodline.scoring.calibration import samples_needed
+from oodline.statistics.reservoir import splitmix64
+
+ENOUGH = 100
+"""Held-out samples of which a fifth says how a detector's scores are distributed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The samples of a loader that belong to one of two parts; a loader in turn, read anew at each iteration.
+
+    Parameters
+    ----------
+    loader : iterable
+        Batches, in the same order each time, or saying the positions of their samples (`Batch.index`).
+    fraction : float
+        Of the samples that belong to the first part.
+    first : bool
+        Whether this is the first part.
+    """
+
+    loader: Iterable[Any]
+    fraction: float
+    first: bool
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of the samples of this part, with their positions in the whole."""
+        total = 0
+        for batch in self.loader:
+            inputs, labels, index = unpack(batch, total)
+            total += len(index)
+            chosen = belongs(index.cpu(), self.fraction) == self.first
+            if bool(chosen.any()):
+                rows = torch.nonzero(chosen).flatten()
+                yield Batch(
+                    _take(inputs, rows), None if labels is None else labels[rows.to(labels.device)], index[rows]
+                )
+
+
+def split(loader: Iterable[Any], fraction: float = 0.2) -> tuple[Part, Part]:
+    """Two loaders that share the samples of one: the first gets about this fraction of them, the second the others.
+
+    Which part a sample goes to is a hash of its position, and has nothing to do with what it shows. So calibration on
+    one part keeps its promise whatever is done with the other.
+
+    Parameters
+    ----------
+    loader : iterable
+        Batches, in the same order each time it is iterated, or `Batch` records that say the positions of their samples.
+    fraction : float
+        In (0, 1).
+
+    Raises
+    ------
+    SettingError
+        The fraction is outside (0, 1).
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_loader
+    >>> reference, held_out = split(toy_loader(seed=1), 0.25)
+    >>> [len(batch.index) for part in (reference, held_out) for batch in part]
+    [11, 49]
+    """
+    if not 0 < fraction < 1:
+        raise SettingError(f"a fraction of the samples lies between 0 and 1; {fraction:g} does not.")
+    return Part(loader, fraction, first=True), Part(loader, fraction, first=False)
+
+
+@runtime_checkable
+class Refers(Protocol):
+    """A detector that compares with held-out ID data."""
+
+    reference_is_given: bool
+    """Whether somebody gave it the data that it compares with, so that nothing else may replace it."""
+
+    def refer(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Any:
+        """Compare with this data from now on."""
+        ...
+
+
+def set_references(
+    detectors: Iterable[Detector],
+    classifier: Classifier,
+    loader: Iterable[Any],
+    false_alarm: float,
+    *,
+    progress: bool = False,
+) -> Iterable[Any]:
+    """Give a fifth of held-out data to the detectors that compare with it, and return the rest, to calibrate on.
+
+    Members of detectors are asked as well, the innermost first. All of the data is left where no detector compares,
+    somebody has given each the data it compares with, the loader can be read only once, or the rest would be too few
+    for the false-alarm rate.
+
+    Examples
+    --------
+    >>> from oodline import Fuse
+    >>> from oodline.testing import toy_loader, toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> held_out = [*toy_loader(seed=1), *toy_loader(seed=2)]
+    >>> rest = set_references([Fuse().fit(classifier, loader)], classifier, held_out, 0.05)
+    >>> sum(len(batch.index) for batch in rest)
+    101
+    """
+    able = [each for detector in detectors for each in comparing(detector) if not each.reference_is_given]
+    if not able or isinstance(loader, Iterator):
+        return loader
+    count = count_samples(loader)
+    if not can_spare(sum(len(unpack(batch, 0)[2]) for batch in loader) if count is None else count, false_alarm):
+        return loader
+    reference, rest = split(loader)
+    for each in able:
+        each.refer(classifier, reference, progress=progress)
+        each.reference_is_given = False
+    return rest
+
+
+def comparing(detector: Detector) -> list[Refers]:
+    """Those of a detector, its members and theirs that compare with held-out data, the innermost first.
+
+    Examples
+    --------
+    >>> from oodline import Fuse, PriorNormalised
+    >>> outer = Fuse(["energy", PriorNormalised(scorer=Fuse("msp+energy"))])
+    >>> [len(each.detectors) for each in comparing(outer)], comparing(outer)[1] is outer
+    ([2, 2], True)
+    """
+    found = [each for _, member in detector.members for each in comparing(member)]
+    return [*found, detector] if isinstance(detector, Refers) else found
+
+
+def count_samples(loader: Iterable[Any]) -> int | None:
+    """Number of samples of a loader, where that is known without reading them.
+
+    Examples
+    --------
+    >>> from torch.utils.data import DataLoader
+    >>> from oodline.testing import toy_loader
+    >>> batches = toy_loader(seed=1)
+    >>> [count_samples(loader) for loader in (batches, DataLoader(range(7), batch_size=2), iter(batches))]
+    [60, 7, None]
+    """
+    known = getattr(loader, "num_samples", None)
+    if isinstance(known, int):
+        return known
+    if isinstance(loader, DataLoader) and not loader.drop_last:
+        sampler = loader.sampler if loader.batch_sampler is not None else None
+        return len(sampler) if isinstance(sampler, Sized) else None
+    return sum(len(unpack(batch, 0)[2]) for batch in loader) if isinstance(loader, list | tuple) else None
+
+
+def can_spare(samples: int, false_alarm: float) -> bool:
+    """Whether a fifth of so many held-out samples says something, and the rest can still promise a false-alarm rate.
+
+    Examples
+    --------
+    >>> can_spare(100, 0.05), can_spare(100, 0.01)
+    (True, False)
+    """
+    return samples >= max(ENOUGH, 2 * samples_needed(false_alarm))
+
+
+def belongs(index: Int[Tensor, " n"], fraction: float) -> Bool[Tensor, " n"]:
+    """Whether the samples of these positions (N,) are in the first part (N,)."""
+    hashes = splitmix64(index.numpy().astype("uint64"))
+    return torch.from_numpy(hashes < int(fraction * 2**64))
+
+
+def _take(inputs: Inputs, rows: Int[Tensor, " m"]) -> Inputs:
+    if isinstance(inputs, Tensor):
+        return inputs[rows.to(inputs.device)]
+    assert isinstance(inputs, Mapping)
+    return {key: value[rows.to(value.device)] if isinstance(value, Tensor) else value for key, value in inputs.items()}
