@@ -8,7 +8,7 @@ guard is calibrated on `val`. The same seed gives the same numbers on the same m
 
     python examples/clinc150.py --write clinc150
 
-writes the classifier and the splits as safetensors, which the commands take: `oodline bench bench/clinc150.toml`.
+writes the classifier and the splits as safetensors, which the commands take: `oodline bench protocols/clinc150.toml`.
 """
 
 from __future__ import annotations

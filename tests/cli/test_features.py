@@ -154,7 +154,7 @@ def test_evaluate_tune_explain_export_and_watch(place, capsys):
 
 def test_a_benchmark_of_features(place, capsys):
     (place / "bench").mkdir()
-    (place / "bench/features.toml").write_text(
+    (place / "protocols/features.toml").write_text(
         """
         folder = ".."
         detectors = ["energy", "knn,k=5"]
@@ -168,7 +168,7 @@ def test_a_benchmark_of_features(place, capsys):
         data = "far.pt"
         """
     )
-    run("bench", "bench/features.toml", "-o", "run", "--json")
+    run("bench", "protocols/features.toml", "-o", "run", "--json")
     record = json.loads(capsys.readouterr().out)
     assert [s["samples"] for s in record["sets"]] == [60, 60, 60]
     classifier, _ = ol.from_features("train.npz", head="head.npz")

@@ -156,7 +156,7 @@ def test_detectors_have_labels():
         labelled_detectors(["x=lime"])
 
 
-READY = sorted((ROOT / "bench").glob("*.toml"))
+READY = sorted((ROOT / "protocols").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 NO_LINEAR_HEAD = ("volo_", "squeezenet")
 """The largest of an auxiliary head; a ReLU between the last layer and pooling."""
 
 
 @pytest.fixture
 def heads(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("heads")
-    for name in ("heads", "heads_models"):
+    monkeypatch.syspath_prepend(str(ROOT))
+    yield importlib.import_module("benchmarks.accuracy.heads")
+    for name in ("benchmarks.accuracy.heads", "benchmarks.accuracy.heads_models"):
         sys.modules.pop(name, None)
 
 

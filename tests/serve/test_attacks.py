@@ -1,4 +1,4 @@
-"""`benchmarks/serve_attack.py`: strangers hold all connections and it answers; large images cost little memory."""
+"""`benchmarks/cost/serve_attack.py`: strangers hold all connections and it answers; large images cost little memory."""
 
 import json
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serve_attack.py"
+ROOT = Path(__file__).parents[2]
 
 
 def attack(*arguments):
-    command = [sys.executable, str(SCRIPT), "--json", *arguments]
+    command = [sys.executable, "-m", "benchmarks.cost.serve_attack", "--json", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False, cwd=ROOT)
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout)
 

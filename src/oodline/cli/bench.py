@@ -42,8 +42,8 @@ def bench(
     Parameters
     ----------
     protocol
-        A TOML file, such as those in bench/: classifier, data sets, detectors. It runs no code: a python: model must be
-        named with --model.
+        A TOML file, such as those in protocols/: classifier, data sets, detectors. It runs no code: a python: model
+        must be named with --model.
     output
         The folder to write; runs/NAME_OF_THE_FILE without it. An earlier run there is replaced.
     data

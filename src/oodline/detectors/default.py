@@ -17,9 +17,9 @@ def default(classifier: Classifier) -> Fuse:
     """The detector that `oodline fit` uses where none is named: LINe, GEN, fDBD and ViM, fused.
 
     Members and settings were chosen on ID data and pseudo-outliers alone, for all classifiers alike
-    (`benchmarks/fuse_study.py`). Some are good near the training data, others far from it; together they are better
-    than each of them on average. It costs one forward pass, as they do. With a class without training samples LINe is
-    left out, with a warning; where it is a background class that no image shows, use
+    (`benchmarks/studies/fuse_study.py`). Some are good near the training data, others far from it; together they are
+    better than each of them on average. It costs one forward pass, as they do. With a class without training samples
+    LINe is left out, with a warning; where it is a background class that no image shows, use
     `Fuse("line:clip=98%:unseen=dense+gen+fdbd+vim")`.
 
     Parameters

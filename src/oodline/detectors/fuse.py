@@ -29,7 +29,7 @@ from oodline.statistics import ContentSketch, Reservoir, Statistic
 
 DEFAULT = "line:clip=98%+gen+fdbd+vim"
 """Of all that fuse up to four detectors, LINe among them, which says what an alarm is about, the best against
-pseudo-outliers made of ID data. `benchmarks/fuse_study.py` shows how it was chosen, and what else was tried."""
+pseudo-outliers made of ID data. `benchmarks/studies/fuse_study.py` shows how it was chosen, and what else was tried."""
 
 SIZE = 1000
 """Samples of the training data that members are compared on, at most."""

@@ -44,7 +44,7 @@ class KNN(Detector):
         How neighbours are found, in a bank on the CPU. "exact" compares with all by torch, "faiss-flat" by faiss.
         "faiss-pq" is for banks of hundreds of thousands: faiss looks among codes of four bits, and 4 k candidates, at
         least 100, are then compared exactly. The distance found is never too short. Below 10,000 samples it is exact.
-        `benchmarks/knn_faiss.py` measures all three; faiss is the extra `faiss`.
+        `benchmarks/studies/knn_faiss.py` measures all three; faiss is the extra `faiss`.
 
     Raises
     ------

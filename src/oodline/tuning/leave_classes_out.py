@@ -2,7 +2,7 @@
 
 The columns of some classes are cut out of a linear head, which needs no pass: detectors are fitted on the classes that
 are left, and held-out samples of the others are what to find. The features still know the forgotten classes, so this
-tells less than real OOD data does; see `docs/tune.md`.
+tells less than real OOD data does; see `docs/results/tune.md`.
 """
 
 from __future__ import annotations

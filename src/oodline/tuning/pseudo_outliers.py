@@ -5,7 +5,8 @@ The random choices come from a CPU generator, so that a seed gives the same pseu
 labels. Those that mix images mix them within the batch, which therefore must not hold one class alone.
 
 `NEAR` keeps large parts of objects and puts them where they do not belong, as near OOD data shows known parts in
-unknown wholes. `FAR` keeps textures, colours or masses, and no object. `docs/tune.md` shows which settings each picks.
+unknown wholes. `FAR` keeps textures, colours or masses, and no object. `docs/results/tune.md` shows which settings
+each picks.
 """
 
 from __future__ import annotations

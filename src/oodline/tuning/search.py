@@ -91,7 +91,7 @@ def tune(
 
     The network runs once over the fit data, and over `limit` held-out samples and each of their transforms (nine).
     Inputs that are no images have pseudo-outliers in feature space: features mixed between samples, and classes left
-    out of the head. These tell less; `docs/tune.md` says how much.
+    out of the head. These tell less; `docs/results/tune.md` says how much.
 
     Parameters
     ----------
