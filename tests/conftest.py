@@ -67,6 +67,15 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_temporary_file_is_left() -> Generator[None]:
+    from oodline._util import temporary
+
+    before = set(temporary._claims)
+    yield
+    assert set(temporary._claims) <= before, "a file or folder that grows was neither committed nor discarded"
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ["quic", "background-networking", "component-update", "sync"]
 """What a browser would ask the network for by itself."""

