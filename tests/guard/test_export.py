@@ -62,8 +62,10 @@ def same_verdict(found: dict[str, np.ndarray], verdict: ol.Verdict) -> None:
     np.testing.assert_allclose(found["p_value"], verdict.p_value.numpy(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("by", ["all", "predicted"])
-@pytest.mark.parametrize("name", ["energy", "line,p_a=0.5,p_w=0.5,clip=5.0", "fuse,detectors=energy+knn:k=3"])
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [("energy", "predicted"), ("line,p_a=0.5,p_w=0.5,clip=5.0", "all"), ("fuse,detectors=energy+knn:k=3", "all")],
+)
 def test_a_graph_flags_what_the_guard_refuses(tmp_path, name, by):
     classifier, loader = toy_problem()
     held_out = [loader[0][0] + 0.3 * torch.randn(60, 4) for _ in range(3)]

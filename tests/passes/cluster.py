@@ -59,8 +59,11 @@ def error_of(engine: Ray, data: object) -> str:
     return "no error"
 
 
-def lose_a_worker(folder: Path) -> None:
+def share(folder: Path) -> None:
     save_file(fitted(Ray(workers=2, block=70), loader()), folder / "two workers.safetensors")
+
+
+def lose_a_worker(folder: Path) -> None:
     killed = fitted(Ray(workers=2, block=70), DataLoader(Deadly(150, folder), BATCH), ol.Local())
     save_file(killed, folder / "one killed.safetensors")
 
@@ -82,5 +85,5 @@ def stop_and_go_on(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    {"lose": lose_a_worker, "stop": stop_and_go_on}[sys.argv[1]](Path(sys.argv[2]))
+    {"share": share, "lose": lose_a_worker, "stop": stop_and_go_on}[sys.argv[1]](Path(sys.argv[2]))
     ray.shutdown()

@@ -26,21 +26,18 @@ def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, env={**os.environ, **quiet}, capture_output=True, text=True, cwd=folder)
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("cluster")
-    done = run(folder, HERE / "cluster.py", "lose", folder)
+def test_workers_give_what_one_process_gives(tmp_path, alone, assert_same):
+    done = run(tmp_path, HERE / "cluster.py", "share", tmp_path)
     assert done.returncode == 0, done.stderr
-    return folder
+    assert_same(load_file(tmp_path / "two workers.safetensors"), alone / "run.0.safetensors")
 
 
-@pytest.mark.parametrize("name", ["two workers", "one killed"])
-def test_workers_give_what_one_process_gives(cluster, alone, assert_same, name):
-    assert_same(load_file(cluster / f"{name}.safetensors"), alone / "run.0.safetensors")
-
-
-def test_the_lost_worker_had_died_and_its_block_was_read_again(cluster):
-    first, second = (cluster / "reads").read_text().splitlines()[:2]
+@pytest.mark.long
+def test_the_block_of_a_worker_that_died_is_read_again(tmp_path, alone, assert_same):
+    done = run(tmp_path, HERE / "cluster.py", "lose", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(load_file(tmp_path / "one killed.safetensors"), alone / "run.0.safetensors")
+    first, second = (tmp_path / "reads").read_text().splitlines()[:2]
     assert first != second
 
 

@@ -33,6 +33,7 @@ def test_it_answers_while_more_connections_wait_than_it_may_open_files():
         assert row["peak memory, MB"] < 2000, (name, row)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_images_that_are_small_as_files_cost_little_memory():
     names = ("4 of 26 megapixels at once", "16 of 1 megapixel in each of 4 forms")
