@@ -20,6 +20,7 @@ from oodline import (
     Mahalanobis,
     RelativeMahalanobis,
     SeenDataWarning,
+    ViM,
     create_detector,
     default,
 )
@@ -358,3 +359,22 @@ def test_the_default_suits_the_head():
         detector = default(one).fit(one, loader)
         assert [member.name for member in detector.detectors] == members
         assert detector(one(loader[0][0])).isfinite().all()
+
+
+def test_a_member_that_has_too_little_data_to_mean_much_is_left_out_until_there_is_more():
+    torch.manual_seed(0)
+    classifier = Classifier(torch.nn.Sequential(torch.nn.Linear(24, 24), torch.nn.ReLU(), torch.nn.Linear(24, 10)))
+    images, labels = torch.randn(200, 24), torch.arange(200) % 10
+    fuse, alone = Fuse("energy+gen+vim"), ViM()
+    with pytest.warns(
+        MemberLeftOutWarning, match=r"without 'vim': 32 samples support 8 .* 10 classes alone span 9\. Fit"
+    ):
+        fuse.fit(classifier, [(images[:32], labels[:32])])
+    assert list(fuse.members_left_out) == ["vim"]
+    assert [name for name, _ in fuse.members] == ["energy", "gen"]
+    assert alone.fit(classifier, [(images[:32], labels[:32])])(classifier(images)).isfinite().all()
+    fuse.fit(classifier, [(images[:36], labels[:36])])
+    assert fuse.members_left_out == {}
+    assert alone.fit(classifier, [(images, labels)]).unreliable == ""
+    stated = Fuse("energy+vim:dimension=3").fit(classifier, [(images[:32], labels[:32])])
+    assert stated.members_left_out == {}  # who states a dimension knows

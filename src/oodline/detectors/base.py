@@ -126,6 +126,10 @@ class Detector(nn.Module, abc.ABC):
     members_left_out: Mapping[str, str] = MappingProxyType({})
     """Members that it does without, and why; a detector made of detectors may have some."""
 
+    unreliable: str = ""
+    """Why its scores say little on the data that it was fitted on; empty where they do. Set by `estimate`; `Fuse` does
+    without such a member. Not kept in files."""
+
     seen: Tensor | None
     """Hashes of the samples it was fitted on (S,), int64, by which held-out data is told apart; see `ContentSketch`."""
 

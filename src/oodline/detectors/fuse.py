@@ -64,8 +64,8 @@ class Fuse(Detector):
     `cross_fitting`), and `Guard.calibrate` and `oodline fit --calibrate` take a reference of held-out ID data, as
     `refer` does; 20 samples are enough.
 
-    A member that cannot be fitted on the data, or gives all of the reference the same score, is left out, with a
-    warning: see `members_left_out`.
+    A member is left out, with a warning, where it cannot be fitted on the data, says that its scores mean little there
+    (`Detector.unreliable`), or gives all of the reference the same score: see `members_left_out`.
 
     The members' p-values depend on one another, and against a reference that was fitted on they are too small for new
     data. Neither harms the promise on false alarms: `Guard.calibrate` compares the fused score of a new input with
@@ -167,6 +167,9 @@ class Fuse(Detector):
             if len(self.members) == 1:
                 raise
             self.leave_out({name: str(error)})
+            return
+        if member.unreliable and len(self.members) > 1:
+            self.leave_out({name: member.unreliable})
 
     def leave_out(self, members: Mapping[str, str]) -> None:
         """Do without these members, by name, for the reasons given.

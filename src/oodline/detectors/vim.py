@@ -116,6 +116,14 @@ class Residual(Detector):
                 FewSamplesWarning,
                 stacklevel=2,
             )
+        needed = min(head.num_classes - 1, default_dimension(width))
+        self.unreliable = ""
+        if self.dimension is None and dimension < needed:
+            self.unreliable = (
+                f"{samples} samples support {dimension} dimensions of its principal space, and the means of "
+                f"{head.num_classes} classes alone span {needed}. Fit on at least {SAMPLES_PER_DIMENSION * needed} "
+                "samples."
+            )
         if self.dimension is not None and samples <= dimension:
             warnings.warn(
                 f"{samples} samples span no more than the principal space of {dimension} dimensions, so they have no "
