@@ -5,7 +5,7 @@
 The promise of a guard holds for images from where the held-out images came from. The same CIFAR-10 test images are
 shown again after a change that leaves their class as it is: JPEG, blur, noise, brightness, contrast, a smaller size.
 Beside the share that is flagged stands how many of them the classifier still gets right, since an alarm about an image
-that is now misclassified is no false one.
+that is now misclassified is not a false one.
 """
 
 from __future__ import annotations

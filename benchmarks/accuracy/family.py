@@ -266,7 +266,7 @@ def page(name: str, result: Mapping[str, Any]) -> str:
         cells.append([label, *intervals, *by_set, *(f"{v:.1f}" for v in rest), f"{row['milliseconds']:.3f}"])
     head = ["detector", *(f"AUROC {group}" for group in groups), *(sets if len(sets) > 1 else [])]
     lines = [f"## {name}", "", "Samples: " + ", ".join(f"{s} {n}" for s, n in sizes.items()) + ".", ""]
-    lines += markdown([*head, "FPR@95 ID positive", "OOD positive", "ms a sample"], cells)
+    lines += markdown([*head, "FPR@95 ID positive", "OOD positive", "ms per sample"], cells)
     lines += ["", "Fused less the best single method, which nobody knows beforehand: "]
     lines[-1] += "; ".join(
         f"{side} {g['gain']:+.2f} ({g['interval'][0]:+.2f}, {g['interval'][1]:+.2f}; {g['best']})"

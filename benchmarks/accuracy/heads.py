@@ -163,7 +163,7 @@ def kind_of(classifier: Classifier) -> str:
         factors = {round(f, 4) for f, _ in reading.name.terms}
         text = f"{'mean' if factors == {round(1 / len(modules), 4)} else 'sum'} of {len(modules)} {text}"
     places = {"only": "", "selected": ", on all tokens, one selected", "mean": ", on all places, averaged"}
-    places["masked"] = ", on all tokens, those that are no padding averaged"
+    places["masked"] = ", on all tokens, those that are not padding averaged"
     return text + places[reading.place] + (", then a constant per row" if reading.shifted else "")
 
 

@@ -103,7 +103,7 @@ def main(*, detector: list[str] | None = None, rounds: int = 3, as_json: Json = 
 
 def show(rows: list[dict[str, Any]]) -> None:
     columns = ("detector", "state", "fit, s", "peak", "largest array")
-    table = Table(*columns, "ms a sample", "cpu", "peak", "largest array", "states")
+    table = Table(*columns, "ms per sample", "cpu", "peak", "largest array", "states")
     for row in rows:
         phrase, stated = STATED.get(row["detector"], ("", 0))
         table.add_row(
@@ -143,7 +143,7 @@ def one(reference: str, *, rounds: int = 3) -> None:
     detector = create_detector(reference)
     filled = fill(detector, head)
     with Largest():
-        torch.ones(1)  # the first dispatch mode imports what is no part of fitting
+        torch.ones(1)  # the first dispatch mode imports what is not part of fitting
     with torch.no_grad():
         started = perf_counter()
         with peak() as fit_peak, Largest() as fitting:
@@ -196,7 +196,7 @@ def fill(detector: Detector, head: LinearHead) -> dict[str, Any]:
         for statistic in requested.values():
             statistic.update(batch, batch.index % C)
     for statistic in requested.values():
-        statistic.state()  # what waits to be sorted is no part of fitting
+        statistic.state()  # what waits to be sorted is not part of fitting
     return dict(requested)
 
 

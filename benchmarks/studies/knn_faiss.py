@@ -69,7 +69,7 @@ def main(
     if as_json:
         print_json({"threads": torch.get_num_threads(), "rows": rows})
         return
-    table = Table("bank", "k", "index", "build, s", "ms a sample", "recall", "error")
+    table = Table("bank", "k", "index", "build, s", "ms per sample", "recall", "error")
     for row in rows:
         numbers = [f"{row['build']:.1f}", f"{row['ms']:.2f}", f"{row['recall']:.4f}", f"{row['error']:.1e}"]
         table.add_row(f"{row['bank']:,}", str(row["k"]), row["index"], *numbers)

@@ -98,7 +98,7 @@ CASES = [
     ([*WATCH, "--window", "0"], "`--window` must be at least 1; got 0."),
     ([*WATCH, "--prometheus", "99999"], "`--prometheus` must be at most 65535; got 99999."),
     ([*WATCH, "--state", "none/state.json"], "there is no folder "),
-    (["report", "none"], "none is no finished run"),
+    (["report", "none"], "none is not a finished run"),
     (["report", "folder", "--images", "-1"], "`--images` must be at least 0; got -1."),
     (["report", "folder", "--tables", "t.docx"], "--tables must end in"),
     (["report", "folder", "--published", "cifar10"], "--published takes"),

@@ -68,7 +68,7 @@ def test_tables_for_papers_with_their_intervals(place, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["report", "nothing"], "nothing is no finished run"),
+        (["report", "nothing"], "nothing is not a finished run"),
         (["report", "toy", "-d", "enregy"], "Did you mean 'energy'"),
         (["report", "toy", "--images", "-1"], "`--images` must be at least 0; got -1."),
         (["report", "toy", "--data", "elsewhere=there"], "unknown data set with images to show 'elsewhere'"),

@@ -1,4 +1,4 @@
-"""Tensors as a data set: one entry a sample, read by runs, known by content, and refused with the reason."""
+"""Tensors as a data set: one entry per sample, read by runs, known by content, and refused with the reason."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def test_a_cache_knows_it_by_content(toys, tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        ({"labels": torch.arange(3)}, r"holds no input: a tensor with one entry a sample was expected"),
-        ({"a": torch.ones(3, 2), "b": torch.ones(4)}, r"must have one entry a sample.*they are a \(3, 2\), b \(4,\)"),
-        ({"a": torch.ones(3), "labels": torch.arange(2)}, r"must have one entry a sample"),
+        ({"labels": torch.arange(3)}, r"holds no input: a tensor with one entry per sample is needed"),
+        ({"a": torch.ones(3, 2), "b": torch.ones(4)}, r"must have one entry per sample.*they are a \(3, 2\), b \(4,\)"),
+        ({"a": torch.ones(3), "labels": torch.arange(2)}, r"must have one entry per sample"),
         ({"a": torch.ones(0, 2)}, r"and at least one; they are a \(0, 2\)"),
         ({"a": torch.tensor(1.0)}, r"and at least one; they are a \(\)"),
         ({"a": torch.ones(3), "labels": torch.ones(3)}, r"labels of .* must be integers \(N,\); they are F32 \(3,\)"),

@@ -353,7 +353,7 @@ def test_the_labels_and_not_the_predictions_group_the_means():
 def test_golden_values(shared, data):
     path = shared / "golden" / f"line_{data}.safetensors"
     with safe_open(path, "pt") as file:
-        golden = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        golden = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
         known = {name: float(file.metadata()[name]) for name in ("p_w", "p_a", "clip")}
     head = LinearHead(golden["weight"], golden["bias"])
     means = ClassMoments()

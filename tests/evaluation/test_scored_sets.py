@@ -65,7 +65,7 @@ def test_bad_names_are_refused_before_the_passes():
     classifier, loader = toy_problem()
     classifier.model.register_forward_hook(lambda *_: pytest.fail("a pass was made"))
     ood = {"a": [torch.zeros(5, 4)]}
-    with pytest.raises(SettingError, match="names 'b', which is no OOD set: a"):
+    with pytest.raises(SettingError, match="names 'b', which is not an OOD set: a"):
         score_sets(Energy(), classifier, loader, ood, groups={"far": ["b"]})
     with pytest.raises(SettingError, match="two data sets are called 'a'"):
         score_sets(Energy(), classifier, loader, ood, csid_loaders=ood)

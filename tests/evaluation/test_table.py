@@ -177,11 +177,11 @@ def test_a_metric_that_does_not_exist_is_refused(table):
 
 def test_groups_and_columns_that_do_not_exist_are_refused(table, scores):
     cells = table.cells
-    with pytest.raises(SettingError, match="names 'sun', which is no OOD set"):
+    with pytest.raises(SettingError, match="names 'sun', which is not an OOD set"):
         Table(cells, groups={"far": ["sun"]})
     with pytest.raises(SettingError, match="'svhn' is in two groups"):
         Table(cells, groups={"near": ["svhn"], "far": ["svhn"]})
-    with pytest.raises(SettingError, match="names 'sun', which is no OOD set"):
+    with pytest.raises(SettingError, match="names 'sun', which is not an OOD set"):
         tabulate(*scores, groups={"far": ["sun"]})
     with pytest.raises(UnknownNameError, match="Did you mean 'svhn'"):
         table.value("line", "auroc", "shvn")

@@ -1,6 +1,6 @@
 """Files that someone made to do harm: each is refused with its sentence, in little memory, and nothing in it runs.
 
-The digest is no signature: whoever makes such a file can make the digest fit, and most of these do.
+The digest is not a signature: whoever makes such a file can make the digest fit, and most of these do.
 """
 
 import io
@@ -139,7 +139,7 @@ def test_a_header_that_would_be_huge_is_refused(refused, made, length):
     ("header", "words"),
     [
         (b"", "its header is not what it should be"),
-        (b"[]", "its header is no JSON object"),
+        (b"[]", "its header is not a JSON object"),
         (b"{" * 5000, "its header is not what it should be"),
         (b'{"a":' * 5000 + b"1" + b"}" * 5000, "its header is not what it should be: it is nested too deeply"),
         (b"\xff\xfe", "its header is not what it should be"),

@@ -16,7 +16,7 @@ from oodline.testing import toy_loader, toy_problem
 
 
 class Net(nn.Module):
-    """A body with batch-norm, a constant that is not saved and one that is no buffer, and the toy head."""
+    """A body with batch-norm, a constant that is not saved and one that is not a buffer, and the toy head."""
 
     def __init__(self, toy: nn.Module) -> None:
         super().__init__()

@@ -246,13 +246,13 @@ def test_a_model_that_returns_something_else_is_refused():
 
     with pytest.raises(HeadError, match=r"returns a tuple, not one tensor of logits: .* several heads"):
         ol.Classifier(Pair())(torch.ones(2, 4))
-    with pytest.raises(InputError, match=r"logits of shape \(2,\), but one row a sample, \(N, C\), is needed"):
+    with pytest.raises(InputError, match=r"logits of shape \(2,\), but one row per sample, \(N, C\), is needed"):
         ol.Classifier(Vector())(torch.ones(2, 4))
     with pytest.raises(HeadError, match="the head 'fc' was not called in the forward pass"):
         ol.Classifier(Unused())(torch.ones(2, 4))
     with pytest.raises(HeadError, match=r"output of 'fc', shape \(2, 3\), is not the logits"):
         ol.Classifier(Softmax())(torch.randn(2, 4))
-    with pytest.raises(HeadError, match=r"reads an input of shape \(2, 5, 4\); one row of 4 features a sample"):
+    with pytest.raises(HeadError, match=r"reads an input of shape \(2, 5, 4\); one row of 4 features per sample"):
         ol.Classifier(Tokens(nn.Linear(4, 3)))(torch.ones(2, 5, 4))
 
 

@@ -68,7 +68,7 @@ def data_of(page: str) -> dict:
 
 
 def test_no_name_in_the_data_is_markup(page, elements):
-    # plotly, the script of the page, and the data, which is no code
+    # plotly, the script of the page, and the data, which is not code
     assert [attributes.get("type") for attributes in elements.named("script")] == ["application/json", None, None]
     assert elements.named("img") == []
     for element, attributes in elements.found:

@@ -27,7 +27,7 @@ BAD_LABELS: dict[str, tuple[Any, str]] = {
     ),
     "float": (lambda y: y.float(), "labels are torch.float32; integers from 0 to 2"),
     "bool": (lambda y: y > 0, "labels are torch.bool; integers"),
-    "too short": (lambda y: y[:-1], r"labels have shape \(8,\); \(9,\), one a sample"),
+    "too short": (lambda y: y[:-1], r"labels have shape \(8,\); \(9,\), one per sample"),
     "one-hot": (lambda y: torch.eye(3, dtype=torch.int64)[y], r"labels have shape \(9, 3\)"),
 }
 

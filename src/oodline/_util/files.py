@@ -22,7 +22,7 @@ def check_writable(path: str | Path) -> None:
     Raises
     ------
     DataError
-        The folder does not exist or is not writable, or what stands in the file's place is no file: a folder, a
+        The folder does not exist or is not writable, or what stands in the file's place is not a file: a folder, a
         device, a pipe.
 
     Examples
@@ -140,7 +140,7 @@ class GrowingFile:
 
 
 def _target(path: str | Path) -> Path:
-    """What is written: `path`, or where links lead to. Raises `DataError` where it is no file."""
+    """What is written: `path`, or where links lead to. Raises `DataError` where it is not a file."""
     try:
         target = Path(os.path.realpath(path))
         kind = None if not target.exists() else target.stat().st_mode

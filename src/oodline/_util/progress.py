@@ -21,7 +21,7 @@ def track(batches: Iterable[T], task: str, loader: Iterable[Any], *, shown: bool
     loader : iterable
         Whose length, where it has one, is the number of batches.
     shown : bool
-        Without it, or where standard error is no terminal, `batches` pass through untouched.
+        If false, or where standard error is not a terminal, `batches` pass through untouched.
     unit : str
         What to call them.
     """

@@ -61,7 +61,7 @@ def parse_json(text: str | bytes) -> Any:
     Raises
     ------
     ValueError
-        It is no JSON, repeats a key, or is nested too deeply.
+        It is not JSON, repeats a key, or is nested too deeply.
 
     Examples
     --------
@@ -98,7 +98,7 @@ def _header(path: Path, file: IO[bytes]) -> dict[str, Any]:
     except ValueError as error:
         raise _damaged(path, f"its header is not what it should be: {error}") from error
     if not isinstance(found, dict):
-        raise _damaged(path, "its header is no JSON object")
+        raise _damaged(path, "its header is not a JSON object")
     return found
 
 

@@ -45,7 +45,7 @@ def bench(
         A TOML file, such as those in protocols/: classifier, data sets, detectors. It runs no code: a python: model
         must be named with --model.
     output
-        The folder to write; runs/NAME_OF_THE_FILE without it. An earlier run there is replaced.
+        The folder to write. If omitted, runs/NAME_OF_THE_FILE. An earlier run there is replaced.
     data
         Where the file's paths of data and weights begin, in place of its own `folder`.
     model
@@ -53,7 +53,7 @@ def bench(
     detector
         A method with settings, in place of the file's; repeat it for several, or "all".
     cache
-        Where features and logits are kept; ~/.cache/oodline without it (XDG_CACHE_HOME is heeded).
+        Where features and logits are kept. If omitted, ~/.cache/oodline (XDG_CACHE_HOME is heeded).
     no_cache
         Keep nothing on disk and use nothing from there.
     skip_missing

@@ -51,9 +51,9 @@ def export(
     output
         The file to write, .onnx or .pt2 (torch.export); with --triton, the folder of the model repository.
     detector
-        Which of several detectors; the first without it.
+        Which of several detectors. If omitted, the first.
     data
-        Images to compare on; noise without it.
+        Images to compare on. If omitted, noise.
     preprocess_inside
         Let the graph take pixels, uint8 or float in [0, 1], and normalise them itself. Images must still be resized
         and cropped before.

@@ -61,9 +61,9 @@ def fit(
         The file to write (.safetensors).
     detector
         A method with settings, such as line,p_a=0.9,p_w=0.9,clip=1.0; repeat it for several, or "all". The first
-        decides. See `oodline methods`. Without it LINe, GEN, fDBD and ViM are fused.
+        decides. See `oodline methods`. If omitted, LINe, GEN, fDBD and ViM are fused.
     calibrate
-        Held-out ID data on which to choose the threshold; without it the file gives scores and no verdicts. Fused
+        Held-out ID data on which to choose the threshold. If omitted, the file gives scores and no verdicts. Fused
         detectors take a fifth of it as their reference, where there is enough, and the thresholds rest on the others.
     false_alarm
         Fraction of ID images that may be flagged; 0.05 if not given. The file promises it for data like the held-out.
@@ -72,7 +72,7 @@ def fit(
     by
         Promise the rate on average over all images, or for each predicted class.
     neurons
-        Remember so many training images for each neuron, and what each class makes of it, for `oodline explain`.
+        Number of most activating training images to keep per neuron, for `oodline explain`.
     keep_inputs
         Number of held-out inputs to keep in the file, at most 8, by which a classifier is known when it is loaded. If
         omitted, a pattern in their shape is used, which shows nothing of the data.

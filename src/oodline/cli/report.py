@@ -37,7 +37,7 @@ def report(
     run
         The folder that `oodline bench` wrote.
     output
-        The file to write; report.html in the run's folder without it.
+        The file to write. If omitted, report.html in the run's folder.
     detector
         A detector of the run that comes first, by its label; repeat it for several. Figures are of these only.
     images
@@ -64,7 +64,7 @@ def report(
     if published is not None and not (id_data and slash and network):
         raise SettingError(f"--published takes ID data and network, such as cifar10/densenet100; not {published}.")
     if not run.is_dir():
-        raise ArtifactError(f"{run} is no finished run: there is no such folder. Name one that `oodline bench` wrote.")
+        raise ArtifactError(f"{run} is not a finished run: there is no such folder. Name one of `oodline bench`.")
     path = output or run / "report.html"
     check_writable(path)
     if tables is not None:

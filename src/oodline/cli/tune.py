@@ -62,7 +62,7 @@ def tune(
     try_
         Values to try for a setting in place of the usual ones: p_a=0.1,0.5,0.9; repeat it for several settings.
     held_out_limit
-        Use at most so many held-out images, evenly spaced over the set.
+        Use at most this many held-out images, evenly spaced over the set.
     seed
         Of the pseudo-outliers and of the choice of images.
     json

@@ -133,7 +133,7 @@ def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | Non
     try:
         document = parse_json(state.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(f"{state} is no state of a drift monitor: {error}.") from error
+        raise DataError(f"{state} is not a state of a drift monitor: {error}.") from error
     monitor = DriftMonitor.restore(calibration, document)
     for name, asked, kept in (("alpha", alpha, monitor.alpha), ("window", window, monitor.window)):
         if asked is not None and asked != kept:

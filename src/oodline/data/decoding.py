@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded, whatever a file is called. PIL knows more: EPS starts an external interpreter, PDF, WMF and others
-are no images of pixels, and decoders that nobody uses are those that nobody checks."""
+are not images of pixels, and decoders that nobody uses are those that nobody checks."""
 
 
 def decode(content: str | Path | bytes, name: str | None = None) -> Image.Image:

@@ -19,12 +19,12 @@ class ImageList:
     path : str or Path
         A text file of `PATH LABEL` lines; a label below 0, or none, means no label.
     root : str or Path, optional
-        Where the paths begin; the folder of the list without it.
+        Where the paths begin. If omitted, the folder of the list.
 
     Raises
     ------
     DataError
-        No such file, an empty one, or one that is no list.
+        No such file, an empty one, or one that is not a list.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -35,7 +35,7 @@ class ImageList:
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"there is no list of images {path}, or it is no text: {error}.") from error
+            raise DataError(f"there is no list of images {path}, or it is not text: {error}.") from error
         self.files: list[str] = []
         self.labels: list[int | None] = []
         for number, line in enumerate(lines, start=1):

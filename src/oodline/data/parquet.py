@@ -54,7 +54,7 @@ class ParquetImages:
     ------
     DataError
         No such file, a file that is not Parquet or is damaged, no such column, several that may be meant, or labels
-        that are no classes.
+        that are not classes.
     """
 
     def __init__(self, path: str | Path, image: str | None = None, label: str | None = None) -> None:

@@ -55,7 +55,7 @@ def open_rows(path: Path) -> tuple[dict[str, Rows], tuple[str, ...] | None]:
             raise DataError(f"{path} is a folder, and a file of tensors is needed. Check the path.")
         raise DataError(f"there is no file {path}. Check the path.")
     if path.suffix not in _OPENERS:
-        raise DataError(f"{path} is no file of tensors: its name must end in {', '.join(SUFFIXES)}.")
+        raise DataError(f"{path} is not a file of tensors: its name must end in {', '.join(SUFFIXES)}.")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty.")
     try:
@@ -73,7 +73,7 @@ def rows_of(name: str, array: Any) -> Rows:
     Raises
     ------
     DataError
-        It is no array of numbers.
+        It is not an array of numbers.
     """
     if isinstance(array, Rows):
         return array
@@ -125,7 +125,7 @@ def _open_safetensors(path: Path) -> tuple[dict[str, Rows], tuple[str, ...] | No
         return found, None
     names = parse_json(metadata[NAMES])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"the `{NAMES}` of its metadata are no JSON list of names")
+        raise ValueError(f"the `{NAMES}` of its metadata are not a JSON list of names")
     return found, tuple(names)
 
 
@@ -139,7 +139,7 @@ def _open_npz(path: Path) -> tuple[dict[str, Rows], tuple[str, ...] | None]:
     names = None
     with _objects_refused(path), path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it is no archive of arrays")
+            raise ValueError("it is not an archive of arrays")
         for key in file.files:
             array = file[key]
             if key == NAMES and array.dtype.kind == "U" and array.ndim == 1:
@@ -199,7 +199,7 @@ def load_torch(path: Path) -> Any:
                 f"{path} holds more than tensors, and loading it could run code, so it was not loaded. Save tensors: "
                 "torch.save({'features': features, 'labels': labels}, path)."
             ) from error
-        raise DataError(f"{path} is no PyTorch file of tensors, or damaged. Save or copy it again.") from error
+        raise DataError(f"{path} is not a PyTorch file of tensors, or damaged. Save or copy it again.") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Inputs that are no images: features, logits, tokens, spectra, rows of a table, as arrays of a file or of memory."""
+"""Inputs that are not images: features, logits, tokens, spectra, rows of a table, as arrays of a file or of memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CHUNK = 4096
 
 
 class TensorSource:
-    """Arrays with one entry a sample, whatever the sample is.
+    """Arrays with one entry per sample, whatever the sample is.
 
     An array called `labels` (N,) of integers holds the classes. One other array (N, ...) is what the model takes as its
     one argument; several are what it takes as keyword arguments, each under its name. They reach the model as they are,
@@ -79,7 +79,7 @@ class TensorSource:
             listed = " and ".join(f"`{name}`" for name in only)
             raise DataError(f"{where} holds {names}; {listed}, or one of them, and perhaps `{LABELS}` are needed.")
         if not self.inputs:
-            raise DataError(f"{where} holds no input: a tensor with one entry a sample was expected beside `{LABELS}`.")
+            raise DataError(f"{where} holds no input: a tensor with one entry per sample is needed beside `{LABELS}`.")
         for name in self.inputs:
             if not rows[name].numbers:
                 raise DataError(f"`{name}` of {where} must be numbers; got {rows[name].kind}. Convert it to float32.")
@@ -89,7 +89,7 @@ class TensorSource:
         if len(set(lengths.values())) > 1 or not self._length:
             listed = ", ".join(f"{name} {shapes[name]}" for name in sorted(shapes))
             raise DataError(
-                f"the tensors of {where} must have one entry a sample, and at least one; they are {listed}."
+                f"the tensors of {where} must have one entry per sample, and at least one; they are {listed}."
             )
         if self.has_labels and (len(shapes[LABELS]) != 1 or rows[LABELS].kind not in KINDS):
             kind = rows[LABELS].kind

@@ -58,7 +58,7 @@ class Shifts:
     weight: float
 
     def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
-        """One number a sample."""
+        """One number per sample."""
         return shift(activations, self.moved, self.of_perturbed, self.of_shift, self.weight).unsqueeze(1)
 
 

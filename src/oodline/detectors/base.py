@@ -1,4 +1,4 @@
-"""The contract of a detector: what it reads, what it is fitted from, and one score a sample.
+"""The contract of a detector: what it reads, what it is fitted from, and one score per sample.
 
 A detector is a small `nn.Module`. Its fitted state is buffers, its forward is pure, and **a higher score always means
 more in-distribution**. A new method is one file: subclass `Detector`, say `name`, `paper`, `needs` and
@@ -118,7 +118,7 @@ class Detector(nn.Module, abc.ABC):
     """Whether that positive one is a class probability."""
 
     not_exportable: ClassVar[str] = ""
-    """Why its score is no graph of tensors that `oodline.guard.export` could write; empty for all others."""
+    """Why its score is not a graph of tensors that `oodline.guard.export` could write; empty for all others."""
 
     layers: Collection[str] = ()
     """Modules of the classifier whose output it reads, by name."""
@@ -169,7 +169,7 @@ class Detector(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
-        """One score a sample (N,), higher = more in-distribution; called by `forward`, which checks first."""
+        """One score per sample (N,), higher = more in-distribution; called by `forward`, which checks first."""
 
     def forward(self, activations: Activations) -> Float[Tensor, " n"]:
         """Score a batch.

@@ -1,4 +1,4 @@
-"""The detector for someone who asks for nothing in particular."""
+"""The default detector."""
 
 from __future__ import annotations
 

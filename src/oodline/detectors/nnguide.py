@@ -23,7 +23,7 @@ class ConfidentDirections:
     """Normalised features times the energy of the sample, (N, D)."""
 
     def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """One row a sample."""
+        """One row per sample."""
         return normalize(activations.features) * activations.logits.logsumexp(1, keepdim=True)
 
 

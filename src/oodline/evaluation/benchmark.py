@@ -52,7 +52,7 @@ def run_protocol(
         The run's folder; an earlier run there is replaced.
     cache : str or Path, optional
         Where activations are kept, such as `default_folder()`, so that they are computed once and a run that was
-        interrupted goes on; without it nothing is kept.
+        interrupted goes on; if omitted, nothing is kept.
     device : str, optional
         The GPU if there is one.
     workers : int

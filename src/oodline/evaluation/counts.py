@@ -89,7 +89,7 @@ def check_scores(side: str, scores: ArrayLike) -> Scores:
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1:
-        raise InputError(f"the {side} scores have shape {values.shape}; one score a sample, (N,), is needed.")
+        raise InputError(f"the {side} scores have shape {values.shape}; one score per sample, (N,), is needed.")
     if len(values) == 0:
         raise InputError(f"there are no {side} scores.")
     if missing := int(np.isnan(values).sum()):

@@ -3,7 +3,7 @@
 Their repositories share one file (`util/metrics.py`; LINe at commit db5836a, DICE at 43896f8). Beside `metrics`:
 
 - **FPR95** accepts OOD *strictly above* `known[round(0.05 n)]`, the ID scores ascending and `round` to even: an OOD
-  score tied with the threshold is rejected, and the TPR is not exactly 95 % where 0.05 n is no integer;
+  score tied with the threshold is rejected, and the TPR is not exactly 95 % where 0.05 n is not an integer;
 - **AUIN, AUOUT** join the points of the precision-recall curve by straight lines, where average precision takes steps,
   and draw a last line to precision 0 at recall 0, which costs half of what the most confident scores earn;
 - **DTERR** weighs ID and OOD by their numbers;

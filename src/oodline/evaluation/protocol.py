@@ -72,7 +72,7 @@ class SetPart(_Part):
     source: str | None = None
     """Where users get it."""
     limit: PositiveInt | None = None
-    """Read only the first so many images."""
+    """Read at most this many images, the first ones."""
     label_offset: int = 0
     """Added to every label."""
     preprocessing: Preprocessing | None = None
@@ -118,7 +118,7 @@ class Protocol(_Part):
     tpr: Annotated[float, Field(gt=0, lt=1)] = 0.95
     batch_size: PositiveInt = 64
     limit: PositiveInt | None = None
-    """Read only the first so many images of each set."""
+    """Read at most this many images of each set, the first ones."""
     seed: int = 0
     on_error: Literal["raise", "skip"] = "raise"
 

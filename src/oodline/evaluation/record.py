@@ -124,7 +124,7 @@ class RunRecord(_Record):
     `id` or `id+csid`), and every field of `Metrics`."""
     guard_sha256: str = ""
     sha256: str = ""
-    """Of this document without this field: it finds damage and careless edits, and is no signature."""
+    """Of this document without this field: it finds damage and careless edits, and is not a signature."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

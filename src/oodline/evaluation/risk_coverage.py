@@ -58,7 +58,7 @@ def risk_coverage(id_scores: ArrayLike, correct: ArrayLike, ood_scores: ArrayLik
     Raises
     ------
     InputError
-        A list is empty, is not one-dimensional, or holds NaN; `correct` has another length or is no truth value.
+        A list is empty, is not one-dimensional, or holds NaN; `correct` has another length or is not a truth value.
 
     Examples
     --------

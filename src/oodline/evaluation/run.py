@@ -300,7 +300,7 @@ def _as_parquet(table: pa.Table) -> bytes:
 
 def _read_record(path: Path) -> RunRecord:
     if not path.is_file():
-        raise ArtifactError(f"{path.parent} is no finished run: it has no {path.name}. Name the folder of `bench -o`.")
+        raise ArtifactError(f"{path.parent} is not a finished run: it has no {path.name}. Name a folder of `bench -o`.")
     try:
         document = json.loads(path.read_bytes())
     except ValueError:

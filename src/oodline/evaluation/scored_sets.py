@@ -72,7 +72,7 @@ def check_names(ood: Collection[str], csid: Collection[str], groups: Mapping[str
     if twice := [name for name in csid if name in ood] or [name for name in (*ood, *csid) if name == "id"]:
         raise SettingError(f"two data sets are called '{twice[0]}'; 'id' is the ID test data. Name them apart.")
     if strange := [name for names in groups.values() for name in names if name not in ood]:
-        raise SettingError(f"a group names '{strange[0]}', which is no OOD set: {', '.join(ood)}.")
+        raise SettingError(f"a group names '{strange[0]}', which is not an OOD set: {', '.join(ood)}.")
 
 
 def write_scores(sets: ScoredSets, path: str | Path) -> Path:
@@ -119,7 +119,7 @@ def read_scores(path: str | Path) -> ScoredSets:
     except (OSError, ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     if absent := [name for name in COLUMNS if name not in table.column_names]:
-        raise DataError(f"{path} is no file of scores by `oodline evaluate`: it has no column '{absent[0]}'.")
+        raise DataError(f"{path} is not a file of scores by `oodline evaluate`: it has no column '{absent[0]}'.")
     keys = zip(*(table[name].to_pylist() for name in ("set", "role", "group")), strict=True)
     rows: dict[tuple[str, str, str | None], list[int]] = {}
     for row, key in enumerate(keys):

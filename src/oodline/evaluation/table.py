@@ -85,7 +85,7 @@ class Table:
     def __post_init__(self) -> None:
         grouped = [name for names in self.groups.values() for name in names]
         if strange := [name for name in grouped if name not in self.ood_sets]:
-            raise SettingError(f"a group names '{strange[0]}', which is no OOD set of this table: {self.ood_sets}.")
+            raise SettingError(f"a group names '{strange[0]}', which is not an OOD set of this table: {self.ood_sets}.")
         if twice := [name for name in grouped if grouped.count(name) > 1]:
             raise SettingError(f"'{twice[0]}' is in two groups, or twice in one. An OOD set has one group at most.")
 

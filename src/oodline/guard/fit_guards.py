@@ -118,7 +118,7 @@ def fit_guards(
     loader : iterable
         Batches of ID training data with labels.
     held_out : iterable, optional
-        Batches of ID data that nothing was fitted on; without it there are scores and no verdicts.
+        Batches of ID data that nothing was fitted on. If omitted, there are scores and no verdicts.
     false_alarm : float, optional
         As in `Guard.calibrate`.
     tpr : float, optional

@@ -1,4 +1,4 @@
-"""A guard: classifier, detector and threshold together, which says of each input whether to believe the classifier."""
+"""A guard: classifier, detector and threshold together, which says of each input whether to trust the classifier."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Guard:
         loader : iterable
             Batches of ID data that neither the classifier nor the detector was fitted on; labels are not used.
         false_alarm : float, optional
-            In (0, 1); 0.05 without it. n samples can promise rates from 1 / (n + 1).
+            In (0, 1); 0.05 if omitted. n samples can promise rates from 1 / (n + 1).
         tpr : float, optional
             The same promise in the papers' words: `tpr=0.95` is `false_alarm=0.05`.
         by : {"all", "predicted"}
@@ -346,7 +346,7 @@ class Guard:
         classifier : Classifier
             The same classifier.
         detector : str, optional
-            Which of several detectors; the first without it.
+            Which of several detectors. If omitted, the first.
         class_names : sequence of str, optional
             For a file that holds none. Names that are not one a class are left out, with a warning.
         allow_other_weights : str, optional

@@ -91,7 +91,7 @@ class Neurons:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], head: HeadInfo) -> Self:
-        """Become what `state()` described.
+        """Restore from `state()`.
 
         Raises
         ------

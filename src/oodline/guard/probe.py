@@ -1,6 +1,6 @@
 """What a classifier and its detectors make of a few stored inputs: the last word on whether they are those of a file.
 
-Equal weights do not make equal networks: the code of `forward`, a constant that is no buffer, another version of a
+Equal weights do not make equal networks: the code of `forward`, a constant that is not a buffer, another version of a
 library, and another oodline show in the numbers only. The inputs are a pattern made from a formula, in the shape, type
 and range of the held-out data, so a file holds none of that data, unless it is asked to.
 """
@@ -155,7 +155,7 @@ def take_probe(
     Returns
     -------
     Probe or None
-        None where it would prove nothing: the classifier refuses the pattern, is random, or its inputs are no tensors.
+        None where it would prove nothing: the classifier refuses the pattern, is random, or its inputs are not tensors.
 
     Raises
     ------

@@ -18,7 +18,7 @@ class Verdict:
     Parameters
     ----------
     label : Tensor (N,), int64
-        Class with the largest logit, whether or not it is to be believed.
+        Class with the largest logit, also where the input is flagged.
     score : Tensor (N,)
         The detector's score, higher = more in-distribution.
     is_ood : Tensor (N,), bool

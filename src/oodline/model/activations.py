@@ -52,7 +52,7 @@ class SecondPass(Protocol):
         ...
 
     def gradients(self, inputs: Any, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ...) -> Any:
-        """Differentiate one number a sample."""
+        """Differentiate one number per sample."""
         ...
 
 
@@ -115,7 +115,7 @@ class Activations:
         Raises
         ------
         InputError
-            The pass was made without them, or the inputs are no tensor.
+            The pass was made without them, or the inputs are not tensors.
         """
         if self.classifier is None or self.inputs is None:
             raise InputError(

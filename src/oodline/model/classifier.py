@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """Gradients of one number a sample with respect to what it was computed of.
+    """Gradients of one number per sample with respect to what it was computed of.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Classifier:
         of several (`0.5*head + 0.5*head_dist`), whose `W f + b` equals the logits. An `nn.Sequential` of several layers
         must be named.
     feature_map : str, optional
-        Name of the module whose output is the feature map; without it, the input of the last average pooling.
+        Name of the module whose output is the feature map. If omitted, the input of the last average pooling.
     binary : bool
         The model returns one logit z, of the second of two classes: take (0, z) as the logits.
 
@@ -201,7 +201,7 @@ class Classifier:
         layers : sequence of str
             Modules whose output to keep.
         index : Tensor (N,), optional
-            Position of each sample in its data set; 0..N-1 without it.
+            Position of each sample in its data set. If omitted, 0..N-1.
 
         Raises
         ------
@@ -224,7 +224,7 @@ class Classifier:
                 index = torch.arange(len(read.features))
             elif index.shape != (len(read.features),):
                 raise InputError(
-                    f"index has shape {tuple(index.shape)}; one position a sample, ({len(read.features)},), is needed."
+                    f"index must have one position per sample, ({len(read.features)},); got shape {tuple(index.shape)}."
                 )
             activations = self._activations(inputs, seen, read, index, needs, layers)
         activations.check_finite("this batch")
@@ -233,7 +233,7 @@ class Classifier:
         return activations
 
     def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()) -> Activations:
-        """The same pass for `torch.export`, which no value may lead astray: it checks nothing but shapes.
+        """The same pass without data-dependent checks, so that `torch.export` can trace it.
 
         Call the classifier itself on the same inputs before, so that everything has been checked once.
         """
@@ -277,14 +277,14 @@ class Classifier:
         )
 
     def gradients(self, inputs: Inputs, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ()) -> Gradients:
-        """Differentiate one number a sample in one forward and one backward pass; parameters gather no gradient.
+        """Differentiate one number per sample in one forward and one backward pass; parameters gather no gradient.
 
         Parameters
         ----------
         inputs : Tensor (N, ...)
             A floating tensor.
         scalar : callable
-            From logits (N, C) to one number a sample (N,).
+            From logits (N, C) to one number per sample (N,).
         layers : sequence of str
             Modules with respect to whose output to differentiate, too.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 DIGITS = 16
-"""Hexadecimal digits of a tensor's digest: 64 bits find damage and other weights; they are no signature."""
+"""Hexadecimal digits of a tensor's digest: 64 bits find damage and other weights; they are not a signature."""
 
 COUNTER = "num_batches_tracked"
 """The last part of the name of batch-norm's counter, which takes no part in inference."""

@@ -226,7 +226,7 @@ class HeadReader:
             elif isinstance(features, Tensor) and isinstance(output, Tensor) and _only_laid_out(output, logits):
                 yield (
                     f"the head '{name}' reads an input of shape {tuple(features.shape)}; one row of "
-                    f"{features.shape[-1]} features a sample is needed."
+                    f"{features.shape[-1]} features per sample is needed."
                 )
             else:
                 shape = f", shape {tuple(output.shape)}," if isinstance(output, Tensor) else ""

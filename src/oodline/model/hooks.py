@@ -1,4 +1,4 @@
-"""Overhear what modules of a model read and return, during forward passes of one thread."""
+"""Capture inputs and outputs of named modules with forward hooks, for the passes of one thread."""
 
 from __future__ import annotations
 

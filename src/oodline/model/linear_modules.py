@@ -143,7 +143,7 @@ def _tensor(module: nn.Module, name: str) -> Tensor | None:
 
 
 def _steps(module: nn.Module) -> Iterator[Any]:
-    # a convolution that skips or adds places is no map from each place to itself
+    # a convolution that skips or adds places is not a map from each place to itself
     for name, plain in (("stride", 1), ("padding", 0)):
         value = getattr(module, name, plain) if isinstance(module, nn.modules.conv._ConvNd) else plain
         for step in value if isinstance(value, tuple) else (value,):

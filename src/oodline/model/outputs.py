@@ -60,7 +60,7 @@ def logits_of(model: nn.Module, output: Any, inputs: Inputs, *, binary: bool = F
     if output.ndim != 2:
         two = " A model of two classes and one logit: Classifier(model, binary=True)." if output.ndim == 1 else ""
         raise InputError(
-            f"the model returned logits of shape {shape}, but one row a sample, (N, C), is needed. "
+            f"the model returned logits of shape {shape}, but one row per sample, (N, C), is needed. "
             f"Check that the input has a batch dimension.{two}"
         )
     return cast(Tensor, output)
@@ -82,7 +82,7 @@ def layer_output(seen: Mapping[str, Any], name: str) -> Tensor:
 
 
 def with_mask(seen: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """What was heard in a pass, and beside it which tokens are no padding, where the inputs say so."""
+    """What was heard in a pass, and beside it which tokens are not padding, where the inputs say so."""
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     return {**seen, MASK: mask} if isinstance(mask, Tensor) else seen
 
@@ -100,7 +100,7 @@ def shapes_of(inputs: Inputs) -> Any:
 
 
 def first_rows(inputs: Inputs, most: int) -> Inputs:
-    """The first samples of a batch, at most so many.
+    """The first samples of a batch, at most `limit`.
 
     Examples
     --------

@@ -18,10 +18,10 @@ from oodline.model.head_name import HeadName
 from oodline.model.linear_modules import Affine
 
 Place = Literal["only", "selected", "mean", "masked"]
-"""One vector per sample; one of several that the model selects; the mean of all, or of those that are no padding."""
+"""One vector per sample; one of several that the model selects; the mean of all, or of those that are not padding."""
 
 MASK = "attention mask"
-"""Key of what says which tokens are no padding, where the inputs do."""
+"""Key of what says which tokens are not padding, where the inputs do."""
 
 
 @dataclass(frozen=True)

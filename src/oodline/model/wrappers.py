@@ -24,7 +24,7 @@ def unwrapped(model: object) -> nn.Module:
     Raises
     ------
     HeadError
-        It is no module, or one of which nothing but inputs and outputs is known.
+        It is not a module, or one of which nothing but inputs and outputs is known.
 
     Examples
     --------

@@ -37,7 +37,7 @@ class Collector(Protocol):
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Become what `state()` described."""
+        """Restore from `state()`."""
         ...
 
 

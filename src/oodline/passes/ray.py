@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import ray
 
 BLOCK, MOST_BLOCKS = 4096, 1000
-"""A block holds at least so many images, and there are at most so many blocks."""
+"""Smallest number of images of a block, and largest number of blocks."""
 
 SECONDS = 30.0
 """What was merged is written to the folder at least this often."""
@@ -58,7 +58,7 @@ class Ray:
     workers : int, optional
         Processes that hold the model; as many as the cluster has GPUs, or CPUs where the classifier is on the CPU.
     block : int, optional
-        Images a block: so many are done again for a lost worker. By default 4,096, or a thousandth of all if that is
+        Images per block; a lost worker costs one block. By default 4,096, or a thousandth of all if that is
         more. It does not depend on the workers, and so neither does the last bit of the result.
     folder : str or Path, optional
         Where to keep what was merged so far. A pass that was interrupted goes on from there when it is made again; the
@@ -276,7 +276,7 @@ class _Merged:
         with safe_open(path, framework="pt") as file:
             self.done = json.loads(file.metadata()["done"])
             for i, collector in enumerate(self.collectors):
-                names = [name for name in file.keys() if name.startswith(f"{i}/")]  # noqa: SIM118 - it is no dict
+                names = [name for name in file.keys() if name.startswith(f"{i}/")]  # noqa: SIM118 - it is not a dict
                 collector.load_state({name.partition("/")[2]: file.get_tensor(name) for name in names})
         self.written = len(self.done)
 

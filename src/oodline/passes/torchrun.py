@@ -25,7 +25,7 @@ from oodline.passes.sharding import note_skipped, share
 from oodline.statistics import Seen
 
 ROUND = 16
-"""Every so many batches the ranks tell each other that all is well."""
+"""Number of batches after which the ranks tell each other that all is well."""
 
 
 class Torchrun:

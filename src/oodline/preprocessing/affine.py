@@ -43,7 +43,7 @@ class Affine:
         return Affine(tuple(m for m, _ in found), tuple(s for _, s in found))
 
     def channels(self, number: int) -> dict[str, tuple[float, ...]]:
-        """`mean` and `std` for so many channels."""
+        """`mean` and `std` for this number of channels."""
         return {"mean": _spread(self.mean, number), "std": _spread(self.std, number)}
 
 

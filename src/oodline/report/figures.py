@@ -64,7 +64,7 @@ def write_figures(run: Run, folder: str | Path, *, detectors: Sequence[str] | No
     folder : str or Path
         Made if it is not there; figures of the same name are replaced, other files stay.
     detectors : sequence of str, optional
-        Labels; the run's first one without it.
+        Labels. If omitted, the run's first one.
 
     Returns
     -------

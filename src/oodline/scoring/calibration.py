@@ -56,7 +56,7 @@ class Calibration:
 
     def is_ood(self, scores: Float[Tensor, " m"], predicted: Int[Tensor, " m"] | None = None) -> Bool[Tensor, " m"]:
         """Whether each score is below the threshold; one threshold for all, so `predicted` is not read."""
-        # in float64, as calibrated: a held-out input is judged the same again; and what is no number is flagged
+        # in float64, as calibrated: a held-out input is judged the same again; and what is not a number is flagged
         return ~(scores.double() >= self.threshold)
 
     def threshold_of(self, predicted: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
@@ -142,7 +142,7 @@ def calibrate(scores: Float[Tensor, " n"], false_alarm: float = 0.05) -> Calibra
 
 
 def fail_closed(scores: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """Scores in float64, NaN as the lowest: what is no number speaks for nothing.
+    """Scores in float64, NaN as the lowest: what is not a number is flagged.
 
     Examples
     --------

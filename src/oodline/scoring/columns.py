@@ -1,4 +1,4 @@
-"""The scores of a pass as columns in memory: 8 bytes a sample and detector."""
+"""The scores of a pass as columns in memory: 8 bytes per sample and detector."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Columns:
         """Score one batch."""
         scores = score_batch(self.detectors, activations, self.seconds)
         if labels is not None and labels.shape != (len(activations),):
-            labels = None  # they are no classes, whatever they are
+            labels = None  # they are not classes, whatever they are
         unknown = torch.zeros(len(activations), dtype=torch.int64)
         self._append(
             {
@@ -116,7 +116,7 @@ class Columns:
         return {name: column.values for name, column in self.columns.items()} | about
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Become what `state()` described."""
+        """Restore from `state()`."""
         self.columns: dict[str, Column] = {}
         self._append({name: tensor for name, tensor in state.items() if name not in ("seconds", "labelled")})
         spent = state["seconds"].tolist() if state else [0.0] * len(self.detectors)

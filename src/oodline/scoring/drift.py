@@ -298,7 +298,7 @@ class DriftMonitor:
         Raises
         ------
         InputError
-            It is no state of a monitor.
+            It is not a state of a monitor.
         MismatchError
             It was taken with another calibration.
         """
@@ -307,7 +307,7 @@ class DriftMonitor:
             monitor = cls(calibration, alpha=kept.alpha, window=kept.window)
             monitor._random.bit_generator.state = kept.random
         except (ValidationError, SettingError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"this is no state of a drift monitor: {str(error).splitlines()[0]}.") from error
+            raise InputError(f"this is not a state of a drift monitor: {str(error).splitlines()[0]}.") from error
         if kept.format_version > 1 or len(kept.stakes) != len(SHARES) or sorted(kept.ranked) != list(kept.ranked):
             raise InputError("this state of a drift monitor is damaged, or of a newer oodline. Begin a new one.")
         if kept.calibration != _digest(calibration):

@@ -1,4 +1,4 @@
-"""One row a sample on disk, written while the pass goes on: memory does not grow with the number of samples."""
+"""One row per sample on disk, written while the pass goes on: memory does not grow with the number of samples."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RowWriter:
     detectors : mapping of str to Detector
         Fitted; the first one decides.
     calibration : Calibration or ClassCalibration, optional
-        Of the first detector; without it there are scores and no verdicts.
+        Of the first detector. If omitted, there are scores and no verdicts.
     class_names : sequence of str, optional
         In the order of the logits.
     name : callable

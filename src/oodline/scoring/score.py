@@ -89,7 +89,7 @@ def score(
     -------
     dict of str to Tensor (N,), float64
         In the order of the loader, and of the samples' positions where several processes made the pass; higher = more
-        in-distribution. They are in memory: 8 bytes a sample and detector, and 24 a sample beside.
+        in-distribution. They are in memory: 8 bytes per sample and detector, and 24 per sample beside.
 
     Raises
     ------

@@ -168,7 +168,7 @@ def count_samples(loader: Iterable[Any]) -> int | None:
 
 
 def can_spare(samples: int, false_alarm: float) -> bool:
-    """Whether a fifth of so many held-out samples says something, and the rest can still promise a false-alarm rate.
+    """Whether the held-out set is large enough to give 20 % to the reference and calibrate on the rest.
 
     Examples
     --------

@@ -26,7 +26,7 @@ from oodline.serve.schemas import ExplanationRow, Health, Info, Predictions, Sco
 from oodline.serve.settings import ServeSettings
 from oodline.serve.tokens import Tokens
 
-_DESCRIPTION = """Says of images what a classifier takes them for, and whether to believe it.
+_DESCRIPTION = """The class that a classifier returns for images, and whether to trust it.
 
 Every refusal is one `application/problem+json` document (RFC 9457)."""
 
@@ -64,7 +64,7 @@ def create_app(
     guard : Guard
         Calibrated.
     preprocessing : Preprocessing, optional
-        From image to input; the guard's own without it.
+        From image to input. If omitted, the guard's own.
     settings : ServeSettings, optional
         Its limits, and whom it answers.
     token : str, sequence of str or Path, optional

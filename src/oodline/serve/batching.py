@@ -49,7 +49,7 @@ class Places:
         Raises
         ------
         Problem
-            There are not so many left, or the batcher is closed.
+            There are fewer places left, or the batcher is closed.
         """
         self._batcher._take(count)
         self.held += count

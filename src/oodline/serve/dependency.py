@@ -27,7 +27,7 @@ def verdicts(
     guard : Guard
         Calibrated.
     preprocessing : Preprocessing, optional
-        From image to input; the guard's own without it.
+        From image to input. If omitted, the guard's own.
     settings : ServeSettings, optional
         The limits.
 

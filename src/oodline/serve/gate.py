@@ -60,7 +60,7 @@ class Gate:
         host = headers.get("host")
         server = (scope.get("server") or ("", 0))[0]
         if host is None or _address(server) is None:
-            return None  # no browser leaves it out; and nobody rebinds a name to what is no address
+            return None  # no browser leaves it out; and nobody rebinds a name to what is not an address
         if not self._is_here(_name(host), server):
             detail = f"It names the host {host!r:.100}, which this service is not known by."
             remedy = "Use its address, or start it with this name (allowed_host, --allowed-host)."

@@ -49,7 +49,7 @@ def describe_guard(guard: Guard, calibration: AnyCalibration, settings: ServeSet
 
 
 def histogram(calibration: AnyCalibration, label: int | None = None) -> dict[str, Any]:
-    """The held-out scores that an image predicted as `label` is compared with; all of them without it.
+    """The held-out scores that an image predicted as `label` is compared with; all of them if it is omitted.
 
     Examples
     --------

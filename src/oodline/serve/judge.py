@@ -37,7 +37,7 @@ class Judge:
     guard : Guard
         Calibrated.
     preprocessing : Preprocessing, optional
-        From image to input; the guard's own without it.
+        From image to input. If omitted, the guard's own.
     settings : ServeSettings
         The limits.
     monitor : DriftMonitor, optional

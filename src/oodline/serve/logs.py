@@ -14,7 +14,7 @@ BOUNDED = ("oodline.serve", "uvicorn.error", "asyncio")
 ACCESS = logging.getLogger("oodline.access")
 
 MOST, SECONDS = 20, 10.0
-"""Messages of one logger at most, in so many seconds."""
+"""Largest number of messages of one logger, and in how many seconds."""
 
 
 class Bounded(logging.Filter):

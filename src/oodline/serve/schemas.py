@@ -37,11 +37,11 @@ class _Answer(BaseModel):
 class VerdictRow(_Answer):
     """What the guard says of one image."""
 
-    label: int = Field(description="Class with the largest logit, whether or not it is to be believed.")
+    label: int = Field(description="Class with the largest logit, also where the input is flagged.")
     class_name: str | None = Field(description="Its name, where the guard knows it.")
     score: float = Field(description="The detector's score: higher = more in-distribution.")
     threshold: float = Field(description="What the score was compared with.")
-    is_ood: bool = Field(description="Whether the score is below the threshold: do not believe the label.")
+    is_ood: bool = Field(description="Whether the score is below the threshold: do not trust the label.")
     p_value: float = Field(gt=0, le=1, description="How usual the score is among held-out ID images; small means OOD.")
 
 

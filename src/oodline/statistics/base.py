@@ -97,7 +97,7 @@ class Statistic(abc.ABC):
         return {} if self.empty else {name: getattr(self, name).clone() for name in self.tensors}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Become what `state()` described.
+        """Restore from `state()`.
 
         Raises
         ------

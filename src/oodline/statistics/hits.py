@@ -15,7 +15,7 @@ from oodline.statistics.base import Statistic
 class Hits(Statistic):
     """Number of samples whose label has the largest logit, and of all that have a label (2,), int64.
 
-    A label outside [0, C) is wrong. Batches without labels, or with other than one number a sample, count for neither:
+    A label outside [0, C) is wrong. Batches without one label per sample count for neither:
     detectors that read labels complain about them.
 
     Examples

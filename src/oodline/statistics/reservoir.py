@@ -39,7 +39,7 @@ class Reservoir(Statistic):
     of : Source
         What to keep of each; features by default. Kept in float32.
     by : {"all", "label", "predicted"}
-        Which group is remembered of each; without it labels are not read.
+        Which group is remembered of each. If omitted, labels are not read.
     seed : int
         Another seed keeps another sample.
 
@@ -117,7 +117,7 @@ class Reservoir(Statistic):
             self._settle()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Become what `state()` described; see `Statistic.load_state`."""
+        """Restore from `state()`; see `Statistic.load_state`."""
         self._check_names(state)
         self._kept, self._pending = None, []
         if state:

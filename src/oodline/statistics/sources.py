@@ -1,4 +1,4 @@
-"""What a statistic is computed of: a function from activations to one vector a sample, comparable by value."""
+"""What a statistic is computed of: a function from activations to one vector per sample, comparable by value."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def group(activations: Activations, labels: Tensor | None, by: Grouping) -> tupl
     if labels is None:
         raise LabelError("this statistic is grouped by class, but the loader yields no labels; yield (inputs, labels).")
     if labels.shape != (len(activations),):
-        raise LabelError(f"labels have shape {tuple(labels.shape)}; ({len(activations)},), one a sample, is needed.")
+        raise LabelError(f"labels have shape {tuple(labels.shape)}; ({len(activations)},), one per sample, is needed.")
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
         raise LabelError(f"labels are {labels.dtype}; integers from 0 to {classes - 1} are needed.")
     labels = labels.cpu().long()

@@ -64,7 +64,7 @@ def make_cases(detectors: Sequence[Detector | None], head: Head, held_out: HeldO
     Raises
     ------
     InputError
-        The inputs are no images, and the detectors read more than features and logits.
+        The inputs are not images, and the detectors read more than features and logits.
     """
     outliers = {f"{group}/{name}": made for group, sets in held_out.outliers.items() for name, made in sets.items()}
     if outliers:
@@ -72,7 +72,7 @@ def make_cases(detectors: Sequence[Detector | None], head: Head, held_out: HeldO
     known = next(d for d in detectors if d is not None)
     if known.all_layers or known.all_needs & ~CHEAP:
         raise InputError(
-            f"no pseudo-outliers can be made for {type(known).__name__}: the inputs are no images (N, C, H, W) to "
+            f"no pseudo-outliers can be made for {type(known).__name__}: the inputs are not images (N, C, H, W) to "
             "transform, and it reads more than features and logits, which are all that can be made up without them."
         )
     if isinstance(head, NoHead) and head.features and Needs.LOGITS in known.all_needs:

@@ -1,4 +1,4 @@
-"""Pseudo-outliers in feature space: for inputs that are no images, and without another pass.
+"""Pseudo-outliers in feature space: for inputs that are not images, and without another pass.
 
 Logits are those that the head gives for the changed features; whatever else the activations hold is dropped.
 """

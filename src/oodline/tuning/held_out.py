@@ -34,7 +34,7 @@ class HeldOut:
     labels : Tensor (N,), int64, optional
         None where the loader yields none.
     outliers : dict of str to dict of str to Activations
-        By group and name; empty where the inputs are no images.
+        By group and name; empty where the inputs are not images.
     witness : Witness
         Knows the samples again.
     """

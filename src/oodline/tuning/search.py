@@ -90,7 +90,7 @@ def tune(
     """Choose the settings of a detector from ID data alone, and fit it with them.
 
     The network runs once over the fit data, and over `limit` held-out samples and each of their transforms (nine).
-    Inputs that are no images have pseudo-outliers in feature space: features mixed between samples, and classes left
+    Inputs that are not images have pseudo-outliers in feature space: features mixed between samples, and classes left
     out of the head. These tell less; `docs/results/tune.md` says how much.
 
     Parameters
@@ -105,7 +105,7 @@ def tune(
         ID data that neither classifier nor detector was fitted on, shuffled: images are mixed with others of their
         batch. Labels are used for leaving classes out only.
     grid : mapping of str to sequence, optional
-        Values to try by setting; what the detector declares in `tunable` without it.
+        Values to try by setting. If omitted, what the detector declares in `tunable`.
     pseudo_outliers : mapping of str to mapping of str to Transform
         Transforms of images by group and name, for another domain than photographs; each group counts the same.
     limit : int

@@ -10,7 +10,7 @@ from torch import Tensor
 from oodline.data.batch import Inputs
 
 VALUES = 1024
-"""About so many values of each input tensor stand for it: equal inputs always agree, others hardly ever."""
+"""About this number of values of each input tensor stand for it: equal inputs always agree, others hardly ever."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Witness:
 
 
 def sample_keys(inputs: Inputs) -> list[bytes]:
-    """Something short that tells samples apart, one a sample; padding with zeros at the end does not count."""
+    """Something short that tells samples apart, one per sample; padding with zeros at the end does not count."""
     tensors = (
         [inputs] if isinstance(inputs, Tensor) else [v for _, v in sorted(inputs.items()) if isinstance(v, Tensor)]
     )

@@ -100,7 +100,7 @@ RULES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 
 
 def normal_quantile(log_p: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """`Phi^-1(exp(log_p))`, also where `exp(log_p)` is no floating number any more.
+    """`Phi^-1(exp(log_p))`, also where `exp(log_p)` is not a floating number any more.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """A linear layer of which each sample uses only the weights above the thresholds of its class.
 
-LINe's score is this product. It is no matrix product, since every class leaves other weights, and the weights that are
+LINe's score is this product. It is not a matrix product: every class leaves other weights, and the weights that are
 left for all classes, (C, K, D), are too many to hold. So a tile of the weights that fits the cache is masked for one
 class after the other, and multiplied with the samples of that class before it is overwritten.
 

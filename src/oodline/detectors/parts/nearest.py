@@ -23,7 +23,7 @@ BLOCK = 2**16
 """Rows of the bank whose products with a batch are held at a time: 16 MiB in single precision for a batch of 64."""
 
 CANDIDATES = 4, 100
-"""How many candidates are ranked exactly after a search among codes: so many times k, and at least so many."""
+"""Candidates that are ranked exactly after a search among codes: this multiple of k, and at least this number."""
 
 CODES = 256
 """At most this many codes of four bits stand for a vector."""

@@ -37,7 +37,7 @@ def layer_states(activations: Activations, layers: Mapping[str, float]) -> list[
     Raises
     ------
     HeadError
-        The output of a layer is no map (N, K, H, W), no tokens (N, T, K) and no row (N, K) a sample.
+        The output of a layer is not a map (N, K, H, W), no tokens (N, T, K) and no row (N, K) per sample.
     """
     classifier, inputs = activations.second_pass()
     # up to a constant the divergence of the softmax from the uniform distribution

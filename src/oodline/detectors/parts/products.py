@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SMALL = 2**17
-"""Up to so many products, sorting them all is as quick."""
+"""Up to this number of products, sorting them all is as quick."""
 
 FEW = 4096
 """So many products between the bounds are few enough to form."""
