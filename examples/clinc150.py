@@ -35,7 +35,7 @@ from oodline.cli.options import Json, print_json
 from oodline.errors import OodlineError
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import score_sets, tabulate_sets
-from oodline.scoring.score import unreadable
+from oodline.scoring.score import unsupported
 
 DATA = Path(os.environ.get("OODLINE_SHARED", "../shared")) / "data" / "text" / "clinc150.json"
 LINE = "line,p_a=0.1,p_w=0.1,clip=90%"
@@ -205,7 +205,7 @@ def fit_those_that_can(
     detectors: dict[str, ol.Detector], classifier: ol.Classifier, queries: Queries
 ) -> tuple[dict[str, ol.Detector], dict[str, str]]:
     """Fit in one pass; leave out detectors that text cannot serve, each with its own sentence."""
-    refused: dict[str, OodlineError] = unreadable(detectors, classifier, queries)
+    refused: dict[str, OodlineError] = unsupported(detectors, classifier, queries)
     able = {name: d for name, d in detectors.items() if name not in refused}
     try:
         ol.fit(list(able.values()), classifier, queries)

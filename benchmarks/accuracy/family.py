@@ -179,7 +179,7 @@ def measure(case: Case, data: Path, limit: int | None) -> dict[str, Any]:
     able, failures = load_example("clinc150").fit_those_that_can(detectors_for(case), sets.classifier, sets.train)
     fuse = able["fuse"]
     assert isinstance(fuse, Fuse)
-    fuse.refer(sets.classifier, sets.held_out, progress=True)
+    fuse.set_reference(sets.classifier, sets.held_out, progress=True)
     fitted, started = perf_counter() - started, perf_counter()
     groups = {group: list(names) for group, names in (("near", sets.near), ("far", sets.far)) if names}
     ood = {**sets.near, **sets.far}

@@ -135,7 +135,7 @@ def child(engine: str, shared: Path, images: int, output: Path) -> None:
             fed_twice = f"counted once: {again.total} of {images // 2} samples"
         except OodlineError as error:
             fed_twice = f"refused: {error}"
-        if made.leads:
+        if made.is_main:
             found = {"mean": moments.mean, "scatter": covariance.scatter, "bins": quantiles.bins}
             found |= reservoir.state() | {"scores": scores.scores["line"]}
             save_file({name: tensor.contiguous() for name, tensor in found.items()}, output.with_suffix(".safetensors"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from oodline.detectors.catalog import create_detector
     from oodline.detectors.conjnorm import ConjNorm
     from oodline.detectors.ddcs import DDCS
-    from oodline.detectors.default import default
+    from oodline.detectors.default import default, default_detector
     from oodline.detectors.dice import DICE
     from oodline.detectors.energy import Energy
     from oodline.detectors.entropy import GEN, Entropy
@@ -103,6 +103,7 @@ _HOMES = {
     "ConstantScoresWarning": "oodline.scoring.calibration",
     "ClassCalibration": "oodline.scoring.class_calibration",
     "default": "oodline.detectors.default",
+    "default_detector": "oodline.detectors.default",
     "DriftMonitor": "oodline.scoring.drift",
     "DriftReport": "oodline.scoring.drift",
     "Table": "oodline.evaluation.table",
@@ -175,6 +176,7 @@ __all__ = [  # and every detector of the catalog
     "benjamini_hochberg",
     "create_detector",
     "default",
+    "default_detector",
     "evaluate",
     "fit",
     "fit_guards",

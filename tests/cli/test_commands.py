@@ -229,7 +229,7 @@ def test_explain_prints_draws_and_writes_json(place, capsys):
     capsys.readouterr()
     run("explain", "guard.safetensors", "noise/3.png", *MODEL, "--top", "4", "-o", "why.png", "--data", "train")
     out = capsys.readouterr().out
-    assert "important neurons of" in out and "expected, and silent" in out and "wrote why.png" in out
+    assert "important neurons of" in out and "expected and missing" in out and "wrote why.png" in out
     with Image.open("why.png") as picture:
         assert picture.size == (1560, 960)
         assert len(picture.convert("RGB").getcolors(10**6)) > 100
@@ -237,8 +237,8 @@ def test_explain_prints_draws_and_writes_json(place, capsys):
         run("explain", "guard.safetensors", "noise", "--index", "3", *MODEL, "--detector", detector, "--json")
         found = json.loads(capsys.readouterr().out)
         assert len(found["contributions"]["expected"]) == 16
-        assert all(len(neuron["samples"]) == 3 for neuron in (*found["silent"], *found["shouting"]))
-        assert all(0 <= sample["index"] < 36 for neuron in found["silent"] for sample in neuron["samples"])
+        assert all(len(neuron["samples"]) == 3 for neuron in (*found["missing"], *found["unexpected"]))
+        assert all(0 <= sample["index"] < 36 for neuron in found["missing"] for sample in neuron["samples"])
     run("score", "guard.safetensors", "noise", *MODEL, "-o", "scores.jsonl")
     row = json.loads(Path("scores.jsonl").read_text().splitlines()[3])
     capsys.readouterr()

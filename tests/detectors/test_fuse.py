@@ -180,7 +180,7 @@ def test_refer_compares_with_held_out_data():
     held_out, new = samples(1), samples(2)
     fuse = Fuse([KNN(k=1), Energy()]).fit(classifier, loader)
     before = fuse.p_values(classifier(new[0][0]))["knn"]
-    after = fuse.refer(classifier, held_out).p_values(classifier(new[0][0]))["knn"]
+    after = fuse.set_reference(classifier, held_out).p_values(classifier(new[0][0]))["knn"]
     # each training sample is its own nearest neighbour, so folds of them are scored by the others
     assert 0.02 < float((before < 0.1).double().mean()) < 0.25
     assert 0.05 < float((after < 0.1).double().mean()) < 0.15
@@ -191,8 +191,8 @@ def test_refer_takes_members_that_were_fitted_by_themselves():
     members = [KNN(k=5).fit(classifier, loader), Energy()]
     with pytest.raises(NotFittedError):
         Fuse(members)(classifier(loader[0][0]))
-    fuse = Fuse(members).refer(classifier, toy_loader(seed=1))
-    together = Fuse([KNN(k=5), Energy()]).fit(classifier, loader).refer(classifier, toy_loader(seed=1))
+    fuse = Fuse(members).set_reference(classifier, toy_loader(seed=1))
+    together = Fuse([KNN(k=5), Energy()]).fit(classifier, loader).set_reference(classifier, toy_loader(seed=1))
     activations = classifier(toy_loader(seed=2)[0][0])
     assert torch.equal(fuse(activations), together(activations))
     assert fuse.fitted_on == together.fitted_on
@@ -202,15 +202,15 @@ def test_refer_refuses_members_of_other_classifiers_and_unfitted_ones():
     classifier, loader = toy_problem()
     other = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)))
     with pytest.raises(MismatchError, match="'knn' was fitted on another classifier"):
-        Fuse([Energy(), KNN(k=5).fit(other, loader)]).refer(classifier, loader)
+        Fuse([Energy(), KNN(k=5).fit(other, loader)]).set_reference(classifier, loader)
     with pytest.raises(NotFittedError, match="'knn' is not fitted"):
-        Fuse("energy+knn").refer(classifier, loader)
+        Fuse("energy+knn").set_reference(classifier, loader)
 
 
 def test_calibrating_on_the_reference_is_noticed():
     classifier, loader = toy_problem()
     reference, held_out = toy_loader(seed=1), toy_loader(seed=2)
-    fuse = Fuse("energy+line").fit(classifier, loader).refer(classifier, reference)
+    fuse = Fuse("energy+line").fit(classifier, loader).set_reference(classifier, reference)
     Guard(classifier, fuse).calibrate(held_out)
     for known in (loader, reference):
         with pytest.warns(SeenDataWarning):
@@ -222,7 +222,7 @@ def test_the_promise_on_false_alarms_holds(referred):
     classifier, loader = toy_problem()
     fuse = Fuse("energy+knn:k=5+line").fit(classifier, loader)
     if referred:
-        fuse.refer(classifier, toy_loader(seed=1))
+        fuse.set_reference(classifier, toy_loader(seed=1))
     for rate in (0.05, 0.2):
         flagged = []
         for seed in range(2, 22, 2):

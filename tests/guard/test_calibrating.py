@@ -131,7 +131,7 @@ def test_the_reference_is_set_through_wrappers(wrapper):
     detector = WRAPPERS[wrapper](inner).fit(classifier, loader)
     before = inner.scale.clone()
     ol.Guard(classifier, detector).calibrate(held_out())
-    alone = ol.Fuse([ol.Energy(), ol.KNN(k=1)]).fit(classifier, loader).refer(classifier, split(held_out())[0])
+    alone = ol.Fuse([ol.Energy(), ol.KNN(k=1)]).fit(classifier, loader).set_reference(classifier, split(held_out())[0])
     assert not torch.equal(inner.scale, before)
     assert torch.equal(inner.scale, alone.scale)
 
@@ -168,7 +168,7 @@ def test_a_guard_notices_that_its_reference_was_replaced():
     classifier, loader = toy_problem()
     fuse = ol.default(classifier).fit(classifier, loader)
     guard = ol.Guard(classifier, fuse).calibrate(held_out())
-    fuse.refer(classifier, toy_loader(seed=8))
+    fuse.set_reference(classifier, toy_loader(seed=8))
     with pytest.raises(MismatchError, match="the detector changed"):
         guard(torch.ones(2, 4))
 

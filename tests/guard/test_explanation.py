@@ -45,17 +45,17 @@ def test_expected_found_and_important_are_those_of_the_formula(guards, name, cli
     for explanation, (c, expected, found, important, f) in zip(
         guard.explain(IMAGES, top=4), reference(guard, clip, share), strict=True
     ):
-        assert explanation.judged_as == c
+        assert explanation.predicted_class == c
         np.testing.assert_allclose(explanation.expected, expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(explanation.found, found, rtol=1e-4, atol=1e-5)
         assert explanation.important.tolist() == important.tolist()
         assert explanation.found_total == pytest.approx(found[important].sum(), rel=1e-4)
         missed = (d for d in range(16) if important[d] and expected[d] > 0 and found[d] < expected[d] / 2)
-        assert [n.neuron for n in explanation.silent] == sorted(missed, key=lambda d: found[d] - expected[d])[:4]
+        assert [n.neuron for n in explanation.missing] == sorted(missed, key=lambda d: found[d] - expected[d])[:4]
         loud = sorted((d for d in range(16) if not important[d]), key=lambda d: abs(expected[d]) - abs(found[d]))
         excess = [d for d in loud[:4] if abs(found[d]) - abs(expected[d]) > 1e-7]
-        assert [n.neuron for n in explanation.shouting] == excess
-        for neuron in (*explanation.silent, *explanation.shouting):
+        assert [n.neuron for n in explanation.unexpected] == excess
+        for neuron in (*explanation.missing, *explanation.unexpected):
             assert neuron.important == important[neuron.neuron]
             assert neuron.activation == pytest.approx(f[neuron.neuron], rel=1e-5)
             assert neuron.counted == pytest.approx(found[neuron.neuron] / max(f[neuron.neuron], 1e-9) * min(
@@ -66,10 +66,10 @@ def test_with_neurons_there_are_z_scores_and_training_samples(guards):
     without, guard = guards["line"], guards["line and neurons"]
     neurons = guard.neurons
     for plain, explanation in zip(without.explain(IMAGES), guard.explain(IMAGES), strict=True):
-        assert [n.neuron for n in plain.silent] == [n.neuron for n in explanation.silent]
-        assert all(n.z is None and n.samples == () for n in plain.silent)
-        for neuron in (*explanation.silent, *explanation.shouting):
-            mean, spread = (t[explanation.judged_as, neuron.neuron] for t in (neurons.mean, neurons.spread))
+        assert [n.neuron for n in plain.missing] == [n.neuron for n in explanation.missing]
+        assert all(n.z is None and n.samples == () for n in plain.missing)
+        for neuron in (*explanation.missing, *explanation.unexpected):
+            mean, spread = (t[explanation.predicted_class, neuron.neuron] for t in (neurons.mean, neurons.spread))
             assert neuron.mean == float(mean)
             if spread == 0:
                 assert neuron.z is None
@@ -85,7 +85,7 @@ def test_the_verdict_is_the_guards_own_and_the_row_is_json(guards):
         document = json.loads(explanation.to_json())
         assert document == explanation.row()
         assert {key: document[key] for key in row} == row
-        assert document["judged_as_name"] == "abc"[document["judged_as"]]
+        assert document["judged_as_name"] == "abc"[document["predicted_class"]]
         assert len(document["contributions"]["found"]) == 16
 
 
@@ -136,7 +136,7 @@ def test_a_picture_is_drawn_with_and_without_what_may_be_missing(guards):
     figure.canvas.draw()
     text = " ".join(t.get_text() for t in figure.findobj(match=lambda a: hasattr(a, "get_text")))
     assert "Flagged" in text and "class" in text and "sd" in text
-    assert set(asked) == {s.index for n in (*full.silent, *full.shouting) for s in n.samples}
+    assert set(asked) == {s.index for n in (*full.missing, *full.unexpected) for s in n.samples}
     [bare] = guards["line"].explain(IMAGES[:1], top=3)
     figure = draw_explanation(bare)
     figure.canvas.draw()
@@ -156,7 +156,7 @@ def test_a_fused_guard_says_which_member_raised_the_alarm():
         expected = {name: float(p[i]) for name, p in fuse.p_values(activations).items()}
         assert mine.row()["members"] == pytest.approx(expected)
         assert list(mine.members) == sorted(expected, key=expected.get)
-        assert [n.row() for n in mine.silent] == [n.row() for n in its.silent]
+        assert [n.row() for n in mine.missing] == [n.row() for n in its.missing]
         assert its.members == {}
 
 

@@ -14,7 +14,7 @@ from oodline.errors import DataError, HeadError, InputError, LabelError, Mismatc
 from oodline.guard.guard import Guard
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
-from oodline.scoring.score import CHEAP, score_all, unreadable
+from oodline.scoring.score import CHEAP, score_all, unsupported
 
 CLASSES, WIDTH, N = 3, 30, 60
 LABELS = torch.arange(N) % CLASSES
@@ -86,7 +86,7 @@ def test_without_a_head_a_detector_is_served_exactly_where_it_declares_no_more(r
     )
     detector = create_detector(reference)
     if detector.all_layers or detector.all_needs & ~has:
-        assert list(unreadable({"x": detector}, classifier, loader)) == ["x"]
+        assert list(unsupported({"x": detector}, classifier, loader)) == ["x"]
         with pytest.raises(InputError, match=rf"^'{detector.name}' needs .*, and only .* given\. (Pass|Fit it on)"):
             detector.fit(classifier, loader)
         with pytest.raises(InputError, match=rf"^'{detector.name}' needs"):

@@ -72,7 +72,7 @@ def main(folder: Path) -> None:
             "shuffled": error_of(DataLoader(images, BATCH, shuffle=True)),
             "divided": error_of(DataLoader(images, BATCH, sampler=DistributedSampler(images))),
             "empty": error_of([]),
-            "different": error_of(loader(), [ol.LINe()] if engine.leads else [ol.Mahalanobis()]),
+            "different": error_of(loader(), [ol.LINe()] if engine.is_main else [ol.Mahalanobis()]),
             "early": error_of(long),
             "read": Counted.read,
         }

@@ -38,7 +38,7 @@ def accuracy(right: int, labelled: int, classes: int) -> TrainingAccuracy:
 def test_it_complains_where_guessing_would_do_as_well(right, labelled, classes, complains):
     known = accuracy(right, labelled, classes)
     assert known.value == right / labelled
-    assert ("no better than guessing" in known.complaint) == complains
+    assert ("no better than guessing" in known.warning) == complains
 
 
 def test_labels_that_say_nothing_count_for_nothing():
@@ -55,4 +55,4 @@ def test_without_labels_there_is_no_accuracy_and_no_complaint():
     known = TrainingAccuracy()
     ol.fit([known, ol.KNN(k=2)], ol.Classifier(nn.Linear(4, 3)), [torch.randn(20, 4)])
     assert known.value is None
-    assert known.complaint == ""
+    assert known.warning == ""

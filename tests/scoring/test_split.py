@@ -56,6 +56,6 @@ def test_what_is_referred_to_is_not_calibrated_on():
     rest = set_references([fuse], classifier, held_out, 0.05)
     used = sum(len(batch.index) for batch in split(held_out)[0])
     # the reference is kept where it was given, so all of the rest is left: SeenDataWarning is an error
-    fuse.refer(classifier, split(held_out)[0])
+    fuse.set_reference(classifier, split(held_out)[0])
     assert len(Guard(classifier, fuse).calibrate(rest).calibration.scores) == 300 - used
     assert set_references([fuse.detectors[0]], classifier, held_out, 0.05) is held_out

@@ -56,11 +56,11 @@ def test_an_image_shows_label_verdict_p_value_histogram_and_neurons(client, guar
     assert bars.count() >= sum(count > 0 for count in counts)
     this, threshold = (page.locator(f"#histogram line.{name}").get_attribute("x1") for name in ("this", "threshold"))
     assert float(this) < float(threshold)  # flagged: to the left
-    for place in ("silent", "shouting"):
+    for place in ("missing", "unexpected"):
         shown = [int(number) for number in page.locator(f"#{place} tbody th").all_inner_texts()]
         assert shown == [neuron["neuron"] for neuron in row[place]]
-    samples = [str(sample["index"]) for sample in row["silent"][0]["samples"]]
-    assert page.locator("#silent td.images").first.inner_text() == ", ".join(samples)
+    samples = [str(sample["index"]) for sample in row["missing"][0]["samples"]]
+    assert page.locator("#missing td.images").first.inner_text() == ", ".join(samples)
     choose(page, picture("blue"))
     page.locator("#decision-words", has_text="Accepted as in-distribution").wait_for()
     assert "“blue”" in page.inner_text("#says")

@@ -126,8 +126,8 @@ def test_an_explanation_is_the_guards(client, guard, picture):
     answer = client.post("/v1/explain?top=2", content=content, headers=PNG).json()
     assert answer.pop("request_id")
     assert answer == expected.row()
-    assert 1 <= len(answer["silent"]) <= 2
-    assert answer["silent"][0]["samples"]
+    assert 1 <= len(answer["missing"]) <= 2
+    assert answer["missing"][0]["samples"]
 
 
 def test_a_fused_guard_says_which_detector_raised_the_alarm(serving, picture):
@@ -140,7 +140,7 @@ def test_a_fused_guard_says_which_detector_raised_the_alarm(serving, picture):
     [expected] = alone.explain(alone.preprocessing(Image.open(BytesIO(content))).unsqueeze(0))
     assert sorted(answer["members"]) == ["energy", "line"]
     assert list(answer["members"].values()) == sorted(answer["members"].values())
-    assert answer["silent"] + answer["shouting"] == expected.row()["silent"] + expected.row()["shouting"] != []
+    assert answer["missing"] + answer["unexpected"] == expected.row()["missing"] + expected.row()["unexpected"] != []
 
 
 def test_a_guard_that_cannot_explain_says_so_and_what_to_do(guard, serving, picture):

@@ -20,9 +20,9 @@ from oodline.model.classifier import Classifier
 from oodline.model.head import LinearHead
 from oodline.testing import activations_of, toy_problem
 from oodline.tuning.candidates import Candidate, best, combinations, with_settings
+from oodline.tuning.data_fingerprint import Fingerprinter
 from oodline.tuning.feature_space import mix, uncouple
 from oodline.tuning.leave_classes_out import Fold, folds
-from oodline.tuning.touched import Witness
 from oodline.tuning.trial import CHUNK, Trial, concatenate, take
 
 TUNABLE = [name for name in CATALOG if detector_class(name).tunable]
@@ -176,10 +176,10 @@ def test_joined_records_give_back_their_parts_with_maps_layers_and_inputs():
 
 
 def test_a_witness_knows_samples_again_in_other_batches_and_with_other_padding():
-    witness = Witness()
+    witness = Fingerprinter()
     witness.see({"ids": torch.tensor([[5, 6, 0], [7, 8, 9]])})
     assert witness.shared({"ids": torch.tensor([[5, 6], [7, 8]])}) == 1
-    images, other = torch.rand(3, 3, 40, 40), Witness()
+    images, other = torch.rand(3, 3, 40, 40), Fingerprinter()
     other.see(images)
     changed = images.clone()
     changed[1] += 1e-3
@@ -188,7 +188,7 @@ def test_a_witness_knows_samples_again_in_other_batches_and_with_other_padding()
 
 
 def test_a_witness_that_need_not_remember_still_takes_the_fingerprint():
-    one, two = Witness(), Witness()
+    one, two = Fingerprinter(), Fingerprinter()
     images = torch.rand(4, 5)
     one.see(images)
     two.see(images, remember=False)

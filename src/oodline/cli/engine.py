@@ -62,7 +62,7 @@ def open_engine(reference: str | None, folder: Path) -> Iterator[Engine]:
         )
     with process_group(), ExitStack() as quiet:
         engine = Torchrun()
-        if not engine.leads:
+        if not engine.is_main:
             quiet.enter_context(redirect_stdout(io.StringIO()))
             quiet.enter_context(redirect_stderr(io.StringIO()))
             quiet.enter_context(warnings.catch_warnings())
@@ -71,7 +71,7 @@ def open_engine(reference: str | None, folder: Path) -> Iterator[Engine]:
             yield engine
         except RankError as error:
             # the first rank speaks for all, before torchrun sees that one has ended and ends the others
-            if engine.leads:
+            if engine.is_main:
                 print(f"error: {error}", file=sys.stderr, flush=True)
             engine.wait()
             sys.exit(1)

@@ -100,8 +100,8 @@ def fit(
 
     show_warnings()
     with open_engine(engine, output.with_name(f"{output.name}.unfinished")) as passes:
-        with passes.together():
-            if passes.leads:
+        with passes.synchronised():
+            if passes.is_main:
                 check_writable(output)
             rate = false_alarm_of(false_alarm, tpr)
             check_false_alarm(rate)
@@ -133,7 +133,7 @@ def fit(
         )
         skipped = report_skipped({"data": loader} | ({} if held_out is None else {"calibrate": held_out}))
         samples = loader.num_samples - len(loader.skipped)
-        if passes.leads:
+        if passes.is_main:
             fitted.save(
                 output,
                 model=ModelSource(reference=loaded.reference, weights=loaded.weights, head=classifier.head_name),
@@ -141,7 +141,7 @@ def fit(
                 class_names=names,
             )
         passes.finish()
-    if not passes.leads:
+    if not passes.is_main:
         return
     calibrations, accuracy = fitted.artifact.calibrations, fitted.accuracy
     fitted_names = list(fitted.artifact.detectors)
@@ -158,7 +158,7 @@ def fit(
         "thresholds": {name: c.threshold for name, c in calibrations.items()},
         "false_alarm": rate if calibrations else None,
     }
-    for warning in (accuracy.complaint, accuracy.order):
+    for warning in (accuracy.warning, accuracy.order):
         if warning:
             print(f"warning: {warning}", file=sys.stderr)
     if json:

@@ -39,7 +39,7 @@ def score(
     reading: DataOptions = _DATA,
     json: Json = False,
 ) -> None:
-    """Judge images with a fitted file and write one row an image.
+    """GuardService images with a fitted file and write one row an image.
 
     The columns are `name`, `index`, `label` and `class_name` of the predicted class; `score`, `p_value`, `threshold`
     and `is_ood` of the file's first detector; and `score_NAME` of each further one.
@@ -76,8 +76,8 @@ def score(
 
     show_warnings()
     with open_engine(engine, output / UNFINISHED) as passes:
-        with passes.together():
-            check_output(output, divided=passes.divides)
+        with passes.synchronised():
+            check_output(output, divided=passes.is_distributed)
             artifact = read_artifact(guard)
             loaded = load_classifier(model, artifact, data)
             detectors, classifier = artifact.detectors, loaded.classifier
@@ -90,7 +90,7 @@ def score(
             passes.fill([rows], classifier, loader, reads(detectors.values()), task="scoring", progress=True)
         passes.finish()
         skipped = report_skipped({"data": loader})
-    if not passes.leads:
+    if not passes.is_main:
         return
     flagged = None if calibration is None else rows.flagged
     if json:

@@ -13,7 +13,7 @@ BINARY = "gen+fdbd+vim"
 """As the default without LINe: of the two logits (0, z) that one logit stands for, the first has no contributions."""
 
 
-def default(classifier: Classifier) -> Fuse:
+def default_detector(classifier: Classifier) -> Fuse:
     """The detector that `oodline fit` uses where none is named: LINe, GEN, fDBD and ViM, fused.
 
     Members and settings were chosen on ID data and pseudo-outliers alone, for all classifiers alike
@@ -38,7 +38,7 @@ def default(classifier: Classifier) -> Fuse:
     >>> import oodline as ol
     >>> from oodline.testing import toy_loader, toy_problem
     >>> classifier, loader = toy_problem()
-    >>> detector = ol.default(classifier).fit(classifier, loader)
+    >>> detector = ol.default_detector(classifier).fit(classifier, loader)
     >>> [member.name for member in detector.detectors]
     ['line', 'gen', 'fdbd', 'vim']
     >>> guard = ol.Guard(classifier, detector).calibrate(toy_loader(seed=1))
@@ -47,3 +47,7 @@ def default(classifier: Classifier) -> Fuse:
     if not isinstance(head, LinearHead):
         return Fuse(LAYERED)
     return Fuse() if bool(head.weight.any(1).all()) else Fuse(BINARY)
+
+
+default = default_detector
+"""The same function under a shorter name."""

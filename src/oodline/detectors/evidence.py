@@ -19,7 +19,7 @@ class Evidence:
 
     Parameters
     ----------
-    judged_as : Tensor (N,), int64
+    predicted_class : Tensor (N,), int64
         The class c of each input.
     expected : Tensor (N, D)
         S: the mean contribution `W[c, d] mean_c(f_d)` over training data of class c.
@@ -36,11 +36,11 @@ class Evidence:
     >>> from oodline.testing import toy_problem
     >>> classifier, loader = toy_problem()
     >>> evidence = LINe(p_a=0.5, clip=5.0).fit(classifier, loader).evidence(classifier(loader[0][0]))
-    >>> evidence.judged_as.shape, evidence.found.shape
+    >>> evidence.predicted_class.shape, evidence.found.shape
     (torch.Size([60]), torch.Size([60, 16]))
     """
 
-    judged_as: Int[Tensor, " n"]
+    predicted_class: Int[Tensor, " n"]
     expected: Float[Tensor, "n d"]
     found: Float[Tensor, "n d"]
     counted: Float[Tensor, "n d"]
@@ -57,7 +57,7 @@ class Explains(Protocol):
 
 
 @runtime_checkable
-class Shares(Protocol):
+class HasMemberPValues(Protocol):
     """A detector made of detectors that can say how strange each of them finds an input."""
 
     def p_values(self, activations: Activations) -> dict[str, Float[Tensor, " n"]]:

@@ -62,7 +62,7 @@ class Fuse(Detector):
     one pass does it all. Members that remember their data, or have few samples per class, find it more usual than new
     data. So where 1,000 samples or fewer are all there is, each is scored by members that were fitted without it (see
     `cross_fitting`), and `Guard.calibrate` and `oodline fit --calibrate` take a reference of held-out ID data, as
-    `refer` does; 20 samples are enough.
+    `set_reference` does; 20 samples are enough.
 
     A member is left out, with a warning, where it cannot be fitted on the data, says that its scores mean little there
     (`Detector.unreliable`), or gives all of the reference the same score: see `members_left_out`.
@@ -101,7 +101,7 @@ class Fuse(Detector):
     >>> fuse = Fuse([Energy(), KNN(k=5)]).fit(classifier, loader)
     >>> fuse(classifier(loader[0][0])).shape
     torch.Size([60])
-    >>> list(fuse.refer(classifier, toy_loader(seed=1)).p_values(classifier(loader[0][0])))
+    >>> list(fuse.set_reference(classifier, toy_loader(seed=1)).p_values(classifier(loader[0][0])))
     ['energy', 'knn']
     """
 
@@ -130,7 +130,7 @@ class Fuse(Detector):
             raise SettingError(f"Fuse combines at least two detectors; {len(self.members)} was given.")
         self._given = dict(self.members)
         self.reference_is_given = False
-        """Whether `refer` was called; otherwise calibration takes a reference of its own."""
+        """Whether `set_reference` was called; otherwise calibration takes a reference of its own."""
 
     @property
     def detectors(self) -> tuple[Detector, ...]:
@@ -219,7 +219,7 @@ class Fuse(Detector):
             if name not in before:
                 warnings.warn(f"Fuse does without '{name}': {reason}", MemberLeftOutWarning, stacklevel=4)
 
-    def refer(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Self:
+    def set_reference(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Self:
         """Compare with this held-out ID data from now on, in place of the data that it was fitted on.
 
         Parameters
@@ -247,7 +247,9 @@ class Fuse(Detector):
         head = HeadInfo.of(classifier.head)
         for name, member in self.members:
             if not member.fitted:
-                raise NotFittedError(f"the member '{name}' is not fitted. Call Fuse.fit(...) before refer(...).")
+                raise NotFittedError(
+                    f"the member '{name}' is not fitted. Call Fuse.fit(...) before set_reference(...)."
+                )
             if member.fitted_on is not None and member.fitted_on.fingerprint != head.fingerprint:
                 raise MismatchError(
                     f"the member '{name}' was fitted on another classifier: fingerprint "

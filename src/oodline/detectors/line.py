@@ -244,7 +244,7 @@ class LINe(Rectifier):
         weight = require_linear(activations.head).weight
         clipped, predicted = self._routed(activations)
         return Evidence(
-            judged_as=predicted,
+            predicted_class=predicted,
             expected=self.contribution_[predicted],
             found=weight[predicted] * activations.features,
             counted=weight[predicted] * clipped,

@@ -20,7 +20,7 @@ from oodline.model.head import Head
 from oodline.passes.fit import fit
 from oodline.scoring.calibration import calibrate, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
-from oodline.scoring.score import Scores, unreadable
+from oodline.scoring.score import Scores, unsupported
 
 PROBED = 4
 """Images on which is tried whether the classifier can serve a detector that needs more than features."""
@@ -87,7 +87,7 @@ def measure(
         before, started = getattr(passed, "computed", -1), perf_counter()
         if this.role == "fit":
             few = this.loader.over([this.loader.rows[:PROBED]])
-            outcome.leave_out(unreadable(outcome.detectors, classifier, few))
+            outcome.leave_out(unsupported(outcome.detectors, classifier, few))
             _fit(outcome, passed, this.loader, progress)
         else:
             found, failures = score_or_recall(outcome.detectors, passed, this.loader, progress=progress)

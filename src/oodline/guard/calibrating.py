@@ -76,7 +76,7 @@ def calibrate_detectors(
         check_enough(count, false_alarm)
     rest = set_references(detectors.values(), classifier, loader, false_alarm, progress=progress)
     found = score_all(detectors, classifier, rest, engine=engine, progress=progress)
-    if engine is None or engine.leads:
+    if engine is None or engine.is_main:
         warn_of_seen_data(detectors.values(), found)
     calibrations = calibrate_all(found, classifier.head.num_classes, false_alarm, by)
     return Calibrated(calibrations, take_probe(classifier, detectors, first, keep_inputs))

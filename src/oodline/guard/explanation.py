@@ -68,7 +68,7 @@ class Explanation:
     ----------
     verdict : dict
         Label, score, threshold, p-value and whether it is flagged, as `Verdict.rows` gives them.
-    judged_as : int
+    predicted_class : int
         The class whose contributions are shown: the label, unless the detector routes by clipped features and they
         give another one.
     judged_as_name : str, optional
@@ -77,10 +77,10 @@ class Explanation:
         Contributions of all neurons to the logit of the class: the class's mean, and this input's.
     important : Tensor (D,), bool
         Neurons that matter for the class.
-    silent : tuple of Neuron
+    missing : tuple of Neuron
         Important neurons that speak for the class and give less than half of what they usually do, first the largest
         lack.
-    shouting : tuple of Neuron
+    unexpected : tuple of Neuron
         Unimportant neurons that contribute more than they are used to, for the class or against it, first the largest
         excess.
     members : dict of str to float
@@ -95,18 +95,18 @@ class Explanation:
     >>> detector = ol.LINe(p_a=0.5, p_w=0.5, clip=5.0).fit(classifier, loader)
     >>> guard = ol.Guard(classifier, detector).calibrate(toy_loader(seed=1))
     >>> [explanation] = guard.explain(torch.zeros(1, 4), top=3)
-    >>> explanation.verdict["is_ood"], len(explanation.silent)
+    >>> explanation.verdict["is_ood"], len(explanation.missing)
     (True, 3)
     """
 
     verdict: dict[str, Any]
-    judged_as: int
+    predicted_class: int
     judged_as_name: str | None
     expected: Float[Tensor, " d"]
     found: Float[Tensor, " d"]
     important: Bool[Tensor, " d"]
-    silent: tuple[Neuron, ...]
-    shouting: tuple[Neuron, ...]
+    missing: tuple[Neuron, ...]
+    unexpected: tuple[Neuron, ...]
     members: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -123,13 +123,13 @@ class Explanation:
         """A plain dict, ready for JSON."""
         return {
             **self.verdict,
-            "judged_as": self.judged_as,
+            "predicted_class": self.predicted_class,
             "judged_as_name": self.judged_as_name,
             "expected_total": self.expected_total,
             "found_total": self.found_total,
             "members": self.members,
-            "silent": [neuron.row() for neuron in self.silent],
-            "shouting": [neuron.row() for neuron in self.shouting],
+            "missing": [neuron.row() for neuron in self.missing],
+            "unexpected": [neuron.row() for neuron in self.unexpected],
             "contributions": {
                 "expected": self.expected.tolist(),
                 "found": self.found.tolist(),
@@ -166,7 +166,7 @@ def explanations(
     class_names : sequence of str, optional
         In the order of the logits.
     top : int
-        Silent and shouting neurons to list, at most.
+        Missing and unexpected neurons to list, at most.
     members : mapping of str to Tensor (N,), optional
         P-values by member of a detector made of detectors.
 
@@ -179,9 +179,9 @@ def explanations(
         raise SettingError(f"an explanation lists at least one neuron; top={top} does not.")
     found = []
     for i, verdict in enumerate(verdicts):
-        judged_as = int(evidence.judged_as[i])
+        predicted_class = int(evidence.predicted_class[i])
         one = _One(
-            judged_as=judged_as,
+            predicted_class=predicted_class,
             expected=evidence.expected[i].cpu(),
             found=evidence.found[i].cpu(),
             counted=evidence.counted[i].cpu(),
@@ -195,13 +195,13 @@ def explanations(
         found.append(
             Explanation(
                 verdict=verdict,
-                judged_as=judged_as,
-                judged_as_name=class_names[judged_as] if class_names else None,
+                predicted_class=predicted_class,
+                judged_as_name=class_names[predicted_class] if class_names else None,
                 expected=one.expected,
                 found=one.found,
                 important=one.important,
-                silent=one.largest(lack, top),
-                shouting=one.largest(excess, top),
+                missing=one.largest(lack, top),
+                unexpected=one.largest(excess, top),
                 members=dict(sorted(((k, float(p[i])) for k, p in (members or {}).items()), key=lambda kp: kp[1])),
             )
         )
@@ -210,7 +210,7 @@ def explanations(
 
 @dataclass(frozen=True, eq=False)
 class _One:
-    judged_as: int
+    predicted_class: int
     expected: Tensor
     found: Tensor
     counted: Tensor
@@ -226,7 +226,10 @@ class _One:
         mean = z = None
         samples: tuple[TopSample, ...] = ()
         if self.neurons is not None:
-            mean, spread = float(self.neurons.mean[self.judged_as, d]), float(self.neurons.spread[self.judged_as, d])
+            mean, spread = (
+                float(self.neurons.mean[self.predicted_class, d]),
+                float(self.neurons.spread[self.predicted_class, d]),
+            )
             z = (float(self.activation[d]) - mean) / spread if spread > 0 else None
             pairs = zip(self.neurons.top_index[:, d].tolist(), self.neurons.top_values[:, d].tolist(), strict=True)
             samples = tuple(TopSample(index, value) for index, value in pairs)

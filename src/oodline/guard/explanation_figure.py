@@ -63,7 +63,7 @@ def draw_explanation(
     _picture(figure.add_subplot(side[0]), image)
     _histogram(figure.add_subplot(side[1]), explanation, held_out)
     _profile(figure.add_subplot(grid[0, 1:]), explanation)
-    lists = ((explanation.silent, "Expected, and silent"), (explanation.shouting, "Not expected, and loud"))
+    lists = ((explanation.missing, "Expected and missing"), (explanation.unexpected, "Unexpected and found"))
     for column, (neurons, title) in enumerate(lists, start=1):
         _neurons(figure.add_subplot(grid[1, column]), neurons, title, sample)
     return figure
@@ -79,8 +79,8 @@ def _headline(figure: Any, explanation: Explanation) -> None:
         f"The classifier says {name}. Score {verdict['score']:.3g}, {comparison} the threshold "
         f"{verdict['threshold']:.3g}; p-value {verdict['p_value']:.2g}."
     )
-    if explanation.judged_as != verdict["label"]:
-        details += f" Judged as {_class(explanation.judged_as, explanation.judged_as_name)}."
+    if explanation.predicted_class != verdict["label"]:
+        details += f" Judged as {_class(explanation.predicted_class, explanation.judged_as_name)}."
     figure.text(0.035, 0.908, details, size=12, color="#333333", parse_math=False)
 
 
@@ -121,7 +121,7 @@ def _profile(axes: Any, explanation: Explanation) -> None:
     axes.set_xticks([])
     axes.axhline(0, color="#555555", linewidth=0.8)
     share = explanation.found_total / explanation.expected_total if explanation.expected_total > 0 else float("nan")
-    name = _class(explanation.judged_as, explanation.judged_as_name)
+    name = _class(explanation.predicted_class, explanation.judged_as_name)
     words = f"{explanation.found_total:.1f} of the expected {explanation.expected_total:.1f} found ({share:.0%})"
     title = f"The {int(explanation.important.sum())} important neurons of {name}: {words}"
     axes.set_title(title, size=12, loc="left", parse_math=False)

@@ -26,7 +26,7 @@ from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.calibration import check_enough, check_false_alarm, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
-from oodline.scoring.score import Detectors, name_detectors, unreadable
+from oodline.scoring.score import Detectors, name_detectors, unsupported
 from oodline.scoring.split import count_samples
 
 
@@ -161,11 +161,11 @@ def fit_guards(
     if preprocessing is not None:
         for detector in named.values():
             detector.use_preprocessing(preprocessing)
-    with passes.together():
+    with passes.synchronised():
         if held_out is not None and (count := count_samples(held_out)) is not None:
             check_enough(count, rate)
         started = perf_counter()
-        failures: dict[str, OodlineError] = dict(unreadable(named, classifier, loader))
+        failures: dict[str, OodlineError] = dict(unsupported(named, classifier, loader))
         if len(failures) == len(named):
             raise next(iter(failures.values()))
     named = {name: detector for name, detector in named.items() if name not in failures}

@@ -13,7 +13,7 @@ from oodline.data.batch import Inputs
 from oodline.data.stated import one_a_class, stated_by
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, detector_class
-from oodline.detectors.evidence import Explains, Shares, require_linear
+from oodline.detectors.evidence import Explains, HasMemberPValues, require_linear
 from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedError, SettingError, unknown_name
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
 from oodline.guard.calibrating import calibrate_detectors
@@ -136,7 +136,7 @@ class Guard:
         data in use has drifted away from the held-out data.
 
         A detector that compares with held-out data, as the default does, gets a fifth of the samples as its reference,
-        where there are at least 100 and the others can promise the rate; unless it was given a reference by `refer`.
+        where there are at least 100 and the others can promise the rate; unless it was given a reference by `set_reference`.
 
         Parameters
         ----------
@@ -200,7 +200,7 @@ class Guard:
                 )
 
     def __call__(self, inputs: Inputs) -> Verdict:
-        """Judge a batch of N inputs in one forward pass.
+        """GuardService a batch of N inputs in one forward pass.
 
         Raises
         ------
@@ -250,12 +250,12 @@ class Guard:
         verdict = self._judge(activations, calibration)
         with torch.no_grad():
             evidence = explainer.evidence(activations)
-            members = self.detector.p_values(activations) if isinstance(self.detector, Shares) else None
+            members = self.detector.p_values(activations) if isinstance(self.detector, HasMemberPValues) else None
         features = activations.features
         return explanations(verdict.rows(), evidence, features, self.neurons, self.class_names, top, members)
 
     def _explainer(self) -> Explains | None:
-        made_of = self.detector.members if isinstance(self.detector, Shares) else []
+        made_of = self.detector.members if isinstance(self.detector, HasMemberPValues) else []
         able = [d for d in (self.detector, *(member for _, member in made_of)) if isinstance(d, Explains)]
         return able[0] if able else self.neurons
 

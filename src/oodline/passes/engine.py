@@ -52,16 +52,16 @@ class Engine(Protocol):
     """Makes passes over data."""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that prints and writes what all of them made."""
         ...
 
     @property
-    def divides(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether several processes see parts of the data, and write files of their own."""
         ...
 
-    def together(self) -> AbstractContextManager[None]:
+    def synchronised(self) -> AbstractContextManager[None]:
         """Run a block in every process of the engine; where it fails in one, it fails in all."""
         ...
 

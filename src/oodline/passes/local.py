@@ -24,10 +24,10 @@ class Local:
     True
     """
 
-    leads = True
-    divides = False
+    is_main = True
+    is_distributed = False
 
-    def together(self) -> AbstractContextManager[None]:
+    def synchronised(self) -> AbstractContextManager[None]:
         """Nothing to wait for."""
         return nullcontext()
 

@@ -79,12 +79,12 @@ class Ray:
     --------
     >>> import oodline as ol
     >>> engine = ol.Ray(workers=8, folder="guard.unfinished")  # for ol.fit(..., engine=engine)
-    >>> engine.leads, engine.divides
+    >>> engine.is_main, engine.is_distributed
     (True, True)
     """
 
-    leads = True
-    divides = True
+    is_main = True
+    is_distributed = True
 
     def __init__(
         self, *, workers: int | None = None, block: int | None = None, folder: str | Path | None = None
@@ -97,7 +97,7 @@ class Ray:
         self.workers, self.block = workers, block
         self.folder = None if folder is None else Path(folder)
 
-    def together(self) -> AbstractContextManager[None]:
+    def synchronised(self) -> AbstractContextManager[None]:
         """Nothing to wait for: this process hands out the work."""
         return nullcontext()
 

@@ -59,7 +59,7 @@ class Torchrun:
     True
     """
 
-    divides = True
+    is_distributed = True
 
     def __init__(self) -> None:
         if not dist.is_initialized():
@@ -71,12 +71,12 @@ class Torchrun:
         self.device = torch.device("cpu" if "cpu:" in str(dist.get_backend_config()) else "cuda")
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0."""
         return self.rank == 0
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def synchronised(self) -> Iterator[None]:
         """Run a block on every rank and wait for all; where it fails on one, raise `RankError` on all."""
         failure: Exception | None = None
         try:
@@ -111,22 +111,22 @@ class Torchrun:
     ) -> None:
         """Make one pass, each rank over its share; see `Engine.fill`."""
         collectors = [seen := Seen(), *collectors]  # first, to refuse a sample before it is counted twice
-        with self.together():
+        with self.synchronised():
             self._check_same(repr(([c.key for c in collectors], classifier.head.fingerprint, wanted)))
             others = [collector.fresh() for collector in collectors]
             mine = share(loader, self.rank, self.size)
             batches = iter(mine)
             first = next(batches, None)
-        with self.together():
+        with self.synchronised():
             if first is not None:
                 stream = classifier.stream(self._in_step(chain([first], batches)), **wanted)
-                for activations, labels in track(stream, task, mine, shown=progress and self.leads):
+                for activations, labels in track(stream, task, mine, shown=progress and self.is_main):
                     for collector in collectors:
                         collector.update(activations, labels)
             else:  # a head of several layers learns the number of classes from a batch, whoever's it is
                 for batch in islice(loader, 1):
                     next(classifier.stream([batch]))
-        with self.together():
+        with self.synchronised():
             for collector, other in zip(collectors, others, strict=True):
                 self._merge(collector, other)
             if seen.empty:

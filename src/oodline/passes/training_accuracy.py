@@ -40,7 +40,7 @@ class TrainingAccuracy:
     >>> from oodline.testing import toy_problem
     >>> known = TrainingAccuracy()
     >>> ol.fit([ol.LINe(), known], *toy_problem())
-    >>> known.value > 0.9, known.complaint
+    >>> known.value > 0.9, known.warning
     (True, '')
     """
 
@@ -50,7 +50,7 @@ class TrainingAccuracy:
 
     value: float | None = None
     """Fraction of the labelled samples that the classifier gets right, in [0, 1]; None where there are no labels."""
-    complaint: str = ""
+    warning: str = ""
     """What to look at where that is no better than guessing; empty otherwise."""
     order: str = ""
     """Which classes look as if they stood in another's place; empty where none do."""
@@ -65,7 +65,7 @@ class TrainingAccuracy:
     def settle(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Compare the accuracy with that of guessing."""
         hits: Hits = statistics["hits"]
-        self.value, self.complaint = hits.accuracy, ""
+        self.value, self.warning = hits.accuracy, ""
         cells: Tensor | None = statistics["confusions"].cells
         self.order = "" if cells is None else misplaced_classes(cells, head.num_classes, self.class_names)
         if self.value is None:
@@ -73,7 +73,7 @@ class TrainingAccuracy:
         labelled, chance = int(hits.counts[1]), 1 / head.num_classes
         guessed = chance + SPREAD * sqrt(chance * (1 - chance) / labelled)
         if self.value <= guessed and self.value < (1 + chance) / 2:
-            self.complaint = (
+            self.warning = (
                 f"the classifier gets {100 * self.value:.3g} % of its {labelled} training labels right, no better than "
                 f"guessing among {head.num_classes} classes. Does it have its trained weights, are labels in the order "
                 "of its logits, and are images prepared as in training?"

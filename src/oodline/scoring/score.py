@@ -161,7 +161,7 @@ def name_detectors(detectors: Detectors) -> dict[str, Detector]:
     return named
 
 
-def unreadable(
+def unsupported(
     detectors: Mapping[str, Detector], classifier: Classifier, loader: Iterable[Any]
 ) -> dict[str, OodlineError]:
     """Which detectors this classifier cannot serve, with the reason, such as no feature map.
@@ -173,7 +173,7 @@ def unreadable(
     --------
     >>> from oodline import NAP, Energy
     >>> from oodline.testing import toy_problem
-    >>> list(unreadable({"nap": NAP(), "energy": Energy()}, *toy_problem()))
+    >>> list(unsupported({"nap": NAP(), "energy": Energy()}, *toy_problem()))
     ['nap']
     """
     failures: dict[str, OodlineError] = {}

@@ -85,13 +85,13 @@ def split(loader: Iterable[Any], fraction: float = 0.2) -> tuple[Part, Part]:
 
 
 @runtime_checkable
-class Refers(Protocol):
+class UsesReference(Protocol):
     """A detector that compares with held-out ID data."""
 
     reference_is_given: bool
     """Whether somebody gave it the data that it compares with, so that nothing else may replace it."""
 
-    def refer(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Any:
+    def set_reference(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Any:
         """Compare with this data from now on."""
         ...
 
@@ -128,12 +128,12 @@ def set_references(
         return loader
     reference, rest = split(loader)
     for each in able:
-        each.refer(classifier, reference, progress=progress)
+        each.set_reference(classifier, reference, progress=progress)
         each.reference_is_given = False
     return rest
 
 
-def comparing(detector: Detector) -> list[Refers]:
+def comparing(detector: Detector) -> list[UsesReference]:
     """Those of a detector, its members and theirs that compare with held-out data, the innermost first.
 
     Examples
@@ -144,7 +144,7 @@ def comparing(detector: Detector) -> list[Refers]:
     ([2, 2], True)
     """
     found = [each for _, member in detector.members for each in comparing(member)]
-    return [*found, detector] if isinstance(detector, Refers) else found
+    return [*found, detector] if isinstance(detector, UsesReference) else found
 
 
 def count_samples(loader: Iterable[Any]) -> int | None:

@@ -19,8 +19,8 @@ from oodline.scoring.drift import DriftMonitor
 from oodline.serve import problems as p
 from oodline.serve.envelope import Envelope
 from oodline.serve.gate import Gate
+from oodline.serve.guard_service import GuardService
 from oodline.serve.info import describe_guard, histogram
-from oodline.serve.judge import Judge
 from oodline.serve.page import add_page
 from oodline.serve.schemas import ExplanationRow, Health, Info, Predictions, ScoreHistogram
 from oodline.serve.settings import ServeSettings
@@ -95,19 +95,19 @@ def create_app(
     """
     lock = _lock(token)
     metrics_lock = lock if metrics_token is None else _lock(metrics_token)
-    judge = Judge(guard, preprocessing, settings, monitor)
+    service = GuardService(guard, preprocessing, settings, monitor)
     calibration = guard.calibration
-    assert calibration is not None  # the judge has seen to it
+    assert calibration is not None  # the service has seen to it
     try:
-        judge.warm_up()
+        service.warm_up()
     except BaseException:
-        judge.close()
+        service.close()
         raise
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        judge.close()
+        service.close()
 
     app = FastAPI(
         title="oodline",
@@ -118,21 +118,21 @@ def create_app(
         lifespan=lifespan,
         separate_input_output_schemas=False,
     )
-    app.state.judge = judge
-    app.add_middleware(Gate, metrics=judge.metrics, allowed=judge.settings.allowed_host, token=token is not None)
-    app.add_middleware(Envelope, metrics=judge.metrics)
-    _add_problems(app, judge)
+    app.state.service = service
+    app.add_middleware(Gate, metrics=service.metrics, allowed=service.settings.allowed_host, token=token is not None)
+    app.add_middleware(Envelope, metrics=service.metrics)
+    _add_problems(app, service)
     locked: dict[str, Any] = {"dependencies": lock}
     refused = (*_ALWAYS, p.UNAUTHORISED) if lock else _ALWAYS
     metrics_refused = (*_ALWAYS, p.UNAUTHORISED) if metrics_lock else _ALWAYS
-    known = describe_guard(guard, calibration, judge.settings)
+    known = describe_guard(guard, calibration, service.settings)
 
     @app.post(
         "/v1/predict",
-        summary="Judge images",
+        summary="GuardService images",
         response_model=Predictions,
         responses=p.documented(*_UPLOAD, *refused),
-        openapi_extra=_body(judge.settings.max_images),
+        openapi_extra=_body(service.settings.max_images),
         **locked,
     )
     async def predict(request: Request) -> Any:
@@ -141,11 +141,11 @@ def create_app(
         Where the only image cannot be judged, the request is refused. Where one of several cannot, its entry holds a
         `problem` in place of the verdict, and the others are judged.
         """
-        return {"request_id": request.state.request_id, "verdicts": await judge.verdicts(request)}
+        return {"request_id": request.state.request_id, "verdicts": await service.verdicts(request)}
 
     @app.post(
         "/v1/explain",
-        summary="Judge one image, and say which neurons speak for it",
+        summary="GuardService one image, and say which neurons speak for it",
         response_model=ExplanationRow,
         responses=p.documented(*_UPLOAD, *refused, p.INVALID_PARAMETER, p.NO_EXPLANATION),
         openapi_extra=_body(1),
@@ -158,7 +158,7 @@ def create_app(
         if not guard.explains:
             detail = f"The detector '{guard.detector.name}' keeps no contributions by class, or the head has layers."
             raise p.Problem(p.NO_EXPLANATION, detail, "Ask /v1/predict, or fit the file with LINe or with --neurons.")
-        return {"request_id": request.state.request_id, **await judge.explanation(request, top)}
+        return {"request_id": request.state.request_id, **await service.explanation(request, top)}
 
     @app.get("/v1/info", summary="Detector, promise, classes, limits", responses=p.documented(*refused), **locked)
     async def info() -> Info:
@@ -186,7 +186,7 @@ def create_app(
     @app.get("/readyz", summary="Does it take requests?", responses=p.documented(*_ALWAYS, p.STOPPING))
     async def ready() -> Health:
         """503 once it stops."""
-        if not judge.ready:
+        if not service.ready:
             raise p.Problem(p.STOPPING, "It is stopping.", "Try again in a few seconds.", {"Retry-After": "5"})
         return Health(status="ready")
 
@@ -199,7 +199,7 @@ def create_app(
     )
     async def metrics() -> Response:
         """Scores, alarms by predicted class, latency, queue, batches, refusals."""
-        return Response(judge.metrics.page(), media_type=judge.metrics.content_type)
+        return Response(service.metrics.page(), media_type=service.metrics.content_type)
 
     add_page(app)
     return app
@@ -230,9 +230,9 @@ def _body(images: int) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _add_problems(app: FastAPI, judge: Judge) -> None:
+def _add_problems(app: FastAPI, service: GuardService) -> None:
     def answer(request: Request, problem: p.Problem) -> Response:
-        judge.metrics.rejection(problem)
+        service.metrics.rejection(problem)
         return problem.response(request.state.request_id)
 
     async def refuse(request: Request, error: Exception) -> Response:

@@ -43,7 +43,7 @@ _LENGTH = re.compile(rb"\ncontent-length[ \t]*:", re.IGNORECASE)
 class StrictReader(h11.Connection):
     """h11, but what two readers in a row may understand differently is refused (RFC 9112, sections 2.2, 5.2, 6.3)."""
 
-    complaint: h11.RemoteProtocolError | None = None
+    error: h11.RemoteProtocolError | None = None
 
     def next_event(self) -> Any:
         """The next event; a header is looked at before it is parsed, and what was wrong is kept."""
@@ -55,7 +55,7 @@ class StrictReader(h11.Connection):
                 raise h11.RemoteProtocolError(f"its version is {event.http_version.decode()}")
             return event
         except h11.RemoteProtocolError as error:
-            self.complaint = error
+            self.error = error
             raise
 
     def _check_header(self) -> None:
@@ -149,7 +149,7 @@ class Connection(H11Protocol):
                 return
             self.cycle.disconnected = True  # the body is wrong, and the app need not wait for the rest
             self.cycle.message_event.set()
-        wrong = self.conn.complaint
+        wrong = self.conn.error
         if wrong is not None and wrong.error_status_hint == 431:
             problem = Problem(HEADER_TOO_LARGE, f"It has more than {MAX_HEADER} bytes.", "Send a shorter one.")
         else:

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from oodline.guard.guard import Guard
 from oodline.preprocessing.preprocessing import Preprocessing
-from oodline.serve.judge import Judge
+from oodline.serve.guard_service import GuardService
 from oodline.serve.settings import ServeSettings
 
 
@@ -59,9 +59,9 @@ def verdicts(
     >>> asyncio.run(ask()).json()
     ['red']
     """
-    judge = Judge(guard, preprocessing, settings)
+    service = GuardService(guard, preprocessing, settings)
 
     async def judged(request: Request) -> list[dict[str, Any]]:
-        return await judge.verdicts(request)
+        return await service.verdicts(request)
 
     return judged

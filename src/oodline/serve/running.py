@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from oodline.errors import DataError, SettingError
 from oodline.serve.accepting import Acceptor, room_for_connections
 from oodline.serve.connections import KEEP_ALIVE, Connection
-from oodline.serve.judge import Judge
+from oodline.serve.guard_service import GuardService
 from oodline.serve.logs import logging_kept
 from oodline.serve.settings import ServeSettings
 
@@ -49,12 +49,12 @@ def run(app: FastAPI, host: str = "127.0.0.1", port: int = 8000, listening: Call
     KeyboardInterrupt
         After Ctrl-C, when everything was answered.
     """
-    judge: Judge = app.state.judge
-    server = Server(app, listen(host, port), judge.settings, lambda: listening(server.url(host)))
+    service: GuardService = app.state.service
+    server = Server(app, listen(host, port), service.settings, lambda: listening(server.url(host)))
     # uvicorn raises the signal again when it has stopped in good order; that shall be no failure
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with logging_kept(judge.settings.access_log):
+        with logging_kept(service.settings.access_log):
             server.run()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -106,12 +106,12 @@ class ExplanationRow(VerdictRow):
     """The verdict on one image, and what speaks for and against it."""
 
     request_id: str
-    judged_as: int = Field(description="The class whose contributions are shown.")
+    predicted_class: int = Field(description="The class whose contributions are shown.")
     judged_as_name: str | None
     expected_total: float = Field(description="What its important neurons contribute on average.")
     found_total: float = Field(description="What they contribute here.")
-    silent: list[NeuronRow] = Field(description="Important neurons whose contribution is missing.")
-    shouting: list[NeuronRow] = Field(description="Unimportant neurons that contribute more than usual.")
+    missing: list[NeuronRow] = Field(description="Important neurons whose contribution is missing.")
+    unexpected: list[NeuronRow] = Field(description="Unimportant neurons that contribute more than usual.")
     contributions: Contributions
     members: dict[str, float] = Field(
         description="P-values of the detectors that the guard's is made of, the smallest first; else empty."

@@ -15,8 +15,8 @@ from oodline.errors import InputError
 from oodline.model.activations import Activations
 from oodline.model.classifier import Classifier
 from oodline.passes.engine import Reads
+from oodline.tuning.data_fingerprint import Fingerprinter
 from oodline.tuning.pseudo_outliers import Transform
-from oodline.tuning.touched import Witness
 from oodline.tuning.trial import concatenate
 
 Groups = Mapping[str, Mapping[str, Transform]]
@@ -35,14 +35,14 @@ class HeldOut:
         None where the loader yields none.
     outliers : dict of str to dict of str to Activations
         By group and name; empty where the inputs are not images.
-    witness : Witness
+    witness : Fingerprinter
         Knows the samples again.
     """
 
     ids: Activations
     labels: Tensor | None
     outliers: dict[str, dict[str, Activations]]
-    witness: Witness
+    witness: Fingerprinter
 
 
 def hold_out(
@@ -55,7 +55,7 @@ def hold_out(
     InputError
         Empty loader; all samples are taken for one class; images come one a batch, so that there is none to mix with.
     """
-    witness, ids, labels = Witness(), list[Activations](), list[Tensor | None]()
+    witness, ids, labels = Fingerprinter(), list[Activations](), list[Tensor | None]()
     outliers: dict[str, dict[str, list[Activations]]] = {g: {name: [] for name in groups[g]} for g in groups}
     images = True
     for inputs, batch_labels, index in track(_first(loader, limit), "held-out data", loader, shown=shown):

@@ -24,9 +24,9 @@ from oodline.passes.fit import reads
 from oodline.statistics import Statistic
 from oodline.tuning.candidates import Candidate, best, combinations, with_settings
 from oodline.tuning.cases import Case, make_cases
+from oodline.tuning.data_fingerprint import DataFingerprint, Fingerprinter
 from oodline.tuning.held_out import Groups, hold_out
 from oodline.tuning.pseudo_outliers import FAR, NEAR
-from oodline.tuning.touched import Touched, Witness
 
 PSEUDO_OUTLIERS: Groups = MappingProxyType({"near": NEAR, "far": FAR})
 """What `tune` makes of images."""
@@ -47,7 +47,7 @@ class Tuned:
         The chosen one.
     candidates : tuple of Candidate
         All, in the order they were tried; the first has the settings that the detector came with.
-    fit_data, held_out_data : Touched
+    fit_data, held_out_data : DataFingerprint
         All data that was read.
     seed : int
         Of the pseudo-outliers.
@@ -65,8 +65,8 @@ class Tuned:
     detector: Detector
     best: Candidate
     candidates: tuple[Candidate, ...]
-    fit_data: Touched
-    held_out_data: Touched
+    fit_data: DataFingerprint
+    held_out_data: DataFingerprint
     seed: int
 
     @property
@@ -177,10 +177,10 @@ def _fill(
     classifier: Classifier,
     loader: Iterable[Any],
     asked: Reads,
-    held_out: Witness,
+    held_out: Fingerprinter,
     progress: bool,
-) -> Touched:
-    witness, shared, total = Witness(), 0, 0
+) -> DataFingerprint:
+    witness, shared, total = Fingerprinter(), 0, 0
     for batch in track(loader, "fitting", loader, shown=progress):
         inputs, labels, index = unpack(batch, total)
         witness.see(inputs, remember=False)

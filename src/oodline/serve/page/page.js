@@ -142,18 +142,18 @@ function redraw() {
 }
 
 function explain(answer) {
-  show("explanation", Boolean(answer.silent));
-  if (!answer.silent) return;
+  show("explanation", Boolean(answer.missing));
+  if (!answer.missing) return;
   const { found_total: found, expected_total: expected } = answer;
-  say("explanation-title", `Which neurons speak for ${named(answer.judged_as, answer.judged_as_name)}`);
+  say("explanation-title", `Which neurons speak for ${named(answer.predicted_class, answer.judged_as_name)}`);
   const share = expected > 0 ? ` (${Math.round((100 * found) / expected)} %)` : "";
   say("totals", `Its ${answer.contributions.important.length} important neurons contribute ${short(found)} to the logit, of ${short(expected)} expected${share}.`);
   const members = Object.entries(answer.members).map(([name, p]) => `${name} ${short(p)}`);
   say("members", members.length ? `P-values of its detectors, the one that finds the image strangest first: ${members.join(", ")}.` : "");
-  const all = [...answer.silent, ...answer.shouting].flatMap((n) => [n.expected, n.found]);
+  const all = [...answer.missing, ...answer.unexpected].flatMap((n) => [n.expected, n.found]);
   const low = Math.min(0, ...all), high = Math.max(0, ...all);
-  list("silent", answer.silent, low, high);
-  list("shouting", answer.shouting, low, high);
+  list("missing", answer.missing, low, high);
+  list("unexpected", answer.unexpected, low, high);
 }
 
 function list(id, neurons, low, high) {

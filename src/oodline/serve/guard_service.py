@@ -29,7 +29,7 @@ from oodline.serve.settings import ServeSettings
 from oodline.serve.uploads import Body, Memory
 
 
-class Judge:
+class GuardService:
     """A guard that answers requests, many at a time; its model is in evaluation mode until it is closed.
 
     Parameters
@@ -83,7 +83,7 @@ class Judge:
         return self._batcher.alive
 
     async def verdicts(self, request: Request) -> list[dict[str, Any]]:
-        """Judge the images of a request.
+        """GuardService the images of a request.
 
         Returns
         -------
@@ -122,7 +122,7 @@ class Judge:
         return found
 
     def warm_up(self) -> None:
-        """Judge a grey image once, so that the first request does not pay for it, and a wrong preprocessing shows.
+        """GuardService a grey image once, so that the first request does not pay for it, and a wrong preprocessing shows.
 
         Only where the preprocessing says something of the size that the classifier takes.
 

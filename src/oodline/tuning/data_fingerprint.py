@@ -14,7 +14,7 @@ VALUES = 1024
 
 
 @dataclass(frozen=True)
-class Touched:
+class DataFingerprint:
     """How much of a data set was read, and a fingerprint of it.
 
     Parameters
@@ -30,13 +30,13 @@ class Touched:
     sha256: str
 
 
-class Witness:
+class Fingerprinter:
     """Takes note of every batch that is read.
 
     Examples
     --------
     >>> import torch
-    >>> one, two = Witness(), Witness()
+    >>> one, two = Fingerprinter(), Fingerprinter()
     >>> images = torch.rand(4, 3, 8, 8)
     >>> one.see(images)
     >>> two.see(images[:1])
@@ -64,9 +64,9 @@ class Witness:
         return sum(key in self._known for key in sample_keys(inputs))
 
     @property
-    def touched(self) -> Touched:
+    def touched(self) -> DataFingerprint:
         """What was seen so far."""
-        return Touched(self._samples, self._digest.hexdigest())
+        return DataFingerprint(self._samples, self._digest.hexdigest())
 
 
 def sample_keys(inputs: Inputs) -> list[bytes]:
