@@ -23,7 +23,7 @@ app.command(
 app.command("oodline.cli.methods:methods", help="List the detectors: paper, what each needs, settings.")
 app.command("oodline.cli.tune:tune", help="Choose a detector's settings from ID data alone, no OOD data.")
 app.command("oodline.cli.fit:fit", help="Fit detectors on ID training data in one forward pass; write one file.")
-app.command("oodline.cli.score:score", help="GuardService images with a fitted file; write one row an image.")
+app.command("oodline.cli.score:score", help="Score images with a fitted file; write one row per image.")
 app.command("oodline.cli.export:export", help="Write a fitted file and its classifier as one ONNX graph.")
 app.command("oodline.cli.evaluate:evaluate", help="Compare fitted detectors on ID and OOD data sets.")
 app.command("oodline.cli.explain:explain", help="Say which neurons make an image what it is judged to be.")

@@ -39,7 +39,7 @@ def score(
     reading: DataOptions = _DATA,
     json: Json = False,
 ) -> None:
-    """GuardService images with a fitted file and write one row an image.
+    """Score images with a fitted file and write one row per image.
 
     The columns are `name`, `index`, `label` and `class_name` of the predicted class; `score`, `p_value`, `threshold`
     and `is_ood` of the file's first detector; and `score_NAME` of each further one.

@@ -136,7 +136,7 @@ class Guard:
         data in use has drifted away from the held-out data.
 
         A detector that compares with held-out data, as the default does, gets a fifth of the samples as its reference,
-        where there are at least 100 and the others can promise the rate; unless it was given a reference by `set_reference`.
+        where there are at least 100 and the others can promise the rate; unless `set_reference` gave it one.
 
         Parameters
         ----------
@@ -200,7 +200,7 @@ class Guard:
                 )
 
     def __call__(self, inputs: Inputs) -> Verdict:
-        """GuardService a batch of N inputs in one forward pass.
+        """Score a batch of N inputs in one forward pass.
 
         Raises
         ------

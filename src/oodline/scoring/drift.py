@@ -41,7 +41,7 @@ MOST_SOURCES = 1000
 """Files that a state remembers at most, the last ones."""
 
 SHARES = (0.05, 0.15, 0.4, 1.0)
-"""HasMemberPValues of OOD inputs that the bettors stake on, each with a part of the money."""
+"""Shares of OOD inputs that the bettors stake on, each with a part of the money."""
 
 POWER = 0.3
 """How small the p-values of OOD inputs are taken to be: density `POWER p^(POWER - 1)`."""

@@ -129,7 +129,7 @@ def create_app(
 
     @app.post(
         "/v1/predict",
-        summary="GuardService images",
+        summary="Score images",
         response_model=Predictions,
         responses=p.documented(*_UPLOAD, *refused),
         openapi_extra=_body(service.settings.max_images),
@@ -145,7 +145,7 @@ def create_app(
 
     @app.post(
         "/v1/explain",
-        summary="GuardService one image, and say which neurons speak for it",
+        summary="Score one image, and say which neurons contribute to it",
         response_model=ExplanationRow,
         responses=p.documented(*_UPLOAD, *refused, p.INVALID_PARAMETER, p.NO_EXPLANATION),
         openapi_extra=_body(1),

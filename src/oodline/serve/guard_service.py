@@ -83,7 +83,7 @@ class GuardService:
         return self._batcher.alive
 
     async def verdicts(self, request: Request) -> list[dict[str, Any]]:
-        """GuardService the images of a request.
+        """Score the images of a request.
 
         Returns
         -------
@@ -122,7 +122,7 @@ class GuardService:
         return found
 
     def warm_up(self) -> None:
-        """GuardService a grey image once, so that the first request does not pay for it, and a wrong preprocessing shows.
+        """Score a grey image once, so that the first request does not pay for it, and a wrong preprocessing shows.
 
         Only where the preprocessing says something of the size that the classifier takes.
 

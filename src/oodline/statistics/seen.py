@@ -1,7 +1,7 @@
 """Which samples were taken in, as intervals of their positions: what makes counting one twice an error.
 
 A sum cannot tell that a shard went into it twice. The engines therefore keep this record beside the statistics that
-they merge. HasMemberPValues that are read in order are a few intervals, however many samples they hold.
+they merge. Shares that are read in order are a few intervals, however many samples they hold.
 """
 
 from __future__ import annotations
