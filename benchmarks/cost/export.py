@@ -130,7 +130,7 @@ def measure(case: Case, data: Path, images: int, threads: int, rounds: int) -> l
             open_images(data / name), preprocessing, limit=limit, label_offset=case.label_offset, batch_size=32
         )
 
-    every_class = None if case.label_offset else images  # the ImageNet sample has one image a class
+    every_class = None if case.label_offset else images  # the ImageNet sample has one image per class
     detector = create_detector(case.detector).fit(classifier, load(case.train, every_class), progress=True)
     held_out = torch.cat([batch.inputs for batch in load(case.test, images)])
     guard = Guard(classifier, detector).calibrate(held_out[: len(held_out) // 2].split(32))

@@ -1,4 +1,4 @@
-"""What fitting LINe on few images a class does, on CIFAR-100 with the DenseNet checkpoint of the paper.
+"""What fitting LINe on few images per class does, on CIFAR-100 with the DenseNet checkpoint of the paper.
 
     python -m benchmarks.studies.few_samples [--shared ../shared] [--json]
 
@@ -32,7 +32,7 @@ app = App()
 
 @app.default
 def main(*, shared: Path = Path("../shared"), as_json: Json = False) -> None:
-    """Fit on 1, 2, 5, 10 and 50 images a class, and print AUROC against each OOD set.
+    """Fit on 1, 2, 5, 10 and 50 images per class, and print AUROC against each OOD set.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def main(*, shared: Path = Path("../shared"), as_json: Json = False) -> None:
     table = Table(*rows[0], box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*("" if v is None else v if isinstance(v, str) else f"{v:.1f}" for v in row.values()))
-    Console().print("AUROC, %; same neurons: masks that agree with those of 50 images a class, %", table)
+    Console().print("AUROC, %; same neurons: masks that agree with those of 50 images per class, %", table)
 
 
 def fit_on(classifier: Classifier, batches: list[tuple[Activations, torch.Tensor]], chosen: torch.Tensor) -> LINe:

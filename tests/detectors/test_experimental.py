@@ -55,7 +55,7 @@ def test_hact_of_a_class_never_predicted_takes_the_mean_of_all(draw, assert_equa
 
 
 def test_hact_measures_the_wasserstein_distance(draw):
-    """With a training set of one sample a class, the distance is that of the best of all assignments."""
+    """With a training set of one sample per class, the distance is that of the best of all assignments."""
     case = draw(1, n=30, width=5)
     first = {c: i for i, c in reversed(list(enumerate(case.logits.argmax(1))))}
     rows = torch.tensor(sorted(first.values()))

@@ -1,4 +1,4 @@
-"""GMM against the density of one Gaussian a class, written out for each sample."""
+"""GMM against the density of one Gaussian per class, written out for each sample."""
 
 import math
 from dataclasses import replace

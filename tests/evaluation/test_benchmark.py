@@ -214,7 +214,7 @@ def test_inputs_that_cannot_be_differentiated_are_a_failure_of_those_that_must()
     inputs = {"input": loader[0][0]}
     found, failures = score_each({"odin": create_detector("odin"), "msp": create_detector("msp")}, classifier, [inputs])
     assert list(found.scores) == ["msp"]
-    assert "takes one tensor a batch" in str(failures["odin"])
+    assert "takes one tensor per batch" in str(failures["odin"])
 
 
 def test_missing_sets_are_all_listed_with_where_to_get_them(protocol, tmp_path):

@@ -26,7 +26,7 @@ def network() -> nn.Module:
 
 
 class Images(Dataset):
-    """Random images, one tint a class; the image `broken`, if any, holds NaN."""
+    """Random images, one tint per class; the image `broken`, if any, holds NaN."""
 
     def __init__(self, n: int = IMAGES, broken: int | None = None) -> None:
         generator = torch.Generator().manual_seed(2)

@@ -160,7 +160,7 @@ def test_held_out_data_that_cannot_serve_is_refused(digits):
     images = held_out[0][0][:1].expand(4, -1, -1, -1)
     with pytest.raises(InputError, match=r"takes all 4 held-out samples for one class.*shuffle"):
         tune(LINe(), classifier, fit, [images], grid=SMALL)
-    with pytest.raises(InputError, match="come one a batch"):
+    with pytest.raises(InputError, match="come one per batch"):
         tune(LINe(), classifier, fit, list(held_out[0][0].split(1)), grid=SMALL)
     with pytest.raises(SettingError, match="limit=1"):
         tune(LINe(), classifier, fit, held_out, grid=SMALL, limit=1)

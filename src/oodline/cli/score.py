@@ -1,4 +1,4 @@
-"""`oodline score`: one row an image, by a fitted file."""
+"""`oodline score`: one row per image, by a fitted file."""
 
 from __future__ import annotations
 

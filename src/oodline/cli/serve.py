@@ -51,7 +51,7 @@ def serve(
     detector
         Which of several detectors of the file; the first if not given.
     token_file
-        A file of tokens, one a line, read again for every request: any of them is accepted.
+        A file of tokens, one per line, read again for every request: any of them is accepted.
     metrics_token_file
         The same for /metrics, in place of --token-file.
     json

@@ -50,7 +50,7 @@ def names_of_logits(names: Sequence[str] | None, label_offset: int, num_classes:
     Returns
     -------
     tuple of str, or None
-        A logit before the first name is `class` and its number. None where there are no names, or not one a class.
+        A logit before the first name is `class` and its number. None where there are no names, or not one per class.
 
     Examples
     --------

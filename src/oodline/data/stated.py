@@ -54,7 +54,7 @@ def stated_by(loader: Iterable[Any]) -> Stated:
 
 
 def one_a_class(names: tuple[str, ...] | None, num_classes: int) -> tuple[str, ...] | None:
-    """The names, if there is one a class; their number may not be known yet (0).
+    """The names, if there is one per class; their number may not be known yet (0).
 
     >>> one_a_class(("cat", "dog"), 3) is None
     True

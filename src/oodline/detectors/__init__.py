@@ -1,1 +1,1 @@
-"""Detectors, one a file, named for their papers; `catalog` lists them."""
+"""Detectors, one per file, named for their papers; `catalog` lists them."""

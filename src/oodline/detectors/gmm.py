@@ -1,4 +1,4 @@
-"""Log density of a Gaussian mixture with one component a class (Mukhoti et al., CVPR 2023, Sec. 3)."""
+"""Log density of a Gaussian mixture with one component per class (Mukhoti et al., CVPR 2023, Sec. 3)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class GMM(Detector):
         self.ridge = ridge
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
-        """Class means with variances, or with one covariance a class."""
+        """Class means with variances, or with one covariance per class."""
         if self.covariance == "full":
             return {"covariance": Covariance(per_class=True)}
         return {"moments": ClassMoments(variance=True)}

@@ -4,7 +4,7 @@ For the predicted class c, keep only the neurons and the weights whose Shapley c
 activations so that the number of active class features counts rather than their size (Sec. 3.3), and read the energy of
 what remains.
 
-Both masks of a class are one threshold a neuron. A weight survives when `|S[c,d]| W[k,d] > t[c]`, that is when
+Both masks of a class are one threshold per neuron. A weight survives when `|S[c,d]| W[k,d] > t[c]`, that is when
 `W[k,d] > t[c] / |S[c,d]|`, and no weight of a pruned neuron does, which is a threshold of infinity. So the fitted
 state is a matrix (C, D), never a mask (C, C, D).
 """
@@ -275,7 +275,7 @@ def _warn_of_few_samples(moments: ClassMoments) -> None:
         warnings.warn(
             f"{len(few)} of {len(count)} classes have fewer than {FEW_SAMPLES} samples (class {fewest} has "
             f"{int(count[fewest])}): LINe's contributions rest on means of so few images and are noisy. Fit on more "
-            "images a class.",
+            "images per class.",
             FewSamplesWarning,
             stacklevel=2,
         )

@@ -76,7 +76,7 @@ class Mahalanobis(Detector):
         if spread <= SMALLEST_SPREAD * size:
             raise LabelError(
                 f"the covariance within classes is zero: the {covariance.moments.total} samples of "
-                f"{len(covariance.count)} classes do not vary within a class. Fit on at least two images a class."
+                f"{len(covariance.count)} classes do not vary within a class. Fit on at least two images per class."
             )
         whiten = whitening(pooled)
         # distances are taken between whitened points near the origin, where single precision loses least

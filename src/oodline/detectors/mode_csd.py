@@ -36,7 +36,7 @@ class Views:
     """The six views of the feature map, (N, 6 K)."""
 
     def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
-        """One row an image."""
+        """One row per image."""
         return views(activations.require_feature_map()).flatten(1)
 
 

@@ -14,7 +14,7 @@ from oodline.model.activations import Activations, Needs
 
 
 def leading_direction(feature_map: Float[Tensor, "n k s"]) -> Float[Tensor, "n s"]:
-    """The right singular vector of the largest singular value, one an image."""
+    """The right singular vector of the largest singular value, one per image."""
     wide = feature_map.double()
     found: Tensor = torch.linalg.eigh(wide.transpose(1, 2) @ wide).eigenvectors[:, :, -1]
     return found.to(feature_map)

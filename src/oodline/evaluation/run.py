@@ -2,7 +2,7 @@
 
     RUN/
       run.json            what was done (`record.RunRecord`), with a checksum of every other data file
-      scores/NAME.parquet one row an image of the data set NAME: index, label, predicted, one float64 column a detector
+      scores/NAME.parquet one row per image of set NAME: index, label, predicted, a float64 column per detector
       guard.safetensors   the fitted detectors and their thresholds, as `oodline fit` writes them
       table.md, table.csv the tables
 

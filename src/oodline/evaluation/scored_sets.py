@@ -16,7 +16,7 @@ from oodline.errors import DataError, SettingError
 from oodline.scoring.score import Scores
 
 COLUMNS = ("set", "role", "group", "index", "label", "predicted")
-"""What stands before the scores, one column a detector."""
+"""What stands before the scores, one column per detector."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def check_names(ood: Collection[str], csid: Collection[str], groups: Mapping[str
 
 
 def write_scores(sets: ScoredSets, path: str | Path) -> Path:
-    """Write one row an image: `set`, `role`, `group`, `index`, `label`, `predicted`, and a float64 column a detector.
+    """One row per image: `set`, `role`, `group`, `index`, `label`, `predicted`, a float64 column per detector.
 
     `role` is id, csid or ood. `label` is null where the set has none.
 

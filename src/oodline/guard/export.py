@@ -194,7 +194,7 @@ def triton_config(name: str, content: bytes, max_batch_size: int) -> str:
     for kind, tensors in (("input", session.get_inputs()), ("output", session.get_outputs())):
         for tensor in tensors:
             sizes = ", ".join(str(n if isinstance(n, int) else -1) for n in tensor.shape[1:])
-            # Triton has no tensor of one number a request but by reshaping one of a single entry
+            # Triton has no tensor of one number per request but by reshaping one of a single entry
             dims = f"dims: [ {sizes} ]" if sizes else "dims: [ 1 ] reshape { shape: [ ] }"
             lines.append(f'{kind} [ {{ name: "{tensor.name}" data_type: {_TRITON[tensor.type]} {dims} }} ]')
     return "\n".join([*lines, "dynamic_batching { }", ""])

@@ -348,7 +348,7 @@ class Guard:
         detector : str, optional
             Which of several detectors. If omitted, the first.
         class_names : sequence of str, optional
-            For a file that holds none. Names that are not one a class are left out, with a warning.
+            For a file that holds none. Names that are not one per class are left out, with a warning.
         allow_other_weights : str, optional
             Why a classifier of the same sizes with other weights will do; an `OtherWeightsWarning` shows it.
 

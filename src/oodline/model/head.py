@@ -30,7 +30,7 @@ class LinearHead:
     Parameters
     ----------
     weight : Tensor (C, D)
-        One row a class.
+        One row per class.
     bias : Tensor (C,)
         Zeros where the layer has none.
     name : str

@@ -33,7 +33,7 @@ class Affine:
         return Affine(self.mean, tuple(_neat(s / factor) for s in self.std))
 
     def normalised(self, mean: Any, std: Any) -> Affine:
-        """Each value minus a mean, by a standard deviation: one number, or one a channel."""
+        """Each value minus a mean, by a standard deviation: one number, or one per channel."""
         means, stds = _numbers(mean), _numbers(std)
         if not all(s > 0 for s in stds):
             raise SettingError(f"it divides by {stds}, and only positive numbers can be expressed.")

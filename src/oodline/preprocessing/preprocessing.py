@@ -27,7 +27,7 @@ class Preprocessing(BaseModel):
     crop : int or (int, int), optional
         Centre crop (a square, or height and width), padded with zeros where the image is smaller; None does not crop.
     mean, std : tuple of float
-        One value a channel, for pixels in [0, 1]; zeros and ones by default. Every scaling is said by them: pixels
+        One value per channel, for pixels in [0, 1]; zeros and ones by default. Every scaling is said by them: pixels
         from 0 to 255 are std 1/255, pixels from -1 to 1 are mean 0.5 and std 0.5.
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "nearest-exact", "box", "hamming"}
         How images are resized (always antialiased).

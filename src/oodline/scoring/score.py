@@ -32,7 +32,7 @@ class Scores:
     Parameters
     ----------
     scores : dict of str to Tensor (N,), float64
-        One entry a detector, higher = more in-distribution.
+        One entry per detector, higher = more in-distribution.
     predicted : Tensor (N,), int64
         Class with the largest logit.
     index : Tensor (N,), int64

@@ -34,7 +34,7 @@ def verdicts(
     Returns
     -------
     callable
-        From a request to one dict an image: a row of `Verdict.rows`, or, where one of several cannot be judged, its
+        From a request to one dict per image: a row of `Verdict.rows`, or, where one of several cannot be judged, its
         `problem`.
 
     Examples

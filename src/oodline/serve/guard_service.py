@@ -88,7 +88,7 @@ class GuardService:
         Returns
         -------
         list of dict
-            One an image, in order, with its `name`: a row of the verdict, or, where several were sent and this one
+            One per image, in order, with its `name`: a row of the verdict, or, where several were sent and this one
             cannot be judged, a `problem`.
 
         Raises

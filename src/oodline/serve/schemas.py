@@ -65,7 +65,7 @@ class Refused(_Answer):
 
 
 class Predictions(_Answer):
-    """One entry an image, in the order in which they were sent."""
+    """One entry per image, in the order in which they were sent."""
 
     request_id: str
     verdicts: list[Judged | Refused]

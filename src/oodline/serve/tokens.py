@@ -19,7 +19,7 @@ class Tokens:
     Parameters
     ----------
     source : str, sequence of str or Path
-        A token, several, or a file with one a line; empty lines and lines that begin with `#` say nothing. The file is
+        A token, several, or a file with one per line; empty lines and those that begin with `#` are skipped. It is
         read anew for every request, so that a token that is added or taken away counts at once. Where it cannot be
         read any more, or is empty, nobody gets in.
 

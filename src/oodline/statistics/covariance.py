@@ -25,7 +25,7 @@ class Covariance(Statistic):
     by : {"label", "predicted", "all"}
         Whose means the scatter is taken around; "all" gives the plain covariance.
     per_class : bool
-        Keep one matrix a class, (C, K, K), in place of the pooled one (1, K, K): 33 GB for C=1000, K=2048.
+        Keep one matrix per class, (C, K, K), in place of the pooled one (1, K, K): 33 GB for C=1000, K=2048.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class Covariance(Statistic):
             The statistic was not built with `per_class=True`.
         """
         if not self.per_class:
-            raise SettingError("one matrix a class is kept only by Covariance(per_class=True).")
+            raise SettingError("one matrix per class is kept only by Covariance(per_class=True).")
         return self.scatter[c] / self.count[c].clamp(min=1)
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:

@@ -25,7 +25,7 @@ class TopSamples(Statistic):
     size : int
         How many samples to keep for each component.
     of : Source
-        Whose components; features by default, one component a neuron.
+        Whose components; features by default, one component per neuron.
 
     Examples
     --------

@@ -53,7 +53,7 @@ def hold_out(
     Raises
     ------
     InputError
-        Empty loader; all samples are taken for one class; images come one a batch, so that there is none to mix with.
+        Empty loader; all samples are taken for one class; images come one per batch, so that there is none to mix with.
     """
     witness, ids, labels = Fingerprinter(), list[Activations](), list[Tensor | None]()
     outliers: dict[str, dict[str, list[Activations]]] = {g: {name: [] for name in groups[g]} for g in groups}
@@ -81,7 +81,7 @@ def hold_out(
     made: dict[str, dict[str, Activations]] = {}
     if images:
         if max(map(len, ids)) < 2:
-            raise InputError("held-out images come one a batch, and pseudo-outliers mix several: use larger batches.")
+            raise InputError("held-out images come one per batch, and pseudo-outliers mix several: use larger batches.")
         made = {group: {name: concatenate(parts) for name, parts in sets.items()} for group, sets in outliers.items()}
     return HeldOut(whole, torch.cat(known).cpu() if len(known) == len(labels) else None, made, witness)
 

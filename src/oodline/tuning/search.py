@@ -125,7 +125,7 @@ def tune(
     SettingError
         The detector declares nothing to tune, the grid is empty, or no candidate can be used.
     InputError
-        Held-out samples are among the fit data, are all of one class, or come one image a batch; no pseudo-outliers can
+        Held-out samples are fit data, are all of one class, or come one image per batch; no pseudo-outliers can
         be made for this detector of such inputs; an empty loader.
 
     Examples

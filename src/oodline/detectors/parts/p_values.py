@@ -44,7 +44,7 @@ def scale_of(scores: Float[Tensor, "r m"]) -> Float[Tensor, "m k"]:
 
 
 def log_p_values(scores: Float[Tensor, "n m"], scale: Float[Tensor, "m k"]) -> Float[Tensor, "n m"]:
-    """Logarithms of p-values of "this is an ID score", one a detector; small means OOD.
+    """Logarithms of p-values of "this is an ID score", one per detector; small means OOD.
 
     Between knots p rises linearly. Below the lowest knot u, of level a, excesses `u - s` are taken to be exponential
     (a generalised Pareto tail of shape 0; Pickands, Annals of Statistics 1975), with the mean that they have in the
