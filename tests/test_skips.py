@@ -37,7 +37,17 @@ def suite(tmp_path):
 
     def run(workers=0, **environment):
         ours = {k: v for k, v in os.environ.items() if k not in ("CI", "OODLINE_SHARED") and "PYTEST" not in k}
-        command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "--import-mode=importlib", str(place)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            str(workers),
+            "--continue-on-collection-errors",
+            "--import-mode=importlib",
+            str(place),
+        ]
         found = subprocess.run(
             command, cwd=place, env={**ours, **environment}, capture_output=True, text=True, timeout=600, check=False
         )

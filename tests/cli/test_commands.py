@@ -148,7 +148,7 @@ def test_fit_score_evaluate(place, capsys):
     assert "on 36 images" in out
     assert "threshold of line" in out
 
-    for suffix in ("parquet", "csv", "jsonl"):
+    for suffix in ("parquet", "csv"):
         run("score", "guard.safetensors", "held_out", *MODEL, "-o", f"scores.{suffix}")
     rows = parquet.read_table("scores.parquet").to_pylist()
     assert [r["name"] for r in rows][:2] == ["blue/0.png", "blue/1.png"]
@@ -158,20 +158,18 @@ def test_fit_score_evaluate(place, capsys):
         sum(r["is_ood"] for r in rows) == 0
     )  # of the held-out ones themselves, k with (k + 1) / 37 <= 5 % are flagged
     assert rows[0]["class_name"] in ("blue", "green", "red")
-    assert [json.loads(line) for line in Path("scores.jsonl").read_text().splitlines()] == rows
     with Path("scores.csv").open() as file:
         assert [float(r["score"]) for r in csv.DictReader(file)] == [r["score"] for r in rows]
 
     capsys.readouterr()
-    run("evaluate", "guard.safetensors", *MODEL, "--id", "train", "--ood", "noise", "--ood", "again=noise", "--json")
+    again = ["--ood", "noise", "--ood", "again=noise"]
+    run("evaluate", "guard.safetensors", *MODEL, "--id", "train", *again, "--json", "-o", "table.csv")
     table = json.loads(capsys.readouterr().out)["rows"]
     assert {(r["detector"], r["ood"]) for r in table} >= {("line", "noise"), ("mahalanobis", "again")}
     assert all(r["n_id"] == 36 and r["n_ood"] == 9 for r in table)
     assert all(r["auroc"] > 0.99 for r in table if r["detector"] == "mahalanobis")
-    run("evaluate", "guard.safetensors", *MODEL, "--id", "train", "--ood", "noise", "-o", "table.csv")
-    assert "FPR@95TPR, OOD positive" in capsys.readouterr().out
     with Path("table.csv").open() as file:
-        measured = [r["detector"] for r in csv.DictReader(file)]
+        measured = {r["detector"] for r in csv.DictReader(file)}
     # Every class of this classifier is mistaken for another one, which leaves SHE without patterns.
     assert sorted(measured) == sorted(set(CATALOG) - {"she"})
 

@@ -153,7 +153,7 @@ def test_evaluate_tune_explain_export_and_watch(place, capsys):
 
 
 def test_a_benchmark_of_features(place, capsys):
-    (place / "bench").mkdir()
+    (place / "protocols").mkdir()
     (place / "protocols/features.toml").write_text(
         """
         folder = ".."

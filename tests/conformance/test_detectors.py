@@ -164,7 +164,7 @@ def runs_again(reference: str) -> bool:
 
 
 def has_state(detector: Detector) -> bool:
-    return bool(detector.fitted_buffers) or any(has_state(member) for _, member in detector.members)
+    return bool(detector.fitted_tensors) or any(has_state(member) for _, member in detector.members)
 
 
 def same_scores(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> None:

@@ -110,12 +110,13 @@ def test_too_few_images_for_a_covariance_are_named(name):
     assert any("75 samples for a covariance of 40 features, which needs 80 or more" in text for text in texts)
 
 
-@pytest.mark.parametrize("width", [8, 33, 64, 342, 2048])
-def test_activation_shaping_keeps_at_least_32_features(width):
+@pytest.mark.parametrize(
+    ("width", "sharpened", "pruned"), [(8, 4, 4), (33, 17, 17), (64, 32, 32), (342, 34, 137), (2048, 205, 819)]
+)
+def test_activation_shaping_keeps_at_least_32_features_or_half(width, sharpened, pruned):
     features = torch.rand(3, width) + 0.1
-    for detector in (ol.ASHS(), ol.ASHP()):
-        kept = int((detector.shape(features) > 0).sum(1)[0])
-        assert kept == max(min(width, 32), width - round(width * detector.usual))
+    for detector, kept in ((ol.ASHS(), sharpened), (ol.ASHP(), pruned)):
+        assert int((detector.shape(features) > 0).sum(1)[0]) == kept
     given = ol.ASHS(p=0.9).shape(features)
     assert int((given > 0).sum(1)[0]) == max(1, width - round(width * 0.9))
 

@@ -18,8 +18,8 @@ from safetensors.torch import load, save
 
 import oodline as ol
 from oodline._util.tensor_file import MAX_HEADER
-from oodline.detectors.catalog import create_detector
-from oodline.errors import ArtifactError
+from oodline.detectors.catalog import CATALOG, create_detector
+from oodline.errors import ArtifactError, MismatchError
 from oodline.guard.artifact import FORMAT_VERSION, MAX_SIZE, _digest, read_artifact
 from oodline.testing import toy_loader, toy_problem
 
@@ -48,7 +48,7 @@ def refused(made, tmp_path):
         with pytest.raises(ArtifactError, match=words) as error, little_memory(len(content)):
             ol.Guard.load(path, made[1])
         sentence = str(error.value)
-        assert str(path) in sentence or "does not fit its head" in sentence
+        assert str(path) in sentence or "does not fit its classifier" in sentence
         assert len(sentence) < 1500
         assert sentence.endswith(".")
 
@@ -383,8 +383,62 @@ def nothing(tensors, name):
 def test_state_of_another_size_is_refused_whoever_signed_it(refused, made, change):
     refused(
         resigned(made[0], lambda _, tensors: change(tensors, "detector/line/threshold")),
-        "the state of 'line' does not fit its head|does not describe a guard",
+        r"'threshold' of 'line' has shape .* in place of \(C, D\) = \(3, 16\)",
     )
+
+
+LIGHTER = {"corp": "corp,size=64", "weiper-msp": "weiper-msp,repeats=5", "weiper-kld": "weiper-kld,repeats=5"}
+"""Settings that show the same in less time."""
+
+SIZES = {
+    "its first entry": lambda value: value[:1],
+    "its first entries": lambda value: value[:-1],
+    "nothing": lambda value: value[:0],
+    "twice": lambda value: torch.cat([value, value]),
+    "less of each": lambda value: value[..., :-1],
+    "none of each": lambda value: value[..., :0],
+    "transposed": lambda value: value.mT,
+    "a further dimension": lambda value: value.unsqueeze(0),
+    "one dimension": lambda value: value.flatten(),
+    "one number": lambda value: value.flatten()[0],
+}
+
+
+@pytest.mark.parametrize("name", [*CATALOG, "react,scorer=mahalanobis", "prior-normalised,scorer=msp"])
+def test_no_tensor_of_another_size_is_read_and_fails_later(tmp_path, name):
+    classifier, loader = image_problem()
+    detector = create_detector(LIGHTER.get(name, name))
+    guard = ol.Guard(classifier, detector.fit(classifier, loader)).calibrate([torch.randn(60, 3, 6, 6)])
+    content = guard.save(tmp_path / "good.safetensors").read_bytes()
+    refused = 0
+    for key, value in load(content).items():
+        for change in SIZES.values() if key.startswith("detector/") and not key.endswith("/seen") else ():
+            try:
+                other = change(value).contiguous()
+            except (IndexError, RuntimeError):
+                continue  # a number has no first entry
+            if other.shape == value.shape:
+                continue
+            path = tmp_path / "other.safetensors"
+            path.write_bytes(resigned(content, lambda _, tensors, k=key, v=other: tensors.update({k: v})))
+            try:
+                loaded = ol.Guard.load(path, classifier)
+            except (ArtifactError, MismatchError):
+                refused += 1
+            else:  # such as a smaller bank of neighbours
+                assert len(loaded(loader[0][0])) == 60, (key, tuple(other.shape))
+    assert refused > 0 or not detector.has_state
+
+
+def image_problem():
+    """A classifier of images, which every detector can be fitted on."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 3)
+    network = [torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), head]
+    classifier, images = ol.Classifier(torch.nn.Sequential(*network)), torch.randn(60, 3, 6, 6)
+    with torch.no_grad():
+        head.bias -= classifier(images).logits.mean(0)
+    return classifier, [(images, classifier(images).predicted)]
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool])

@@ -351,6 +351,7 @@ def test_a_graph_equal_but_for_rounding_is_accepted_and_its_differences_are_told
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_line_on_densenet_is_the_same_in_onnxruntime(shared, tmp_path):
     examples = Path(__file__).parents[2] / "examples" / "cifar_models.py"
     weights = shared / "data" / "checkpoints" / "densenet100_cifar10.safetensors"

@@ -10,7 +10,7 @@ import oodline as ol
 from oodline.guard.artifact import read_artifact
 from oodline.testing import toy_loader, toy_problem
 
-FILES = Path(__file__).parent / "files"
+FILES = Path(__file__).parents[1] / "files"
 VERDICTS = json.loads((FILES / "format2.json").read_text())
 
 

@@ -26,6 +26,7 @@ def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, env={**os.environ, **quiet}, capture_output=True, text=True, cwd=folder)
 
 
+@pytest.mark.long
 def test_workers_give_what_one_process_gives(tmp_path, alone, assert_same):
     done = run(tmp_path, HERE / "cluster.py", "share", tmp_path)
     assert done.returncode == 0, done.stderr

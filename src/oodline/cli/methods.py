@@ -40,7 +40,7 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
                 "venue": cls.paper.venue,
                 "arxiv": cls.paper.arxiv,
                 "needs": needs,
-                "fitted": bool(cls.fitted_buffers),
+                "fitted": bool(cls.fitted_tensors),
                 "statistics": [type(s).__name__ for s in cls().statistics(head).values()],
                 "settings": defaults,
                 "not_exportable": cls().why_not_exportable,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import Rectified
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.rectifier import Rectifier
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
@@ -118,8 +119,7 @@ class AdaSCALE(Rectifier):
             "the authors' results, adascale_a_hyperparam.yml, commit 4b6dd50",
         )
     }
-    fitted_buffers: ClassVar = ("shifts",)
-    shifts: Tensor
+    shifts: Fitted[Float[Tensor, " N"]]
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The contract of a detector: what it reads, what it is fitted from, and one score per sample.
 
 A detector is a small `nn.Module`. Its fitted state is buffers, its forward is pure, and **a higher score always means
-more in-distribution**. A new method is one file: subclass `Detector`, say `name`, `paper`, `needs` and
-`fitted_buffers`, and write `statistics`, `estimate` and `score`.
+more in-distribution**. A new method is one file: subclass `Detector`, say `name`, `paper` and `needs`,
+annotate what is fitted (`means: Fitted[Float[Tensor, "C D"]]`), and write `statistics`, `estimate` and `score`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
+from oodline.detectors.fitted import FittedTensor, fitted_tensors
 from oodline.errors import AssumptionWarning, HeadError, MismatchError, NotFittedError, SettingError, unknown_name
 from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
@@ -90,11 +91,8 @@ class Detector(nn.Module, abc.ABC):
     """The publication whose formula it computes."""
     needs: ClassVar[Needs]
     """What it reads of the activations."""
-    fitted_buffers: ClassVar[tuple[str, ...]] = ()
-    """Names of the fitted tensors; a detector without any needs no fitting."""
-
-    dtypes: ClassVar[Mapping[str, torch.dtype]] = {}
-    """The kinds of those fitted tensors that are not floating-point; a file with others is refused."""
+    fitted_tensors: ClassVar[Mapping[str, FittedTensor]] = {}
+    """Kind and shape of the fitted tensors by name, as annotated; a detector without any needs no fitting."""
 
     presets: ClassVar[Mapping[str, Preset]] = {}
     """Settings by data set and network, as papers state them."""
@@ -136,9 +134,13 @@ class Detector(nn.Module, abc.ABC):
     fitted_on: HeadInfo | None = None
     """The head it was fitted on; None before, and for detectors that need no fitting."""
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.fitted_tensors = fitted_tensors(cls)
+
     def __init__(self) -> None:
         super().__init__()
-        for name in ("seen", *self.fitted_buffers):
+        for name in ("seen", *self.fitted_tensors):
             self.register_buffer(name, None)
 
     @classmethod
@@ -211,14 +213,14 @@ class Detector(nn.Module, abc.ABC):
     @property
     def fitted(self) -> bool:
         """Whether it can score: all buffers are there, of its members too."""
-        return all(self._buffers[name] is not None for name in self.fitted_buffers) and all(
+        return all(self._buffers[name] is not None for name in self.fitted_tensors) and all(
             m.fitted for _, m in self.members
         )
 
     @property
     def has_state(self) -> bool:
         """Whether it or a member needs fitting."""
-        return bool(self.fitted_buffers) or any(member.has_state for _, member in self.members)
+        return bool(self.fitted_tensors) or any(member.has_state for _, member in self.members)
 
     @property
     def members(self) -> list[tuple[str, Detector]]:
@@ -267,7 +269,7 @@ class Detector(nn.Module, abc.ABC):
         """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""
         self._check_head(head, fitting=True)
         found = dict(self.statistics(head))
-        if self.fitted_buffers:
+        if self.fitted_tensors:
             found["seen"] = ContentSketch()
         for prefix, member in self.members:
             found |= {f"{prefix}.{name}": statistic for name, statistic in member.requests(head).items()}
@@ -370,7 +372,7 @@ class Detector(nn.Module, abc.ABC):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # a fresh detector does not know the sizes of its state yet: take them from the file
-        for name in ("seen", *self.fitted_buffers):
+        for name in ("seen", *self.fitted_tensors):
             if (value := state_dict.get(prefix + name)) is not None:
                 self._buffers[name] = torch.empty_like(value)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.rectifier import Rectifier
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
@@ -55,9 +57,8 @@ class BATS(Rectifier):
     )
     presets: ClassVar = {"imagenet-resnet50": Preset({"lam": 1.05}, "the code of CoP and CoRP, which compares with it")}
     tunable: ClassVar = {"lam": (4.0, 3.0, 2.0, 1.5, 1.05, 0.8, 0.5)}
-    fitted_buffers: ClassVar = ("lowest", "highest")
-    lowest: Tensor
-    highest: Tensor
+    lowest: Fitted[Float[Tensor, " D"]]
+    highest: Fitted[Float[Tensor, " D"]]
 
     def __init__(self, *, lam: float = 1.05, scorer: Detector | None = None) -> None:
         super().__init__(scorer)

@@ -13,6 +13,7 @@ from torch import Tensor
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.entropy import generalised_entropy
+from oodline.detectors.fitted import Fitted
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -67,8 +68,7 @@ class CARef(Detector):
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
     assumes: ClassVar = (PerClass(10, "a mean of each class"), TellsApart())
     paper: ClassVar = PAPER
-    fitted_buffers: ClassVar[tuple[str, ...]] = ("means",)
-    means: Tensor
+    means: Fitted[Float[Tensor, "C D"]]
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Means of the features by predicted class."""
@@ -122,8 +122,7 @@ class CADRef(CARef):
 
     name: ClassVar = "cadref"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    fitted_buffers: ClassVar = ("means", "mean_energy")
-    mean_energy: Tensor
+    mean_energy: Fitted[Float[Tensor, ""]]
 
     def __init__(self, *, confidence: Literal["energy", "gen"] = "energy") -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.errors import LabelError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -92,9 +93,8 @@ class ConjNorm(Detector):
         "imagenet-mobilenetv2": Preset({"p": 1.8, "temperature": 5e-3, "partition": "class", "norm": "class"}, SOURCE),
     }
     is_log: bool = True
-    fitted_buffers: ClassVar = ("prototypes", "log_partition")
-    prototypes: Tensor
-    log_partition: Tensor
+    prototypes: Fitted[Float[Tensor, "C D"]]
+    log_partition: Fitted[Float[Tensor, " C"]]
 
     def __init__(
         self,

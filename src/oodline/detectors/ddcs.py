@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.bound import Threshold
 from oodline.detectors.rectifier import Rectifier, check_fraction
 from oodline.errors import LabelError, SettingError
@@ -92,11 +93,9 @@ class DDCS(Rectifier):
             {"p": 0.18, "alpha": 0.8, "low": 0.0788, "high": 1.3361}, "the authors' code, commit 9182805"
         )
     }
-    fitted_buffers: ClassVar = ("kept", "lowest", "highest")
-    dtypes: ClassVar = {"kept": torch.bool}
-    kept: Tensor
-    lowest: Tensor
-    highest: Tensor
+    kept: Fitted[Bool[Tensor, " D"]]
+    lowest: Fitted[Float[Tensor, ""]]
+    highest: Fitted[Float[Tensor, ""]]
 
     def __init__(
         self,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
@@ -47,9 +48,7 @@ class DICE(Rectifier):
         "imagenet-resnet50": Preset({"p": 0.7}, "the paper's ImageNet experiments"),
     }
     tunable: ClassVar = {"p": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)}
-    fitted_buffers: ClassVar = ("mask",)
-    dtypes: ClassVar = {"mask": torch.bool}
-    mask: Tensor
+    mask: Fitted[Bool[Tensor, "C D"]]
 
     def __init__(self, *, p: float = 0.9, scorer: Detector | None = None) -> None:
         super().__init__(scorer)

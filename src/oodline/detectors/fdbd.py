@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -34,9 +35,8 @@ class FDBD(Detector):
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
     assumes: ClassVar = (TellsApart(),)
     paper: ClassVar = Paper("Fast Decision Boundary based Out-of-Distribution Detector", "ICML 2024", "2312.11536")
-    fitted_buffers: ClassVar = ("mean", "inverse_gap")
-    mean: Tensor
-    inverse_gap: Tensor
+    mean: Fitted[Float[Tensor, " D"]]
+    inverse_gap: Fitted[Float[Tensor, "C C"]]
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Mean of the features over all samples."""

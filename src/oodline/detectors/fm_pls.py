@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.bound import Threshold, check_largest
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
 from oodline.model.activations import Activations, Needs
@@ -63,11 +65,9 @@ class FMPLS(Rectifier):
         "imagenet-resnet50": Preset({"p": 0.3, "theta": 0.8}, "commands in the authors' README"),
     }
     tunable: ClassVar = {"p": (0.0, 0.3, 0.6, 0.9), "theta": ("100%", "98%", "95%", "90%", "80%")}
-    fitted_buffers: ClassVar = ("mask", "means", "largest")
-    dtypes: ClassVar = {"mask": torch.bool}
-    largest: Tensor
-    mask: Tensor
-    means: Tensor
+    largest: Fitted[Float[Tensor, ""]]
+    mask: Fitted[Bool[Tensor, "C D"]]
+    means: Fitted[Float[Tensor, "C D"]]
 
     def __init__(self, *, p: float = 0.3, theta: float | str = "98%", scorer: Detector | None = None) -> None:
         super().__init__(scorer)

@@ -18,6 +18,7 @@ from oodline._util.progress import track
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.cross_fitting import held_out_scores
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.combining import RULES
 from oodline.detectors.parts.p_values import log_p_values, scale_of
 from oodline.errors import InputError, MismatchError, NotFittedError, OodlineError, SettingError
@@ -108,8 +109,7 @@ class Fuse(Detector):
     name: ClassVar = "fuse"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.HEAD
     paper: ClassVar = Paper("Principled Out-of-Distribution Detection via Multiple Testing", "JMLR 2023", "2206.09522")
-    fitted_buffers: ClassVar = ("scale",)
-    scale: Tensor
+    scale: Fitted[Float[Tensor, "M Q"]]
 
     def __init__(
         self,

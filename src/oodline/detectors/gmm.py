@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -51,10 +52,9 @@ class GMM(Detector):
     assumes: ClassVar = (MoreThanDimensions(), TellsApart(below=0.08))
     paper: ClassVar = Paper("Deep Deterministic Uncertainty: A New Simple Baseline", "CVPR 2023", "2102.11582")
     is_log: bool = True
-    fitted_buffers: ClassVar = ("means", "whiten", "offset")
-    means: Tensor
-    whiten: Tensor
-    offset: Tensor
+    means: Fitted[Float[Tensor, "C D"]]
+    whiten: Fitted[Float[Tensor, "C D ..."]]
+    offset: Fitted[Float[Tensor, " C"]]
 
     def __init__(self, *, covariance: Literal["diagonal", "full"] = "diagonal", ridge: float = 1e-3) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import LeavesMost, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.masked_linear import graph_tile
 from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
 from oodline.errors import SettingError
@@ -82,8 +83,7 @@ class ITP(Rectifier):
         "imagenet-resnet50": Preset({"p": 0.3, "lam": 1.5}, SOURCE),
     }
     tunable: ClassVar = {"p": (0.0, 0.1, 0.2, 0.3), "lam": (3.0, 2.2, 1.6, 1.0)}
-    fitted_buffers: ClassVar = ("limit",)
-    limit: Tensor
+    limit: Fitted[Float[Tensor, "C D"]]
 
     def __init__(self, *, p: float = 0.3, lam: float = 1.5, scorer: Detector | None = None) -> None:
         super().__init__(scorer)

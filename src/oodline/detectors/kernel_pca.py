@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -101,9 +102,8 @@ class CoP(Detector):
         "imagenet-resnet50": Preset({"explained": 0.99}, SOURCE),
     }
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {"explained": (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)}
-    fitted_buffers: ClassVar[tuple[str, ...]] = ("centre", "left_out")
-    centre: Tensor
-    left_out: Tensor
+    centre: Fitted[Float[Tensor, " K"]]
+    left_out: Fitted[Float[Tensor, "K L"]]
 
     def __init__(self, *, explained: float = 0.9) -> None:
         super().__init__()
@@ -185,9 +185,8 @@ class CoRP(CoP):
         "cifar10-resnet18": Preset({"explained": 0.8, "gamma": 2.0, "size": 2048}, SOURCE),
         "imagenet-resnet50": Preset({"explained": 0.5, "gamma": 3.0, "size": 4096}, SOURCE),
     }
-    fitted_buffers: ClassVar = ("centre", "left_out", "omega", "phase")
-    omega: Tensor
-    phase: Tensor
+    omega: Fitted[Float[Tensor, "K D"]]
+    phase: Fitted[Float[Tensor, " K"]]
 
     def __init__(self, *, explained: float = 0.8, gamma: float = 2.0, size: int = 2048, seed: int = 0) -> None:
         super().__init__(explained=explained)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Probabilities, Statistic
@@ -34,8 +35,7 @@ class KLMatching(Detector):
     needs: ClassVar = Needs.LOGITS
     assumes: ClassVar = (PerClass(10, "a mean of each class"), TellsApart(below=0.08))
     paper: ClassVar = Paper("Scaling Out-of-Distribution Detection for Real-World Settings", "ICML 2022", "1911.11132")
-    fitted_buffers: ClassVar = ("log_templates",)
-    log_templates: Tensor
+    log_templates: Fitted[Float[Tensor, "T C"]]
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Mean probabilities by predicted class."""

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from oodline.detectors.assumptions import Neighbours, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.nearest import Codes, kth_by_faiss, kth_nearest, load_faiss
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
@@ -79,8 +80,7 @@ class KNN(Detector):
         "imagenet": Preset({"k": 1000}, "the paper's ImageNet experiments"),
     }
     tunable: ClassVar = {"k": (1, 5, 10, 20, 50, 100, 200)}
-    fitted_buffers: ClassVar = ("neighbours",)
-    neighbours: Tensor
+    neighbours: Fitted[Float[Tensor, "N D"]]
 
     def __init__(
         self, *, k: int | None = None, bank: int = 50_000, index: Literal["exact", "faiss-flat", "faiss-pq"] = "exact"

@@ -24,6 +24,7 @@ from torch import Tensor
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
 from oodline.detectors.evidence import Evidence, require_linear
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.bound import Threshold, check_largest
 from oodline.detectors.parts.masked_linear import masked_linear
 from oodline.detectors.parts.products import product_percentiles, sorted_columns
@@ -163,10 +164,9 @@ class LINe(Rectifier):
         "p_w": (0.0, 0.1, 0.5, 0.9),
         "clip": ("100%", "99%", "98%", "95%", "90%", "80%"),
     }
-    fitted_buffers: ClassVar = ("contribution_", "threshold", "largest")
-    contribution_: Tensor
-    largest: Tensor
-    threshold: Tensor
+    contribution_: Fitted[Float[Tensor, "C D"]]
+    largest: Fitted[Float[Tensor, ""]]
+    threshold: Fitted[Float[Tensor, "C D"]]
 
     def __init__(
         self,

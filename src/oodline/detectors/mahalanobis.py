@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.errors import LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -58,10 +59,9 @@ class Mahalanobis(Detector):
         "NeurIPS 2018",
         "1807.03888",
     )
-    fitted_buffers: ClassVar = ("centre", "whiten", "means")
-    centre: Tensor
-    whiten: Tensor
-    means: Tensor
+    centre: Fitted[Float[Tensor, " D"]]
+    whiten: Fitted[Float[Tensor, "D R"]]
+    means: Fitted[Float[Tensor, "C R"]]
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means and pooled covariance of the features."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.nearest import kth_nearest
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
@@ -75,8 +76,7 @@ class ModeCSD(Detector):
         "From Global to Local: Multi-scale Out-of-Distribution Detection", "IEEE TIP 2023", "2308.10239"
     )
     tunable: ClassVar = {"k": (1, 5, 10, 20, 50)}
-    fitted_buffers: ClassVar = ("neighbours",)
-    neighbours: Tensor
+    neighbours: Fitted[Float[Tensor, "N K"]]
 
     def __init__(self, *, k: int = 10, bank: int = 5_000) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.neuron_states import layer_states, neuron_states
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
@@ -169,10 +170,8 @@ class NAC(Detector):
         **_presets("imagenet-resnet50", Layer(3000.0, 50, 10), IMAGENET),
         **_presets("imagenet-vit-b16", Layer(100.0, 50, 500), VIT, samples=50_000),
     }
-    fitted_buffers: ClassVar = ("coverage", "start")
-    dtypes: ClassVar = {"start": torch.int64}
-    coverage: Tensor
-    start: Tensor
+    coverage: Fitted[Float[Tensor, " V"]]
+    start: Fitted[Int[Tensor, " K"]]
     layers: dict[str, Layer]
 
     def __init__(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -46,8 +47,7 @@ class NCI(Detector):
     paper: ClassVar = Paper(
         "Detecting Out-of-Distribution Through the Lens of Neural Collapse", "CVPR 2025", "2311.01479"
     )
-    fitted_buffers: ClassVar = ("mean",)
-    mean: Tensor
+    mean: Fitted[Float[Tensor, " D"]]
 
     def __init__(self, *, alpha: float = 0.001) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -61,10 +62,9 @@ class NECO(Detector):
         "imagenet-vit": Preset({"dimension": 100, "times_max_logit": True}, "the authors' code, which fixes 100"),
         "cifar10-resnet18": Preset({"dimension": 100}, "the authors' code, which fixes 100"),
     }
-    fitted_buffers: ClassVar = ("mean", "deviation", "principal")
-    mean: Tensor
-    deviation: Tensor
-    principal: Tensor
+    mean: Fitted[Float[Tensor, " D"]]
+    deviation: Fitted[Float[Tensor, " D"]]
+    principal: Fitted[Float[Tensor, "D P"]]
 
     def __init__(self, *, dimension: int | None = None, times_max_logit: bool = False) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -60,8 +61,7 @@ class NNGuide(Detector):
     paper: ClassVar = Paper("Nearest Neighbor Guidance for Out-of-Distribution Detection", "ICCV 2023", "2309.14888")
     presets: ClassVar = {"imagenet": Preset({"k": 10, "bank": 12_812}, "the paper's ImageNet experiments")}
     tunable: ClassVar = {"k": (1, 5, 10, 20, 50, 100, 200)}
-    fitted_buffers: ClassVar = ("neighbours",)
-    neighbours: Tensor
+    neighbours: Fitted[Float[Tensor, "N D"]]
 
     def __init__(self, *, k: int = 10, bank: int = 12_812) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.errors import LabelError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -93,11 +94,10 @@ class OpenMax(Detector):
         "imagenet": Preset({"tail": 20, "alpha": 10}, "the paper's ImageNet experiments"),
         "cifar10": Preset({"tail": 20, "alpha": 3}, "OpenOOD, openmax_postprocessor.py"),
     }
-    fitted_buffers: ClassVar = ("means", "smallest", "shape", "log_scale")
-    means: Tensor
-    smallest: Tensor
-    shape: Tensor
-    log_scale: Tensor
+    means: Fitted[Float[Tensor, "C C"]]
+    smallest: Fitted[Float[Tensor, " C"]]
+    shape: Fitted[Float[Tensor, " C"]]
+    log_scale: Fitted[Float[Tensor, " C"]]
 
     def __init__(self, *, tail: int = 20, alpha: int = 10, samples: int = 10_000) -> None:
         super().__init__()

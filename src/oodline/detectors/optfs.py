@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -62,9 +63,8 @@ class OptFS(Detector):
     paper: ClassVar = Paper(
         "Towards Optimal Feature-Shaping Methods for Out-of-Distribution Detection", "ICLR 2024", "2402.00865"
     )
-    fitted_buffers: ClassVar = ("edges", "theta")
-    edges: Tensor
-    theta: Tensor
+    edges: Fitted[Float[Tensor, " E"]]
+    theta: Fitted[Float[Tensor, " B"]]
 
     def __init__(
         self, *, bins: int = 100, samples: int = 10_000, readout: Literal["logit", "energy"] = "logit"

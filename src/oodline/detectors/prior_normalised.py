@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import Measured
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.msp import MSP
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
@@ -70,9 +71,8 @@ class PriorNormalised(Detector):
         "Rethinking Out-of-Distribution Detection on Imbalanced Data Distribution", "NeurIPS 2024", "2407.16430"
     )
     assumes: ClassVar = (Imbalanced(),)
-    fitted_buffers: ClassVar = ("log_prior",)
     unstated: ClassVar = {"scale": "log"}
-    log_prior: Tensor
+    log_prior: Fitted[Float[Tensor, " C"]]
     scorer: Detector
 
     def __init__(

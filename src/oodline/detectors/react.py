@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.bound import Threshold
 from oodline.detectors.rectifier import Rectifier
 from oodline.model.activations import Activations, Needs
@@ -56,8 +58,7 @@ class ReAct(Rectifier):
     )
     presets: ClassVar = {"imagenet-resnet50": Preset({"clip": "90%"}, "the paper's experiments")}
     tunable: ClassVar = {"clip": ("100%", "99%", "98%", "95%", "90%", "80%")}
-    fitted_buffers: ClassVar = ("largest",)
-    largest: Tensor
+    largest: Fitted[Float[Tensor, ""]]
 
     def __init__(self, *, clip: float | str = "98%", scorer: Detector | None = None) -> None:
         super().__init__(scorer)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.mahalanobis import Mahalanobis, whitening
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -42,9 +43,8 @@ class RelativeMahalanobis(Detector):
     paper: ClassVar = Paper(
         "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection", "ICML workshop 2021", "2106.09022"
     )
-    fitted_buffers: ClassVar = ("centre", "whiten_all")
-    centre: Tensor
-    whiten_all: Tensor
+    centre: Fitted[Float[Tensor, " D"]]
+    whiten_all: Fitted[Float[Tensor, "D R"]]
 
     def __init__(self) -> None:
         super().__init__()

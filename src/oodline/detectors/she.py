@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.errors import LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -42,8 +43,7 @@ class SHE(Detector):
         "Out-of-Distribution Detection based on In-Distribution Data Patterns Memorization with Modern Hopfield Energy",
         "ICLR 2023",
     )
-    fitted_buffers: ClassVar = ("patterns",)
-    patterns: Tensor
+    patterns: Fitted[Float[Tensor, "C D"]]
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means of the features of samples classified correctly."""

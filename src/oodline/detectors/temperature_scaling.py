@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.msp import log_max_softmax
 from oodline.errors import AssumptionWarning
 from oodline.model.activations import Activations, Needs
@@ -76,8 +77,7 @@ class TemperatureScaling(Detector):
     paper: ClassVar = Paper("On Calibration of Modern Neural Networks", "ICML 2017", "1706.04599")
     is_log: bool = True
     is_log_probability: bool = True
-    fitted_buffers: ClassVar = ("temperature",)
-    temperature: Tensor
+    temperature: Fitted[Float[Tensor, ""]]
 
     def __init__(self, *, samples: int = 10_000) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import Assumption, MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -83,9 +84,8 @@ class Residual(Detector):
     needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
     assumes: ClassVar[tuple[Assumption, ...]] = (MoreThanDimensions(), TellsApart())
     paper: ClassVar = PAPER
-    fitted_buffers: ClassVar[tuple[str, ...]] = ("origin", "directions")
-    origin: Tensor
-    directions: Tensor
+    origin: Fitted[Float[Tensor, " D"]]
+    directions: Fitted[Float[Tensor, "D R"]]
 
     def __init__(self, *, dimension: int | None = None) -> None:
         super().__init__()
@@ -178,8 +178,7 @@ class ViM(Residual):
     name: ClassVar = "vim"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
     assumes: ClassVar = (MoreThanDimensions(),)
-    fitted_buffers: ClassVar = ("origin", "directions", "alpha")
-    alpha: Tensor
+    alpha: Fitted[Float[Tensor, ""]]
 
     def __init__(self, *, dimension: int | None = None, samples: int = 10_000) -> None:
         super().__init__(dimension=dimension)

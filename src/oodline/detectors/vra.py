@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.bound import Threshold
 from oodline.detectors.rectifier import Rectifier
 from oodline.errors import SettingError
@@ -68,9 +69,8 @@ class VRA(Rectifier):
         "imagenet-resnet50": Preset({"low": 0.5, "high": 1.0}, SOURCE),
     }
     tunable: ClassVar = {"low": ("0%", "20%", "40%", "60%"), "high": ("100%", "99%", "98%", "95%", "90%")}
-    fitted_buffers: ClassVar = ("lowest", "highest")
-    lowest: Tensor
-    highest: Tensor
+    lowest: Fitted[Float[Tensor, " ..."]]
+    highest: Fitted[Float[Tensor, " ..."]]
 
     def __init__(
         self,

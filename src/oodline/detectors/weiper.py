@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.fitted import Fitted
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
@@ -80,9 +81,7 @@ class WeiPerMSP(Detector):
         "imagenet-vit-b16": Preset({"delta": 2.0}, SOURCE),
     }
     not_exportable: ClassVar = "scores by many perturbed copies of the head, and a graph would hold them all"
-    fitted_buffers: ClassVar[tuple[str, ...]] = ("directions",)
-    dtypes: ClassVar[Mapping[str, torch.dtype]] = {"directions": torch.int8}
-    directions: Tensor
+    directions: Fitted[Int8[Tensor, "R C D"]]
 
     def __init__(self, *, delta: float = 2.4, repeats: int = 100, seed: int = 0) -> None:
         super().__init__()
@@ -191,10 +190,9 @@ class WeiPerKLD(WeiPerMSP):
             {"delta": 2.0, "lam1": 2.5, "lam2": 0.1, "smoothing": 40, "smoothing_perturbed": 15, "bins": 80}, SOURCE
         ),
     }
-    fitted_buffers: ClassVar = ("directions", "ranges", "mean_features", "mean_perturbed")
-    ranges: Tensor
-    mean_features: Tensor
-    mean_perturbed: Tensor
+    ranges: Fitted[Float[Tensor, "2 2"]]
+    mean_features: Fitted[Float[Tensor, " B"]]
+    mean_perturbed: Fitted[Float[Tensor, " B"]]
 
     def __init__(
         self,

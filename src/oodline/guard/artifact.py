@@ -38,7 +38,7 @@ from oodline.guard.manifest import (
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
 from oodline.guard.records import describe, rebuild
-from oodline.guard.state_checks import check_tensors, try_out
+from oodline.guard.state_checks import check_tensors, state_fits, try_out
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.fingerprint import Fingerprint, OtherWeightsWarning
@@ -138,7 +138,9 @@ class Artifact:
             try_out(name, detector, classifier.head)
         if not difference and self.probe is not None and not classifier.lacking(Needs.INPUTS):
             spread = {name: float(c.scores[-1] - c.scores[0]) for name, c in self.calibrations.items()}
-            if found := self.probe.difference(classifier, self.detectors, spread):
+            with state_fits(", ".join(f"'{name}'" for name in self.detectors)):
+                found = self.probe.difference(classifier, self.detectors, spread)
+            if found:
                 difference = f"the classifier has the weights that this file was made with, but {found}"
         if not difference:
             return ""
@@ -259,7 +261,7 @@ def read_artifact(path: str | Path) -> Artifact:
         detectors = {name: rebuild(record) for name, record in manifest.detectors.items()}
         for name, detector in detectors.items():
             detector.load_state_dict(_below(f"detector/{name}/", tensors))
-            check_tensors(name, detector)
+            check_tensors(name, detector, head)
             detector.mark_fitted(head)
         calibrations = {
             name: _calibration(name, record, tensors, head) for name, record in manifest.calibrations.items()

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from oodline.detectors.base import Detector
+from oodline.detectors.fitted import FittedTensor
 from oodline.errors import ArtifactError, OodlineError
 from oodline.model.activations import Activations
-from oodline.model.head import Head
+from oodline.model.head import Head, HeadInfo
 from oodline.model.no_head import NoHead
 from oodline.scoring.score import CHEAP
 
+SEEN = FittedTensor("Int", "S")
 
-def check_tensors(name: str, detector: Detector) -> None:
-    """Raise `ArtifactError` where a fitted tensor, of the detector or a member, is missing or of another kind."""
-    if missing := [buffer for buffer in detector.fitted_buffers if getattr(detector, buffer) is None]:
-        raise ArtifactError(f"'{missing[0]}' of '{name}' is missing.")
-    for buffer, value in detector.named_buffers(recurse=False):
-        expected = torch.int64 if buffer == "seen" else detector.dtypes.get(buffer)
-        if value.dtype != expected and (expected is not None or value.dtype not in (torch.float32, torch.float64)):
-            known = "floating-point numbers" if expected is None else str(expected)
-            raise ArtifactError(f"'{buffer}' of '{name}' holds {value.dtype} in place of {known}.")
+
+def check_tensors(name: str, detector: Detector, head: HeadInfo) -> None:
+    """Raise `ArtifactError` where a fitted tensor is missing, or of another kind or shape than the detector declares.
+
+    Members are checked too. The head gives the sizes C and D, as far as it knows them.
+    """
+    sizes = {name: size for name, size in (("C", head.num_classes), ("D", head.num_features)) if size}
+    for tensor, declared in {"seen": SEEN, **detector.fitted_tensors}.items():
+        value = detector._buffers[tensor]
+        if value is None and tensor != "seen":
+            raise ArtifactError(f"'{tensor}' of '{name}' is missing.")
+        if value is not None and (problem := declared.problem(value, sizes)):
+            raise ArtifactError(f"'{tensor}' of '{name}' {problem}.")
     for attribute, member in detector.members:
-        check_tensors(f"{name}.{attribute}", member)
+        check_tensors(f"{name}.{attribute}", member, head)
+
+
+@contextmanager
+def state_fits(names: str) -> Iterator[None]:
+    """Turn what scoring by a state that does not fit raises into an `ArtifactError`."""
+    try:
+        yield
+    except OodlineError:
+        raise
+    except (RuntimeError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"the state of {names} does not fit its classifier: {words}. Fit it again.") from error
 
 
 def try_out(name: str, detector: Detector, head: Head) -> None:
@@ -36,13 +57,7 @@ def try_out(name: str, detector: Detector, head: Head) -> None:
     if head.num_classes == 0 or isinstance(head, NoHead) or detector.all_layers or detector.all_needs & ~CHEAP:
         return  # what it reads is not at hand
     features = head.linear.weight.new_zeros(2, head.num_features)
-    try:
-        with torch.no_grad():
-            scores = detector(Activations(features, head(features), head, torch.arange(2)))
-    except OodlineError:
-        raise
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"the state of '{name}' does not fit its head: {words}. Fit it again.") from error
+    with torch.no_grad(), state_fits(f"'{name}'"):
+        scores = detector(Activations(features, head(features), head, torch.arange(2)))
     if scores.shape != (2,):
         raise ArtifactError(f"the state of '{name}' gives {tuple(scores.shape)} scores for 2 inputs. Fit it again.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -61,9 +62,8 @@ class FisherGradNorm(Detector):
         "our own variant: GradNorm with a factored diagonal Fisher information; the paper that rectifies gradients by "
         "Fisher information is not public"
     )
-    fitted_buffers: ClassVar = ("pull", "size")
-    pull: Tensor
-    size: Tensor
+    pull: Fitted[Float[Tensor, " C"]]
+    size: Fitted[Float[Tensor, " D"]]
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Mean squares of both factors of the gradient."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -56,8 +57,7 @@ class HAct(Detector):
         "the paper leaves bins, layers and thresholds open and its figures are disputed; this is the idea on the last "
         "layer, with exact distances"
     )
-    fitted_buffers: ClassVar = ("barycentres",)
-    barycentres: Tensor
+    barycentres: Fitted[Float[Tensor, "C D"]]
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Mean quantile functions by predicted class."""

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.detectors.assumptions import PerClass, Published, TellsApart
 from oodline.detectors.base import Detector, Paper
+from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.neuron_states import NeuronStates, neuron_states
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
@@ -55,10 +56,8 @@ class SISOM(Detector):
     experimental: ClassVar = (
         "no code is public and the weights of layers are unverified; this reads the penultimate layer alone"
     )
-    fitted_buffers: ClassVar = ("neighbours", "classes")
-    dtypes: ClassVar = {"classes": torch.int64}
-    neighbours: Tensor
-    classes: Tensor
+    neighbours: Fitted[Float[Tensor, "N D"]]
+    classes: Fitted[Int[Tensor, " N"]]
 
     def __init__(self, *, alpha: float = 100.0, bank: int = 10_000) -> None:
         super().__init__()
