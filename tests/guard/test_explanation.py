@@ -85,7 +85,7 @@ def test_the_verdict_is_the_guards_own_and_the_row_is_json(guards):
         document = json.loads(explanation.to_json())
         assert document == explanation.row()
         assert {key: document[key] for key in row} == row
-        assert document["judged_as_name"] == "abc"[document["predicted_class"]]
+        assert document["predicted_class_name"] == "abc"[document["predicted_class"]]
         assert len(document["contributions"]["found"]) == 16
 
 

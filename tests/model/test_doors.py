@@ -71,7 +71,7 @@ def test_a_guard_of_a_compose_is_saved_served_explained_and_exported(guard, imag
         explained = client.post("/v1/explain", content=file.read_bytes(), headers={"content-type": "image/png"})
     assert verdict.json()["verdicts"][0]["class_name"] == expected["class_name"]
     assert verdict.json()["verdicts"][0]["score"] == pytest.approx(expected["score"], rel=1e-5)
-    assert explained.json()["judged_as_name"] in guard.class_names
+    assert explained.json()["predicted_class_name"] in guard.class_names
 
     again.export_onnx(tmp_path / "guard.onnx", torch.randn(2, 3, 8, 8))
     model = onnx.load(tmp_path / "guard.onnx")

@@ -142,7 +142,7 @@ def print_explanation(explanation: Explanation) -> None:
     )
     if explanation.members:
         console.print("p-values of its members: " + ", ".join(f"{k} {p:.2g}" for k, p in explanation.members.items()))
-    judged = explanation.judged_as_name or f"class {explanation.predicted_class}"
+    judged = explanation.predicted_class_name or f"class {explanation.predicted_class}"
     found, expected = explanation.found_total, explanation.expected_total
     console.print(f"important neurons of {judged}: {found:.2f} found of {expected:.2f} expected")
     lists = {"expected and missing": explanation.missing, "unexpected and found": explanation.unexpected}

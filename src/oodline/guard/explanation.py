@@ -71,7 +71,7 @@ class Explanation:
     predicted_class : int
         The class whose contributions are shown: the label, unless the detector routes by clipped features and they
         give another one.
-    judged_as_name : str, optional
+    predicted_class_name : str, optional
         Its name.
     expected, found : Tensor (D,)
         Contributions of all neurons to the logit of the class: the class's mean, and this input's.
@@ -101,7 +101,7 @@ class Explanation:
 
     verdict: dict[str, Any]
     predicted_class: int
-    judged_as_name: str | None
+    predicted_class_name: str | None
     expected: Float[Tensor, " d"]
     found: Float[Tensor, " d"]
     important: Bool[Tensor, " d"]
@@ -124,7 +124,7 @@ class Explanation:
         return {
             **self.verdict,
             "predicted_class": self.predicted_class,
-            "judged_as_name": self.judged_as_name,
+            "predicted_class_name": self.predicted_class_name,
             "expected_total": self.expected_total,
             "found_total": self.found_total,
             "members": self.members,
@@ -196,7 +196,7 @@ def explanations(
             Explanation(
                 verdict=verdict,
                 predicted_class=predicted_class,
-                judged_as_name=class_names[predicted_class] if class_names else None,
+                predicted_class_name=class_names[predicted_class] if class_names else None,
                 expected=one.expected,
                 found=one.found,
                 important=one.important,

@@ -80,7 +80,7 @@ def _headline(figure: Any, explanation: Explanation) -> None:
         f"{verdict['threshold']:.3g}; p-value {verdict['p_value']:.2g}."
     )
     if explanation.predicted_class != verdict["label"]:
-        details += f" Judged as {_class(explanation.predicted_class, explanation.judged_as_name)}."
+        details += f" Predicted class: {_class(explanation.predicted_class, explanation.predicted_class_name)}."
     figure.text(0.035, 0.908, details, size=12, color="#333333", parse_math=False)
 
 
@@ -121,7 +121,7 @@ def _profile(axes: Any, explanation: Explanation) -> None:
     axes.set_xticks([])
     axes.axhline(0, color="#555555", linewidth=0.8)
     share = explanation.found_total / explanation.expected_total if explanation.expected_total > 0 else float("nan")
-    name = _class(explanation.predicted_class, explanation.judged_as_name)
+    name = _class(explanation.predicted_class, explanation.predicted_class_name)
     words = f"{explanation.found_total:.1f} of the expected {explanation.expected_total:.1f} found ({share:.0%})"
     title = f"The {int(explanation.important.sum())} important neurons of {name}: {words}"
     axes.set_title(title, size=12, loc="left", parse_math=False)

@@ -107,7 +107,7 @@ class ExplanationRow(VerdictRow):
 
     request_id: str
     predicted_class: int = Field(description="The class whose contributions are shown.")
-    judged_as_name: str | None
+    predicted_class_name: str | None
     expected_total: float = Field(description="What its important neurons contribute on average.")
     found_total: float = Field(description="What they contribute here.")
     missing: list[NeuronRow] = Field(description="Important neurons whose contribution is missing.")

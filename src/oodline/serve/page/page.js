@@ -145,7 +145,7 @@ function explain(answer) {
   show("explanation", Boolean(answer.missing));
   if (!answer.missing) return;
   const { found_total: found, expected_total: expected } = answer;
-  say("explanation-title", `Which neurons speak for ${named(answer.predicted_class, answer.judged_as_name)}`);
+  say("explanation-title", `Which neurons speak for ${named(answer.predicted_class, answer.predicted_class_name)}`);
   const share = expected > 0 ? ` (${Math.round((100 * found) / expected)} %)` : "";
   say("totals", `Its ${answer.contributions.important.length} important neurons contribute ${short(found)} to the logit, of ${short(expected)} expected${share}.`);
   const members = Object.entries(answer.members).map(([name, p]) => `${name} ${short(p)}`);
