@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from oodline.detectors.fdbd import FDBD
     from oodline.detectors.feature_norm import FeatureNorm, GradNorm
     from oodline.detectors.fm_pls import FMPLS
+    from oodline.detectors.from_function import from_function
     from oodline.detectors.fuse import Fuse, MemberLeftOutWarning
     from oodline.detectors.gmm import GMM
     from oodline.detectors.itp import ITP
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from oodline.detectors.rankfeat import RankFeat
     from oodline.detectors.react import ReAct
     from oodline.detectors.rectifier import Rectifier
+    from oodline.detectors.registry import register
     from oodline.detectors.relative_mahalanobis import RelativeMahalanobis
     from oodline.detectors.she import SHE
     from oodline.detectors.temperature_scaling import TemperatureScaling
@@ -98,6 +100,8 @@ _HOMES = {
     "FewSamplesWarning": "oodline.detectors.base",
     "Paper": "oodline.detectors.base",
     "create_detector": "oodline.detectors.catalog",
+    "from_function": "oodline.detectors.from_function",
+    "register": "oodline.detectors.registry",
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.scoring.calibration",
     "ConstantScoresWarning": "oodline.scoring.calibration",
@@ -179,7 +183,9 @@ __all__ = [  # and every detector of the catalog
     "fit",
     "fit_guards",
     "from_features",
+    "from_function",
     "load_model",
+    "register",
     "score",
     "split",
     "tune",

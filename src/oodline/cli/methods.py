@@ -7,10 +7,16 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from oodline.cli.options import Json, print_json
+from oodline.cli.checks import load_detectors
+from oodline.cli.options import DetectorsFrom, Json, print_json
 
 
-def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: Json = False) -> None:
+def methods(
+    *,
+    markdown: Annotated[bool, Parameter(negative="")] = False,
+    detectors_from: DetectorsFrom = None,
+    json: Json = False,
+) -> None:
     """List the detectors: paper, what each reads, settings with their defaults.
 
     Parameters
@@ -20,25 +26,28 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
     json
         Print one JSON document on standard output, and nothing else there.
     """
+    load_detectors(detectors_from)
+
     import torch
 
     from oodline.cli.state import state_shapes
-    from oodline.detectors.catalog import CATALOG, detector_class
+    from oodline.detectors.catalog import CATALOG, detector_class, detector_names
+    from oodline.detectors.registry import home_of
     from oodline.model.head import LinearHead
 
     head = LinearHead(torch.ones(2, 2), torch.zeros(2))
     rows: list[dict[str, Any]] = []
-    for name in CATALOG:
+    for name in list(CATALOG) if markdown else detector_names():
         cls = detector_class(name)
         defaults = {k: p.default for k, p in inspect.signature(cls).parameters.items()}
         needs = [flag.name.lower().replace("_", " ") for flag in cls.needs if flag.name]
         rows.append(
             {
                 "name": name,
-                "class": f"oodline.{cls.__name__}",
-                "paper": cls.paper.title,
-                "venue": cls.paper.venue,
-                "arxiv": cls.paper.arxiv,
+                "class": f"oodline.{cls.__name__}" if name in CATALOG else home_of(cls),
+                "paper": None if cls.paper is None else cls.paper.title,
+                "venue": None if cls.paper is None else cls.paper.venue,
+                "arxiv": None if cls.paper is None else cls.paper.arxiv,
                 "needs": needs,
                 "fitted": bool(cls.fitted_buffers),
                 "statistics": [type(s).__name__ for s in cls().statistics(head).values()],
@@ -63,7 +72,8 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
     table = Table.grid(padding=(0, 2))
     for row in rows:
         settings = ", ".join(f"{k}={v}" for k, v in row["settings"].items() if v is not None)
-        paper = f"{row['paper']} ({row['venue']}" + (f", arXiv {row['arxiv']})" if row["arxiv"] else ")")
+        arxiv = f", arXiv {row['arxiv']}" if row["arxiv"] else ""
+        paper = f"{row['paper']} ({row['venue']}{arxiv})" if row["paper"] else row["class"]
         reads = f"reads {', '.join(row['needs'])}; {'fitted on ID data' if row['fitted'] else 'needs no fitting'}"
         lines = [paper, reads, f"settings: {settings}"] if settings else [paper, reads]
         if row["not_exportable"]:
