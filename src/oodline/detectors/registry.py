@@ -11,6 +11,8 @@ import importlib
 import inspect
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from oodline._util.code import import_code
@@ -140,6 +142,27 @@ def as_class(thing: Any) -> type[Detector]:
         )
     check_defaults(cls)
     return cls
+
+
+@contextmanager
+def registered_for_now(cls: type[Detector]) -> Iterator[None]:
+    """Let a class have its name for as long as the context lasts.
+
+    Raises
+    ------
+    DetectorError
+        As `register`.
+    """
+    from oodline.detectors.catalog import CATALOG
+
+    before = dict(_REGISTERED)
+    if CATALOG.get(cls.name) != home_of(cls):
+        register(cls)
+    try:
+        yield
+    finally:
+        _REGISTERED.clear()
+        _REGISTERED.update(before)
 
 
 def registered_names() -> list[str]:
