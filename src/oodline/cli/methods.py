@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from oodline.cli.checks import load_detectors
 from oodline.cli.options import DetectorsFrom, Json, print_json
+from oodline.errors import DetectorError
 
 
 def methods(
@@ -28,38 +30,14 @@ def methods(
     """
     load_detectors(detectors_from)
 
-    import torch
+    from oodline.detectors.catalog import detector_names
 
-    from oodline.cli.state import state_shapes
-    from oodline.detectors.catalog import CATALOG, detector_class, detector_names
-    from oodline.detectors.registry import home_of
-    from oodline.model.head import LinearHead
-
-    head = LinearHead(torch.ones(2, 2), torch.zeros(2))
     rows: list[dict[str, Any]] = []
-    for name in list(CATALOG) if markdown else detector_names():
-        cls = detector_class(name)
-        defaults = {k: p.default for k, p in inspect.signature(cls).parameters.items()}
-        needs = [flag.name.lower().replace("_", " ") for flag in cls.needs if flag.name]
-        rows.append(
-            {
-                "name": name,
-                "class": f"oodline.{cls.__name__}" if name in CATALOG else home_of(cls),
-                "paper": None if cls.paper is None else cls.paper.title,
-                "venue": None if cls.paper is None else cls.paper.venue,
-                "arxiv": None if cls.paper is None else cls.paper.arxiv,
-                "needs": needs,
-                "fitted": bool(cls.fitted_buffers),
-                "statistics": [type(s).__name__ for s in cls().statistics(head).values()],
-                "settings": defaults,
-                "not_exportable": cls().why_not_exportable,
-                "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
-                "experimental": cls.experimental or None,
-            }
-        )
-    if json or markdown:
-        for row in rows:
-            row["state"] = state_shapes(detector_class(row["name"]))
+    for name in detector_names():
+        try:
+            rows.append(describe_method(name, state=json or markdown))
+        except DetectorError as error:  # one of another package, which need not stop the others
+            print(f"warning: {error}", file=sys.stderr)
     if json:
         print_json(rows)
         return
@@ -89,6 +67,35 @@ def methods(
     print("Settings are written --detector NAME,setting=value or NAME,preset=PRESET.")
 
 
+def describe_method(name: str, *, state: bool) -> dict[str, Any]:
+    """What there is to say of a detector; with `state`, also the shapes that it keeps, which takes a fit."""
+    import torch
+
+    from oodline.cli.state import state_shapes
+    from oodline.detectors.catalog import CATALOG, detector_class
+    from oodline.detectors.registry import home_of
+    from oodline.model.head import LinearHead
+
+    cls = detector_class(name)
+    example = cls()
+    statistics = example.statistics(LinearHead(torch.ones(2, 2), torch.zeros(2)))
+    row = {
+        "name": name,
+        "class": f"oodline.{cls.__name__}" if name in CATALOG else home_of(cls),
+        "paper": None if cls.paper is None else cls.paper.title,
+        "venue": None if cls.paper is None else cls.paper.venue,
+        "arxiv": None if cls.paper is None else cls.paper.arxiv,
+        "needs": [flag.name.lower().replace("_", " ") for flag in cls.needs if flag.name],
+        "fitted": bool(cls.fitted_buffers),
+        "statistics": [type(statistic).__name__ for statistic in statistics.values()],
+        "settings": {k: p.default for k, p in inspect.signature(cls).parameters.items()},
+        "not_exportable": example.why_not_exportable,
+        "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
+        "experimental": cls.experimental or None,
+    }
+    return row | {"state": state_shapes(cls)} if state else row
+
+
 def page(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown page."""
     from oodline.cli.state import LETTERS
@@ -109,7 +116,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         link = f" [arXiv {row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else ""
         cells = [
             f"`{row['name']}`",
-            f"{row['paper']} ({row['venue']}){link}",
+            f"{row['paper']} ({row['venue']}){link}" if row["paper"] else "-",
             ", ".join(row["needs"]),
             ", ".join(row["statistics"]) or "nothing",
             "; ".join(f"{name} {shape}" for name, shape in row["state"].items()) or "none",

@@ -207,7 +207,7 @@ class Detector(nn.Module, abc.ABC):
         HeadError
             The detector needs one linear layer as head, and this head has several.
         DetectorError
-            `score` does not return a tensor (N,).
+            `score` does not return a floating-point tensor (N,).
         """
         if not self.fitted:
             raise NotFittedError(f"{type(self).__name__} is not fitted. Call {type(self).__name__}.fit(...) first.")
@@ -377,11 +377,12 @@ class Detector(nn.Module, abc.ABC):
         return ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if not is_member(v))
 
     def _check_scores(self, scores: Any, expected: int) -> None:
-        if isinstance(scores, Tensor) and scores.shape == (expected,):
+        if isinstance(scores, Tensor) and scores.shape == (expected,) and scores.is_floating_point():
             return
-        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        got = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise DetectorError(
-            f"{type(self).__name__}.score must return one score per sample, a tensor of shape ({expected},); got {got}."
+            f"{type(self).__name__}.score must return one floating-point number per sample, a tensor of shape "
+            f"({expected},); got {got}."
         )
 
     def _check_head(self, head: Head, *, fitting: bool = False) -> None:

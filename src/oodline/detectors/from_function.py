@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
-from jaxtyping import Float
 from torch import Tensor
 
 from oodline.detectors.base import Detector
@@ -14,7 +12,7 @@ from oodline.errors import DetectorError
 from oodline.model.activations import Activations, Needs
 
 
-def from_function(fn: Callable[[Activations], Float[Tensor, " n"]], *, name: str, needs: Needs) -> Detector:
+def from_function(fn: Callable[[Activations], Tensor], *, name: str, needs: Needs) -> Detector:
     """Make a detector of a function that scores a batch; it needs no fitting and has no settings.
 
     It works wherever a detector does. To save it in a file, and to load that file, register it in both processes:
@@ -62,8 +60,7 @@ def from_function(fn: Callable[[Activations], Float[Tensor, " n"]], *, name: str
 
     body = {
         "__doc__": fn.__doc__,
-        # as for a named tuple, it belongs to the module that calls
-        "__module__": sys._getframe(1).f_globals.get("__name__", "__main__"),
+        "__module__": getattr(fn, "__module__", None) or __name__,
         "name": name,
         "needs": needs,
         "score": score,

@@ -247,15 +247,19 @@ def register_from(home: str) -> list[str]:
         It cannot be imported, or defines no detector.
     """
     from oodline.detectors.base import Detector
+    from oodline.detectors.catalog import CATALOG
 
     module = import_code(home, DetectorError)
     inside = (module.__name__, f"{module.__name__}.")
     names = []
     for thing in list(vars(module).values()):
-        cls = type(thing) if isinstance(thing, Detector) else thing
+        made = isinstance(thing, Detector)
+        cls = type(thing) if made else thing
         if not isinstance(cls, type) or not issubclass(cls, Detector) or inspect.isabstract(cls):
             continue
-        if cls.__module__ == inside[0] or cls.__module__.startswith(inside[1]):
+        # a function that was made a detector may come from elsewhere, and a class that was imported is not meant
+        here = made or cls.__module__ == inside[0] or cls.__module__.startswith(inside[1])
+        if here and CATALOG.get(cls.name) != home_of(cls):
             register(cls)
             names.append(cls.name)
     if not names:

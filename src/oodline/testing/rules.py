@@ -62,8 +62,11 @@ def one_finite_score_per_sample(case: Case) -> None:
     """A batch of N samples gives N finite floating-point numbers."""
     detector, classifier = case.fitted()
     scores = detector(read(detector, classifier, IMAGES[:7]))
-    require(scores.shape == (7,), f"7 samples gave scores of shape {tuple(scores.shape)}. Return a tensor (N,).")
-    require(scores.is_floating_point(), f"the scores are {scores.dtype}. Return floating-point numbers.")
+    require(
+        scores.shape == (7,) and scores.is_floating_point(),
+        f"7 samples gave {scores.dtype} of shape {tuple(scores.shape)}. Return a floating-point tensor (N,), and leave "
+        "forward as it is.",
+    )
     bad = int((~scores.isfinite()).sum())
     require(bad == 0, f"{bad} of 7 scores are NaN or infinite. Look for a division by zero, or a log of it.")
 
@@ -287,8 +290,8 @@ RULES: tuple[Rule, ...] = (
     settings_rebuild_it,
     one_finite_score_per_sample,
     use_before_fit,
-    fit_and_score_are_deterministic,
     forward_is_pure,
+    fit_and_score_are_deterministic,
     a_score_does_not_depend_on_the_batch,
     in_distribution_scores_higher,
     finite_for_features_of_any_sign_and_size,
