@@ -183,6 +183,29 @@ def test_it_is_benched(place, capsys):
     assert found.artifact().detectors["mine"].settings == {"power": 1.0}
 
 
+PIXELS = """
+import oodline as ol
+
+@ol.register
+class Pixels(ol.Detector):
+    name, needs = "pixels", ol.Needs.INPUTS  # what a benchmark does not keep on disk
+
+    def score(self, activations):
+        return SIGN * activations.inputs.mean((1, 2, 3))
+"""
+
+
+def test_a_benchmark_keeps_nothing_of_code_that_may_change(place):
+    command = ["bench", "own.toml", "--model", "python:net.py:build", "-d", "pixels", "--detectors-from", "pixels.py"]
+    found = []
+    for sign in ("1", "-1"):
+        (place / "pixels.py").write_text(PIXELS.replace("SIGN", sign))
+        run(*command, "-o", "run")
+        found.append(read_run("run").scores("noise")["pixels"])
+    assert (found[0] > 0).all()
+    assert (found[1] == -found[0]).all()
+
+
 def test_methods_show_it_without_a_paper(place, capsys):
     run("methods", *FROM)
     assert "oodline_user_mine:Mine" in capsys.readouterr().out

@@ -234,6 +234,17 @@ def test_it_does_what_every_detector_does(make, tmp_path):
         ol.Guard.load(path, classifier)
 
 
+def test_a_member_of_a_file_must_be_registered_too(tmp_path):
+    classifier, loader = toy_problem()
+    ol.register(Nearest)
+    fused = ol.Fuse(["energy", Nearest()]).fit(classifier, loader)
+    path = ol.Guard(classifier, fused).calibrate(toy_loader(seed=1)).save(tmp_path / "guard.safetensors")
+    assert [type(d) for d in ol.Guard.load(path, classifier).detector.detectors] == [ol.Energy, Nearest]
+    _REGISTERED.clear()
+    with pytest.raises(ArtifactError, match=r"guard\.safetensors holds the detector 'nearest', which this version"):
+        ol.Guard.load(path, classifier)
+
+
 def test_a_function_gives_its_own_scores():
     detector = ol.from_function(margin, name="margin", needs=ol.Needs.LOGITS)
     activations = activations_of(torch.tensor([[1.0, 5.0, 3.0], [2.0, 2.0, 0.0]]))

@@ -249,9 +249,10 @@ def register_from(home: str) -> list[str]:
     from oodline.detectors.base import Detector
     from oodline.detectors.catalog import CATALOG
 
+    before = set(_REGISTERED)
     module = import_code(home, DetectorError)
     inside = (module.__name__, f"{module.__name__}.")
-    names = []
+    names = [name for name in _REGISTERED if name not in before]
     for thing in list(vars(module).values()):
         made = isinstance(thing, Detector)
         cls = type(thing) if made else thing

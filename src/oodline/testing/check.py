@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from typing import TYPE_CHECKING
 
-import torch
-
-from oodline.detectors.base import Detector
-from oodline.detectors.catalog import create_detector
-from oodline.detectors.registry import as_class, registered_for_now
-from oodline.errors import AssumptionWarning
-from oodline.guard.records import describe, rebuild
-from oodline.testing.case import Case
-from oodline.testing.rules import RULES
+if TYPE_CHECKING:
+    from oodline.detectors.base import Detector
 
 
 def check_detector(detector: type[Detector] | Detector | str) -> None:
@@ -53,6 +47,16 @@ def check_detector(detector: type[Detector] | Detector | str) -> None:
     AssertionError: Opposite breaks a rule: Samples like the training data score higher than others. Here the AUROC on
     the toy problem is 0.0..., and 0.8 is asked for. A higher score must mean more in-distribution: return the negative.
     """
+    import torch
+
+    from oodline.detectors.base import Detector
+    from oodline.detectors.catalog import create_detector
+    from oodline.detectors.registry import as_class, registered_for_now
+    from oodline.errors import AssumptionWarning
+    from oodline.guard.records import describe, rebuild
+    from oodline.testing.case import Case
+    from oodline.testing.rules import RULES  # what they need takes a second to import, and toys need none of it
+
     example = create_detector(detector) if isinstance(detector, str) else detector
     cls = as_class(example)
     with registered_for_now(cls), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
