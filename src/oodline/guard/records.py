@@ -7,6 +7,7 @@ from typing import Any
 
 from oodline.detectors.base import Detector, is_member
 from oodline.detectors.catalog import build_detector, detector_class, is_known, is_named
+from oodline.detectors.plain_name import check_name
 from oodline.detectors.registry import home_of
 from oodline.errors import ArtifactError
 from oodline.guard.manifest import DetectorRecord
@@ -57,7 +58,10 @@ def rebuild(record: DetectorRecord) -> Detector:
     ------
     UnregisteredError
         Its name is neither in the catalog nor registered.
+    DetectorError
+        No detector can have that name.
     """
+    check_name(record.method, "the name of a detector")
     if not is_known(record.method):
         raise UnregisteredError(
             f"holds the detector '{record.method}', which this version of oodline does not have and nobody registered; "
