@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
-from oodline.detectors.declaration import check_declaration
+from oodline.detectors.declaration import check_declaration, check_scores
 from oodline.errors import (
     AssumptionWarning,
     DetectorError,
@@ -219,7 +219,7 @@ class Detector(nn.Module, abc.ABC):
         with torch.autocast(activations.features.device.type, enabled=False):
             scores = self.score(activations)
         if not torch.compiler.is_compiling():  # there, the size of a batch is a symbol
-            self._check_scores(scores, len(activations))
+            check_scores(f"{type(self).__name__}.score", scores, len(activations))
         return scores
 
     def fit(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Self:
@@ -375,15 +375,6 @@ class Detector(nn.Module, abc.ABC):
     def extra_repr(self) -> str:
         """The settings, as they would be written."""
         return ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if not is_member(v))
-
-    def _check_scores(self, scores: Any, expected: int) -> None:
-        if isinstance(scores, Tensor) and scores.shape == (expected,) and scores.is_floating_point():
-            return
-        got = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-        raise DetectorError(
-            f"{type(self).__name__}.score must return one floating-point number per sample, a tensor of shape "
-            f"({expected},); got {got}."
-        )
 
     def _check_head(self, head: Head, *, fitting: bool = False) -> None:
         if isinstance(head, NoHead):

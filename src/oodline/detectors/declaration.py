@@ -1,8 +1,11 @@
-"""What a class of detectors must say, checked when the class is made, so that a mistake is seen where it is written."""
+"""What a class of detectors must say, checked when the class is made, and what its scores must be."""
 
 from __future__ import annotations
 
 import inspect
+from typing import Any
+
+from torch import Tensor
 
 from oodline.detectors.plain_name import check_name
 from oodline.errors import DetectorError
@@ -47,3 +50,13 @@ def check_defaults(cls: type) -> None:
                 f"every setting of {cls.__name__} must have a default, so that its name alone makes a detector; got "
                 f"'{parameter.name}' without one."
             )
+
+
+def check_scores(what: str, scores: Any, expected: int) -> None:
+    """Raise `DetectorError` where scores are not one floating-point number for each of the expected samples."""
+    if isinstance(scores, Tensor) and scores.shape == (expected,) and scores.is_floating_point():
+        return
+    got = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+    raise DetectorError(
+        f"{what} must return one floating-point number per sample, a tensor of shape ({expected},); got {got}."
+    )
