@@ -79,6 +79,17 @@ def _seed() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_own_detector_is_left() -> Generator[None]:
+    from oodline.detectors.registry import _REGISTERED
+
+    before = dict(_REGISTERED)
+    _REGISTERED.clear()
+    yield
+    _REGISTERED.clear()
+    _REGISTERED.update(before)
+
+
+@pytest.fixture(autouse=True)
 def _no_temporary_file_is_left() -> Generator[None]:
     from oodline._util import temporary
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from oodline.detectors.experimental.soft_line import SoftLINe
     from oodline.detectors.fdbd import FDBD
     from oodline.detectors.feature_norm import FeatureNorm, GradNorm
+    from oodline.detectors.fitted import Fitted
     from oodline.detectors.fm_pls import FMPLS
+    from oodline.detectors.from_function import from_function
     from oodline.detectors.fuse import Fuse, MemberLeftOutWarning
     from oodline.detectors.gmm import GMM
     from oodline.detectors.itp import ITP
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from oodline.detectors.rankfeat import RankFeat
     from oodline.detectors.react import ReAct
     from oodline.detectors.rectifier import Rectifier
+    from oodline.detectors.registry import register
     from oodline.detectors.relative_mahalanobis import RelativeMahalanobis
     from oodline.detectors.she import SHE
     from oodline.detectors.temperature_scaling import TemperatureScaling
@@ -98,6 +101,8 @@ _HOMES = {
     "FewSamplesWarning": "oodline.detectors.base",
     "Paper": "oodline.detectors.base",
     "create_detector": "oodline.detectors.catalog",
+    "from_function": "oodline.detectors.from_function",
+    "register": "oodline.detectors.registry",
     "Rectifier": "oodline.detectors.rectifier",
     "Calibration": "oodline.scoring.calibration",
     "ConstantScoresWarning": "oodline.scoring.calibration",
@@ -114,6 +119,7 @@ _HOMES = {
     "benjamini_hochberg": "oodline.scoring.false_discovery",
     "Explanation": "oodline.guard.explanation",
     "FitError": "oodline.passes.fit",
+    "Fitted": "oodline.detectors.fitted",
     "fit": "oodline.passes.fit",
     "Guard": "oodline.guard.guard",
     "MemberLeftOutWarning": "oodline.detectors.fuse",
@@ -153,6 +159,7 @@ __all__ = [  # and every detector of the catalog
     "FeatureClassifier",
     "FewSamplesWarning",
     "FitError",
+    "Fitted",
     "FittedGuards",
     "Guard",
     "LayeredHead",
@@ -181,7 +188,9 @@ __all__ = [  # and every detector of the catalog
     "fit",
     "fit_guards",
     "from_features",
+    "from_function",
     "load_model",
+    "register",
     "score",
     "split",
     "tune",

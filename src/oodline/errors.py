@@ -29,6 +29,10 @@ class SettingError(OodlineError, ValueError):
     """A setting is outside the range in which it means something."""
 
 
+class DetectorError(OodlineError, ValueError):
+    """A class or a function does not say what a detector must say, or its scores are not one number per sample."""
+
+
 class NotFittedError(OodlineError, RuntimeError):
     """A detector, or a guard, was used before it was fitted or calibrated."""
 

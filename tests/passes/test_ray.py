@@ -89,6 +89,29 @@ def test_the_command_line_by_ray_goes_on_where_an_unreadable_image_ended_it(plac
     assert "holds Parquet files, which would mix with the new ones" in again.stderr
 
 
+OWN = """
+import oodline as ol
+
+class Largest(ol.Detector):
+    name, needs = "largest", ol.Needs.FEATURES
+
+    def score(self, activations):
+        return activations.features.amax(1)
+"""
+
+
+@pytest.mark.long
+def test_an_own_detector_of_a_file_goes_along(place, one_process):
+    Path("own.py").write_text(OWN)
+    shutil.copy("images/c/57.png", "images/c/58.png")
+    own = ["--detectors-from", "own.py"]
+    one_process("fit", "--data", "images", "-d", "largest", *READ[:4], *own, "-o", "one.safetensors")
+    done = run(place, "-m", "oodline", "score", "one.safetensors", "images", *READ, *own, "-o", "rows")
+    assert done.returncode == 0, done.stderr
+    one_process("score", "one.safetensors", "images", *READ[:4], *own, "-o", "one.parquet")
+    assert parquet.read_table("rows").to_pylist() == parquet.read_table("one.parquet").to_pylist()
+
+
 def test_settings_are_checked(place, one_process, capsys):
     from oodline.passes.ray import Ray
 

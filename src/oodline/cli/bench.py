@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from oodline._util.toml import read_toml
-from oodline.cli.checks import check_detectors, check_least, check_model
-from oodline.cli.options import Json, ModelOptions, print_json, show_warnings, table_console
+from oodline.cli.checks import check_detectors, check_least, check_model, load_detectors
+from oodline.cli.options import DetectorsFrom, Json, ModelOptions, print_json, show_warnings, table_console
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def bench(
     workers: int = 0,
     on_error: Literal["raise", "skip"] | None = None,
     device: str | None = None,
+    detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
     """Run a benchmark: fit detectors, score ID and OOD data sets, print the tables, write everything to a folder.
@@ -76,6 +77,7 @@ def bench(
     check_least("--limit", limit, 1)
     check_least("--batch-size", batch_size, 1)
     check_least("--workers", workers, 0)
+    load_detectors(detectors_from)
     check_detectors(detector or [], labelled=True)
     check_model(ModelOptions(model=model), needed=False)
     read_toml(protocol)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oodline._util.spec import parse_reference
-from oodline.detectors.catalog import CATALOG
-from oodline.errors import ArtifactError, DataError, ModelError, SettingError, unknown_name
+from oodline.detectors.catalog import is_known, unknown_detector
+from oodline.errors import ArtifactError, DataError, DetectorError, ModelError, SettingError, unknown_name
 
 if TYPE_CHECKING:
     from oodline.cli.options import DataOptions, ModelOptions
@@ -146,6 +146,23 @@ def check_rates(false_alarm: float | None, tpr: float | None) -> None:
     check_fraction("--tpr", tpr)
 
 
+def load_detectors(homes: Iterable[str] | None) -> None:
+    """Register the own detectors of the files or modules that `--detectors-from` names.
+
+    Raises
+    ------
+    DetectorError
+        One is not there, cannot be imported, or defines no detector.
+    """
+    for home in homes or ():
+        if home.endswith(".py") and not Path(home).is_file():
+            raise DetectorError(f"there is no Python file {home}. Check --detectors-from.")
+    for home in homes or ():
+        from oodline.detectors.registry import register_from
+
+        register_from(home)
+
+
 def check_detectors(references: Iterable[str], *, labelled: bool = False) -> None:
     """Raise for a detector that is unknown or named twice; `labelled` ones may have LABEL= before them.
 
@@ -161,8 +178,8 @@ def check_detectors(references: Iterable[str], *, labelled: bool = False) -> Non
         name = parse_reference(rest if own else reference).name
         if name == "all":
             continue
-        if name not in CATALOG:
-            raise unknown_name("detector", name, CATALOG)
+        if not is_known(name):
+            raise unknown_detector(name)
         known = label if own else name
         if known in seen:
             two = f"two detectors are called '{known}'. Tell them apart, such as second={reference}"

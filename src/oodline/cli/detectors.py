@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oodline.detectors.catalog import CATALOG, create_detector
+from oodline.detectors.catalog import create_detector, detector_names
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def create_all(references: list[str]) -> dict[str, Detector]:
-    """Build detectors by name; `all` stands for those of the catalog that were not named, with default settings.
+    """Build detectors by name; `all` stands for those that were not named, own ones too, with default settings.
 
     Raises
     ------
@@ -33,5 +33,5 @@ def create_all(references: list[str]) -> dict[str, Detector]:
             raise SettingError(f"'{detector.name}' is named twice; one file holds each method once.")
         found[detector.name] = detector
     if "all" in references:
-        found |= {name: create_detector(name) for name in CATALOG if name not in found}
+        found |= {name: create_detector(name) for name in detector_names() if name not in found}
     return found

@@ -9,9 +9,18 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from oodline._util.files import check_writable
-from oodline.cli.checks import check_data, check_guard, check_least, check_model, check_reading, check_suffix
+from oodline.cli.checks import (
+    check_data,
+    check_guard,
+    check_least,
+    check_model,
+    check_reading,
+    check_suffix,
+    load_detectors,
+)
 from oodline.cli.options import (
     DataOptions,
+    DetectorsFrom,
     Json,
     ModelOptions,
     load_classifier,
@@ -44,6 +53,7 @@ def evaluate(
     seed: int = 0,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
     """Compare the detectors of a fitted file: AUROC and FPR@95TPR, under both conventions, on every OOD set.
@@ -91,6 +101,7 @@ def evaluate(
     check_guard(guard)
     check_model(model, needed=False)
     check_data(id, *specs.values())
+    load_detectors(detectors_from)
 
     from oodline.evaluation.bootstrap import Bootstrap
     from oodline.evaluation.evaluate import convention_of, score_sets, tabulate_sets

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from oodline._util.files import check_writable
-from oodline.cli.checks import check_data, check_guard, check_least, check_model, check_suffix
-from oodline.cli.options import DataOptions, Json, ModelOptions, load_classifier, open_loader, show_warnings
+from oodline.cli.checks import check_data, check_guard, check_least, check_model, check_suffix, load_detectors
+from oodline.cli.options import (
+    DataOptions,
+    DetectorsFrom,
+    Json,
+    ModelOptions,
+    load_classifier,
+    open_loader,
+    show_warnings,
+)
 from oodline.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -34,6 +42,7 @@ def explain(
     data: str | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     model: ModelOptions = _MODEL,
+    detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
     """Explain the verdict on one image, as a table, a picture, or JSON.
@@ -65,6 +74,7 @@ def explain(
     check_guard(guard)
     check_model(model, needed=False)
     check_data(image, data)
+    load_detectors(detectors_from)
 
     from oodline._util.files import write_atomically
     from oodline.data import open_images

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from oodline._util.files import check_writable
-from oodline.cli.checks import check_data, check_guard, check_model, check_reading, check_suffix
+from oodline.cli.checks import check_data, check_guard, check_model, check_reading, check_suffix, load_detectors
 from oodline.cli.options import (
     DataOptions,
+    DetectorsFrom,
     Json,
     LoadedClassifier,
     ModelOptions,
@@ -37,6 +38,7 @@ def export(
     triton: str | None = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
     """Write classifier, detector and threshold as one graph: logits, label, score, p_value, is_ood.
@@ -69,6 +71,7 @@ def export(
     check_guard(guard)
     check_model(model, needed=False)
     check_data(data)
+    load_detectors(detectors_from)
 
     from oodline.data.opening import is_tensors
     from oodline.guard.artifact import read_artifact

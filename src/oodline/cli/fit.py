@@ -17,10 +17,12 @@ from oodline.cli.checks import (
     check_model,
     check_rates,
     check_reading,
+    load_detectors,
 )
 from oodline.cli.engine import open_engine
 from oodline.cli.options import (
     DataOptions,
+    DetectorsFrom,
     EngineName,
     Json,
     ModelOptions,
@@ -48,6 +50,7 @@ def fit(
     engine: EngineName = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
     """Fit detectors on ID training data in one forward pass, calibrate them on held-out ID data, write one file.
@@ -86,6 +89,7 @@ def fit(
     check_least("--neurons", neurons, 0)
     check_engine(engine)
     check_reading(reading)
+    load_detectors(detectors_from)
     check_detectors(detector or [])
     check_model(model)
     check_data(data, calibrate)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from oodline.cli.options import Json, print_json
+from oodline.cli.checks import load_detectors
+from oodline.cli.options import DetectorsFrom, Json, print_json
+from oodline.errors import DetectorError
 
 
-def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: Json = False) -> None:
+def methods(
+    *,
+    markdown: Annotated[bool, Parameter(negative="")] = False,
+    detectors_from: DetectorsFrom = None,
+    json: Json = False,
+) -> None:
     """List the detectors: paper, what each reads, settings with their defaults.
 
     Parameters
@@ -20,37 +28,16 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
     json
         Print one JSON document on standard output, and nothing else there.
     """
-    import torch
+    load_detectors(detectors_from)
 
-    from oodline.cli.state import state_shapes
-    from oodline.detectors.catalog import CATALOG, detector_class
-    from oodline.model.head import LinearHead
+    from oodline.detectors.catalog import detector_names
 
-    head = LinearHead(torch.ones(2, 2), torch.zeros(2))
     rows: list[dict[str, Any]] = []
-    for name in CATALOG:
-        cls = detector_class(name)
-        defaults = {k: p.default for k, p in inspect.signature(cls).parameters.items()}
-        needs = [flag.name.lower().replace("_", " ") for flag in cls.needs if flag.name]
-        rows.append(
-            {
-                "name": name,
-                "class": f"oodline.{cls.__name__}",
-                "paper": cls.paper.title,
-                "venue": cls.paper.venue,
-                "arxiv": cls.paper.arxiv,
-                "needs": needs,
-                "fitted": bool(cls.fitted_tensors),
-                "statistics": [type(s).__name__ for s in cls().statistics(head).values()],
-                "settings": defaults,
-                "not_exportable": cls().why_not_exportable,
-                "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
-                "experimental": cls.experimental or None,
-            }
-        )
-    if json or markdown:
-        for row in rows:
-            row["state"] = state_shapes(detector_class(row["name"]))
+    for name in detector_names():
+        try:
+            rows.append(describe_method(name, state=json or markdown))
+        except DetectorError as error:  # one of another package, which need not stop the others
+            print(f"warning: {error}", file=sys.stderr)
     if json:
         print_json(rows)
         return
@@ -63,7 +50,8 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
     table = Table.grid(padding=(0, 2))
     for row in rows:
         settings = ", ".join(f"{k}={v}" for k, v in row["settings"].items() if v is not None)
-        paper = f"{row['paper']} ({row['venue']}" + (f", arXiv {row['arxiv']})" if row["arxiv"] else ")")
+        arxiv = f", arXiv {row['arxiv']}" if row["arxiv"] else ""
+        paper = f"{row['paper']} ({row['venue']}{arxiv})" if row["paper"] else row["class"]
         reads = f"reads {', '.join(row['needs'])}; {'fitted on ID data' if row['fitted'] else 'needs no fitting'}"
         lines = [paper, reads, f"settings: {settings}"] if settings else [paper, reads]
         if row["not_exportable"]:
@@ -77,6 +65,35 @@ def methods(*, markdown: Annotated[bool, Parameter(negative="")] = False, json: 
     Console(highlight=False).print(table)
     print("A higher score always means more in-distribution.")
     print("Settings are written --detector NAME,setting=value or NAME,preset=PRESET.")
+
+
+def describe_method(name: str, *, state: bool) -> dict[str, Any]:
+    """What there is to say of a detector; with `state`, also the shapes that it keeps."""
+    import torch
+
+    from oodline.cli.state import state_shapes
+    from oodline.detectors.catalog import CATALOG, detector_class
+    from oodline.detectors.registry import home_of
+    from oodline.model.head import LinearHead
+
+    cls = detector_class(name)
+    example = cls()
+    statistics = example.statistics(LinearHead(torch.ones(2, 2), torch.zeros(2)))
+    row = {
+        "name": name,
+        "class": f"oodline.{cls.__name__}" if name in CATALOG else home_of(cls),
+        "paper": None if cls.paper is None else cls.paper.title,
+        "venue": None if cls.paper is None else cls.paper.venue,
+        "arxiv": None if cls.paper is None else cls.paper.arxiv,
+        "needs": [flag.name.lower().replace("_", " ") for flag in cls.needs if flag.name],
+        "fitted": bool(cls.fitted_tensors),
+        "statistics": [type(statistic).__name__ for statistic in statistics.values()],
+        "settings": {k: p.default for k, p in inspect.signature(cls).parameters.items()},
+        "not_exportable": example.why_not_exportable,
+        "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
+        "experimental": cls.experimental or None,
+    }
+    return row | {"state": state_shapes(example)} if state else row
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -99,7 +116,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         link = f" [arXiv {row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else ""
         cells = [
             f"`{row['name']}`",
-            f"{row['paper']} ({row['venue']}){link}",
+            f"{row['paper']} ({row['venue']}){link}" if row["paper"] else "-",
             ", ".join(row["needs"]),
             ", ".join(row["statistics"]) or "nothing",
             "; ".join(f"{name} {shape}" for name, shape in row["state"].items()) or "none",

@@ -70,6 +70,17 @@ class DataOptions:
 EngineName = Annotated[str | None, Parameter(name="--engine")]
 """Who makes the pass: local, torchrun (the default where torchrun started the process), or ray,workers=N."""
 
+DetectorsFrom = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--detectors-from",
+        negative="",
+        help="A Python file, or a module, whose own detectors get their names for this run; repeat it for several. It "
+        "is run, so name only what you trust.",
+    ),
+]
+"""Where own detectors are defined."""
+
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 """Print one JSON document on standard output, and nothing else there."""
 
@@ -276,6 +287,7 @@ def _read_preprocessing(text: str) -> Preprocessing:
 
 __all__ = [
     "DataOptions",
+    "DetectorsFrom",
     "EngineName",
     "Json",
     "LoadedClassifier",

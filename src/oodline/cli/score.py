@@ -9,10 +9,19 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from oodline._util.files import check_writable
-from oodline.cli.checks import check_data, check_engine, check_guard, check_model, check_reading, check_suffix
+from oodline.cli.checks import (
+    check_data,
+    check_engine,
+    check_guard,
+    check_model,
+    check_reading,
+    check_suffix,
+    load_detectors,
+)
 from oodline.cli.engine import open_engine
 from oodline.cli.options import (
     DataOptions,
+    DetectorsFrom,
     EngineName,
     Json,
     ModelOptions,
@@ -37,6 +46,7 @@ def score(
     engine: EngineName = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
     """Score images with a fitted file and write one row per image.
@@ -68,6 +78,7 @@ def score(
     if output.suffix and "RANK" not in os.environ and engine is None:
         check_suffix("--output", output, ROWS)
         check_writable(output)
+    load_detectors(detectors_from)
 
     from oodline.guard.artifact import read_artifact
     from oodline.passes.fit import reads

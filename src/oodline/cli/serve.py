@@ -9,7 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from oodline.cli.options import Json, ModelOptions, load_classifier, show_warnings
+from oodline.cli.checks import load_detectors
+from oodline.cli.options import DetectorsFrom, Json, ModelOptions, load_classifier, show_warnings
 from oodline.serve import ServeSettings
 
 _MODEL, _SETTINGS = ModelOptions(), ServeSettings()
@@ -31,6 +32,7 @@ def serve(
     metrics_token_file: Path | None = None,
     model: ModelOptions = _MODEL,
     settings: Annotated[ServeSettings, Parameter(name="*")] = _SETTINGS,
+    detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
     """Serve a fitted file over HTTP: verdicts and explanations of images, metrics, and a page at /.
@@ -57,6 +59,8 @@ def serve(
     json
         Print one JSON document once it listens, and nothing else on standard output.
     """
+    load_detectors(detectors_from)
+
     from oodline.guard.artifact import read_artifact
     from oodline.guard.guard import Guard
     from oodline.scoring.drift import DriftMonitor

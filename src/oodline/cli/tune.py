@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from oodline._util.files import check_writable
-from oodline.cli.checks import check_data, check_detectors, check_least, check_model, check_reading
+from oodline.cli.checks import check_data, check_detectors, check_least, check_model, check_reading, load_detectors
 from oodline.cli.options import (
     DataOptions,
+    DetectorsFrom,
     Json,
     ModelOptions,
     load_classifier,
@@ -41,6 +42,7 @@ def tune(
     seed: int = 0,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
     """Choose a detector's settings from ID data alone; no OOD data is read.
@@ -71,6 +73,7 @@ def tune(
     check_reading(reading)
     check_least("--held-out-limit", held_out_limit, 2)
     check_least("--seed", seed, 0)
+    load_detectors(detectors_from)
     check_detectors([detector])
     grid = _grid(try_ or [])
     check_model(model)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from oodline._util.files import check_writable, write_atomically
-from oodline.cli.checks import check_fraction, check_guard, check_least
-from oodline.cli.options import Json, show_warnings
+from oodline.cli.checks import check_fraction, check_guard, check_least, load_detectors
+from oodline.cli.options import DetectorsFrom, Json, show_warnings
 from oodline.errors import ArtifactError, DataError, SettingError, unknown_name
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def watch(
     state: Path | None = None,
     again: Annotated[bool, Parameter(negative="")] = False,
     prometheus: int | None = None,
+    detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
     """Watch scores for a drift towards OOD: a line a window, and an alarm as soon as the evidence is enough.
@@ -74,6 +75,7 @@ def watch(
         check_scores(Path(scores))
     if state is not None:
         check_writable(state)
+    load_detectors(detectors_from)
 
     from oodline.guard.artifact import read_artifact
     from oodline.scoring.drift_metrics import serve_drift_metrics

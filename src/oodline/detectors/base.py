@@ -1,8 +1,9 @@
 """The contract of a detector: what it reads, what it is fitted from, and one score per sample.
 
 A detector is a small `nn.Module`. Its fitted state is buffers, its forward is pure, and **a higher score always means
-more in-distribution**. A new method is one file: subclass `Detector`, say `name`, `paper` and `needs`,
-annotate what is fitted (`means: Fitted[Float[Tensor, "C D"]]`), and write `statistics`, `estimate` and `score`.
+more in-distribution**. A new method is one class: subclass `Detector`, say `name` and `needs`, and write `score`. One
+that is fitted also annotates its fitted tensors (`means: Fitted[Float[Tensor, "C D"]]`), and writes `statistics` and
+`estimate`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
+from oodline.detectors.declaration import check_declaration, check_scores
 from oodline.detectors.fitted import FittedTensor, fitted_tensors
-from oodline.errors import AssumptionWarning, HeadError, MismatchError, NotFittedError, SettingError, unknown_name
+from oodline.errors import (
+    AssumptionWarning,
+    DetectorError,
+    HeadError,
+    MismatchError,
+    NotFittedError,
+    SettingError,
+    unknown_name,
+)
 from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
 from oodline.model.head import Head, HeadInfo, LinearHead
@@ -69,14 +79,19 @@ class FewSamplesWarning(UserWarning):
 class Detector(nn.Module, abc.ABC):
     """Base of every detector.
 
-    A subclass takes its settings as keyword arguments and keeps each under its own name, as scikit-learn does.
+    A subclass takes its settings as keyword arguments and keeps each under its own name, as scikit-learn does. It says
+    `name` and `needs` and writes `score`; everything else may be left out.
+
+    Raises
+    ------
+    DetectorError
+        When the class is made: it does not say `name` or `needs`, or says one of its class variables in another form.
 
     Examples
     --------
     >>> class LargestFeature(Detector):
     ...     name = "largest-feature"
     ...     needs = Needs.FEATURES
-    ...     paper = Paper("An example of a detector", "none 2000")
     ...
     ...     def score(self, activations):
     ...         return activations.features.amax(1)
@@ -86,9 +101,9 @@ class Detector(nn.Module, abc.ABC):
     """
 
     name: ClassVar[str]
-    """Name in tables, files and on the command line."""
-    paper: ClassVar[Paper]
-    """The publication whose formula it computes."""
+    """Name in tables, files and on the command line: lowercase letters, digits and hyphens."""
+    paper: ClassVar[Paper | None] = None
+    """The publication whose formula it computes, where there is one."""
     needs: ClassVar[Needs]
     """What it reads of the activations."""
     fitted_tensors: ClassVar[Mapping[str, FittedTensor]] = {}
@@ -136,6 +151,7 @@ class Detector(nn.Module, abc.ABC):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        check_declaration(cls)
         cls.fitted_tensors = fitted_tensors(cls)
 
     def __init__(self) -> None:
@@ -194,6 +210,8 @@ class Detector(nn.Module, abc.ABC):
             The activations come from a head of another size.
         HeadError
             The detector needs one linear layer as head, and this head has several.
+        DetectorError
+            `score` does not return a floating-point tensor (N,).
         """
         if not self.fitted:
             raise NotFittedError(f"{type(self).__name__} is not fitted. Call {type(self).__name__}.fit(...) first.")
@@ -203,7 +221,10 @@ class Detector(nn.Module, abc.ABC):
             activations = activations.to(state.device, state.dtype)
         # scores are differences of large sums: they keep full precision where the network itself runs in half
         with torch.autocast(activations.features.device.type, enabled=False):
-            return self.score(activations)
+            scores = self.score(activations)
+        if not torch.compiler.is_compiling():  # there, the size of a batch is a symbol
+            check_scores(f"{type(self).__name__}.score", scores, len(activations))
+        return scores
 
     def fit(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Self:
         """Fit on ID training data in one forward pass; see `oodline.fit` to fit many in the same pass."""
@@ -260,10 +281,20 @@ class Detector(nn.Module, abc.ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, by name; a member is given as the detector it is, several as a tuple."""
-        return {
-            name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"
-        }
+        """The constructor's arguments, by name; a member is given as the detector it is, several as a tuple.
+
+        Raises
+        ------
+        DetectorError
+            The constructor does not keep an argument under its own name.
+        """
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
+        if missing := [name for name in names if not hasattr(self, name)]:
+            raise DetectorError(
+                f"every setting must be kept under its own name; {type(self).__name__} does not keep '{missing[0]}'. "
+                f"Write self.{missing[0]} = {missing[0]} in __init__."
+            )
+        return {name: getattr(self, name) for name in names}
 
     def requests(self, head: Head) -> dict[str, Statistic]:
         """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""

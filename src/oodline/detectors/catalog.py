@@ -1,4 +1,4 @@
-"""The table of all detectors: name on the command line -> where it lives. Explicit, lazy, free of torch."""
+"""Detectors by name: the table of those that oodline has, explicit, lazy and free of torch; and how one is built."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
 
 from oodline._util.spec import parse_reference
-from oodline.errors import SettingError, unknown_name
+from oodline.detectors.registry import home_of, registered_class, registered_names
+from oodline.errors import OodlineError, SettingError, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
     from oodline.detectors.base import Detector
@@ -73,6 +74,36 @@ CATALOG: dict[str, str] = {
 }
 
 
+def detector_names() -> list[str]:
+    """Names of all detectors: those of the catalog, then own ones that are registered.
+
+    Examples
+    --------
+    >>> detector_names()[:3]
+    ['line', 'msp', 'max-logit']
+    """
+    return [*CATALOG, *registered_names()]
+
+
+def is_known(name: str) -> bool:
+    """Whether a detector has this name; nothing is imported.
+
+    Examples
+    --------
+    >>> is_known("energy"), is_known("enregy")
+    (True, False)
+    """
+    return name in CATALOG or name in registered_names()
+
+
+def unknown_detector(name: str) -> UnknownNameError:
+    """Build the error for a name that no detector has: the nearest one, and how an own detector gets a name."""
+    return UnknownNameError(
+        f"{unknown_name('detector', name, detector_names())} Register your own: oodline.register(Class), or "
+        "--detectors-from FILE.py."
+    )
+
+
 def detector_class(name: str) -> type[Detector]:
     """Look up the class of a detector.
 
@@ -80,6 +111,8 @@ def detector_class(name: str) -> type[Detector]:
     ------
     UnknownNameError
         There is none of that name; the message says the nearest.
+    DetectorError
+        An own detector that is registered cannot be imported.
 
     Examples
     --------
@@ -87,10 +120,40 @@ def detector_class(name: str) -> type[Detector]:
     'Energy'
     """
     if name not in CATALOG:
-        raise unknown_name("detector", name, CATALOG)
+        own = registered_class(name)
+        if own is None:
+            raise unknown_detector(name)
+        return own
     module, _, attribute = CATALOG[name].partition(":")
     found: type[Detector] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+def is_named(detector: Detector) -> bool:
+    """Whether the detector's name leads back to its class, so that a file may hold it.
+
+    Examples
+    --------
+    >>> from oodline import Energy
+    >>> is_named(Energy())
+    True
+    """
+    if detector.name in CATALOG:
+        return CATALOG[detector.name] == home_of(type(detector))
+    own = registered_class(detector.name)
+    return own is not None and home_of(own) == home_of(type(detector))
+
+
+def is_own(detector: Detector) -> bool:
+    """Whether the detector, or a member of it, is not one of oodline's.
+
+    Examples
+    --------
+    >>> from oodline import Energy, ReAct
+    >>> is_own(ReAct(scorer=Energy()))
+    False
+    """
+    return detector.name not in CATALOG or any(is_own(member) for _, member in detector.members)
 
 
 def create_detector(reference: str) -> Detector:
@@ -99,7 +162,7 @@ def create_detector(reference: str) -> Detector:
     Parameters
     ----------
     reference : str
-        A name of the catalog, with settings.
+        A name of the catalog, or of an own detector that is registered, with settings.
 
     Raises
     ------
@@ -144,8 +207,17 @@ def build_detector(name: str, settings: dict[str, Any]) -> Detector:
         raise SettingError(f"'{name}' has no setting '{unknown[0]}'. It has: {known}.")
     if isinstance(member := settings.get("scorer"), str):
         settings = {**settings, "scorer": build_detector(member, {})}
-    hints = get_type_hints(cls.__init__)
-    return cls(**{key: _checked(name, key, value, hints[key]) for key, value in settings.items()})
+    try:
+        hints = get_type_hints(cls.__init__)
+    except NameError:
+        hints = {}  # of an own detector: types that were imported for type checkers alone
+    given = {key: _checked(name, key, value, hints.get(key, Any)) for key, value in settings.items()}
+    try:
+        return cls(**given)
+    except OodlineError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"'{name}' cannot be made with these settings: {error}.") from error
 
 
 def write_reference(detector: Detector, also: Collection[str] = ()) -> str:

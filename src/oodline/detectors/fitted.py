@@ -17,11 +17,17 @@ Fitted = Annotated[T, "fitted"]
 """Annotation of a detector's attribute that `estimate` sets, that is saved with it, and without which it cannot score.
 
 In its shape `C` is the number of classes, `D` that of features; another name stands for one size, the same in all
-tensors of the detector, a number for itself, and `...` for any further dimensions.
+tensors of the detector, a number for itself, and `...` for any further dimensions. `Fitted[Tensor]` is of any kind and
+shape.
 """
 
 FLOATS = (torch.float32, torch.float64)
-_KINDS = {"Float": FLOATS, "Int": (torch.int64,), "Int8": (torch.int8,), "Bool": (torch.bool,)}
+_KINDS: dict[str, tuple[torch.dtype, ...]] = {
+    "Float": FLOATS,
+    "Int": (torch.int64,),
+    "Int8": (torch.int8,),
+    "Bool": (torch.bool,),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class FittedTensor:
 
     def problem(self, value: Tensor, sizes: dict[str, int]) -> str:
         """What is wrong with a tensor, empty where nothing is; sizes that are not known yet are noted in `sizes`."""
+        if not self.kind:
+            return ""
         if value.dtype not in _KINDS[self.kind]:
             known = "floating-point numbers" if self.kind == "Float" else str(_KINDS[self.kind][0])
             return f"holds {value.dtype} in place of {known}"
@@ -67,26 +75,32 @@ def fitted_tensors(cls: type) -> Mapping[str, FittedTensor]:
 
     Raises
     ------
-    TypeError
+    DetectorError
         A fitted tensor is declared by anything but a kind and a shape.
     """
     found: dict[str, FittedTensor] = {}
     for one in reversed(cls.__mro__):
         for name, annotation in inspect.get_annotations(one).items():
             if isinstance(annotation, str):
-                if not annotation.startswith("Fitted["):
+                if "Fitted[" not in annotation:
                     continue
-                annotation = eval(annotation, vars(sys.modules[one.__module__]))
+                annotation = eval(annotation, _names(one))
             if "fitted" in getattr(annotation, "__metadata__", ()):
                 found[name] = _declared(f"{one.__name__}.{name}", get_args(annotation)[0])
     return found
 
 
+def _names(cls: type) -> dict[str, Any]:
+    """What names mean where the class stands; a file that is being read may be no module yet."""
+    functions = [value for value in vars(cls).values() if inspect.isfunction(value)]
+    return functions[0].__globals__ if functions else vars(sys.modules[cls.__module__])
+
+
 def _declared(name: str, annotation: Any) -> FittedTensor:
+    if annotation is Tensor:
+        return FittedTensor("", "...")
     kind, shape = getattr(annotation, "__name__", "").partition("[")[0], getattr(annotation, "dim_str", None)
     if kind not in _KINDS or shape is None:
-        kinds = ", ".join(_KINDS)
-        raise TypeError(
-            f'`{name}` must be declared as Fitted[Float[Tensor, "C D"]], of kind {kinds}; got {annotation}.'
-        )
+        form = f'Fitted[Float[Tensor, "C D"]], of kind {", ".join(_KINDS)}'
+        raise DetectorError(f"`{name}` must be declared as {form}; got {annotation}.")
     return FittedTensor(kind, shape)

@@ -103,7 +103,7 @@ class CoP(Detector):
     }
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {"explained": (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)}
     centre: Fitted[Float[Tensor, " K"]]
-    left_out: Fitted[Float[Tensor, "K L"]]
+    left_out: Fitted[Float[Tensor, "K R"]]
 
     def __init__(self, *, explained: float = 0.9) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ class NECO(Detector):
     }
     mean: Fitted[Float[Tensor, " D"]]
     deviation: Fitted[Float[Tensor, " D"]]
-    principal: Fitted[Float[Tensor, "D P"]]
+    principal: Fitted[Float[Tensor, "D R"]]
 
     def __init__(self, *, dimension: int | None = None, times_max_logit: bool = False) -> None:
         super().__init__()

@@ -63,8 +63,8 @@ class OptFS(Detector):
     paper: ClassVar = Paper(
         "Towards Optimal Feature-Shaping Methods for Out-of-Distribution Detection", "ICLR 2024", "2402.00865"
     )
-    edges: Fitted[Float[Tensor, " E"]]
-    theta: Fitted[Float[Tensor, " B"]]
+    edges: Fitted[Float[Tensor, " B"]]
+    theta: Fitted[Float[Tensor, " B+1"]]
 
     def __init__(
         self, *, bins: int = 100, samples: int = 10_000, readout: Literal["logit", "energy"] = "logit"

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.errors import InputError, OodlineError
 from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
@@ -22,7 +22,6 @@ class _Attempt(Detector):
 
     name: ClassVar = "attempt"
     needs: ClassVar = Needs.LOGITS
-    paper: ClassVar = Paper("none: what it wraps has one", "none 2000")
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()

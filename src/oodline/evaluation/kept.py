@@ -2,7 +2,8 @@
 
 Some detectors run the classifier again, or read feature maps. A second benchmark would make their passes anew, so what
 came of them is kept beside the activations, known by those activations' key, by the detector's settings and fitted
-tensors, and by oodline's own code, since a changed method gives another result under the same name.
+tensors, and by oodline's own code, since a changed method gives another result under the same name. Nothing is kept of
+a user's own detectors, whose code may change at any time.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from oodline._util.digests import combine
 from oodline._util.files import write_atomically
 from oodline.detectors.base import Detector
+from oodline.detectors.catalog import is_own
 from oodline.detectors.max_logit import MaxLogit
 from oodline.errors import ArtifactError, OodlineError
 from oodline.evaluation.attempts import score_each
@@ -50,7 +52,7 @@ def restore_fitted(
     """Those costly detectors that were fitted on this very data before, fitted; none without a cache."""
     found = {}
     for label, detector in detectors.items():
-        if isinstance(classifier, CachedClassifier) and costly(detector) and detector.has_state:
+        if isinstance(classifier, CachedClassifier) and _is_kept(detector) and detector.has_state:
             try:
                 artifact = read_artifact(_place_of_state(detector, classifier, loader))
                 artifact.check(classifier)
@@ -60,10 +62,14 @@ def restore_fitted(
     return found
 
 
+def _is_kept(detector: Detector) -> bool:
+    return costly(detector) and not is_own(detector)
+
+
 def keep_fitted(detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader) -> None:
     """Keep the state of costly detectors; nothing without a cache."""
     for detector in detectors.values():
-        if isinstance(classifier, CachedClassifier) and costly(detector) and detector.has_state:
+        if isinstance(classifier, CachedClassifier) and _is_kept(detector) and detector.has_state:
             path = _place_of_state(detector, classifier, loader)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_artifact(Artifact({detector.name: detector}, HeadInfo.of(classifier.head)), path)
@@ -79,10 +85,10 @@ def score_or_recall(
     if not isinstance(classifier, CachedClassifier):
         return score_each(detectors, classifier, loader, progress=progress)
     shards = classifier.shards(loader)
-    places = {label: _place_of_scores(d, classifier, shards.key) for label, d in detectors.items() if costly(d)}
+    places = {label: _place_of_scores(d, classifier, shards.key) for label, d in detectors.items() if _is_kept(d)}
     recalled = {label: kept for label, place in places.items() if (kept := _read_scores(place)) is not None}
-    costs = {label: d for label, d in detectors.items() if label in places and label not in recalled}
-    cheap: dict[str, Detector] = {label: d for label, d in detectors.items() if label not in places}
+    costs = {label: d for label, d in detectors.items() if costly(d) and label not in recalled}
+    cheap: dict[str, Detector] = {label: d for label, d in detectors.items() if not costly(d)}
     together = bool(costs) and bool(shards.missing())
     # a pass from disk gives labels and predicted classes, too, so one is made even if nothing else is asked of it
     first = cheap | costs if together else cheap or {"": MaxLogit()}
@@ -91,7 +97,7 @@ def score_or_recall(
         more, failed = score_each(costs, classifier, loader, progress=progress)
         found = replace(found, scores=found.scores | more.scores, seconds=found.seconds | more.seconds)
         failures |= failed
-    for label in costs.keys() - failures.keys():
+    for label in (costs.keys() & places.keys()) - failures.keys():
         _write_scores(places[label], found.scores[label], found.seconds[label])
     columns = found.scores | {label: scores for label, (scores, _) in recalled.items()}
     seconds = found.seconds | {label: spent for label, (_, spent) in recalled.items()}

@@ -38,7 +38,7 @@ from oodline._util.toml import read_toml
 from oodline._util.validation import path_of, problem
 from oodline.data.opening import SCHEMES, is_tensors
 from oodline.detectors.base import Detector
-from oodline.detectors.catalog import CATALOG, create_detector
+from oodline.detectors.catalog import create_detector, detector_names
 from oodline.errors import ModelError, SettingError, unknown_name
 from oodline.evaluation.record import SETS, SETS_IN_WORDS, Role, SetName, safe_name
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -238,7 +238,7 @@ def labelled_detectors(entries: tuple[str, ...] | list[str]) -> dict[str, Detect
             raise SettingError(f"'{label}' cannot be a column: give the detector a label without a slash.")
         found[label] = create_detector(reference)
     if "all" in entries:
-        found |= {name: create_detector(name) for name in CATALOG if name not in found}
+        found |= {name: create_detector(name) for name in detector_names() if name not in found}
     return found
 
 

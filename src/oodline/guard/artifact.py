@@ -37,7 +37,7 @@ from oodline.guard.manifest import (
 )
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
-from oodline.guard.records import describe, rebuild
+from oodline.guard.records import UnregisteredError, describe, rebuild
 from oodline.guard.state_checks import check_tensors, state_fits, try_out
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
@@ -184,7 +184,7 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
     Raises
     ------
     ArtifactError
-        A detector is not in the catalog, or a setting is not plain data.
+        A detector is neither in the catalog nor registered, or a setting is not plain data.
     DataError
         The file cannot be written.
     """
@@ -234,8 +234,8 @@ def read_artifact(path: str | Path) -> Artifact:
     Raises
     ------
     ArtifactError
-        Missing, truncated, not an oodline file, of a newer format, changed after it was written, or describing a
-        detector that this version does not know; the message says which.
+        Missing, truncated, not an oodline file, of a newer format, changed after it was written, or holding a
+        detector that is neither oodline's nor registered; the message says which.
     """
     path = Path(path)
     if not path.is_file():
@@ -268,6 +268,8 @@ def read_artifact(path: str | Path) -> Artifact:
         }
         neurons = Neurons.from_state(_below("neurons/", tensors), head) if manifest.neurons else None
         probe = None if manifest.probe is None else Probe.from_state(manifest.probe, _below("probe/", tensors), head)
+    except UnregisteredError as error:
+        raise ArtifactError(f"{path} {error}") from error
     except (ValidationError, OodlineError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"the manifest of {path} does not describe a guard: {_words(error)}") from error
     return Artifact(

@@ -6,18 +6,24 @@ import json
 from typing import Any
 
 from oodline.detectors.base import Detector, is_member
-from oodline.detectors.catalog import CATALOG, build_detector, detector_class
+from oodline.detectors.catalog import build_detector, detector_class, is_known, is_named
+from oodline.detectors.plain_name import check_name
+from oodline.detectors.registry import home_of
 from oodline.errors import ArtifactError
 from oodline.guard.manifest import DetectorRecord
 
 
+class UnregisteredError(ArtifactError):
+    """A file holds a detector whose name stands for nothing in this process."""
+
+
 def describe(detector: Detector) -> DetectorRecord:
-    """A detector by its name in the catalog and its settings, as plain data.
+    """A detector by its name and its settings, as plain data.
 
     Raises
     ------
     ArtifactError
-        It is not in the catalog, or a setting is not plain data.
+        It is neither in the catalog nor registered, or a setting is not plain data.
 
     Examples
     --------
@@ -26,11 +32,10 @@ def describe(detector: Detector) -> DetectorRecord:
     DetectorRecord(method='energy', settings={'temperature': 1.0}, left_out={})
     """
     name = type(detector).__name__
-    home = f"{type(detector).__module__}:{name}"
-    if CATALOG.get(detector.name) != home:
+    if not is_named(detector):
         raise ArtifactError(
-            f"{name} ({home}) is not in oodline's catalog, so a file could not say how to build it again. "
-            "Save its state_dict() yourself, or add it to oodline.detectors.catalog."
+            f"{name} ({home_of(type(detector))}) is not registered, so a file could not say how to build it again. "
+            f"Register it first: oodline.register({name}), or --detectors-from FILE.py."
         )
     settings = {key: _plain(value) for key, value in detector.settings.items()}
     try:
@@ -47,7 +52,22 @@ def _plain(setting: Any) -> Any:
 
 
 def rebuild(record: DetectorRecord) -> Detector:
-    """The detector that a record describes, not fitted yet."""
+    """The detector that a record describes, not fitted yet.
+
+    Raises
+    ------
+    UnregisteredError
+        Its name is neither in the catalog nor registered.
+    DetectorError
+        No detector can have that name.
+    """
+    check_name(record.method, "the name of a detector")
+    if not is_known(record.method):
+        raise UnregisteredError(
+            f"holds the detector '{record.method}', which this version of oodline does not have and nobody registered; "
+            "a file may not say which code to run. Upgrade oodline, or register your own: oodline.register(Class), or "
+            "--detectors-from FILE.py."
+        )
     settings = {**detector_class(record.method).unstated, **record.settings}
     detector = build_detector(record.method, {key: _built(value) for key, value in settings.items()})
     if record.left_out:

@@ -6,22 +6,19 @@ does.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import re
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
 from torch import nn
 
+from oodline._util.code import import_code
 from oodline._util.spec import Reference, parse_reference
 from oodline.errors import ModelError, SettingError, missing_extra, unknown_name
 from oodline.model.weights import load_weights
@@ -307,7 +304,7 @@ def _load_python(reference: Reference) -> _Source:
     home, colon, factory_name = reference.name.rpartition(":")
     if not colon or not factory_name.isidentifier():
         raise ModelError(f"'python:{reference.name}' must name a file or module and a factory: {EXAMPLES['python']}.")
-    module = _import(home)
+    module = import_code(home, ModelError)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
@@ -323,29 +320,6 @@ def _load_python(reference: Reference) -> _Source:
 
     names = getattr(model, "class_names", None)
     return _Source(model, transform, names_in_config(model) if names is None else tuple(names))
-
-
-def _import(home: str) -> ModuleType:
-    path = Path(home)
-    try:
-        if path.suffix != ".py":
-            return importlib.import_module(home)
-        spec = importlib.util.spec_from_file_location(f"oodline_user_{path.stem}", path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise ModelError(f"there is no Python file {home}.")
-        module = importlib.util.module_from_spec(spec)
-        # dataclasses and the like look their module up while it is being run
-        sys.modules[spec.name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[spec.name]
-            raise
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{home} could not be imported: {type(error).__name__}: {error}") from error
-    return module
 
 
 def _built(reference: Reference, build: Callable[[dict[str, Any]], Any]) -> nn.Module:

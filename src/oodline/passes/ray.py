@@ -298,11 +298,14 @@ def _recipe(loader: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def _carry_code_along(work: _Work) -> None:
-    # classes of a file that was run by its path, as python: references are, have no module that a worker could import
+    # classes of a file that was run by its path, as python: references and own detectors are, have no module that a
+    # worker could import
     from ray import cloudpickle
 
-    parts = [*work.classifier.model.modules(), work.loader, getattr(work.loader, "dataset", None)]
+    detectors = [one for collector in work.collectors for one in getattr(collector, "detectors", {}).values()]
+    modules = [module for one in (work.classifier.model, *detectors) for module in one.modules()]
+    parts = [*modules, *work.collectors, work.loader, getattr(work.loader, "dataset", None)]
     for name in {type(part).__module__ for part in parts} - {"__main__"}:
-        module = sys.modules[name]
+        module = sys.modules.get(name)
         if hasattr(module, "__file__") and PathFinder.find_spec(name.partition(".")[0]) is None:
             cloudpickle.register_pickle_by_value(module)

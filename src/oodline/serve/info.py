@@ -26,7 +26,7 @@ def describe_guard(guard: Guard, calibration: AnyCalibration, settings: ServeSet
         "detector": {
             "name": guard.detector.name,
             "settings": {k: v if _is_plain(v) else repr(v) for k, v in guard.detector.settings.items()},
-            "paper": f"{paper.title} ({paper.venue})",
+            "paper": None if paper is None else f"{paper.title} ({paper.venue})",
         },
         "promise": {
             "false_alarm": rate,

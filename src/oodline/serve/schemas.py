@@ -140,7 +140,7 @@ class DetectorInfo(_Answer):
 
     name: str
     settings: dict[str, Any]
-    paper: str
+    paper: str | None = Field(description="Title and venue; null where none is known.")
 
 
 class Limits(_Answer):

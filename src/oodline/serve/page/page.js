@@ -48,7 +48,7 @@ async function begin() {
   show("token", false);
   say("promise", info.promise.sentence);
   say("hint", `PNG, JPEG, WebP or BMP, up to ${Math.round(info.limits.max_body / 2 ** 20)} MB`);
-  say("about", `oodline ${info.version}, detector ${info.detector.name}: ${info.detector.paper}`);
+  say("about", `oodline ${info.version}, detector ${info.detector.name}${info.detector.paper ? `: ${info.detector.paper}` : ""}`);
   if (waiting) judge(waiting);
 }
 

@@ -1,4 +1,4 @@
-"""Small inputs on which a detector can be tried in a line: for examples, and for the tests of new detectors."""
+"""Small classifiers, data and runs: for examples and for tests."""
 
 from __future__ import annotations
 
