@@ -11,7 +11,8 @@ import pytest
 
 import oodline
 
-NAMES = [name for name in oodline.__all__ if name != "__version__"]
+NAMES = [name for name in oodline.__all__ if name not in ("__version__", "Fitted", "default")]
+"""Without the version, an annotation, and the short name of `default_detector`."""
 
 
 def run(code: str) -> str:

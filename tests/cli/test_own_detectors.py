@@ -26,16 +26,16 @@ from oodline.model.zoo import load_model
 from oodline.preprocessing.preprocessing import Preprocessing
 
 MINE = """
-import torch
-
 import oodline as ol
+from jaxtyping import Float
+from torch import Tensor
 from oodline.statistics import ClassMoments
 
 
 class Mine(ol.Detector):
     name = "mine"
     needs = ol.Needs.FEATURES
-    means: ol.Fitted[torch.Tensor]
+    means: ol.Fitted[Float[Tensor, "C D"]]
     tunable = {"power": (1.0, 2.0)}
 
     def __init__(self, *, power: float = 2.0) -> None:

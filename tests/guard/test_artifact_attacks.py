@@ -397,7 +397,7 @@ SIZES = {
     "twice": lambda value: torch.cat([value, value]),
     "less of each": lambda value: value[..., :-1],
     "none of each": lambda value: value[..., :0],
-    "transposed": lambda value: value.mT,
+    "transposed": lambda value: value.transpose(0, 1),
     "a further dimension": lambda value: value.unsqueeze(0),
     "one dimension": lambda value: value.flatten(),
     "one number": lambda value: value.flatten()[0],

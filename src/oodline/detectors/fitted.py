@@ -11,6 +11,8 @@ from typing import Annotated, Any, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from oodline.errors import DetectorError
+
 T = TypeVar("T")
 
 Fitted = Annotated[T, "fitted"]
