@@ -13,7 +13,6 @@ from torch import Tensor
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.entropy import generalised_entropy
-from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -127,8 +126,6 @@ class CADRef(CARef):
 
     def __init__(self, *, confidence: Literal["energy", "gen"] = "energy") -> None:
         super().__init__()
-        if confidence not in ("energy", "gen"):
-            raise SettingError(f"CADRef knows confidence='energy' or 'gen', not {confidence!r}.")
         self.confidence = confidence
 
     def statistics(self, head: Head) -> dict[str, Statistic]:

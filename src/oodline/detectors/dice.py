@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from oodline._util.ranges import Fraction
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
-from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
+from oodline.detectors.rectifier import Rectifier, check_scorer_reads_logits, percentile
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Statistic
@@ -51,9 +52,8 @@ class DICE(Rectifier):
     dtypes: ClassVar = {"mask": torch.bool}
     mask: Tensor
 
-    def __init__(self, *, p: float = 0.9, scorer: Detector | None = None) -> None:
+    def __init__(self, *, p: Fraction = 0.9, scorer: Detector | None = None) -> None:
         super().__init__(scorer)
-        check_fraction("DICE", p=p)
         check_scorer_reads_logits(self)
         self.p = p
 

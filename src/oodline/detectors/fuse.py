@@ -118,12 +118,8 @@ class Fuse(Detector):
         rule: Literal["fisher", "stouffer", "harmonic", "cauchy", "minimum"] = "fisher",
     ) -> None:
         super().__init__()
-        if not isinstance(rule, str) or rule not in RULES:
-            raise SettingError(f"Fuse knows rule={', '.join(map(repr, RULES))}, not {rule!r}.")
         self.rule = rule
         parts = detectors.split("+") if isinstance(detectors, str) else detectors
-        if not isinstance(parts, Sequence) or not all(isinstance(given, str | Detector) for given in parts):
-            raise SettingError(f"Fuse combines detectors, or references to them such as 'line+knn'; not {detectors!r}.")
         for given in parts:
             self._add(create_detector(given.replace(":", ",")) if isinstance(given, str) else given)
         if len(self.members) < 2:
