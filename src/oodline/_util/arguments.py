@@ -19,7 +19,7 @@ from jaxtyping import AbstractArray
 from torch import Tensor, nn
 
 from oodline._util.ranges import Refused
-from oodline._util.validation import shown
+from oodline._util.validation import SHOWN
 from oodline.errors import SettingError
 
 P = ParamSpec("P")
@@ -115,7 +115,7 @@ def accept(name: str, value: Any, hint: Any) -> Any:
         said = words(hint)
         if isinstance(value, float) and not math.isfinite(value):
             said = said.replace("a number", "a finite number")
-        raise SettingError(f"`{name}` must be {said}; got {shown(value)}.{remedy}") from None
+        raise SettingError(f"`{name}` must be {said}; got {_given(value)}.{remedy}") from None
 
 
 def words(hint: Any) -> str:
@@ -180,8 +180,16 @@ def _entry(inner: tuple[Any, ...]) -> Any:
 def _remedies(hint: Any) -> Iterator[str]:
     if isinstance(remedy := getattr(hint, "argument_remedy", None), str):
         yield remedy
-    for inner in get_args(hint):
-        yield from _remedies(inner)
+    if get_origin(hint) is Mapping:
+        yield "Give names: {'a name': ...}."
+    else:
+        for inner in get_args(hint):
+            yield from _remedies(inner)
+
+
+def _given(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN and "\n" not in text else f"something of type {type(value).__name__}"
 
 
 def _taken(value: Any, hint: Any) -> Any:
@@ -251,8 +259,7 @@ def _is_numeric(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 
 
-def _contained(given: Any, kind: Any, inner: tuple[Any, ...]) -> Any:
-    value: Any = given
+def _contained(value: Any, kind: Any, inner: tuple[Any, ...]) -> Any:
     if kind is Callable:
         return _true(value, callable(value))
     if isinstance(value, np.ndarray | Tensor) and kind is not Iterable and value.ndim:
@@ -261,8 +268,8 @@ def _contained(given: Any, kind: Any, inner: tuple[Any, ...]) -> Any:
     if isinstance(value, str | bytes) or not isinstance(value, wanted):
         raise Refused
     if kind in (Mapping, dict):
-        found = {_taken(key, inner[0]): _taken(each, inner[1]) for key, each in value.items()} if inner else value
-        return found if any(found[key] is not each for key, each in value.items()) else value
+        found = {_taken(key, inner[0]): _taken(value[key], inner[1]) for key in value} if inner else value
+        return found if any(found[key] is not value[key] for key in value) else value
     if kind is tuple and inner and Ellipsis not in inner:
         _true(value, len(value) == len(inner))
         return tuple(_taken(each, hint) for each, hint in zip(value, inner, strict=True))

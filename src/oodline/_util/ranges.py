@@ -53,3 +53,4 @@ Fraction = Annotated[float, Range(0, 1, below=True)]
 Share = Annotated[float, Range(0, 1)]
 Rate = Annotated[float, Range(0, 1, above=True, below=True)]
 """A probability that can be promised."""
+Seed = Annotated[int, Range(0, 2**63 - 1)]

@@ -167,6 +167,7 @@ class Detector(nn.Module, abc.ABC):
             self.register_buffer(name, None)
 
     @classmethod
+    @checked
     def preset(cls, name: str, **changes: Any) -> Self:
         """Build the detector with the settings that a paper states; `changes` override them.
 

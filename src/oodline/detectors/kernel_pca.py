@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from oodline._util.ranges import Positive, Range, Rate
+from oodline._util.ranges import Positive, Range, Rate, Seed
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import InputError, SettingError
@@ -187,7 +187,7 @@ class CoRP(CoP):
     phase: Tensor
 
     def __init__(
-        self, *, explained: Rate = 0.8, gamma: Positive = 2.0, size: Annotated[int, Range(2)] = 2048, seed: int = 0
+        self, *, explained: Rate = 0.8, gamma: Positive = 2.0, size: Annotated[int, Range(2)] = 2048, seed: Seed = 0
     ) -> None:
         super().__init__(explained=explained)
         self.gamma = gamma

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
-from oodline._util.ranges import Count, NonNegative
+from oodline._util.ranges import Count, NonNegative, Seed
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.errors import InputError
@@ -85,7 +85,7 @@ class WeiPerMSP(Detector):
     dtypes: ClassVar[Mapping[str, torch.dtype]] = {"directions": torch.int8}
     directions: Tensor
 
-    def __init__(self, *, delta: NonNegative = 2.4, repeats: Count = 100, seed: int = 0) -> None:
+    def __init__(self, *, delta: NonNegative = 2.4, repeats: Count = 100, seed: Seed = 0) -> None:
         super().__init__()
         self.delta = delta
         self.repeats = repeats
@@ -204,7 +204,7 @@ class WeiPerKLD(WeiPerMSP):
         smoothing_perturbed: Count = 15,
         bins: Count = 100,
         samples: Count = 2_000,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(delta=delta, repeats=repeats, seed=seed)
         self.lam1 = lam1

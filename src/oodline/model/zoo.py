@@ -22,6 +22,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from oodline._util.arguments import checked
 from oodline._util.spec import Reference, parse_reference
 from oodline.errors import ModelError, SettingError, missing_extra, unknown_name
 from oodline.model.weights import load_weights
@@ -72,6 +73,7 @@ class _Source:
     ambiguous: str = ""  # why the transform may not be that of weights from a file
 
 
+@checked
 def load_model(
     reference: str, weights: str | Path | None = None, *, preprocessing: Preprocessing | None = None
 ) -> LoadedModel:

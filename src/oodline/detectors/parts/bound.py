@@ -31,10 +31,13 @@ class _Written:
             if percentile is None or percentile > 100:
                 raise Refused
             return value
-        known = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        if not known or np.isnan(value):
+        try:
+            number = float(value) if isinstance(value, int | float | np.integer | np.floating) else np.nan
+        except OverflowError:
+            number = np.nan
+        if np.isnan(number) or isinstance(value, bool):
             raise Refused
-        return float(value)
+        return number
 
     def words(self, kind: str) -> str:
         return "a value, or a percentile from '0%' to '100%'"
