@@ -11,7 +11,7 @@ import torch
 import oodline as ol
 from oodline._util.arguments import hints_of
 from oodline.detectors.catalog import CATALOG, detector_class
-from oodline.errors import OodlineError, SettingError
+from oodline.errors import InputError, OodlineError, SettingError
 from oodline.scoring.calibration import calibrate
 from oodline.scoring.class_calibration import calibrate_by_class
 from oodline.testing import toy_loader, toy_problem
@@ -325,3 +325,74 @@ def test_every_argument_is_checked(public, name, tmp_path, monkeypatch):
             except Exception as error:
                 pytest.fail(f"{name}({argument}={wrong!r}) ends in {type(error).__name__}: {error}")
         assert ends["an object"] is not None, f"{name} takes any {argument}"
+
+
+def test_detectors_are_taken_one_by_one_in_a_mapping_and_from_a_generator():
+    classifier, loader = toy_problem()
+    given = [ol.LINe(), ol.KNN(k=5)]
+    for detectors in (given[0], given, iter(given), {"one": given[0], "other": ol.LINe(p_a=0.5)}):
+        named = detectors if isinstance(detectors, dict) else {}
+        assert ol.fit(detectors, classifier, loader) is None
+        assert given[0].fitted and all(detector.fitted for detector in named.values())
+    expected = ol.score(given[0], classifier, loader)["line"]
+    for detectors, name in (({"mine": given[0]}, "mine"), (iter(given), "line"), (tuple(given), "line")):
+        assert torch.equal(ol.score(detectors, classifier, loader)[name], expected)
+    assert list(ol.evaluate(["energy", "msp"], classifier, loader, {"a": loader}).cells) == ["energy", "msp"]
+    guards = ol.fit_guards({"a": ol.LINe(), "b": ol.LINe(p_a=0.5)}, classifier, loader)
+    assert list(guards.artifact.detectors) == ["a", "b"]
+
+
+@pytest.mark.parametrize("use", [ol.fit, ol.score, ol.fit_guards])
+def test_two_detectors_of_one_name_are_refused_by_all_alike(use):
+    with pytest.raises(SettingError, match="must have different names; got 2 that share 'line'"):
+        use([ol.LINe(), ol.LINe(p_a=0.5)], *toy_problem())
+
+
+def test_a_failure_has_the_name_that_was_given():
+    classifier, [(inputs, labels)] = toy_problem()
+    with pytest.raises(ol.FitError) as error:
+        ol.fit({"few": ol.KNN(k=100), "a": ol.KNN(k=5), "fewer": ol.KNN(k=200)}, classifier, [(inputs, labels)])
+    assert (list(error.value.failures), error.value.fitted) == (["few", "fewer"], ("a",))
+
+
+def test_arrays_and_single_batches_are_taken():
+    classifier, [(inputs, labels)] = toy_problem()
+    expected = ol.score("energy", classifier, [inputs])["energy"]
+    array = inputs.numpy()
+    for loader in (inputs, array, [array], [(array, labels.numpy())], [array.astype(np.float64)]):
+        torch.testing.assert_close(ol.score("energy", classifier, loader)["energy"], expected)
+    assert torch.equal(classifier(array).logits, classifier(inputs).logits)
+    guard = ol.Guard(classifier, "energy").calibrate(array, 0.05)
+    assert torch.equal(guard(array).score, guard(inputs).score)
+
+
+def test_a_detector_is_not_called_on_images():
+    with pytest.raises(InputError, match=r"detector\(classifier\(inputs\)\), or Guard\(classifier, detector\)"):
+        ol.Energy()(torch.zeros(2, 3, 8, 8))
+
+
+def test_a_guard_moves_with_its_numbers():
+    classifier, loader = toy_problem()
+    guard = ol.Guard(classifier, ol.LINe().fit(classifier, loader)).calibrate(toy_loader(seed=1))
+    before = guard(loader[0][0])
+    for device in ("cpu", torch.device("cpu")):
+        assert guard.to(device) is guard
+    assert guard.device == torch.device("cpu")
+    assert guard.detector.threshold.dtype == torch.float32
+    assert torch.equal(guard(loader[0][0]).p_value, before.p_value)
+    with pytest.raises(SettingError, match="the device 'nowhere' cannot be used"):
+        guard.to("nowhere")
+    assert torch.equal(guard(loader[0][0]).p_value, before.p_value)
+
+
+def test_a_detector_is_fitted_by_an_engine():
+    classifier, loader = toy_problem()
+    passes = []
+
+    class Counting(ol.Local):
+        def fill(self, *given, **named):
+            passes.append(named["task"])
+            super().fill(*given, **named)
+
+    assert ol.LINe().fit(classifier, loader, engine=Counting()).fitted
+    assert passes == ["fitting"]

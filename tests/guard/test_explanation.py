@@ -21,7 +21,7 @@ def guards():
     line, neurons = ol.LINe(p_a=P_A, p_w=0.5, clip=CLIP), ol.Neurons(samples=2)
     ol.fit([line, neurons], classifier, loader)
     return {
-        "line": ol.Guard(classifier, line, class_names="abc").calibrate(toy_loader(seed=1)),
+        "line": ol.Guard(classifier, line, class_names=tuple("abc")).calibrate(toy_loader(seed=1)),
         "line and neurons": ol.Guard(classifier, line, neurons=neurons).calibrate(toy_loader(seed=1)),
         "energy and neurons": ol.Guard(classifier, ol.Energy(), neurons=neurons).calibrate(toy_loader(seed=1)),
         "energy": ol.Guard(classifier, ol.Energy()).calibrate(toy_loader(seed=1)),

@@ -11,7 +11,6 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from oodline._util.validation import shown
 from oodline.errors import SettingError
 
 _OPTION = re.compile(r",([A-Za-z_]\w*)=")
@@ -60,7 +59,7 @@ def parse_reference(text: str, schemes: Collection[str] = ()) -> Reference:
     'images/,new'
     """
     if not isinstance(text, str):
-        raise SettingError(f"a reference must be a string such as 'line,p_a=0.2'; got {shown(text)}.")
+        raise SettingError(f"a reference must be a string such as 'line,p_a=0.2'; got {text!r}.")
     head, *rest = _OPTION.split(text)
     keys = rest[::2]
     if twice := [key for key in keys if keys.count(key) > 1]:

@@ -174,9 +174,7 @@ def check_tensor(name: str, value: Any) -> Tensor:
 def check_false_alarm(false_alarm: float) -> None:
     """Raise `SettingError` where a false-alarm rate is outside (0, 1)."""
     if not 0 < false_alarm < 1:
-        raise SettingError(
-            f"a false-alarm rate lies between 0 and 1, and neither can be promised; {false_alarm:g} does not."
-        )
+        raise SettingError(f"`false_alarm` must be a number between 0 and 1, both excluded; got {false_alarm:g}.")
 
 
 def samples_needed(false_alarm: float) -> int:
@@ -226,7 +224,7 @@ def false_alarm_of(false_alarm: float | None, tpr: float | None, default: float 
     if false_alarm is not None:
         raise SettingError(f"false_alarm={false_alarm:g} and tpr={tpr:g} say the same thing twice. Give one of them.")
     if not 0 < tpr < 1:  # also where it is NaN
-        raise SettingError(f"a TPR lies between 0 and 1, and neither can be promised; {tpr:g} does not.")
+        raise SettingError(f"`tpr` must be a number between 0 and 1, both excluded; got {tpr:g}.")
     return float(1 - _exact(tpr))
 
 
