@@ -348,13 +348,6 @@ def test_two_detectors_of_one_name_are_refused_by_all_alike(use):
         use([ol.LINe(), ol.LINe(p_a=0.5)], *toy_problem())
 
 
-def test_a_failure_has_the_name_that_was_given():
-    classifier, [(inputs, labels)] = toy_problem()
-    with pytest.raises(ol.FitError) as error:
-        ol.fit({"few": ol.KNN(k=100), "a": ol.KNN(k=5), "fewer": ol.KNN(k=200)}, classifier, [(inputs, labels)])
-    assert (list(error.value.failures), error.value.fitted) == (["few", "fewer"], ("a",))
-
-
 def test_arrays_and_single_batches_are_taken():
     classifier, [(inputs, labels)] = toy_problem()
     expected = ol.score("energy", classifier, [inputs])["energy"]

@@ -53,7 +53,7 @@ def name_detectors(detectors: Any) -> dict[str, Any]:
     elif _is_detector(detectors):
         named = {detectors.name: detectors}
     elif isinstance(detectors, Iterable) and not isinstance(detectors, str):
-        listed = list(detectors)
+        listed = list({id(detector): detector for detector in detectors}.values())  # one given twice is one
         named = {detector.name if _is_detector(detector) else repr(detector): detector for detector in listed}
         if len(named) < len(listed):
             raise SettingError(
