@@ -104,7 +104,7 @@ def test_a_detector_without_contributions_says_which_have_them(guards):
 
 
 def test_what_cannot_be_explained_is_refused(guards):
-    with pytest.raises(SettingError, match="top=0"):
+    with pytest.raises(SettingError, match="`top` must be an integer of at least 1; got 0"):
         guards["line"].explain(IMAGES, top=0)
     with pytest.raises(InputError, match="refused a batch"):
         guards["line"].explain(torch.zeros(2, 7))

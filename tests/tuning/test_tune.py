@@ -162,7 +162,7 @@ def test_held_out_data_that_cannot_serve_is_refused(digits):
         tune(LINe(), classifier, fit, [images], grid=SMALL)
     with pytest.raises(InputError, match="come one a batch"):
         tune(LINe(), classifier, fit, list(held_out[0][0].split(1)), grid=SMALL)
-    with pytest.raises(SettingError, match="limit=1"):
+    with pytest.raises(SettingError, match="`limit` must be an integer of at least 2; got 1"):
         tune(LINe(), classifier, fit, held_out, grid=SMALL, limit=1)
 
 
