@@ -124,7 +124,7 @@ def test_a_mistaken_reference_ends_in_a_sentence():
         create_detector("line,p_a")
     with pytest.raises(SettingError, match=r"'line' has no setting 'pa'\. It has: .*p_a"):
         create_detector("line,pa=0.9")
-    with pytest.raises(SettingError, match="'line' does not take p_a='a lot'"):
+    with pytest.raises(SettingError, match="`p_a` must be a number from 0 to below 1; got 'a lot'"):
         create_detector("line,p_a=a lot")
 
 

@@ -350,7 +350,7 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
         ([*MODEL, "--label-offset", "1"], "labels are outside [0, 2]"),
         ([*MODEL, "--detector", "lime"], "Did you mean 'line'"),
         ([*MODEL, "--detector", "line,p_q=0.5"], "'line' has no setting 'p_q'"),
-        ([*MODEL, "--detector", "line,p_a=1.5"], "p_a in [0, 1)"),
+        ([*MODEL, "--detector", "line,p_a=1.5"], "`p_a` must be a number from 0 to below 1; got 1.5"),
         ([*MODEL, "--weights", "nowhere.safetensors"], "no weight file nowhere.safetensors"),
         ([*MODEL, "--head", "9"], "no module named '9'"),
         ([*MODEL, "--preprocessing", '{"resize": 8, "zoom": 2}'], "zoom"),

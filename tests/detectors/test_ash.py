@@ -94,5 +94,5 @@ def test_signed_features_are_multiplied_by_no_more_than_non_negative_ones_could_
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 90, math.nan])
 def test_a_fraction_is_pruned(p):
-    with pytest.raises(SettingError, match=r"ASHS needs p in \[0, 1\)"):
+    with pytest.raises(SettingError, match=r"`p` must be .*; got "):
         ASHS(p=p)

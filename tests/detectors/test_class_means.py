@@ -109,7 +109,7 @@ def test_cadref_counts_a_tenth_of_many_classes(draw):
 
 
 def test_cadref_knows_two_confidences():
-    with pytest.raises(SettingError, match="CADRef knows confidence='energy' or 'gen', not 'msp'"):
+    with pytest.raises(SettingError, match="`confidence` must be 'energy' or 'gen'; got 'msp'"):
         CADRef(confidence="msp")
 
 

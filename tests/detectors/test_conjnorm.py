@@ -131,12 +131,12 @@ def test_every_class_is_needed(draw):
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: ConjNorm(p=1.0), "ConjNorm needs p above 1, a temperature above 0 .*; not 1.0, 0.05, 50000"),
-        (lambda: ConjNorm(p=float("inf")), "ConjNorm needs p above 1"),
-        (lambda: ConjNorm(temperature=0.0), r"a temperature above 0 .*; not 2.2, 0.0, 50000"),
-        (lambda: ConjNorm(temperature=float("inf")), r"a temperature above 0 .*; not 2.2, inf, 50000"),
-        (lambda: ConjNorm(bank=0), "a bank of at least one sample"),
-        (lambda: ConjNorm(partition="none"), "ConjNorm knows partition='all' or 'class', not 'none'"),
+        (lambda: ConjNorm(p=1.0), r"`p` must be a number above 1; got 1\.0"),
+        (lambda: ConjNorm(p=float("inf")), "`p` must be a finite number above 1; got inf"),
+        (lambda: ConjNorm(temperature=0.0), r"`temperature` must be a number above 0; got 0\.0"),
+        (lambda: ConjNorm(temperature=float("inf")), "`temperature` must be a finite number above 0; got inf"),
+        (lambda: ConjNorm(bank=0), "`bank` must be an integer of at least 1; got 0"),
+        (lambda: ConjNorm(partition="none"), "`partition` must be 'all' or 'class'; got 'none'"),
     ],
 )
 def test_invalid_settings(build, sentence):

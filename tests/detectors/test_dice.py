@@ -60,5 +60,5 @@ def test_a_head_of_several_layers_is_refused():
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 90, math.nan])
 def test_a_fraction_is_pruned(p):
-    with pytest.raises(SettingError, match=r"DICE needs p in \[0, 1\)"):
+    with pytest.raises(SettingError, match=r"`p` must be .*; got "):
         DICE(p=p)

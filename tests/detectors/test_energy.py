@@ -32,5 +32,5 @@ def test_a_cold_energy_is_the_largest_logit(draw):
 
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan])
 def test_a_temperature_must_be_positive(temperature):
-    with pytest.raises(SettingError, match="temperature above 0"):
+    with pytest.raises(SettingError, match=r"`temperature` must be .*; got "):
         Energy(temperature=temperature)

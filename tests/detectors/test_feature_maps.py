@@ -140,5 +140,5 @@ def test_activations_without_a_map_are_refused(detector):
 def test_invalid_settings():
     builds = [lambda: NAP(epsilon=0), lambda: NAPCombined(epsilon=0), lambda: NAPCombined(w=1.1)]
     for build in (*builds, lambda: ModeCSD(k=0), lambda: ModeCSD(k=7, bank=1)):
-        with pytest.raises(SettingError, match="needs"):
+        with pytest.raises(SettingError, match=r"`(epsilon|w|k|bank)` must be .*; got "):
             build()

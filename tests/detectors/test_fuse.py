@@ -341,9 +341,9 @@ def test_candidates_do_not_share_members():
 
 @pytest.mark.parametrize("given", [[1, 2], None, 3, ["energy", None]])
 def test_what_are_no_detectors_is_refused(given):
-    with pytest.raises(SettingError, match="Fuse combines detectors, or references to them"):
+    with pytest.raises(SettingError, match=r"`detectors` must be .*; got "):
         Fuse(given)
-    with pytest.raises(SettingError, match="Fuse knows rule="):
+    with pytest.raises(SettingError, match=r"`rule` must be .*; got .'fisher'."):
         Fuse("energy+msp", rule=["fisher"])
 
 

@@ -82,9 +82,9 @@ def test_every_class_is_needed(draw, covariance):
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: GMM(covariance="tied"), "GMM knows covariance='diagonal' or 'full', not 'tied'"),
-        (lambda: GMM(ridge=0.0), "GMM needs a ridge above 0; 0.0 is not"),
-        (lambda: GMM(ridge=float("nan")), "GMM needs a ridge above 0; nan is not"),
+        (lambda: GMM(covariance="tied"), "`covariance` must be 'diagonal' or 'full'; got 'tied'"),
+        (lambda: GMM(ridge=0.0), r"`ridge` must be a number above 0; got 0\.0"),
+        (lambda: GMM(ridge=float("nan")), "`ridge` must be a finite number above 0; got nan"),
     ],
 )
 def test_invalid_settings(build, sentence):

@@ -118,10 +118,10 @@ def test_a_space_that_leaves_no_error_is_refused(draw):
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: CoP(explained=0.0), r"CoP needs explained in \(0, 1\), a share of variance; 0.0 is not\."),
-        (lambda: CoRP(explained=1.0), r"CoRP needs explained in \(0, 1\), a share of variance; 1.0 is not\."),
-        (lambda: CoRP(gamma=0.0), "CoRP needs gamma above 0 and a size of at least 2; not 0.0 and 2048"),
-        (lambda: CoRP(size=1), "CoRP needs gamma above 0 and a size of at least 2; not 2.0 and 1"),
+        (lambda: CoP(explained=0.0), r"`explained` must be a number between 0 and 1, both excluded; got 0\.0"),
+        (lambda: CoRP(explained=1.0), r"`explained` must be a number between 0 and 1, both excluded; got 1\.0"),
+        (lambda: CoRP(gamma=0.0), r"`gamma` must be a number above 0; got 0\.0"),
+        (lambda: CoRP(size=1), "`size` must be an integer of at least 2; got 1"),
     ],
 )
 def test_invalid_settings(build, sentence):

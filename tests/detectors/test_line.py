@@ -324,15 +324,15 @@ def test_ten_samples_a_class_are_enough(draw):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("p_a=1", r"p_a in \[0, 1\)"),
-        ("p_w=-0.1", r"p_w in \[0, 1\)"),
-        ("p_w=90", r"p_w in \[0, 1\)"),
-        ("clip=0", "clip above 0"),
-        ("clip=-1", "clip above 0"),
-        ("clip=NaN", "clip as a value or a percentile"),
-        ("contribution=unsigned", "'signed' or 'absolute', not 'unsigned'"),
-        ("route=both", "'clipped' or 'full', not 'both'"),
-        ("unseen=ignore", "'error' or 'dense', not 'ignore'"),
+        ("p_a=1", "`p_a` must be a number from 0 to below 1; got 1"),
+        ("p_w=-0.1", "`p_w` must be .*; got "),
+        ("p_w=90", "`p_w` must be .*; got "),
+        ("clip=0", "`clip` must be .*; got "),
+        ("clip=-1", "`clip` must be .*; got "),
+        ("clip=NaN", "`clip` must be a value, or a percentile from '0%' to '100%'; got nan"),
+        ("contribution=unsigned", "`contribution` must be 'signed' or 'absolute'; got 'unsigned'"),
+        ("route=both", "`route` must be 'clipped' or 'full'; got 'both'"),
+        ("unseen=ignore", "`unseen` must be 'error' or 'dense'; got 'ignore'"),
     ],
 )
 def test_invalid_settings(setting, message):

@@ -186,7 +186,7 @@ def test_vra_needs_bounds_in_order(draw):
         draw(0).fit(VRA(low=0.5, high=0.1))
     with pytest.raises(SettingError, match=r"VRA needs low at most high; in feature 0, low=5\.0 is 5 and high=90% is"):
         draw(0).fit(VRA(low=5.0, high="90%"))
-    with pytest.raises(SettingError, match="VRA needs high as a value or a percentile"):
+    with pytest.raises(SettingError, match="`high` must be a value, or a percentile from '0%' to '100%'; got '95'"):
         VRA(high="95")
 
 
@@ -216,17 +216,17 @@ def test_bats_pins_a_feature_that_never_varies(draw):
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: ITP(p=1.0), r"ITP needs p in \[0, 1\), the fraction that is pruned; 1.0 is not"),
-        (lambda: ITP(lam=float("inf")), "ITP needs a finite lam"),
-        (lambda: ITP(lam=float("nan")), "ITP needs a finite lam"),
+        (lambda: ITP(p=1.0), r"`p` must be a number from 0 to below 1; got 1\.0"),
+        (lambda: ITP(lam=float("inf")), "`lam` must be .*; got "),
+        (lambda: ITP(lam=float("nan")), "`lam` must be .*; got "),
         (lambda: ITP(scorer=VRA()), "ITP masks weights, so its scorer must read the logits"),
-        (lambda: DDCS(p=-0.1), r"DDCS needs p in \[0, 1\)"),
-        (lambda: DDCS(alpha=1.5), r"DDCS needs alpha in \[0, 1\] and at least one sample; not 1.5 and 10000"),
-        (lambda: DDCS(samples=0), r"at least one sample; not 0.8 and 0\."),
-        (lambda: DDCS(low="twenty"), "DDCS needs low as a value or a percentile"),
-        (lambda: VRA(low=float("nan")), "VRA needs low as a value or a percentile; NaN is neither"),
-        (lambda: VRA(samples=0), "VRA needs at least one sample to take percentiles of; 0 is not"),
-        (lambda: BATS(lam=0.0), "BATS needs lam above 0, a number of standard deviations; 0.0 is not"),
+        (lambda: DDCS(p=-0.1), r"`p` must be a number from 0 to below 1; got -0\.1"),
+        (lambda: DDCS(alpha=1.5), r"`alpha` must be a number from 0 to 1; got 1\.5"),
+        (lambda: DDCS(samples=0), "`samples` must be an integer of at least 1; got 0"),
+        (lambda: DDCS(low="twenty"), "`low` must be a value, or a percentile from '0%' to '100%'; got 'twenty'"),
+        (lambda: VRA(low=float("nan")), "`low` must be a value, or a percentile from '0%' to '100%'; got nan"),
+        (lambda: VRA(samples=0), "`samples` must be an integer of at least 1; got 0"),
+        (lambda: BATS(lam=0.0), r"`lam` must be a number above 0; got 0\.0"),
     ],
 )
 def test_invalid_settings(build, sentence):

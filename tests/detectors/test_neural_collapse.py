@@ -119,9 +119,9 @@ def test_features_of_zero_have_finite_scores(draw, build):
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: NECO(dimension=0), "NECO needs a dimension of at least 1; 0 is not"),
-        (lambda: NCI(alpha=-0.1), "NCI needs alpha of at least 0; -0.1 is not"),
-        (lambda: NCI(alpha=float("nan")), "NCI needs alpha of at least 0; nan is not"),
+        (lambda: NECO(dimension=0), "`dimension` must be an integer of at least 1; got 0"),
+        (lambda: NCI(alpha=-0.1), r"`alpha` must be a number of at least 0; got -0\.1"),
+        (lambda: NCI(alpha=float("nan")), "`alpha` must be a finite number of at least 0; got nan"),
     ],
 )
 def test_invalid_settings(build, sentence):

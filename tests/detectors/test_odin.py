@@ -149,5 +149,5 @@ def test_tokens_are_refused():
     ],
 )
 def test_invalid_settings(setting):
-    with pytest.raises(SettingError, match="needs"):
+    with pytest.raises(SettingError, match=r"`(epsilon|std|temperature)` must (be|have) .*; got "):
         ODIN(**setting)

@@ -59,5 +59,5 @@ def test_a_clip_of_a_given_value_needs_no_data(draw, assert_equals):
 
 @pytest.mark.parametrize("clip", ["-1%", "101%", "much", "%", math.nan])
 def test_a_clip_is_a_value_or_a_percentile(clip):
-    with pytest.raises(SettingError, match="ReAct needs clip as a value or a percentile"):
+    with pytest.raises(SettingError, match=r"`clip` must be .*; got "):
         ReAct(clip=clip)

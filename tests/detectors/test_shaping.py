@@ -216,14 +216,14 @@ def test_rankfeat_without_a_map_is_refused(draw):
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: OptFS(bins=0), "OptFS needs at least one bin and one sample; not 0 and 10000"),
-        (lambda: OptFS(samples=0), "OptFS needs at least one bin and one sample; not 100 and 0"),
-        (lambda: OptFS(readout="msp"), "OptFS knows readout='logit' or 'energy', not 'msp'"),
-        (lambda: AdaSCALE(p_min=0.9, p_max=0.8), "AdaSCALE needs 0 <= p_min <= p_max < 1; not 0.9 and 0.8"),
-        (lambda: AdaSCALE(p_max=1.0), "AdaSCALE needs 0 <= p_min <= p_max < 1; not 0.6 and 1.0"),
-        (lambda: AdaSCALE(k1=5), r"AdaSCALE needs k1, k2 and moved in \[0, 1\]; not 5, 0.05, 0.05"),
-        (lambda: AdaSCALE(lam=-1.0), "AdaSCALE needs lam of at least 0 and at least one sample; not -1.0 and 5000"),
-        (lambda: AdaSCALE(samples=0), "at least one sample; not 10.0 and 0"),
+        (lambda: OptFS(bins=0), "`bins` must be an integer of at least 1; got 0"),
+        (lambda: OptFS(samples=0), "`samples` must be an integer of at least 1; got 0"),
+        (lambda: OptFS(readout="msp"), "`readout` must be 'logit' or 'energy'; got 'msp'"),
+        (lambda: AdaSCALE(p_min=0.9, p_max=0.8), r"`p_min` must be at most `p_max`; got 0\.9 and 0\.8"),
+        (lambda: AdaSCALE(p_max=1.0), r"`p_max` must be a number from 0 to below 1; got 1\.0"),
+        (lambda: AdaSCALE(k1=5), "`k1` must be a number from 0 to 1; got 5"),
+        (lambda: AdaSCALE(lam=-1.0), r"`lam` must be a number of at least 0; got -1\.0"),
+        (lambda: AdaSCALE(samples=0), "`samples` must be an integer of at least 1; got 0"),
     ],
 )
 def test_invalid_settings(build, sentence):

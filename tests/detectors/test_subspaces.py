@@ -135,7 +135,7 @@ def test_fm_pls_needs_every_class(draw):
     ],
 )
 def test_invalid_settings(build):
-    with pytest.raises(SettingError, match="needs"):
+    with pytest.raises(SettingError, match=r"`(dimension|k|p|samples|theta)` must (be|have) .*; got "):
         build()
 
 

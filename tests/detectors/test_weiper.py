@@ -179,13 +179,13 @@ def test_features_that_are_all_equal_have_no_histogram(draw):
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: WeiPerMSP(delta=-0.1), "WeiPerMSP needs delta of at least 0 and repeats of at least 1; not -0.1 and"),
-        (lambda: WeiPerKLD(repeats=0), "WeiPerKLD needs delta of at least 0 and repeats of at least 1; not 2.4 and 0"),
-        (lambda: WeiPerMSP(delta=float("inf")), "not inf and 100"),
-        (lambda: WeiPerKLD(lam1=-1.0), r"WeiPerKLD needs lam1 and lam2 of at least 0.*; not -1.0, 0.25, 40"),
-        (lambda: WeiPerKLD(lam2=float("nan")), "WeiPerKLD needs lam1 and lam2 of at least 0"),
-        (lambda: WeiPerKLD(bins=0), "bins and samples of at least 1"),
-        (lambda: WeiPerKLD(smoothing=0), "smoothing_perturbed, bins and samples of at least 1"),
+        (lambda: WeiPerMSP(delta=-0.1), r"`delta` must be a number of at least 0; got -0\.1"),
+        (lambda: WeiPerKLD(repeats=0), "`repeats` must be an integer of at least 1; got 0"),
+        (lambda: WeiPerMSP(delta=float("inf")), "`delta` must be a finite number of at least 0; got inf"),
+        (lambda: WeiPerKLD(lam1=-1.0), r"`lam1` must be a number of at least 0; got -1\.0"),
+        (lambda: WeiPerKLD(lam2=float("nan")), "`lam2` must be a finite number of at least 0; got nan"),
+        (lambda: WeiPerKLD(bins=0), "`bins` must be an integer of at least 1; got 0"),
+        (lambda: WeiPerKLD(smoothing=0), "`smoothing` must be an integer of at least 1; got 0"),
     ],
 )
 def test_invalid_settings(build, sentence):

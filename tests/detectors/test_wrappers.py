@@ -68,7 +68,7 @@ def test_a_class_without_samples_has_no_prior(draw):
 def test_invalid_settings():
     with pytest.raises(SettingError, match="strength"):
         PriorNormalised(strength=-1.0)
-    with pytest.raises(SettingError, match="knows scale='probability' or 'log', not 'logit'"):
+    with pytest.raises(SettingError, match="`scale` must be 'probability' or 'log'; got 'logit'"):
         PriorNormalised(scale="logit")
 
 

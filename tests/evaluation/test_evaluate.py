@@ -12,7 +12,7 @@ import torch
 from oodline.detectors.energy import Energy
 from oodline.detectors.knn import KNN
 from oodline.detectors.msp import MSP
-from oodline.errors import InputError, SettingError, UnknownNameError
+from oodline.errors import InputError, SettingError
 from oodline.evaluation.evaluate import Table, evaluate, tabulate
 from oodline.evaluation.metric import METRICS
 from oodline.evaluation.metrics import Metrics, compute_metrics
@@ -128,7 +128,7 @@ def test_python_gives_what_the_command_line_gives(tmp_path):
     assert table.full_spectrum.cells["energy"]["blob"] == PAPER.measure(torch.cat([ours[: len(inputs)], more]), theirs)
     assert table.interval("energy", "auroc", "blob").low <= table.value("energy", "auroc", "blob")
     assert table.accuracy == float((classifier(inputs).logits.argmax(1) == labels).double().mean())
-    with pytest.raises(UnknownNameError, match=r"unknown convention 'papers'\. Did you mean 'paper'"):
+    with pytest.raises(SettingError, match="`convention` must be a Convention or 'exact' or 'paper'; got 'papers'"):
         evaluate(Energy(), classifier, loader, {"blob": near}, convention="papers")
     with pytest.raises(SettingError, match="at least 2 resamples"):
         evaluate(Energy(), classifier, loader, {"blob": near}, bootstrap=1)

@@ -33,7 +33,7 @@ def made(tmp_path_factory):
     detector = ol.LINe(p_a=0.5, p_w=0.5, clip=5.0)
     neurons = ol.Neurons(samples=2)
     ol.fit([detector, neurons], classifier, loader)
-    guard = ol.Guard(classifier, detector, class_names="abc", neurons=neurons)
+    guard = ol.Guard(classifier, detector, class_names=tuple("abc"), neurons=neurons)
     path = guard.calibrate(toy_loader(seed=1)).save(tmp_path_factory.mktemp("good") / "guard.safetensors")
     return path.read_bytes(), classifier
 

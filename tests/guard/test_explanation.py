@@ -21,7 +21,7 @@ def guards():
     line, neurons = ol.LINe(p_a=P_A, p_w=0.5, clip=CLIP), ol.Neurons(samples=2)
     ol.fit([line, neurons], classifier, loader)
     return {
-        "line": ol.Guard(classifier, line, class_names="abc").calibrate(toy_loader(seed=1)),
+        "line": ol.Guard(classifier, line, class_names=tuple("abc")).calibrate(toy_loader(seed=1)),
         "line and neurons": ol.Guard(classifier, line, neurons=neurons).calibrate(toy_loader(seed=1)),
         "energy and neurons": ol.Guard(classifier, ol.Energy(), neurons=neurons).calibrate(toy_loader(seed=1)),
         "energy": ol.Guard(classifier, ol.Energy()).calibrate(toy_loader(seed=1)),
@@ -104,7 +104,7 @@ def test_a_detector_without_contributions_says_which_have_them(guards):
 
 
 def test_what_cannot_be_explained_is_refused(guards):
-    with pytest.raises(SettingError, match="top=0"):
+    with pytest.raises(SettingError, match="`top` must be an integer of at least 1; got 0"):
         guards["line"].explain(IMAGES, top=0)
     with pytest.raises(InputError, match="refused a batch"):
         guards["line"].explain(torch.zeros(2, 7))

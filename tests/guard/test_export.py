@@ -38,7 +38,7 @@ def image_guard() -> ol.Guard:
     loader = [(PREPROCESSING.normalise(torch.rand(80, 3, 6, 6)), torch.arange(80) % 4)]
     detector = ol.LINe(p_a=0.3, p_w=0.3, clip=1.0).fit(classifier, loader)
     held_out = [PREPROCESSING.normalise(torch.rand(50, 3, 6, 6))]
-    return ol.Guard(classifier, detector, class_names="abcd").calibrate(held_out)
+    return ol.Guard(classifier, detector, class_names=tuple("abcd")).calibrate(held_out)
 
 
 def toy_guard(detector: ol.Detector | None = None) -> ol.Guard:

@@ -22,7 +22,7 @@ from oodline.testing import toy_loader, toy_problem
 def guard():
     classifier, loader = toy_problem()
     detector = ol.LINe(p_a=0.5, p_w=0.5, clip=5.0).fit(classifier, loader)
-    return ol.Guard(classifier, detector, class_names="abc").calibrate(toy_loader(seed=1), false_alarm=0.1)
+    return ol.Guard(classifier, detector, class_names=tuple("abc")).calibrate(toy_loader(seed=1), false_alarm=0.1)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_guard_needs_a_fitted_detector_a_threshold_and_its_own_classifier(guar
         ol.Guard(other, guard.detector)
 
 
-@pytest.mark.parametrize("names", ["ab", "abcd"])
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c", "d")])
 def test_every_class_has_a_name_or_none_has(guard, names):
     with pytest.raises(SettingError, match=f"{len(names)} class names for 3 classes"):
         ol.Guard(guard.classifier, guard.detector, class_names=names)
@@ -81,9 +81,9 @@ def test_a_file_takes_names_where_it_has_none_and_loses_those_that_do_not_fit(gu
     plain = ol.Guard(guard.classifier, guard.detector, guard.calibration)
     path = plain.save(tmp_path / "plain.safetensors")
     assert ol.Guard.load(path, guard.classifier).class_names is None
-    assert ol.Guard.load(path, guard.classifier, class_names="xyz").class_names == ("x", "y", "z")
+    assert ol.Guard.load(path, guard.classifier, class_names=tuple("xyz")).class_names == ("x", "y", "z")
     with pytest.warns(UserWarning, match="2 class names for 3 classes are not shown"):
-        assert ol.Guard.load(path, guard.classifier, class_names="xy").class_names is None
+        assert ol.Guard.load(path, guard.classifier, class_names=tuple("xy")).class_names is None
 
 
 def test_a_batch_of_the_wrong_shape_or_with_nan_is_refused(guard):
@@ -129,7 +129,7 @@ def test_both_spellings_and_both_kinds_of_calibration_survive_a_file(guard, tmp_
     assert len({float(t) for t in guard(images).threshold}) == 3
     for name in ("is_ood", "p_value", "threshold"):
         assert torch.equal(getattr(loaded(images), name), getattr(guard(images), name))
-    with pytest.raises(SettingError, match="by='all' or 'predicted', not 'class'"):
+    with pytest.raises(SettingError, match="`by` must be 'all' or 'predicted'; got 'class'"):
         guard.calibrate(held_out, by="class")
     with pytest.raises(SettingError, match=r"60 held-out samples cannot promise a false-alarm rate of 0\.01"):
         guard.calibrate(held_out, false_alarm=0.01)

@@ -296,7 +296,7 @@ def test_batches_of_the_wrong_shape_empty_or_of_no_tensor_are_refused():
         classifier(torch.zeros(0, 3, 8, 8))
     with pytest.raises(InputError, match=r"at least one sample; this one has shape \(\)"):
         classifier(torch.tensor(1.0))
-    with pytest.raises(InputError, match="must be a tensor or a mapping of tensors, not list"):
+    with pytest.raises(InputError, match="must be a tensor, a NumPy array of numbers, or a mapping of them; got list"):
         classifier([[1.0]])
 
 

@@ -19,7 +19,7 @@ from oodline.detectors.line import LINe
 from oodline.detectors.mahalanobis import Mahalanobis
 from oodline.detectors.msp import MSP
 from oodline.detectors.react import ReAct
-from oodline.errors import HeadError, InputError, LabelError
+from oodline.errors import HeadError, InputError, LabelError, SettingError
 from oodline.model.classifier import Classifier
 from oodline.passes.fit import FitError, fit
 from oodline.statistics import Statistic
@@ -62,7 +62,7 @@ def test_equal_statistics_are_shared_and_different_ones_are_not():
             super().estimate(statistics, head)
 
     one, two, other = Spy(k=1), Spy(k=2), Spy(k=1, bank=30)
-    fit([one, two, other], CLASSIFIER, BATCHES)
+    fit({"one": one, "two": two, "other": other}, CLASSIFIER, BATCHES)
     assert one.used is two.used
     assert one.used is not other.used
 
@@ -70,7 +70,8 @@ def test_equal_statistics_are_shared_and_different_ones_are_not():
 def test_detectors_that_need_no_data_make_no_pass():
     seen: list[int] = []
     fit([Energy(), MSP()], CLASSIFIER, counted(BATCHES, seen))
-    fit([], CLASSIFIER, counted(BATCHES, seen))
+    with pytest.raises(SettingError, match="`detectors` must have at least one detector; got none"):
+        fit([], CLASSIFIER, counted(BATCHES, seen))
     assert seen == []
 
 
@@ -124,10 +125,11 @@ def test_a_fit_error_names_each_detector_that_failed_and_why():
     assert [d.fitted for d in (line, mahalanobis, knn, energy)] == [False, False, True, True]
 
 
-def test_a_fit_error_counts_detectors_of_one_name():
+def test_a_fit_error_has_the_names_that_were_given():
+    detectors = {"few": LINe(p_a=0.1), "many": LINe(p_a=0.9), "knn": KNN(k=3)}
     with pytest.raises(FitError) as caught:
-        fit([LINe(p_a=0.1), LINe(p_a=0.9), KNN(k=3)], CLASSIFIER, [(INPUTS, LABELS % 2)])
-    assert len(caught.value.failures) == 2
+        fit(detectors, CLASSIFIER, [(INPUTS, LABELS % 2)])
+    assert (list(caught.value.failures), caught.value.fitted) == (["few", "many"], ("knn",))
 
 
 def test_a_fit_error_of_all_detectors_says_nothing_of_others():

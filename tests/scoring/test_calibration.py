@@ -108,13 +108,13 @@ def test_both_spellings_of_the_rate_are_one():
     assert false_alarm_of(0.01, None) == 0.01
     with pytest.raises(SettingError, match="say the same thing twice"):
         false_alarm_of(0.05, 0.95)
-    with pytest.raises(SettingError, match="a TPR lies between 0 and 1"):
+    with pytest.raises(SettingError, match="`tpr` must be a number between 0 and 1"):
         false_alarm_of(None, 1.0)
 
 
 def test_bad_input_is_refused():
     for rate in (0.0, 1.0, -0.1, 5.0, math.nan):
-        with pytest.raises(SettingError, match="a false-alarm rate lies between 0 and 1"):
+        with pytest.raises(SettingError, match="`false_alarm` must be a number between 0 and 1"):
             calibrate(torch.zeros(100), rate)
     with pytest.raises(InputError, match="was empty"):
         calibrate(torch.zeros(0))

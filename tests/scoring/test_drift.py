@@ -160,9 +160,9 @@ def test_a_calibration_by_class_flags_by_class():
 def test_bad_input_is_refused():
     calibration = calibrate(torch.randn(100))
     for settings, sentence in [
-        ({"alpha": 0.0}, "alpha lies between"),
-        ({"window": 0}, "a window holds 1 to"),
-        ({"window": 10**30}, "a window holds 1 to"),
+        ({"alpha": 0.0}, r"`alpha` must be a number between 0 and 1, both excluded; got 0\.0"),
+        ({"window": 0}, "`window` must be an integer from 1 to"),
+        ({"window": 10**30}, "`window` must be an integer from 1 to"),
     ]:
         with pytest.raises(SettingError, match=sentence):
             DriftMonitor(calibration, **settings)

@@ -18,6 +18,7 @@ from oodline.passes.fit import reads
 from oodline.passes.local import Local
 from oodline.scoring import row_writer as module
 from oodline.scoring.calibration import calibrate
+from oodline.scoring.class_calibration import calibrate_by_class
 from oodline.scoring.row_writer import RowWriter, check_output
 from oodline.scoring.score import score_all
 from oodline.testing import toy_problem
@@ -110,3 +111,17 @@ def test_where_rows_cannot_go_is_said_before_the_work(tmp_path):
     (tmp_path / "rows" / "part-0.parquet").touch()
     with pytest.raises(DataError, match=r"holds Parquet files, which would mix with the new ones\. Name another\."):
         check_output(tmp_path / "rows", divided=True)
+
+
+def test_the_key_tells_calibrations_by_class_apart(tmp_path):
+    scores, classes = torch.arange(80.0), torch.arange(80) % 2
+
+    def key(calibration):
+        return RowWriter(tmp_path / "rows", {"energy": Energy()}, calibration).key
+
+    one = calibrate_by_class(scores, classes, 2)
+    same, other = calibrate_by_class(scores, classes, 2), calibrate_by_class(scores, 1 - classes, 2)
+    assert torch.equal(one.scores, other.scores)
+    assert key(one) == key(same)
+    assert key(one) != key(other)
+    assert key(one) != key(one.overall)

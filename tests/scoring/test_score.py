@@ -94,7 +94,7 @@ def test_a_mapping_names_the_columns():
 
 
 def test_two_of_one_name_are_refused_with_the_remedy():
-    sentence = r"3 detectors share 2 names \(energy, msp\)\. Tell them apart by a mapping"
+    sentence = r"`detectors` must have different names; got 3 that share 'energy', 'msp'\. Pass a mapping: "
     for call in (name_detectors, lambda detectors: score(detectors, CLASSIFIER, BATCHES)):
         with pytest.raises(SettingError, match=sentence):
             call([Energy(), MSP(), Energy()])
@@ -102,7 +102,7 @@ def test_two_of_one_name_are_refused_with_the_remedy():
 
 def test_no_detector_is_refused():
     for nothing in ([], (), {}):
-        with pytest.raises(SettingError, match="no detector was given"):
+        with pytest.raises(SettingError, match="`detectors` must have at least one detector; got none"):
             name_detectors(nothing)
 
 

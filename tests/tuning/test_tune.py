@@ -162,7 +162,7 @@ def test_held_out_data_that_cannot_serve_is_refused(digits):
         tune(LINe(), classifier, fit, [images], grid=SMALL)
     with pytest.raises(InputError, match="come one per batch"):
         tune(LINe(), classifier, fit, list(held_out[0][0].split(1)), grid=SMALL)
-    with pytest.raises(SettingError, match="limit=1"):
+    with pytest.raises(SettingError, match="`limit` must be an integer of at least 2; got 1"):
         tune(LINe(), classifier, fit, held_out, grid=SMALL, limit=1)
 
 
@@ -175,7 +175,7 @@ def test_candidates_that_cannot_be_used_say_why_and_all_failing_is_an_error(digi
     classifier, fit, held_out, *_ = digits
     tuned = tune(KNN(k=5, bank=50), classifier, fit, held_out, grid={"k": [5, 60]})
     assert [bool(c.failure) for c in tuned.candidates] == [False, True]
-    assert "k=60, bank=50" in tuned.candidates[1].failure
+    assert "`k` must be at most `bank`, 50; got 60" in tuned.candidates[1].failure
     with pytest.raises(SettingError, match=r"none of the 1 candidates .* at least 5000 training samples"):
         tune(KNN(k=5000), classifier, fit, held_out, grid={"k": [5000]})
 

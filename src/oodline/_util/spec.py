@@ -49,7 +49,7 @@ def parse_reference(text: str, schemes: Collection[str] = ()) -> Reference:
     Raises
     ------
     SettingError
-        An option is given twice.
+        An option is given twice, or it is not a string.
 
     Examples
     --------
@@ -58,6 +58,8 @@ def parse_reference(text: str, schemes: Collection[str] = ()) -> Reference:
     >>> parse_reference("images/,new").name
     'images/,new'
     """
+    if not isinstance(text, str):
+        raise SettingError(f"a reference must be a string such as 'line,p_a=0.2'; got {text!r}.")
     head, *rest = _OPTION.split(text)
     keys = rest[::2]
     if twice := [key for key in keys if keys.count(key) > 1]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from oodline._util.ranges import Refused
 from oodline.errors import InputError
 
 Inputs = Tensor | Mapping[str, Any]
@@ -30,13 +32,63 @@ class Batch:
     """(N,), int64: position of each sample in its data set."""
 
 
+class _IterableOfBatches:
+    replaces_type = True
+    argument_remedy = "A data set becomes one by torch.utils.data.DataLoader(data, batch_size=64); [batch] is one, too."
+
+    def accept(self, value: Any) -> Iterable[Any]:
+        if isinstance(value, Tensor | np.ndarray | Mapping | Batch):
+            return [value]
+        if isinstance(value, str | bytes | type) or not isinstance(value, Iterable):
+            raise Refused
+        return value
+
+    def words(self, kind: str) -> str:
+        return "a loader, which yields batches"
+
+
+Loader = Annotated[Iterable[Any], _IterableOfBatches()]
+"""Batches; what is one batch by itself, such as a tensor or an array, is taken as a loader of it."""
+
+
+def as_tensors(value: Any) -> Any:
+    """A batch whose NumPy arrays of numbers are tensors, also in a mapping, a tuple or a list.
+
+    Examples
+    --------
+    >>> as_tensors((np.zeros((2, 3), np.float32), [0, 1]))
+    (tensor([[0., 0., 0.],
+            [0., 0., 0.]]), [0, 1])
+    """
+    if isinstance(value, Batch | Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        return (
+            torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+            if value.dtype.kind in "biuf"
+            else value
+        )
+    if isinstance(value, Mapping):
+        return {key: as_tensors(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(as_tensors(part) for part in value) if type(value) in (tuple, list) else value
+    return value
+
+
+def check_inputs(inputs: Any) -> None:
+    """Raise `InputError` where inputs are neither a tensor nor a mapping that is not empty."""
+    if not isinstance(inputs, Tensor) and not (isinstance(inputs, Mapping) and inputs):
+        kind = "an empty mapping" if isinstance(inputs, Mapping) else type(inputs).__name__
+        raise InputError(f"a batch must be a tensor, a NumPy array of numbers, or a mapping of them; got {kind}.")
+
+
 def unpack(batch: Any, start: int) -> tuple[Inputs, Tensor | None, Tensor]:
     """Inputs, labels (None where there are none) and positions (N,) of a batch, counted from `start` if it has none.
 
     Raises
     ------
     InputError
-        The batch is an empty sequence.
+        The batch is an empty sequence, or holds neither a tensor nor a mapping.
 
     Examples
     --------
@@ -45,6 +97,7 @@ def unpack(batch: Any, start: int) -> tuple[Inputs, Tensor | None, Tensor]:
     """
     inputs: Inputs
     labels = index = None
+    batch = as_tensors(batch)
     if isinstance(batch, Batch):
         inputs, labels, index = batch.inputs, batch.labels, batch.index
     elif isinstance(batch, Mapping):
@@ -56,6 +109,7 @@ def unpack(batch: Any, start: int) -> tuple[Inputs, Tensor | None, Tensor]:
         inputs, labels = batch[0], batch[1] if len(batch) > 1 else None
     else:
         inputs = batch
+    check_inputs(inputs)
     if index is None:
         first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
         size = len(first) if isinstance(first, Tensor) and first.ndim else 0

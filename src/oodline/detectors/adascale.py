@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oodline._util.ranges import Count, Fraction, NonNegative, Share
 from oodline.detectors.assumptions import Rectified
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
@@ -124,22 +125,18 @@ class AdaSCALE(Rectifier):
     def __init__(
         self,
         *,
-        p_min: float = 0.6,
-        p_max: float = 0.85,
-        k1: float = 0.01,
-        k2: float = 0.05,
-        lam: float = 10.0,
-        moved: float = 0.05,
-        samples: int = 5_000,
+        p_min: Fraction = 0.6,
+        p_max: Fraction = 0.85,
+        k1: Share = 0.01,
+        k2: Share = 0.05,
+        lam: NonNegative = 10.0,
+        moved: Share = 0.05,
+        samples: Count = 5_000,
         scorer: Detector | None = None,
     ) -> None:
         super().__init__(scorer)
-        if not 0 <= p_min <= p_max < 1:
-            raise SettingError(f"AdaSCALE needs 0 <= p_min <= p_max < 1; not {p_min} and {p_max}.")
-        if not all(0 <= part <= 1 for part in (k1, k2, moved)):
-            raise SettingError(f"AdaSCALE needs k1, k2 and moved in [0, 1]; not {k1}, {k2}, {moved}.")
-        if not 0 <= lam < float("inf") or samples < 1:
-            raise SettingError(f"AdaSCALE needs lam of at least 0 and at least one sample; not {lam} and {samples}.")
+        if p_min > p_max:
+            raise SettingError(f"`p_min` must be at most `p_max`; got {p_min} and {p_max}.")
         self.p_min = p_min
         self.p_max = p_max
         self.k1 = k1

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oodline._util.ranges import Fraction
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper
-from oodline.detectors.rectifier import Rectifier, check_fraction
+from oodline.detectors.rectifier import Rectifier
 from oodline.model.activations import Activations, Needs
 
 ASH = Paper("Extremely Simple Activation Shaping for Out-of-Distribution Detection", "ICLR 2023", "2209.09858")
@@ -59,10 +60,8 @@ class _Shaping(Rectifier):
     usual: ClassVar[float]
     """The fraction of the paper's ImageNet experiments, taken where none is given and enough features are kept."""
 
-    def __init__(self, *, p: float | None = None, scorer: Detector | None = None) -> None:
+    def __init__(self, *, p: Fraction | None = None, scorer: Detector | None = None) -> None:
         super().__init__(scorer)
-        if p is not None:
-            check_fraction(type(self).__name__, p=p)
         self.p = p
 
     def fraction(self, width: int) -> float:

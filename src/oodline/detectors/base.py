@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from oodline._util.arguments import checked
+from oodline._util.ranges import Refused
 from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
 from oodline.detectors.declaration import check_declaration, check_scores
 from oodline.detectors.fitted import FittedTensor, fitted_tensors
@@ -27,6 +29,7 @@ from oodline.errors import (
     AssumptionWarning,
     DetectorError,
     HeadError,
+    InputError,
     MismatchError,
     NotFittedError,
     SettingError,
@@ -36,6 +39,7 @@ from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
 from oodline.model.head import Head, HeadInfo, LinearHead
 from oodline.model.no_head import NoHead
+from oodline.passes.engine import Engine
 from oodline.passes.fit import fit
 from oodline.statistics import ContentSketch, Statistic
 
@@ -79,8 +83,9 @@ class FewSamplesWarning(UserWarning):
 class Detector(nn.Module, abc.ABC):
     """Base of every detector.
 
-    A subclass takes its settings as keyword arguments and keeps each under its own name, as scikit-learn does. It says
-    `name` and `needs` and writes `score`; everything else may be left out.
+    A subclass takes its settings as keyword arguments and keeps each under its own name, as scikit-learn does. They are
+    checked against their annotations, which may say a range (`oodline._util.ranges`), before its `__init__` runs. It
+    says `name` and `needs` and writes `score`; everything else may be left out.
 
     Raises
     ------
@@ -149,10 +154,24 @@ class Detector(nn.Module, abc.ABC):
     fitted_on: HeadInfo | None = None
     """The head it was fitted on; None before, and for detectors that need no fitting."""
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
+    argument_remedy: ClassVar = "A detector is an object such as LINe(), or a name such as 'line'."
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         check_declaration(cls)
         cls.fitted_tensors = fitted_tensors(cls)
+        if "__init__" in vars(cls):
+            setattr(cls, "__init__", checked(cls.__init__))  # noqa: B010  # a method that mypy knows as another one
+
+    @classmethod
+    def of_argument(cls, value: Any) -> Self:
+        """The detector of a name such as `line` or `line,p_a=0.2`, where an argument must be a detector."""
+        from oodline.detectors.catalog import create_detector
+
+        found = create_detector(value) if isinstance(value, str) else value
+        if not isinstance(found, cls):
+            raise Refused
+        return found
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,6 +179,7 @@ class Detector(nn.Module, abc.ABC):
             self.register_buffer(name, None)
 
     @classmethod
+    @checked
     def preset(cls, name: str, **changes: Any) -> Self:
         """Build the detector with the settings that a paper states; `changes` override them.
 
@@ -204,6 +224,8 @@ class Detector(nn.Module, abc.ABC):
 
         Raises
         ------
+        InputError
+            Something other than activations is given, such as images.
         NotFittedError
             The detector needs fitting first.
         MismatchError
@@ -213,6 +235,11 @@ class Detector(nn.Module, abc.ABC):
         DetectorError
             `score` does not return a floating-point tensor (N,).
         """
+        if not isinstance(activations, Activations):
+            raise InputError(
+                f"a detector scores Activations, which a classifier computes; got {type(activations).__name__}. Call "
+                "detector(classifier(inputs)), or Guard(classifier, detector) for verdicts on inputs."
+            )
         if not self.fitted:
             raise NotFittedError(f"{type(self).__name__} is not fitted. Call {type(self).__name__}.fit(...) first.")
         self._check_head(activations.head)
@@ -226,9 +253,11 @@ class Detector(nn.Module, abc.ABC):
             check_scores(f"{type(self).__name__}.score", scores, len(activations))
         return scores
 
-    def fit(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Self:
-        """Fit on ID training data in one forward pass; see `oodline.fit` to fit many in the same pass."""
-        fit([self], classifier, loader, progress=progress)
+    def fit(
+        self, classifier: Classifier, loader: Iterable[Any], *, engine: Engine | None = None, progress: bool = False
+    ) -> Self:
+        """Fit on ID training data in one forward pass; see `oodline.fit`, also to fit many in the same pass."""
+        fit([self], classifier, loader, engine=engine, progress=progress)
         return self
 
     @property

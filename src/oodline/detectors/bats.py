@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Positive
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.rectifier import Rectifier
-from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -60,10 +60,8 @@ class BATS(Rectifier):
     lowest: Fitted[Float[Tensor, " D"]]
     highest: Fitted[Float[Tensor, " D"]]
 
-    def __init__(self, *, lam: float = 1.05, scorer: Detector | None = None) -> None:
+    def __init__(self, *, lam: Positive = 1.05, scorer: Detector | None = None) -> None:
         super().__init__(scorer)
-        if not 0 < lam < float("inf"):
-            raise SettingError(f"BATS needs lam above 0, a number of standard deviations; {lam} is not.")
         self.lam = lam
 
     def statistics(self, head: Head) -> dict[str, Statistic]:

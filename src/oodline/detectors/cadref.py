@@ -14,7 +14,6 @@ from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.entropy import generalised_entropy
 from oodline.detectors.fitted import Fitted
-from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -126,8 +125,6 @@ class CADRef(CARef):
 
     def __init__(self, *, confidence: Literal["energy", "gen"] = "energy") -> None:
         super().__init__()
-        if confidence not in ("energy", "gen"):
-            raise SettingError(f"CADRef knows confidence='energy' or 'gen', not {confidence!r}.")
         self.confidence = confidence
 
     def statistics(self, head: Head) -> dict[str, Statistic]:

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from oodline._util.spec import parse_reference
 from oodline.detectors.registry import home_of, registered_class, registered_names
@@ -205,15 +205,8 @@ def build_detector(name: str, settings: dict[str, Any]) -> Detector:
     if unknown:
         known = ", ".join(parameters) or "none at all"
         raise SettingError(f"'{name}' has no setting '{unknown[0]}'. It has: {known}.")
-    if isinstance(member := settings.get("scorer"), str):
-        settings = {**settings, "scorer": build_detector(member, {})}
     try:
-        hints = get_type_hints(cls.__init__)
-    except NameError:
-        hints = {}  # of an own detector: types that were imported for type checkers alone
-    given = {key: _checked(name, key, value, hints.get(key, Any)) for key, value in settings.items()}
-    try:
-        return cls(**given)
+        return cls(**settings)
     except OodlineError:
         raise
     except (TypeError, ValueError) as error:
@@ -269,18 +262,3 @@ def _in_a_list(member: Detector) -> str:
     if "+" in text or ":" in text:
         raise SettingError(f"{member!r} has settings that a reference cannot say of one among several.")
     return text.replace(",", ":")
-
-
-def _checked(name: str, key: str, value: Any, hint: Any) -> Any:
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-    from oodline._util.validation import problem, shown
-
-    # a literal's own check says what it knows; this one only asks for the right type
-    kind = str if get_origin(hint) is Literal else hint
-    own = inspect.isclass(kind) or get_origin(kind) is not None
-    adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True) if own else None)
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        raise SettingError(f"'{name}' does not take {key}={shown(value)}: {problem(error)}.") from error

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from oodline._util.ranges import Count, Positive, Range
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
-from oodline.errors import LabelError, SettingError
+from oodline.errors import LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Reservoir, Statistic
@@ -99,22 +100,13 @@ class ConjNorm(Detector):
     def __init__(
         self,
         *,
-        p: float = 2.2,
-        temperature: float = 0.05,
+        p: Annotated[float, Range(1, above=True)] = 2.2,
+        temperature: Positive = 0.05,
         partition: Literal["all", "class"] = "all",
-        bank: int = 50_000,
+        bank: Count = 50_000,
         norm: Literal["feature", "class"] = "feature",
     ) -> None:
         super().__init__()
-        if not 1 < p < float("inf") or not 0 < temperature < float("inf") or bank < 1:
-            raise SettingError(
-                f"ConjNorm needs p above 1, a temperature above 0 and a bank of at least one sample; not {p}, "
-                f"{temperature}, {bank}."
-            )
-        if partition not in ("all", "class"):
-            raise SettingError(f"ConjNorm knows partition='all' or 'class', not {partition!r}.")
-        if norm not in ("feature", "class"):
-            raise SettingError(f"ConjNorm knows norm='feature' or 'class', not {norm!r}.")
         self.p = p
         self.temperature = temperature
         self.partition = partition

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from oodline._util.ranges import Count, Fraction, Share
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
-from oodline.detectors.parts.bound import Threshold
-from oodline.detectors.rectifier import Rectifier, check_fraction
+from oodline.detectors.parts.bound import Bound, Threshold
+from oodline.detectors.rectifier import Rectifier
 from oodline.errors import LabelError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -100,24 +101,21 @@ class DDCS(Rectifier):
     def __init__(
         self,
         *,
-        p: float = 0.18,
-        alpha: float = 0.8,
-        low: float | str = "20%",
-        high: float | str = "98%",
-        samples: int = 10_000,
+        p: Fraction = 0.18,
+        alpha: Share = 0.8,
+        low: Bound = "20%",
+        high: Bound = "98%",
+        samples: Count = 10_000,
         scorer: Detector | None = None,
     ) -> None:
         super().__init__(scorer)
-        check_fraction("DDCS", p=p)
-        if not 0 <= alpha <= 1 or samples < 1:
-            raise SettingError(f"DDCS needs alpha in [0, 1] and at least one sample; not {alpha} and {samples}.")
         self.p = p
         self.alpha = alpha
         self.low = low
         self.high = high
         self.samples = samples
-        self._low = Threshold.of("DDCS", "low", low)
-        self._high = Threshold.of("DDCS", "high", high)
+        self._low = Threshold.of(low)
+        self._high = Threshold.of(high)
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """A labelled sample of the features."""

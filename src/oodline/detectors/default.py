@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oodline._util.arguments import checked
 from oodline.detectors.fuse import Fuse
 from oodline.model.classifier import Classifier
 from oodline.model.head import LinearHead
@@ -13,6 +14,7 @@ BINARY = "gen+fdbd+vim"
 """As the default without LINe: of the two logits (0, z) that one logit stands for, the first has no contributions."""
 
 
+@checked
 def default_detector(classifier: Classifier) -> Fuse:
     """The detector that `oodline fit` uses where none is named: LINe, GEN, fDBD and ViM, fused.
 

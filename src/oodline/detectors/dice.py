@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 from jaxtyping import Bool
 from torch import Tensor
 
+from oodline._util.ranges import Fraction
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
-from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
+from oodline.detectors.rectifier import Rectifier, check_scorer_reads_logits, percentile
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Statistic
@@ -50,9 +51,8 @@ class DICE(Rectifier):
     tunable: ClassVar = {"p": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)}
     mask: Fitted[Bool[Tensor, "C D"]]
 
-    def __init__(self, *, p: float = 0.9, scorer: Detector | None = None) -> None:
+    def __init__(self, *, p: Fraction = 0.9, scorer: Detector | None = None) -> None:
         super().__init__(scorer)
-        check_fraction("DICE", p=p)
         check_scorer_reads_logits(self)
         self.p = p
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Positive
 from oodline.detectors.base import Detector, Paper
-from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 
 
@@ -39,10 +39,8 @@ class Energy(Detector):
     needs: ClassVar = Needs.LOGITS
     paper: ClassVar = Paper("Energy-based Out-of-distribution Detection", "NeurIPS 2020", "2010.03759")
 
-    def __init__(self, *, temperature: float = 1.0) -> None:
+    def __init__(self, *, temperature: Positive = 1.0) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise SettingError(f"Energy needs a temperature above 0; {temperature} is not.")
         self.temperature = temperature
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:

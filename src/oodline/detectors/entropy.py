@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Count, Rate
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.msp import log_max_softmax
-from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 
 
@@ -82,12 +82,8 @@ class GEN(Detector):
     presets: ClassVar = {"imagenet": Preset({"gamma": 0.1, "top": 100}, "the paper's ImageNet experiments")}
     tunable: ClassVar = {"gamma": (0.5, 0.3, 0.1, 0.05, 0.01), "top": (10, 100)}
 
-    def __init__(self, *, gamma: float = 0.1, top: int = 100) -> None:
+    def __init__(self, *, gamma: Rate = 0.1, top: Count = 100) -> None:
         super().__init__()
-        if not 0 < gamma < 1:
-            raise SettingError(f"GEN needs gamma in (0, 1); {gamma} is not.")
-        if top < 1:
-            raise SettingError(f"GEN needs top of at least 1, the number of probabilities that count; {top} is not.")
         self.gamma = gamma
         self.top = top
 

@@ -94,8 +94,9 @@ def fitted_tensors(cls: type) -> Mapping[str, FittedTensor]:
 
 def _names(cls: type) -> dict[str, Any]:
     """What names mean where the class stands; a file that is being read may be no module yet."""
-    functions = [value for value in vars(cls).values() if inspect.isfunction(value)]
-    return functions[0].__globals__ if functions else vars(sys.modules[cls.__module__])
+    module = sys.modules.get(cls.__module__)
+    functions = [inspect.unwrap(value) for value in vars(cls).values() if inspect.isfunction(value)]
+    return (functions[0].__globals__ if functions else {}) | ({} if module is None else vars(module))
 
 
 def _declared(name: str, annotation: Any) -> FittedTensor:

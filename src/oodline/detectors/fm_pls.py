@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from oodline._util.ranges import Fraction
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
-from oodline.detectors.parts.bound import Threshold, check_largest
-from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
+from oodline.detectors.parts.bound import Bound, Threshold, check_largest
+from oodline.detectors.rectifier import Rectifier, check_scorer_reads_logits
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -69,12 +70,11 @@ class FMPLS(Rectifier):
     mask: Fitted[Bool[Tensor, "C D"]]
     means: Fitted[Float[Tensor, "C D"]]
 
-    def __init__(self, *, p: float = 0.3, theta: float | str = "98%", scorer: Detector | None = None) -> None:
+    def __init__(self, *, p: Fraction = 0.3, theta: Bound = "98%", scorer: Detector | None = None) -> None:
         super().__init__(scorer)
-        check_fraction("FM + PLS", p=p)
         check_scorer_reads_logits(self)
-        self._theta = Threshold.of("FM + PLS", "theta", theta)
-        check_largest("FM + PLS", "theta", self._theta.value)
+        self._theta = Threshold.of(theta)
+        check_largest("theta", self._theta.value)
         self.p = p
         self.theta = theta
 
@@ -90,7 +90,7 @@ class FMPLS(Rectifier):
         self.mask = torch.from_numpy(weight >= np.quantile(weight, self.p, axis=1, keepdims=True))
         self.means = moments.mean.float()
         self.largest = self._theta.estimate(statistics)
-        check_largest("FM + PLS", "theta", float(self.largest))
+        check_largest("theta", float(self.largest))
 
     def rectify(self, activations: Activations) -> Activations:
         """Mask, clip, recompute the logits and smooth them."""

@@ -7,14 +7,16 @@ score among ID scores of the same detector?
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.arguments import checked
 from oodline._util.progress import track
+from oodline.data.batch import Loader
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.cross_fitting import held_out_scores
@@ -118,16 +120,12 @@ class Fuse(Detector):
         rule: Literal["fisher", "stouffer", "harmonic", "cauchy", "minimum"] = "fisher",
     ) -> None:
         super().__init__()
-        if not isinstance(rule, str) or rule not in RULES:
-            raise SettingError(f"Fuse knows rule={', '.join(map(repr, RULES))}, not {rule!r}.")
         self.rule = rule
         parts = detectors.split("+") if isinstance(detectors, str) else detectors
-        if not isinstance(parts, Sequence) or not all(isinstance(given, str | Detector) for given in parts):
-            raise SettingError(f"Fuse combines detectors, or references to them such as 'line+knn'; not {detectors!r}.")
         for given in parts:
             self._add(create_detector(given.replace(":", ",")) if isinstance(given, str) else given)
         if len(self.members) < 2:
-            raise SettingError(f"Fuse combines at least two detectors; {len(self.members)} was given.")
+            raise SettingError(f"`detectors` must be at least two detectors to combine; got {len(self.members)}.")
         self._given = dict(self.members)
         self.reference_is_given = False
         """Whether `set_reference` was called; otherwise calibration takes a reference of its own."""
@@ -219,7 +217,8 @@ class Fuse(Detector):
             if name not in before:
                 warnings.warn(f"Fuse does without '{name}': {reason}", MemberLeftOutWarning, stacklevel=4)
 
-    def set_reference(self, classifier: Classifier, loader: Iterable[Any], *, progress: bool = False) -> Self:
+    @checked
+    def set_reference(self, classifier: Classifier, loader: Loader, *, progress: bool = False) -> Self:
         """Compare with this held-out ID data from now on, in place of the data that it was fitted on.
 
         Parameters

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Positive
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.fitted import Fitted
-from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Covariance, Statistic
@@ -56,12 +56,8 @@ class GMM(Detector):
     whiten: Fitted[Float[Tensor, "C D ..."]]
     offset: Fitted[Float[Tensor, " C"]]
 
-    def __init__(self, *, covariance: Literal["diagonal", "full"] = "diagonal", ridge: float = 1e-3) -> None:
+    def __init__(self, *, covariance: Literal["diagonal", "full"] = "diagonal", ridge: Positive = 1e-3) -> None:
         super().__init__()
-        if covariance not in ("diagonal", "full"):
-            raise SettingError(f"GMM knows covariance='diagonal' or 'full', not {covariance!r}.")
-        if not 0 < ridge < math.inf:
-            raise SettingError(f"GMM needs a ridge above 0; {ridge} is not.")
         self.covariance = covariance
         self.ridge = ridge
 

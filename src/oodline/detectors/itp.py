@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Fraction
 from oodline.detectors.assumptions import LeavesMost, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.masked_linear import graph_tile
-from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits, percentile
-from oodline.errors import SettingError
+from oodline.detectors.rectifier import Rectifier, check_scorer_reads_logits, percentile
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -85,12 +85,9 @@ class ITP(Rectifier):
     tunable: ClassVar = {"p": (0.0, 0.1, 0.2, 0.3), "lam": (3.0, 2.2, 1.6, 1.0)}
     limit: Fitted[Float[Tensor, "C D"]]
 
-    def __init__(self, *, p: float = 0.3, lam: float = 1.5, scorer: Detector | None = None) -> None:
+    def __init__(self, *, p: Fraction = 0.3, lam: float = 1.5, scorer: Detector | None = None) -> None:
         super().__init__(scorer)
-        check_fraction("ITP", p=p)
         check_scorer_reads_logits(self)
-        if not -float("inf") < lam < float("inf"):
-            raise SettingError(f"ITP needs a finite lam, a number of standard deviations; {lam} is not.")
         self.p = p
         self.lam = lam
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from oodline._util.ranges import Positive, Range, Rate, Seed
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
@@ -105,12 +106,8 @@ class CoP(Detector):
     centre: Fitted[Float[Tensor, " K"]]
     left_out: Fitted[Float[Tensor, "K R"]]
 
-    def __init__(self, *, explained: float = 0.9) -> None:
+    def __init__(self, *, explained: Rate = 0.9) -> None:
         super().__init__()
-        if not 0 < explained < 1:
-            raise SettingError(
-                f"{type(self).__name__} needs explained in (0, 1), a share of variance; {explained} is not."
-            )
         self.explained = explained
 
     def source(self) -> Source:
@@ -188,10 +185,10 @@ class CoRP(CoP):
     omega: Fitted[Float[Tensor, "K D"]]
     phase: Fitted[Float[Tensor, " K"]]
 
-    def __init__(self, *, explained: float = 0.8, gamma: float = 2.0, size: int = 2048, seed: int = 0) -> None:
+    def __init__(
+        self, *, explained: Rate = 0.8, gamma: Positive = 2.0, size: Annotated[int, Range(2)] = 2048, seed: Seed = 0
+    ) -> None:
         super().__init__(explained=explained)
-        if not 0 < gamma < math.inf or size < 2:
-            raise SettingError(f"CoRP needs gamma above 0 and a size of at least 2; not {gamma} and {size}.")
         self.gamma = gamma
         self.size = size
         self.seed = seed

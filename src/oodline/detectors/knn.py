@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from oodline._util.ranges import Count
 from oodline.detectors.assumptions import Neighbours, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
@@ -83,13 +84,15 @@ class KNN(Detector):
     neighbours: Fitted[Float[Tensor, "N D"]]
 
     def __init__(
-        self, *, k: int | None = None, bank: int = 50_000, index: Literal["exact", "faiss-flat", "faiss-pq"] = "exact"
+        self,
+        *,
+        k: Count | None = None,
+        bank: Count = 50_000,
+        index: Literal["exact", "faiss-flat", "faiss-pq"] = "exact",
     ) -> None:
         super().__init__()
-        if bank < 1 or (k is not None and not 1 <= k <= bank):
-            raise SettingError(f"KNN needs 1 <= k <= bank; k={k}, bank={bank}.")
-        if index not in ("exact", "faiss-flat", "faiss-pq"):
-            raise SettingError(f"KNN knows index='exact', 'faiss-flat' or 'faiss-pq', not {index!r}.")
+        if k is not None and k > bank:
+            raise SettingError(f"`k` must be at most `bank`, {bank}; got {k}.")
         if index != "exact":
             load_faiss()
         self.k = k

@@ -21,15 +21,16 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oodline._util.ranges import Fraction
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
 from oodline.detectors.evidence import Evidence, require_linear
 from oodline.detectors.fitted import Fitted
-from oodline.detectors.parts.bound import Threshold, check_largest
+from oodline.detectors.parts.bound import Bound, Threshold, check_largest
 from oodline.detectors.parts.masked_linear import masked_linear
 from oodline.detectors.parts.products import product_percentiles, sorted_columns
-from oodline.detectors.rectifier import Rectifier, check_fraction, check_scorer_reads_logits
-from oodline.errors import LabelError, SettingError
+from oodline.detectors.rectifier import Rectifier, check_scorer_reads_logits
+from oodline.errors import LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Contributions, Statistic
@@ -171,26 +172,18 @@ class LINe(Rectifier):
     def __init__(
         self,
         *,
-        p_a: float = 0.1,
-        p_w: float = 0.1,
-        clip: float | str = "98%",
+        p_a: Fraction = 0.1,
+        p_w: Fraction = 0.1,
+        clip: Bound = "98%",
         contribution: Literal["signed", "absolute"] = "signed",
         route: Literal["clipped", "full"] = "clipped",
         unseen: Literal["error", "dense"] = "error",
         scorer: Detector | None = None,
     ) -> None:
         super().__init__(scorer)
-        check_fraction("LINe", p_a=p_a, p_w=p_w)
         check_scorer_reads_logits(self)
-        self._clip = Threshold.of("LINe", "clip", clip)
-        check_largest("LINe", "clip", self._clip.value)
-        for setting, value, choices in (
-            ("contribution", contribution, ("signed", "absolute")),
-            ("route", route, ("clipped", "full")),
-            ("unseen", unseen, ("error", "dense")),
-        ):
-            if value not in choices:
-                raise SettingError(f"LINe knows {setting}={' or '.join(map(repr, choices))}, not {value!r}.")
+        self._clip = Threshold.of(clip)
+        check_largest("clip", self._clip.value)
         self.p_a = p_a
         self.p_w = p_w
         self.clip = clip
@@ -222,7 +215,7 @@ class LINe(Rectifier):
         _warn_of_few_samples(moments)
         self.contribution_ = S.float()
         self.largest = self._clip.estimate(statistics)
-        check_largest("LINe", "clip", float(self.largest))
+        check_largest("clip", float(self.largest))
         self.threshold = threshold
 
     def rectify(self, activations: Activations) -> Activations:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
+from oodline._util.ranges import Count
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.nearest import kth_nearest
@@ -78,10 +79,10 @@ class ModeCSD(Detector):
     tunable: ClassVar = {"k": (1, 5, 10, 20, 50)}
     neighbours: Fitted[Float[Tensor, "N K"]]
 
-    def __init__(self, *, k: int = 10, bank: int = 5_000) -> None:
+    def __init__(self, *, k: Count = 10, bank: Count = 5_000) -> None:
         super().__init__()
-        if not 1 <= k <= SCALES * bank:
-            raise SettingError(f"MODE-CSD needs 1 <= k <= {SCALES} bank; k={k}, bank={bank}.")
+        if k > SCALES * bank:
+            raise SettingError(f"`k` must be at most {SCALES} times `bank`, {SCALES * bank}; got {k}.")
         self.k = k
         self.bank = bank
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oodline._util.ranges import Count
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
@@ -181,15 +182,13 @@ class NAC(Detector):
         bins: int = 50,
         full: int = 50,
         layers: Mapping[str, tuple[float, int, int]] | None = None,
-        samples: int = 1000,
+        samples: Count = 1000,
     ) -> None:
         super().__init__()
         self.layers = {name: Layer(*values) for name, values in (layers or {}).items()}
         _check("its penultimate layer", Layer(alpha, bins, full))
         for name, layer in self.layers.items():
             _check(f"layer '{name}'", layer)
-        if samples < 1:
-            raise SettingError(f"NAC needs samples of at least 1; {samples} is not.")
         self.alpha = alpha
         self.bins = bins
         self.full = full
@@ -228,10 +227,9 @@ class NAC(Detector):
 
 
 def _check(whose: str, layer: Layer) -> None:
-    if not 0 < layer.alpha < float("inf"):
-        raise SettingError(f"NAC needs alpha above 0 for {whose}; {layer.alpha} is not.")
-    if layer.bins < 4 or layer.bins % 2 or layer.full < 1:
-        raise SettingError(
-            f"NAC needs an even number of bins, at least 4, and full of at least 1 for {whose}; not {layer.bins} and "
-            f"{layer.full}."
-        )
+    if not layer.alpha > 0:
+        raise SettingError(f"`alpha` must be a number above 0 for {whose}; got {layer.alpha:g}.")
+    if layer.bins < 4 or layer.bins % 2:
+        raise SettingError(f"`bins` must be an even number of at least 4 for {whose}; got {layer.bins}.")
+    if layer.full < 1:
+        raise SettingError(f"`full` must be an integer of at least 1 for {whose}; got {layer.full}.")

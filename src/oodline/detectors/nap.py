@@ -7,9 +7,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Positive
 from oodline.detectors.assumptions import Rectified
 from oodline.detectors.base import Detector, Paper
-from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 
 
@@ -49,10 +49,8 @@ class NAP(Detector):
     assumes: ClassVar = (Rectified(),)
     paper: ClassVar = Paper("Neural Activation Prior for Out-of-Distribution Detection", "arXiv 2024", "2402.18162")
 
-    def __init__(self, *, epsilon: float = 1.0) -> None:
+    def __init__(self, *, epsilon: Positive = 1.0) -> None:
         super().__init__()
-        if not 0 < epsilon < float("inf"):
-            raise SettingError(f"NAP needs epsilon above 0; {epsilon} is not.")
         self.epsilon = epsilon
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Positive, Share
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.msp import MSP
 from oodline.detectors.nap import NAP, peakedness
-from oodline.errors import InputError, SettingError
+from oodline.errors import InputError
 from oodline.model.activations import Activations, Needs
 
 
@@ -62,12 +63,10 @@ class NAPCombined(Detector):
     is_log: bool = True
     scorer: Detector
 
-    def __init__(self, *, w: float = 0.5, epsilon: float = 1.0, scorer: Detector | None = None) -> None:
+    def __init__(self, *, w: Share = 0.5, epsilon: Positive = 1.0, scorer: Detector | None = None) -> None:
         super().__init__()
-        if not 0 <= w <= 1:
-            raise SettingError(f"NAPCombined needs w in [0, 1], the weight of the scorer; {w} is not.")
         self.w = w
-        self.epsilon = NAP(epsilon=epsilon).epsilon
+        self.epsilon = epsilon
         self.scorer = scorer if scorer is not None else MSP()
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:

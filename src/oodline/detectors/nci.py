@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import NonNegative
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.fitted import Fitted
-from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -49,10 +49,8 @@ class NCI(Detector):
     )
     mean: Fitted[Float[Tensor, " D"]]
 
-    def __init__(self, *, alpha: float = 0.001) -> None:
+    def __init__(self, *, alpha: NonNegative = 0.001) -> None:
         super().__init__()
-        if not 0 <= alpha < float("inf"):
-            raise SettingError(f"NCI needs alpha of at least 0; {alpha} is not.")
         self.alpha = alpha
 
     def statistics(self, head: Head) -> dict[str, Statistic]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Count
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
@@ -66,10 +67,8 @@ class NECO(Detector):
     deviation: Fitted[Float[Tensor, " D"]]
     principal: Fitted[Float[Tensor, "D R"]]
 
-    def __init__(self, *, dimension: int | None = None, times_max_logit: bool = False) -> None:
+    def __init__(self, *, dimension: Count | None = None, times_max_logit: bool = False) -> None:
         super().__init__()
-        if dimension is not None and dimension < 1:
-            raise SettingError(f"NECO needs a dimension of at least 1; {dimension} is not.")
         self.dimension = dimension
         self.times_max_logit = times_max_logit
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from oodline._util.ranges import Count
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
@@ -63,10 +64,10 @@ class NNGuide(Detector):
     tunable: ClassVar = {"k": (1, 5, 10, 20, 50, 100, 200)}
     neighbours: Fitted[Float[Tensor, "N D"]]
 
-    def __init__(self, *, k: int = 10, bank: int = 12_812) -> None:
+    def __init__(self, *, k: Count = 10, bank: Count = 12_812) -> None:
         super().__init__()
-        if not 1 <= k <= bank:
-            raise SettingError(f"NNGuide needs 1 <= k <= bank; k={k}, bank={bank}.")
+        if k > bank:
+            raise SettingError(f"`k` must be at most `bank`, {bank}; got {k}.")
         self.k = k
         self.bank = bank
 

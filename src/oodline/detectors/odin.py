@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import NonNegative, Positive
 from oodline.detectors.base import Detector, Paper
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
@@ -64,18 +65,14 @@ class ODIN(Detector):
     is_log_probability: bool = True
 
     def __init__(
-        self, *, temperature: float = 1000.0, epsilon: float = 0.0014, std: Sequence[float] | None = None
+        self, *, temperature: Positive = 1000.0, epsilon: NonNegative = 0.0014, std: Sequence[Positive] | None = None
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise SettingError(f"{type(self).__name__} needs a temperature above 0; {temperature} is not.")
-        if not 0 <= epsilon < float("inf"):
-            raise SettingError(f"{type(self).__name__} needs epsilon in [0, inf), the size of the step; not {epsilon}.")
-        if std is not None and not (len(std) > 0 and all(0 < value < float("inf") for value in std)):
-            raise SettingError(f"{type(self).__name__} needs std as positive numbers, one per channel; not {std}.")
+        if std is not None and len(std) == 0:
+            raise SettingError("`std` must have one number per channel; got none.")
         self.temperature = temperature
         self.epsilon = epsilon
-        self.std = None if std is None else tuple(float(value) for value in std)
+        self.std = None if std is None else tuple(std)
 
     def use_preprocessing(self, preprocessing: Preprocessing) -> None:
         """Step in units of pixels, of which the preprocessing divides each channel by its `std`."""

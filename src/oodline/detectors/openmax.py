@@ -11,10 +11,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oodline._util.ranges import Count
 from oodline.detectors.assumptions import PerClass, TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
-from oodline.errors import LabelError, SettingError
+from oodline.errors import LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import Logits, Reservoir, Statistic
@@ -99,10 +100,8 @@ class OpenMax(Detector):
     shape: Fitted[Float[Tensor, " C"]]
     log_scale: Fitted[Float[Tensor, " C"]]
 
-    def __init__(self, *, tail: int = 20, alpha: int = 10, samples: int = 10_000) -> None:
+    def __init__(self, *, tail: Count = 20, alpha: Count = 10, samples: Count = 10_000) -> None:
         super().__init__()
-        if min(tail, alpha, samples) < 1:
-            raise SettingError(f"OpenMax needs tail, alpha and samples of at least 1; not {tail}, {alpha}, {samples}.")
         self.tail = tail
         self.alpha = alpha
         self.samples = samples

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Count
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.fitted import Fitted
-from oodline.errors import InputError, SettingError
+from oodline.errors import InputError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
@@ -67,13 +68,9 @@ class OptFS(Detector):
     theta: Fitted[Float[Tensor, " B+1"]]
 
     def __init__(
-        self, *, bins: int = 100, samples: int = 10_000, readout: Literal["logit", "energy"] = "logit"
+        self, *, bins: Count = 100, samples: Count = 10_000, readout: Literal["logit", "energy"] = "logit"
     ) -> None:
         super().__init__()
-        if bins < 1 or samples < 1:
-            raise SettingError(f"OptFS needs at least one bin and one sample; not {bins} and {samples}.")
-        if readout not in ("logit", "energy"):
-            raise SettingError(f"OptFS knows readout='logit' or 'energy', not {readout!r}.")
         self.bins = bins
         self.readout = readout
         self.samples = samples

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import NonNegative
 from oodline.detectors.assumptions import Measured
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.msp import MSP
-from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -78,15 +78,11 @@ class PriorNormalised(Detector):
     def __init__(
         self,
         *,
-        strength: float = 0.1,
+        strength: NonNegative = 0.1,
         scorer: Detector | None = None,
         scale: Literal["probability", "log"] = "probability",
     ) -> None:
         super().__init__()
-        if not 0 <= strength < float("inf"):
-            raise SettingError(f"PriorNormalised needs a strength of at least 0; {strength} is not.")
-        if scale not in ("probability", "log"):
-            raise SettingError(f"PriorNormalised knows scale='probability' or 'log', not {scale!r}.")
         self.strength = strength
         self.scale = scale
         self.scorer = scorer if scorer is not None else MSP()

@@ -11,7 +11,7 @@ from torch import Tensor
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
-from oodline.detectors.parts.bound import Threshold
+from oodline.detectors.parts.bound import Bound, Threshold
 from oodline.detectors.rectifier import Rectifier
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -60,10 +60,10 @@ class ReAct(Rectifier):
     tunable: ClassVar = {"clip": ("100%", "99%", "98%", "95%", "90%", "80%")}
     largest: Fitted[Float[Tensor, ""]]
 
-    def __init__(self, *, clip: float | str = "98%", scorer: Detector | None = None) -> None:
+    def __init__(self, *, clip: Bound = "98%", scorer: Detector | None = None) -> None:
         super().__init__(scorer)
         self.clip = clip
-        self._clip = Threshold.of("ReAct", "clip", clip)
+        self._clip = Threshold.of(clip)
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Quantiles of all features, for a percentile."""

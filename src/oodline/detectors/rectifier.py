@@ -61,13 +61,6 @@ def check_scorer_reads_logits(rectifier: Rectifier) -> None:
         )
 
 
-def check_fraction(method: str, **settings: float) -> None:
-    """Raise `SettingError` where a fraction to prune is outside [0, 1)."""
-    for name, value in settings.items():
-        if not 0 <= value < 1:
-            raise SettingError(f"{method} needs {name} in [0, 1), the fraction that is pruned; {value} is not.")
-
-
 def percentile(values: NDArray[np.float64], fraction: float) -> float:
     """The percentile that the papers' code takes: linear interpolation, over all entries."""
     return float(np.quantile(values, fraction))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oodline._util.ranges import Count
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.msp import log_max_softmax
@@ -79,7 +80,7 @@ class TemperatureScaling(Detector):
     is_log_probability: bool = True
     temperature: Fitted[Float[Tensor, ""]]
 
-    def __init__(self, *, samples: int = 10_000) -> None:
+    def __init__(self, *, samples: Count = 10_000) -> None:
         super().__init__()
         self.samples = samples
 

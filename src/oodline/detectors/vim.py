@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Count, Range
 from oodline.detectors.assumptions import Assumption, MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector, FewSamplesWarning, Paper
 from oodline.detectors.fitted import Fitted
@@ -87,10 +88,8 @@ class Residual(Detector):
     origin: Fitted[Float[Tensor, " D"]]
     directions: Fitted[Float[Tensor, "D R"]]
 
-    def __init__(self, *, dimension: int | None = None) -> None:
+    def __init__(self, *, dimension: Annotated[int, Range(0)] | None = None) -> None:
         super().__init__()
-        if dimension is not None and dimension < 0:
-            raise SettingError(f"{type(self).__name__} needs a dimension of at least 0; {dimension} is not.")
         self.dimension = dimension
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
@@ -180,10 +179,8 @@ class ViM(Residual):
     assumes: ClassVar = (MoreThanDimensions(),)
     alpha: Fitted[Float[Tensor, ""]]
 
-    def __init__(self, *, dimension: int | None = None, samples: int = 10_000) -> None:
+    def __init__(self, *, dimension: Annotated[int, Range(0)] | None = None, samples: Count = 10_000) -> None:
         super().__init__(dimension=dimension)
-        if samples < 1:
-            raise SettingError(f"ViM needs at least one sample to estimate alpha; {samples} is not.")
         self.samples = samples
 
     def statistics(self, head: Head) -> dict[str, Statistic]:

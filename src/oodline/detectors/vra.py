@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Count
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
-from oodline.detectors.parts.bound import Threshold
+from oodline.detectors.parts.bound import Bound, Threshold
 from oodline.detectors.rectifier import Rectifier
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
@@ -75,19 +76,17 @@ class VRA(Rectifier):
     def __init__(
         self,
         *,
-        low: float | str = "60%",
-        high: float | str = "95%",
-        samples: int = 10_000,
+        low: Bound = "60%",
+        high: Bound = "95%",
+        samples: Count = 10_000,
         scorer: Detector | None = None,
     ) -> None:
         super().__init__(scorer)
-        if samples < 1:
-            raise SettingError(f"VRA needs at least one sample to take percentiles of; {samples} is not.")
         self.low = low
         self.high = high
         self.samples = samples
-        self._low = Threshold.of("VRA", "low", low)
-        self._high = Threshold.of("VRA", "high", high)
+        self._low = Threshold.of(low)
+        self._high = Threshold.of(high)
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """A sample of the features, for percentiles."""

@@ -10,10 +10,11 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
+from oodline._util.ranges import Count, NonNegative, Seed
 from oodline.detectors.assumptions import TellsApart
 from oodline.detectors.base import Detector, Paper, Preset
 from oodline.detectors.fitted import Fitted
-from oodline.errors import InputError, SettingError
+from oodline.errors import InputError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
 from oodline.statistics import Reservoir, Statistic
@@ -83,12 +84,8 @@ class WeiPerMSP(Detector):
     not_exportable: ClassVar = "scores by many perturbed copies of the head, and a graph would hold them all"
     directions: Fitted[Int8[Tensor, "R C D"]]
 
-    def __init__(self, *, delta: float = 2.4, repeats: int = 100, seed: int = 0) -> None:
+    def __init__(self, *, delta: NonNegative = 2.4, repeats: Count = 100, seed: Seed = 0) -> None:
         super().__init__()
-        if not 0 <= delta < float("inf") or repeats < 1:
-            raise SettingError(
-                f"{type(self).__name__} needs delta of at least 0 and repeats of at least 1; not {delta} and {repeats}."
-            )
         self.delta = delta
         self.repeats = repeats
         self.seed = seed
@@ -197,23 +194,17 @@ class WeiPerKLD(WeiPerMSP):
     def __init__(
         self,
         *,
-        delta: float = 2.4,
-        repeats: int = 100,
-        lam1: float = 2.5,
-        lam2: float = 0.25,
-        smoothing: int = 40,
-        smoothing_perturbed: int = 15,
-        bins: int = 100,
-        samples: int = 2_000,
-        seed: int = 0,
+        delta: NonNegative = 2.4,
+        repeats: Count = 100,
+        lam1: NonNegative = 2.5,
+        lam2: NonNegative = 0.25,
+        smoothing: Count = 40,
+        smoothing_perturbed: Count = 15,
+        bins: Count = 100,
+        samples: Count = 2_000,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(delta=delta, repeats=repeats, seed=seed)
-        weights = all(0 <= weight < float("inf") for weight in (lam1, lam2))
-        if not weights or min(smoothing, smoothing_perturbed, bins, samples) < 1:
-            raise SettingError(
-                "WeiPerKLD needs lam1 and lam2 of at least 0, and smoothing, smoothing_perturbed, bins and samples of "
-                f"at least 1; not {lam1}, {lam2}, {smoothing}, {smoothing_perturbed}, {bins}, {samples}."
-            )
         self.lam1 = lam1
         self.lam2 = lam2
         self.smoothing = smoothing

@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.arguments import checked
 from oodline._util.progress import track
+from oodline.data.batch import Loader
 from oodline.errors import InputError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap, Interval
 from oodline.evaluation.metric import METRICS
@@ -20,7 +22,8 @@ from oodline.evaluation.pooling import full_spectrum, pool
 from oodline.evaluation.scored_sets import ScoredSets, check_names
 from oodline.evaluation.table import Column, Table
 from oodline.model.classifier import Classifier
-from oodline.scoring.score import Detectors, name_detectors, score_all
+from oodline.passes.named import name_detectors
+from oodline.scoring.score import Detectors, score_all
 
 __all__ = ["Column", "Table", "evaluate", "score_sets", "tabulate", "tabulate_sets"]
 
@@ -95,13 +98,14 @@ def _intervals(
     }
 
 
+@checked
 def score_sets(
     detectors: Detectors,
     classifier: Classifier,
-    id_loader: Iterable[Any],
-    ood_loaders: Mapping[str, Iterable[Any]],
+    id_loader: Loader,
+    ood_loaders: Mapping[str, Loader],
     *,
-    csid_loaders: Mapping[str, Iterable[Any]] | None = None,
+    csid_loaders: Mapping[str, Loader] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     progress: bool = False,
 ) -> ScoredSets:
@@ -152,13 +156,14 @@ def tabulate_sets(sets: ScoredSets, *, convention: Convention = EXACT, bootstrap
     return replace(main, full_spectrum=table(full_spectrum(sets.id.scores, shifted), None))
 
 
+@checked
 def evaluate(
     detectors: Detectors,
     classifier: Classifier,
-    id_loader: Iterable[Any],
-    ood_loaders: Mapping[str, Iterable[Any]],
+    id_loader: Loader,
+    ood_loaders: Mapping[str, Loader],
     *,
-    csid_loaders: Mapping[str, Iterable[Any]] | None = None,
+    csid_loaders: Mapping[str, Loader] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     convention: Convention | Literal["exact", "paper"] = EXACT,
     bootstrap: Bootstrap | int | None = None,
@@ -170,7 +175,7 @@ def evaluate(
 
     Parameters
     ----------
-    detectors : Detector, sequence, or mapping from name to Detector
+    detectors : Detector, name, iterable of them, or mapping from names to them
         Fitted.
     classifier : Classifier
         The classifier that they were fitted on.

@@ -136,7 +136,8 @@ def _fit(outcome: Outcome, passed: Classifier, loader: KnownLoader, progress: bo
     # those without a state have nothing to fit, and must not make the pass compute what only their scores read
     waiting = {label: d for label, d in outcome.detectors.items() if label not in kept and d.has_state}
     estimates = {label: _Estimate(d) for label, d in waiting.items()}
-    fit(list(estimates.values()), passed, loader, progress=progress)  # type: ignore[arg-type]  # `name` is its own
+    if estimates:
+        fit(estimates, passed, loader, progress=progress)  # type: ignore[arg-type]  # `name` is its own
     outcome.leave_out({label: e.failure for label, e in estimates.items() if e.failure is not None})
     outcome.fit_seconds = {label: e.seconds for label, e in estimates.items()}
     keep_fitted({label: d for label, d in waiting.items() if label in outcome.detectors}, passed, loader)

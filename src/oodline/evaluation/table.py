@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from oodline._util.arguments import checked
 from oodline.errors import SettingError, missing_extra, unknown_name
 from oodline.evaluation import rendering
 from oodline.evaluation.bootstrap import Interval
@@ -141,6 +142,7 @@ class Table:
         group = self.group(column)
         return column.title if group is None or len(column.sets) > 1 else f"{column.title} ({group})"
 
+    @checked
     def value(self, detector: str, metric: str = "auroc", column: Column | str | None = "mean") -> float:
         """A metric in a column, in [0, 1].
 
@@ -170,14 +172,17 @@ class Table:
         values = [float(getattr(self.cells[detector][name], metric)) for name in column.sets]
         return sum(values) / len(values)
 
+    @checked
     def mean(self, detector: str, metric: str = "auroc") -> float:
         """Average of a metric over all OOD sets, each counting the same."""
         return self.value(detector, metric, "mean")
 
+    @checked
     def best(self, metric: str, column: Column | str | None) -> float:
         """Best value of a metric among the detectors in a column, given as to `value`."""
         return METRICS[metric].best(self.value(detector, metric, column) for detector in self.cells)
 
+    @checked
     def interval(self, detector: str, metric: str, column: Column | str | None) -> Interval | None:
         """The confidence interval of a metric in a column, None where none was computed."""
         return self.intervals.get(detector, {}).get(self._column(column), {}).get(metric)
@@ -240,6 +245,7 @@ class Table:
         writer.writerows(rows)
         return out.getvalue()
 
+    @checked
     def to_markdown(self, metric: str = PRINTED[0], columns: Sequence[Column] | None = None) -> str:
         """One metric in %, detectors down, OOD sets across, the best of each column in bold, intervals in brackets.
 
@@ -255,6 +261,7 @@ class Table:
         """
         return rendering.to_markdown(self, metric, self.columns if columns is None else columns)
 
+    @checked
     def to_latex(self, metric: str = PRINTED[0], columns: Sequence[Column] | None = None) -> str:
         r"""The same as a LaTeX `tabular` with the rules of the package booktabs, groups under one head.
 

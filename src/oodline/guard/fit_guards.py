@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Annotated, Literal
 
+from oodline._util.arguments import checked
+from oodline._util.ranges import Range, Rate
+from oodline.data.batch import Loader
 from oodline.detectors.default import default
 from oodline.errors import OodlineError
 from oodline.guard.artifact import Artifact, FitInfo, ModelSource, write_artifact
@@ -22,11 +25,12 @@ from oodline.model.head import HeadInfo
 from oodline.passes.engine import Engine
 from oodline.passes.fit import FitError, Fittable, fit
 from oodline.passes.local import Local
+from oodline.passes.named import name_detectors
 from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.calibration import check_enough, check_false_alarm, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
-from oodline.scoring.score import Detectors, name_detectors, unsupported
+from oodline.scoring.score import Detectors, unsupported
 from oodline.scoring.split import count_samples
 
 
@@ -90,20 +94,21 @@ class FittedGuards:
         return write_artifact(replace(self.artifact, model=model, fit=fit, class_names=names), path)
 
 
+@checked
 def fit_guards(
     detectors: Detectors | None,
     classifier: Classifier,
-    loader: Iterable[Any],
-    held_out: Iterable[Any] | None = None,
+    loader: Loader,
+    held_out: Loader | None = None,
     *,
-    false_alarm: float | None = None,
-    tpr: float | None = None,
+    false_alarm: Rate | None = None,
+    tpr: Rate | None = None,
     by: Literal["all", "predicted"] = "all",
-    neurons: int = 0,
+    neurons: Annotated[int, Range(0)] = 0,
     class_names: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     label_names: Sequence[str] | None = None,
-    keep_inputs: int = 0,
+    keep_inputs: Annotated[int, Range(0)] = 0,
     engine: Engine | None = None,
     progress: bool = False,
 ) -> FittedGuards:
@@ -111,7 +116,7 @@ def fit_guards(
 
     Parameters
     ----------
-    detectors : Detector, sequence, mapping from name to Detector, or None
+    detectors : Detector, name, iterable of them, mapping from names to them, or None
         Fitted in place; the first one decides. None or an empty sequence is `default(classifier)`.
     classifier : Classifier
         The frozen classifier.
@@ -157,7 +162,8 @@ def fit_guards(
     passes = engine or Local()
     rate = false_alarm_of(false_alarm, tpr)
     check_false_alarm(rate)
-    named = name_detectors(detectors or default(classifier))
+    unnamed = detectors is None or (isinstance(detectors, list | tuple | dict) and not detectors)
+    named = name_detectors(default(classifier) if unnamed else detectors)
     if preprocessing is not None:
         for detector in named.values():
             detector.use_preprocessing(preprocessing)
@@ -175,7 +181,7 @@ def fit_guards(
     if judged and (also or any(d.has_state for d in named.values())):  # no pass is made for the accuracy alone
         also.append(accuracy)
     try:
-        fit([*named.values(), *also], classifier, loader, engine=passes, progress=progress)
+        fit({**named, **{each.name: each for each in also}}, classifier, loader, engine=passes, progress=progress)
     except FitError as error:
         if len(error.failures) == len(named):
             raise

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 
-from oodline.data.batch import Inputs
+from oodline._util.arguments import checked
+from oodline._util.ranges import Count, Range, Rate
+from oodline.data.batch import Inputs, Loader
 from oodline.data.stated import one_a_class, stated_by
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, detector_class
@@ -27,7 +29,7 @@ from oodline.model.changes import Snapshot
 from oodline.model.classifier import Classifier
 from oodline.model.fingerprint import Fingerprint
 from oodline.model.head import HeadInfo, LinearHead
-from oodline.model.zoo import names_in_config
+from oodline.model.zoo import move, names_in_config
 from oodline.passes.fit import check_served, reads
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.calibration import check_false_alarm, false_alarm_of
@@ -77,6 +79,7 @@ class Guard:
     tensor([True, True])
     """
 
+    @checked
     def __init__(
         self,
         classifier: Classifier,
@@ -119,14 +122,45 @@ class Guard:
         promise = "no threshold yet" if self.calibration is None else f"false_alarm={self.calibration.false_alarm:g}"
         return f"Guard({self.detector!r}, {self.classifier!r}, {promise})"
 
+    @property
+    def device(self) -> torch.device:
+        """Where the classifier lives, and where inputs are moved to."""
+        return self.classifier.device
+
+    @checked
+    def to(self, device: str | torch.device) -> Self:
+        """Move classifier and detector to a device, in place; their numbers and the threshold stay as they are.
+
+        Raises
+        ------
+        SettingError
+            There is no such device here.
+        MismatchError
+            Classifier or detector changed since the guard was calibrated.
+
+        Examples
+        --------
+        >>> import oodline as ol
+        >>> from oodline.testing import toy_loader, toy_problem
+        >>> guard = ol.Guard(toy_problem()[0], ol.Energy()).calibrate(toy_loader(seed=1))
+        >>> guard.to("cpu").device
+        device(type='cpu')
+        """
+        if self.calibration is not None:
+            self._check_unchanged()
+        move(self.classifier.model, str(device))
+        self.detector.to(device)
+        return self
+
+    @checked
     def calibrate(
         self,
-        loader: Iterable[Any],
-        false_alarm: float | None = None,
+        loader: Loader,
+        false_alarm: Rate | None = None,
         *,
-        tpr: float | None = None,
+        tpr: Rate | None = None,
         by: Literal["all", "predicted"] = "all",
-        keep_inputs: int = 0,
+        keep_inputs: Annotated[int, Range(0)] = 0,
         progress: bool = False,
     ) -> Self:
         """Choose the threshold that flags at most a fraction `false_alarm` of ID inputs.
@@ -214,7 +248,8 @@ class Guard:
         calibration = self._calibrated()
         return self._judge(self.classifier(inputs, **reads([self.detector])), calibration)
 
-    def explain(self, inputs: Inputs, *, top: int = 8) -> list[Explanation]:
+    @checked
+    def explain(self, inputs: Inputs, *, top: Count = 8) -> list[Explanation]:
         """Say of each of N inputs which neurons its class expected and did not find, and which it did not expect.
 
         Of a detector made of detectors, such as `Fuse`, it also says how strange each member finds the input, and the
@@ -285,6 +320,7 @@ class Guard:
             class_names=self.class_names,
         )
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write detector, calibration and head fingerprint to one safetensors file; the classifier stays where it is.
 
@@ -316,6 +352,7 @@ class Guard:
             return None  # features that were computed before: the model behind them is not known
         return Fingerprint.of(self.classifier.model) if self.calibration is None else self._snapshots[0].fingerprint
 
+    @checked
     def export_onnx(
         self,
         path: str | Path,
@@ -328,6 +365,7 @@ class Guard:
         return export_onnx(self, path, example, preprocessing=preprocessing, progress=progress)
 
     @classmethod
+    @checked
     def load(
         cls,
         path: str | Path,

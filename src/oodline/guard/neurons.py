@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oodline._util.arguments import checked
+from oodline._util.ranges import Count
 from oodline.detectors.evidence import Evidence, require_linear
 from oodline.errors import NotFittedError, StatisticsError
 from oodline.model.activations import Activations, Needs
@@ -57,7 +59,8 @@ class Neurons:
     top_index: Int[Tensor, "s d"]
     """Positions of those samples in the training data (S, D), int64."""
 
-    def __init__(self, samples: int = 5) -> None:
+    @checked
+    def __init__(self, samples: Count = 5) -> None:
         self.samples = samples
         self.fitted_on: HeadInfo | None = None
 

@@ -6,16 +6,17 @@ detectors, guards and threads share one model and never see each other's values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from oodline.data.batch import Inputs, unpack
+from oodline._util.arguments import checked
+from oodline.data.batch import Inputs, Loader, as_tensors, check_inputs, unpack
 from oodline.errors import HeadError, InputError
 from oodline.model.activations import Activations, Needs
 from oodline.model.eval_mode import evaluating
@@ -92,6 +93,9 @@ class Classifier:
     class_names: tuple[str, ...] | None = None
     """In the order of the logits, where `load` knows them; guards carry them along."""
 
+    argument_remedy: ClassVar = "Wrap the model: Classifier(model)."
+
+    @checked
     def __init__(
         self, model: nn.Module, head: str | None = None, *, feature_map: str | None = None, binary: bool = False
     ) -> None:
@@ -102,6 +106,7 @@ class Classifier:
             submodule(self.model, feature_map)
 
     @classmethod
+    @checked
     def load(
         cls,
         reference: str,
@@ -194,7 +199,7 @@ class Classifier:
 
         Parameters
         ----------
-        inputs : Tensor or mapping
+        inputs : Tensor, NumPy array or mapping
             What the model takes: a tensor as its one argument, a mapping as keyword arguments.
         needs : Needs
             Which optional fields to fill.
@@ -210,7 +215,7 @@ class Classifier:
         InputError
             The model refuses the batch, or features or logits hold NaN or infinity.
         """
-        inputs = self._moved(inputs)
+        inputs = self._moved(as_tensors(inputs))
         with evaluating(self.model):  # once for all that follows: it walks over every module
             seen, logits = self._pass(inputs, needs, layers)
             read = self._reader.read(seen, logits)
@@ -293,7 +298,7 @@ class Classifier:
         InputError
             The inputs are not one floating tensor, or the model refuses them.
         """
-        inputs = self._moved(inputs)
+        inputs = self._moved(as_tensors(inputs))
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise InputError("gradients need inputs that are one floating tensor; tokens and mappings have none.")
         with evaluating(self.model), torch.enable_grad(), self._listening(Needs.LOGITS, layers) as seen:
@@ -314,13 +319,14 @@ class Classifier:
             {name: (at_least_float32(out.detach()), at_least_float32(g)) for name, out, g in pairs},
         )
 
+    @checked
     def stream(
-        self, loader: Iterable[Any], *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()
+        self, loader: Loader, *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()
     ) -> Iterator[tuple[Activations, Tensor | None]]:
         """Run the model once over a loader; yields (activations, labels or None) batch by batch.
 
-        A batch may be a tensor, a mapping (with `labels` or `label`, as transformers has it), an `oodline.data.Batch`,
-        or a sequence whose first two members are inputs and labels.
+        A batch may be a tensor, a NumPy array, a mapping (with `labels` or `label`, as transformers has it), an
+        `oodline.data.Batch`, or a sequence whose first two members are inputs and labels.
 
         Raises
         ------
@@ -346,8 +352,7 @@ class Classifier:
     def _moved(self, inputs: Inputs) -> Inputs:
         if isinstance(inputs, Mapping):
             return {k: self._moved_tensor(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-        if not isinstance(inputs, Tensor):
-            raise InputError(f"a batch must be a tensor or a mapping of tensors, not {type(inputs).__name__}.")
+        check_inputs(inputs)
         return self._moved_tensor(inputs)
 
     def _moved_tensor(self, inputs: Tensor) -> Tensor:

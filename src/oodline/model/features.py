@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oodline.data.batch import Batch, Inputs
+from oodline.data.batch import Inputs, as_tensors
 from oodline.data.tensors import TensorLoader, TensorSource
 from oodline.errors import DataError, HeadError, InputError
 from oodline.model.activations import Activations, Needs
@@ -185,12 +184,6 @@ class FeatureClassifier(Classifier):
         """
         raise InputError(f"this method {self.lacking(Needs.CLASSIFIER)}")
 
-    def stream(
-        self, loader: Iterable[Any], *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()
-    ) -> Iterator[tuple[Activations, Tensor | None]]:
-        """As `Classifier.stream`; batches may also be of NumPy arrays."""
-        return super().stream(map(_as_tensors, loader), needs=needs, layers=layers)
-
     def loader(
         self,
         features: Any = None,
@@ -240,7 +233,7 @@ class FeatureClassifier(Classifier):
                 )
 
     def _named(self, inputs: Any) -> dict[str, Tensor]:
-        inputs = _as_tensors(inputs)
+        inputs = as_tensors(inputs)
         if isinstance(inputs, Tensor):
             inputs = {"features" if self._features_given else "logits": inputs}
         if not isinstance(inputs, Mapping) or not inputs or not inputs.keys() <= set(NAMES):
@@ -287,22 +280,6 @@ class FeatureClassifier(Classifier):
 
 
 _CHEAP = Needs.FEATURES | Needs.LOGITS | Needs.HEAD | Needs.LINEAR_HEAD
-
-
-def _as_tensors(value: Any) -> Any:
-    if isinstance(value, Batch | Tensor):
-        return value
-    if isinstance(value, np.ndarray):
-        return (
-            torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
-            if value.dtype.kind in "biuf"
-            else value
-        )
-    if isinstance(value, Mapping):
-        return {key: _as_tensors(part) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_as_tensors(part) for part in value) if type(value) in (tuple, list) else value
-    return value
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from oodline._util.arguments import checked
+from oodline._util.ranges import Count
 from oodline._util.spec import parse_reference
 from oodline.data.tensors import TensorLoader, TensorSource
 from oodline.errors import DataError, HeadError, ModelError
@@ -17,6 +19,7 @@ SCHEME = "features"
 """How a reference names a classifier of precomputed features: `features`, or `features:HEAD_FILE`."""
 
 
+@checked
 def from_features(
     features: Any = None,
     labels: Any = None,
@@ -24,8 +27,8 @@ def from_features(
     logits: Any = None,
     head: Any = None,
     head_name: str | None = None,
-    num_classes: int | None = None,
-    batch_size: int = 1024,
+    num_classes: Count | None = None,
+    batch_size: Count = 1024,
 ) -> tuple[FeatureClassifier, TensorLoader]:
     """A classifier and a loader of precomputed features or logits, for all that takes a classifier and a loader.
 

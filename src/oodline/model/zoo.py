@@ -18,6 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from oodline._util.arguments import checked
 from oodline._util.code import import_code
 from oodline._util.spec import Reference, parse_reference
 from oodline.errors import ModelError, SettingError, missing_extra, unknown_name
@@ -69,6 +70,7 @@ class _Source:
     ambiguous: str = ""  # why the transform may not be that of weights from a file
 
 
+@checked
 def load_model(
     reference: str, weights: str | Path | None = None, *, preprocessing: Preprocessing | None = None
 ) -> LoadedModel:

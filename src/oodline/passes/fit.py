@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
+from oodline._util.arguments import checked
+from oodline.data.batch import Loader
 from oodline.data.class_order import doubtful_order
 from oodline.errors import InputError, OodlineError
 from oodline.model.activations import Needs
@@ -17,6 +19,7 @@ from oodline.model.classifier import Classifier
 from oodline.model.head import Head
 from oodline.passes.engine import Engine, Reads
 from oodline.passes.local import Local
+from oodline.passes.named import OneOrSeveral, name_detectors
 from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.statistics import Statistic
 
@@ -105,7 +108,7 @@ class FitError(OodlineError, ValueError):
     Attributes
     ----------
     failures : dict of str to OodlineError
-        Why, by the detector's name; a second one of a name is `NAME #2`.
+        Why, by the detector's name.
     fitted : tuple of str
         Names of the others.
     """
@@ -122,10 +125,11 @@ class FitError(OodlineError, ValueError):
         self.fitted = tuple(fitted)
 
 
+@checked
 def fit(
-    detectors: Fittable | Sequence[Fittable],
+    detectors: Annotated[Fittable | Iterable[Fittable] | Mapping[str, Fittable], OneOrSeveral()],
     classifier: Classifier,
-    loader: Iterable[Any],
+    loader: Loader,
     *,
     engine: Engine | None = None,
     progress: bool = False,
@@ -134,8 +138,9 @@ def fit(
 
     Parameters
     ----------
-    detectors : Detector or sequence of Detector
-        Fitted in place. Those that need no data are left as they are; if none needs any, no pass is made.
+    detectors : Detector, iterable, or mapping from name to Detector
+        Fitted in place; two of the same name need a mapping. Those that need no data are left as they are; if none
+        needs any, no pass is made.
     classifier : Classifier
         The frozen classifier.
     loader : iterable
@@ -156,6 +161,8 @@ def fit(
     ------
     InputError
         Empty loader, NaN or infinite activations.
+    SettingError
+        An argument is something else, or two detectors share a name.
     LabelError
         Labels missing or out of range, or a class without samples where a detector needs one.
     FitError
@@ -182,7 +189,8 @@ def fit(
     >>> line.fitted and mahalanobis.fitted
     True
     """
-    detectors = detectors if isinstance(detectors, Sequence) else [detectors]
+    named = name_detectors(detectors)
+    detectors = list(named.values())
     check_served(detectors, classifier)
     head = classifier.head
     requests = [detector.requests(head) for detector in detectors]
@@ -198,18 +206,17 @@ def fit(
         _check_classes(loader, head, order, beside[0])
     failures: dict[str, OodlineError] = {}
     done: list[str] = []
-    for detector, request, checked in zip(detectors, requests, assumed, strict=True):
+    for (name, detector), request, measured in zip(named.items(), requests, assumed, strict=True):
         try:
             detector.settle(request, head)
             if isinstance(detector, Supposes):
-                detector.check_assumptions(checked, head)
+                detector.check_assumptions(measured, head)
         except OodlineError as error:
             if len(detectors) == 1:
                 raise
-            again = sum(name.partition(" #")[0] == detector.name for name in failures)
-            failures[f"{detector.name} #{again + 1}" if again else detector.name] = error
+            failures[name] = error
         else:
-            done.append(detector.name)
+            done.append(name)
     if failures:
         raise FitError(failures, done)
 
@@ -220,9 +227,9 @@ def _check_classes(
     source = getattr(loader, "source", None)
     warning = doubtful_order(source, head.num_classes, getattr(getattr(loader, "dataset", None), "label_offset", 0))
     if warning:
-        warnings.warn(warning, stacklevel=3)
+        warnings.warn(warning, stacklevel=4)
     if order is not None:
         order.class_names = getattr(source, "class_names", None)
         order.settle(statistics, head)
         if order.order:
-            warnings.warn(order.order, stacklevel=3)
+            warnings.warn(order.order, stacklevel=4)

@@ -28,9 +28,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from oodline import errors
+from oodline._util.arguments import checked
 from oodline._util.files import write_atomically
 from oodline._util.progress import track
-from oodline.errors import EngineError, InputError, OodlineError, SettingError, missing_extra
+from oodline._util.ranges import Count
+from oodline.errors import EngineError, InputError, OodlineError, missing_extra
 from oodline.model.classifier import Classifier
 from oodline.passes.engine import Collector, Reads
 from oodline.passes.local import Local
@@ -86,14 +88,12 @@ class Ray:
     is_main = True
     is_distributed = True
 
+    @checked
     def __init__(
-        self, *, workers: int | None = None, block: int | None = None, folder: str | Path | None = None
+        self, *, workers: Count | None = None, block: Count | None = None, folder: str | Path | None = None
     ) -> None:
         if find_spec("ray") is None:
             raise missing_extra("ray", "ray", "passes by Ray")
-        for name, value in (("workers", workers), ("block", block)):
-            if value is not None and value < 1:
-                raise SettingError(f"Ray needs {name} of at least 1; {value} is not.")
         self.workers, self.block = workers, block
         self.folder = None if folder is None else Path(folder)
 

@@ -11,11 +11,14 @@ import math
 import warnings
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from oodline._util.validation import shown
 from oodline.errors import InputError, SettingError
 
 
@@ -57,11 +60,11 @@ class Calibration:
     def is_ood(self, scores: Float[Tensor, " m"], predicted: Int[Tensor, " m"] | None = None) -> Bool[Tensor, " m"]:
         """Whether each score is below the threshold; one threshold for all, so `predicted` is not read."""
         # in float64, as calibrated: a held-out input is judged the same again; and what is not a number is flagged
-        return ~(scores.double() >= self.threshold)
+        return ~(check_tensor("scores", scores).double() >= self.threshold)
 
     def threshold_of(self, predicted: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
         """The threshold for each predicted class (M,), float64: the same one."""
-        return torch.full(predicted.shape, self.threshold, dtype=torch.float64)
+        return torch.full(check_tensor("predicted", predicted).shape, self.threshold, dtype=torch.float64)
 
     def p_value(
         self,
@@ -88,7 +91,7 @@ class Calibration:
             `(1 + #{held-out <= score}) / (n + 1)`, or with `random`, for u uniform on (0, 1],
             `(#{held-out < score} + u (1 + #{held-out = score})) / (n + 1)`. NaN is below all.
         """
-        scores = fail_closed(scores).cpu().contiguous()
+        scores = fail_closed(check_tensor("scores", scores)).cpu().contiguous()
         up_to = torch.searchsorted(self.scores, scores, right=True)
         if random is None:
             return (1 + up_to).double() / (len(self.scores) + 1)
@@ -124,6 +127,7 @@ def calibrate(scores: Float[Tensor, " n"], false_alarm: float = 0.05) -> Calibra
     >>> calibrate(torch.arange(999.0), false_alarm=0.01).threshold
     9.0
     """
+    scores = check_tensor("scores", scores)
     if scores.ndim != 1:
         raise InputError(f"held-out scores must be one row (n,); got shape {tuple(scores.shape)}.")
     check_enough(len(scores), false_alarm)
@@ -152,12 +156,25 @@ def fail_closed(scores: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
     return scores.double().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
 
+def check_tensor(name: str, value: Any) -> Tensor:
+    """The tensor, or that of a NumPy array; a graph can be made of this check.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.as_tensor(value)
+    if not isinstance(value, Tensor):
+        raise InputError(f"`{name}` must be a tensor; got {shown(value)}.")
+    return value
+
+
 def check_false_alarm(false_alarm: float) -> None:
     """Raise `SettingError` where a false-alarm rate is outside (0, 1)."""
     if not 0 < false_alarm < 1:
-        raise SettingError(
-            f"a false-alarm rate lies between 0 and 1, and neither can be promised; {false_alarm:g} does not."
-        )
+        raise SettingError(f"`false_alarm` must be a number between 0 and 1, both excluded; got {false_alarm:g}.")
 
 
 def samples_needed(false_alarm: float) -> int:
@@ -207,7 +224,7 @@ def false_alarm_of(false_alarm: float | None, tpr: float | None, default: float 
     if false_alarm is not None:
         raise SettingError(f"false_alarm={false_alarm:g} and tpr={tpr:g} say the same thing twice. Give one of them.")
     if not 0 < tpr < 1:  # also where it is NaN
-        raise SettingError(f"a TPR lies between 0 and 1, and neither can be promised; {tpr:g} does not.")
+        raise SettingError(f"`tpr` must be a number between 0 and 1, both excluded; got {tpr:g}.")
     return float(1 - _exact(tpr))
 
 

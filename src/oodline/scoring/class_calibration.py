@@ -9,14 +9,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from oodline.errors import InputError, SettingError
-from oodline.scoring.calibration import Calibration, ConstantScoresWarning, calibrate, fail_closed, samples_needed
+from oodline.scoring.calibration import (
+    Calibration,
+    ConstantScoresWarning,
+    calibrate,
+    check_tensor,
+    fail_closed,
+    samples_needed,
+)
 from oodline.scoring.score import Scores
 
 
@@ -109,6 +116,7 @@ class ClassCalibration:
 
     def is_ood(self, scores: Float[Tensor, " m"], predicted: Int[Tensor, " m"] | None = None) -> Bool[Tensor, " m"]:
         """Whether each score is below the threshold of its predicted class."""
+        scores = check_tensor("scores", scores)
         return ~(scores.double().cpu() >= self._thresholds[self._known(predicted, scores)])
 
     def threshold_of(self, predicted: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
@@ -129,18 +137,20 @@ class ClassCalibration:
         InputError
             `predicted` is missing, or is not one class of the calibration for each score.
         """
-        scores, rows = fail_closed(scores).cpu(), self._pools.row[self._known(predicted, scores)]
+        scores = fail_closed(check_tensor("scores", scores)).cpu()
+        rows = self._pools.row[self._known(predicted, scores)]
         below, up_to = (self._pools.count(scores, rows, ties=ties) for ties in (False, True))
         u = 1 - torch.rand(len(scores), generator=random, dtype=torch.float64) if random is not None else 1
         return (below + u * (1 + up_to - below)).double() / (self._pools.size[rows] + 1)
 
-    def _known(self, predicted: Tensor | None, scores: Tensor) -> Tensor:
+    def _known(self, predicted: Any, scores: Tensor) -> Tensor:
         if predicted is None:
             raise InputError("a calibration by class needs the predicted class of each score: pass predicted=.")
+        known = check_tensor("predicted", predicted)
         if torch.compiler.is_exporting():
-            return predicted.cpu()  # an argmax, whose values a graph cannot look at
-        check_classes(predicted, scores, len(self.classes))
-        return predicted.cpu().long()
+            return known.cpu()  # an argmax, whose values a graph cannot look at
+        check_classes(known, scores, len(self.classes))
+        return known.cpu().long()
 
 
 AnyCalibration = Calibration | ClassCalibration

@@ -28,6 +28,8 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from oodline._util.arguments import checked
+from oodline._util.ranges import Range, Rate, Seed
 from oodline.errors import InputError, MismatchError, SettingError
 from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration
 
@@ -170,11 +172,15 @@ class DriftMonitor:
     1007
     """
 
-    def __init__(self, calibration: AnyCalibration, *, alpha: float = 0.01, window: int = 500, seed: int = 0) -> None:
-        if not 0 < alpha < 1:
-            raise SettingError(f"a monitor's alpha lies between 0 and 1; {alpha:g} does not.")
-        if not 1 <= window <= MOST_WINDOW:
-            raise SettingError(f"a window holds 1 to {MOST_WINDOW:,} scores; window={window} does not.")
+    @checked
+    def __init__(
+        self,
+        calibration: AnyCalibration,
+        *,
+        alpha: Rate = 0.01,
+        window: Annotated[int, Range(1, MOST_WINDOW)] = 500,
+        seed: Seed = 0,
+    ) -> None:
         self.calibration = calibration
         self.alpha = alpha
         self.window = window
@@ -198,6 +204,7 @@ class DriftMonitor:
         self._ranked: list[float] = self.calibration.scores.tolist()
         self._capacity = max(MEMORY, len(self._ranked))
 
+    @checked
     def update(self, scores: Float[Tensor, " n"], predicted: Int[Tensor, " n"] | None = None) -> DriftReport:
         """Take in scores in the order they came.
 
@@ -213,6 +220,8 @@ class DriftMonitor:
         InputError
             A score is NaN or infinite, or the predicted classes are missing; nothing is taken in.
         """
+        if scores.ndim != 1:
+            raise InputError(f"`scores` must be one row (N,); got shape {tuple(scores.shape)}.")
         if not bool(torch.isfinite(scores).all()):
             raise InputError(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite.")
         self._flags.extend(self.calibration.is_ood(scores, predicted).tolist())

@@ -6,10 +6,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from oodline.errors import InputError, SettingError
+from oodline._util.arguments import checked
+from oodline._util.ranges import Rate
+from oodline.errors import InputError
 
 
-def benjamini_hochberg(p_values: Float[Tensor, " n"], fdr: float = 0.1) -> Bool[Tensor, " n"]:
+@checked
+def benjamini_hochberg(p_values: Float[Tensor, " n"], fdr: Rate = 0.1) -> Bool[Tensor, " n"]:
     """Flag the inputs of a batch such that, on average, at most a fraction `fdr` of those flagged is ID.
 
     With `p_(i)` the i-th smallest of N p-values, the i smallest are flagged for the largest i with
@@ -40,8 +43,6 @@ def benjamini_hochberg(p_values: Float[Tensor, " n"], fdr: float = 0.1) -> Bool[
     >>> benjamini_hochberg(torch.tensor([0.01, 0.9, 0.06, 0.02]), fdr=0.1)
     tensor([ True, False,  True,  True])
     """
-    if not 0 < fdr < 1:
-        raise SettingError(f"a false discovery rate lies between 0 and 1; {fdr:g} does not.")
     if p_values.ndim != 1:
         raise InputError(f"p-values must be one row (N,); got shape {tuple(p_values.shape)}.")
     if bad := int((~((p_values >= 0) & (p_values <= 1))).sum()):

@@ -18,7 +18,7 @@ from oodline._util.files import GrowingFile, check_writable
 from oodline.detectors.base import Detector
 from oodline.errors import DataError, SettingError
 from oodline.model.activations import Activations
-from oodline.scoring.class_calibration import AnyCalibration
+from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration
 from oodline.scoring.columns import Column, fingerprint, score_batch
 
 UNFINISHED = "_unfinished"
@@ -101,7 +101,10 @@ class RowWriter:
         verdicts = None
         if self.calibration is not None:
             scores = hashlib.sha256(self.calibration.scores.numpy().tobytes()).hexdigest()
-            verdicts = (type(self.calibration).__name__, self.calibration.false_alarm, scores)
+            classes = None
+            if isinstance(self.calibration, ClassCalibration):  # other classes are other thresholds
+                classes = hashlib.sha256(self.calibration.predicted.numpy().tobytes()).hexdigest()
+            verdicts = (type(self.calibration).__name__, self.calibration.false_alarm, scores, classes)
         return (type(self).__name__, fingerprint(self.detectors), verdicts, str(self.path))
 
     def fresh(self) -> Self:

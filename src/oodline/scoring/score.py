@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oodline._util.arguments import checked
+from oodline.data.batch import Loader
 from oodline.detectors.base import Detector
-from oodline.errors import HeadError, InputError, MismatchError, OodlineError, SettingError
+from oodline.errors import HeadError, InputError, MismatchError, OodlineError
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
 from oodline.passes.engine import Engine
 from oodline.passes.fit import check_served, reads
 from oodline.passes.local import Local
+from oodline.passes.named import name_detectors
 from oodline.scoring.columns import Columns
 
-Detectors = Detector | Sequence[Detector] | Mapping[str, Detector]
+Detectors = Detector | Mapping[str, Detector] | Iterable[Detector]
+"""One, several, or several by a name of one's choice. A public function also takes a detector's name in its place."""
 
 CHEAP = Needs.LOGITS | Needs.FEATURES | Needs.HEAD | Needs.LINEAR_HEAD
 """What every pass gives, whoever asks."""
@@ -62,10 +66,11 @@ class Scores:
     content: Int[Tensor, " n"] | None = None
 
 
+@checked
 def score(
     detectors: Detectors,
     classifier: Classifier,
-    loader: Iterable[Any],
+    loader: Loader,
     *,
     engine: Engine | None = None,
     progress: bool = False,
@@ -74,12 +79,12 @@ def score(
 
     Parameters
     ----------
-    detectors : Detector, sequence, or mapping from name to Detector
+    detectors : Detector, name, iterable of them, or mapping from names to them
         Those that need fitting must be fitted. A mapping names the columns; otherwise each detector's own name does.
     classifier : Classifier
         The classifier that the detectors were fitted on.
     loader : iterable
-        Batches; labels, where there are any, are not used.
+        Batches, or one tensor or array as the only batch; labels, where there are any, are not used.
     engine : Engine, optional
         Who makes the pass: this process, or `Torchrun()` or `Ray(...)`.
     progress : bool
@@ -113,10 +118,11 @@ def score(
     return score_all(detectors, classifier, loader, engine=engine, progress=progress).scores
 
 
+@checked
 def score_all(
     detectors: Detectors,
     classifier: Classifier,
-    loader: Iterable[Any],
+    loader: Loader,
     *,
     engine: Engine | None = None,
     progress: bool = False,
@@ -136,29 +142,6 @@ def score_all(
         labels=found["labels"] if columns.labelled else None,
         seconds=columns.seconds,
     )
-
-
-def name_detectors(detectors: Detectors) -> dict[str, Detector]:
-    """Detectors by name.
-
-    Raises
-    ------
-    SettingError
-        There is none, or two share a name.
-    """
-    if isinstance(detectors, Mapping):
-        named = dict(detectors)
-    else:
-        listed = [detectors] if isinstance(detectors, Detector) else list(detectors)
-        named = {detector.name: detector for detector in listed}
-        if len(named) < len(listed):
-            raise SettingError(
-                f"{len(listed)} detectors share {len(named)} names ({', '.join(named)}). Tell them apart by a mapping: "
-                "{'line p=.1': LINe(...), 'line p=.9': LINe(...)}."
-            )
-    if not named:
-        raise SettingError("no detector was given.")
-    return named
 
 
 def unsupported(

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from oodline.data.batch import Batch, Inputs, unpack
+from oodline._util.arguments import checked
+from oodline._util.ranges import Rate
+from oodline.data.batch import Batch, Inputs, Loader, unpack
 from oodline.detectors.base import Detector
-from oodline.errors import SettingError
 from oodline.model.classifier import Classifier
 from oodline.scoring.calibration import samples_needed
 from oodline.statistics.reservoir import splitmix64
@@ -54,7 +55,8 @@ class Part:
                 )
 
 
-def split(loader: Iterable[Any], fraction: float = 0.2) -> tuple[Part, Part]:
+@checked
+def split(loader: Loader, fraction: Rate = 0.2) -> tuple[Part, Part]:
     """Two loaders that share the samples of one: the first gets about this fraction of them, the second the others.
 
     Which part a sample goes to is a hash of its position, and has nothing to do with what it shows. So calibration on
@@ -79,8 +81,6 @@ def split(loader: Iterable[Any], fraction: float = 0.2) -> tuple[Part, Part]:
     >>> [len(batch.index) for part in (reference, held_out) for batch in part]
     [11, 49]
     """
-    if not 0 < fraction < 1:
-        raise SettingError(f"a fraction of the samples lies between 0 and 1; {fraction:g} does not.")
     return Part(loader, fraction, first=True), Part(loader, fraction, first=False)
 
 

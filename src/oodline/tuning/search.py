@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
+from oodline._util.arguments import checked
 from oodline._util.progress import track
-from oodline.data.batch import unpack
+from oodline._util.ranges import Range, Seed
+from oodline.data.batch import Loader, unpack
 from oodline.detectors.base import Detector, FewSamplesWarning
 from oodline.detectors.catalog import write_reference
 from oodline.errors import InputError, OodlineError, SettingError
@@ -75,16 +77,17 @@ class Tuned:
         return write_reference(self.detector, also=tuple(self.best.settings))
 
 
+@checked
 def tune(
     detector: Detector,
     classifier: Classifier,
-    fit_loader: Iterable[Any],
-    held_out_loader: Iterable[Any],
+    fit_loader: Loader,
+    held_out_loader: Loader,
     *,
     grid: Mapping[str, Sequence[Any]] | None = None,
     pseudo_outliers: Groups = PSEUDO_OUTLIERS,
-    limit: int = 1000,
-    seed: int = 0,
+    limit: Annotated[int, Range(2)] = 1000,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> Tuned:
     """Choose the settings of a detector from ID data alone, and fit it with them.
@@ -138,8 +141,6 @@ def tune(
     >>> tuned.reference, len(tuned.candidates), tuned.detector.fitted
     ('knn,k=1', 4, True)
     """
-    if limit < 2:
-        raise SettingError(f"tuning needs at least two held-out samples; limit={limit} does not allow them.")
     choices = combinations(detector, grid)
     built, failures = _build(detector, choices)
     usable = [candidate for candidate in built if candidate is not None]

@@ -29,5 +29,5 @@ def test_a_percentile_equals_its_value(draw, build, percent):
 @pytest.mark.parametrize("cls", [LINe, FMPLS])
 def test_a_percentile_that_leaves_nothing_is_refused(draw, cls):
     name = "clip" if cls is LINe else "theta"
-    with pytest.raises(SettingError, match=f"needs {name} above 0"):
+    with pytest.raises(SettingError, match=f"`{name}` must be above 0, .*; got 0"):
         draw(0).fit(cls(**{name: "0%"}))

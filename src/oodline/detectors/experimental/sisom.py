@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oodline._util.ranges import Positive, Range
 from oodline.detectors.assumptions import PerClass, Published, TellsApart
 from oodline.detectors.base import Detector, Paper
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.parts.neuron_states import NeuronStates, neuron_states
-from oodline.errors import InputError, SettingError
+from oodline.errors import InputError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
@@ -59,10 +60,8 @@ class SISOM(Detector):
     neighbours: Fitted[Float[Tensor, "N D"]]
     classes: Fitted[Int[Tensor, " N"]]
 
-    def __init__(self, *, alpha: float = 100.0, bank: int = 10_000) -> None:
+    def __init__(self, *, alpha: Positive = 100.0, bank: Annotated[int, Range(2)] = 10_000) -> None:
         super().__init__()
-        if not 0 < alpha < float("inf") or bank < 2:
-            raise SettingError(f"SISOM needs alpha above 0 and a bank of at least 2 samples; not {alpha} and {bank}.")
         self.alpha = alpha
         self.bank = bank
 

@@ -6,10 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from oodline._util.ranges import Fraction
 from oodline.detectors.base import Detector
 from oodline.detectors.line import LINe
+from oodline.detectors.parts.bound import Bound
 from oodline.detectors.parts.masked_linear import masked_linear
-from oodline.detectors.rectifier import check_fraction
 from oodline.model.activations import Activations
 
 
@@ -55,10 +56,10 @@ class SoftLINe(LINe):
     def __init__(
         self,
         *,
-        keep: float = 0.5,
-        p_a: float = 0.5,
-        p_w: float = 0.5,
-        clip: float | str = "98%",
+        keep: Fraction = 0.5,
+        p_a: Fraction = 0.5,
+        p_w: Fraction = 0.5,
+        clip: Bound = "98%",
         contribution: Literal["signed", "absolute"] = "absolute",
         route: Literal["clipped", "full"] = "clipped",
         unseen: Literal["error", "dense"] = "error",
@@ -66,7 +67,6 @@ class SoftLINe(LINe):
     ) -> None:
         settings: dict[str, Any] = {"contribution": contribution, "route": route, "unseen": unseen, "scorer": scorer}
         super().__init__(p_a=p_a, p_w=p_w, clip=clip, **settings)
-        check_fraction("SoftLINe", keep=keep)
         self.keep = keep
 
     def rectify(self, activations: Activations) -> Activations:

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.ranges import Refused
 from oodline.errors import SettingError
 from oodline.statistics import Quantiles, Statistic
+
+
+def _percentile(written: float | str) -> float | None:
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?%", written.strip()) if isinstance(written, str) else None
+    return float(match[1]) if match else None
+
+
+class _Written:
+    replaces_type = True  # infinity, which numbers may not be, is a bound that bounds nothing
+
+    def accept(self, value: Any) -> float | str:
+        if isinstance(value, str):
+            percentile = _percentile(value)
+            if percentile is None or percentile > 100:
+                raise Refused
+            return value
+        try:
+            number = float(value) if isinstance(value, int | float | np.integer | np.floating) else np.nan
+        except OverflowError:
+            number = np.nan
+        if np.isnan(number) or isinstance(value, bool):
+            raise Refused
+        return number
+
+    def words(self, kind: str) -> str:
+        return "a value, or a percentile from '0%' to '100%'"
+
+
+Bound = Annotated[float | str, _Written()]
+"""A setting that is a value in the units of the features, or a percentile such as "90%" of all training activations."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +53,9 @@ class Threshold:
 
     Examples
     --------
-    >>> Threshold.of("ReAct", "clip", "90%")
+    >>> Threshold.of("90%")
     Threshold(value=None, fraction=0.9)
-    >>> Threshold.of("ReAct", "clip", 1.5)
+    >>> Threshold.of(1.5)
     Threshold(value=1.5, fraction=None)
     """
 
@@ -33,25 +63,10 @@ class Threshold:
     fraction: float | None
 
     @classmethod
-    def of(cls, method: str, name: str, written: float | str) -> Threshold:
-        """Read a setting: a number, or a percentile such as "90%" over every feature of every training sample.
-
-        Raises
-        ------
-        SettingError
-            It is neither, or the percentile is outside [0, 100].
-        """
-        if isinstance(written, str):
-            match = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?%", written.strip())
-            if not match or float(match[1]) > 100:
-                raise SettingError(
-                    f"{method} needs {name} as a value or a percentile from '0%' to '100%', such as '90%'; "
-                    f"{written!r} is neither."
-                )
-            return cls(None, float(match[1]) / 100)
-        if math.isnan(written):
-            raise SettingError(f"{method} needs {name} as a value or a percentile; NaN is neither.")
-        return cls(float(written), None)
+    def of(cls, written: float | str) -> Threshold:
+        """Read a setting that is a `Bound`."""
+        percentile = _percentile(written)
+        return cls(float(written), None) if percentile is None else cls(None, percentile / 100)
 
     def statistics(self) -> dict[str, Statistic]:
         """What must be known of the training data: nothing for a value."""
@@ -70,7 +85,7 @@ class Threshold:
         return torch.tensor(float(np.quantile(rows.double().numpy(), self.fraction)))
 
 
-def check_largest(method: str, name: str, value: float | None) -> None:
+def check_largest(name: str, value: float | None) -> None:
     """Raise `SettingError` where the largest activation that counts is not positive, so that nothing would count."""
     if value is not None and not value > 0:
-        raise SettingError(f"{method} needs {name} above 0, the largest activation that counts; {value} is not.")
+        raise SettingError(f"`{name}` must be above 0, since it is the largest activation that counts; got {value:g}.")
