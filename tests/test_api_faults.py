@@ -60,6 +60,8 @@ RECORDS = {
     "Torchrun": "has no argument",
     "Local": "has no argument",
     "__version__": "a string",
+    "Fitted": "an annotation",
+    "register": "tests/detectors/test_own.py",
 }
 """Public names that nobody calls with arguments of their own, and why."""
 
@@ -211,6 +213,8 @@ class Public:
             "benjamini_hochberg": (ol.benjamini_hochberg, {"p_values": torch.tensor([0.1, 0.2]), "fdr": 0.1}),
             "create_detector": (ol.create_detector, {"reference": "line"}),
             "default": (ol.default, {"classifier": c}),
+            "default_detector": (ol.default_detector, {"classifier": c}),
+            "from_function": (ol.from_function, {"fn": len, "name": "mine", "needs": ol.Needs.LOGITS}),
             "evaluate": (
                 ol.evaluate,
                 {
@@ -296,7 +300,7 @@ Detector.preset, DriftMonitor, DriftMonitor.update, Calibration.p_value, Calibra
 ClassCalibration.p_value, ClassCalibration.is_ood, Guard, Guard.__call__, Guard.calibrate, Guard.explain,
 Guard.load, Guard.save, Guard.to, Neurons, Ray, Table.value, Table.to_markdown, benjamini_hochberg,
 create_detector, default, evaluate, fit, fit_guards, from_features, load_model, score, split, tune,
-Guard.calibrate/tpr
+Guard.calibrate/tpr default_detector from_function
 """.replace(",", "").split()
 
 

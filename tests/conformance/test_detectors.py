@@ -302,10 +302,10 @@ def test_all_in_one_pass_equal_each_alone():
     wanted = [s for spy in spies for s in spy.requests(classifier.head).values()]
     passes: list[int] = []
     handle = classifier.model.register_forward_hook(lambda _m, args, _out: passes.append(len(args[0])))
-    fit([create_detector(r) for r in REFERENCES if not runs_again(r)], classifier, batches(25))
+    fit({r: create_detector(r) for r in REFERENCES if not runs_again(r)}, classifier, batches(25))
     handle.remove()
     assert passes == [25, 25, 10]
-    fit(spies, classifier, batches(25))
+    fit(dict(zip(REFERENCES, spies, strict=True)), classifier, batches(25))
     for spy, reference in zip(spies, REFERENCES, strict=True):
         same_state(spy.detector, create_detector(reference).fit(classifier, batches(25)))
     used = {id(statistic) for spy in spies for statistic in spy.statistics}
@@ -345,7 +345,7 @@ def test_an_interrupted_fit_changes_nothing(reference):
     fresh, old = create_detector(reference), create_detector(reference).fit(classifier, batches())
     state, head = {k: v.clone() for k, v in old.state_dict().items()}, old.fitted_on
     with pytest.raises(KeyboardInterrupt):
-        fit([fresh, old], classifier, interrupted())
+        fit({"fresh": fresh, "old": old}, classifier, interrupted())
     assert not fresh.fitted
     assert old.fitted_on is head
     same_tensors(old.state_dict(), state)

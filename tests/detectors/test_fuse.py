@@ -264,8 +264,8 @@ def test_references_say_members_and_their_settings(reference, written):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["energy"], "at least two detectors; 1"),
-        ([], "at least two detectors; 0"),
+        (["energy"], "at least two detectors to combine; got 1"),
+        ([], "at least two detectors to combine; got 0"),
         ([Energy(), NAP()], "'nap' reads more than features and logits"),
     ],
 )

@@ -158,8 +158,9 @@ def test_adascale_scales_a_silent_input_by_nothing_undefined():
 def test_adascale_leaves_the_score_to_another():
     network, x = Network(0), torch.randn(30, 20)
     energy, confidence = AdaSCALE(), AdaSCALE(scorer=MSP())
-    fit([energy, confidence], Classifier(network), [x])
-    found = score({"energy": energy, "confidence": confidence}, Classifier(network), [x])
+    both = {"energy": energy, "confidence": confidence}
+    fit(both, Classifier(network), [x])
+    found = score(both, Classifier(network), [x])
     assert (found["confidence"] <= 0).all()
     assert not torch.equal(found["energy"], found["confidence"])
 

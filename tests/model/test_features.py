@@ -10,7 +10,7 @@ from torch import nn
 
 import oodline as ol
 from oodline.detectors.catalog import CATALOG, create_detector
-from oodline.errors import DataError, HeadError, InputError, LabelError, MismatchError, OodlineError
+from oodline.errors import DataError, HeadError, InputError, LabelError, MismatchError, OodlineError, SettingError
 from oodline.guard.guard import Guard
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
@@ -235,7 +235,7 @@ def bad(**changes):
         (bad(head={"a.weight": HEAD[0], "b.weight": HEAD[0]}), HeadError, "2 layers that could be the head.*Name it"),
         (bad(head={"a.weight": HEAD[0].T}), HeadError, r"no layer with a weight of shape \(C, 30\).*'a' \(30, 3\)"),
         (bad(head={"fc.weight": HEAD[0]}, head_name="head"), HeadError, "no layer 'head'"),
-        (bad(num_classes=0, head=None), DataError, "`num_classes` must be at least 1; got 0"),
+        (bad(num_classes=0, head=None), SettingError, "`num_classes` must be an integer of at least 1; got 0"),
         ({"logits": LOGITS, "head": HEAD}, DataError, "a head turns features into logits"),
     ],
 )  # fmt: skip

@@ -116,7 +116,7 @@ def test_settings_are_checked(place, one_process, capsys):
     from oodline.passes.ray import Ray
 
     for setting in ("workers", "block"):
-        with pytest.raises(SettingError, match=f"Ray needs {setting} of at least 1; 0 is not"):
+        with pytest.raises(SettingError, match=f"`{setting}` must be an integer of at least 1; got 0"):
             Ray(**{setting: 0})
     one_process("fit", "--data", "images", *READ[:2], "-o", "one.safetensors", "--engine", "ray,nodes=2", code=1)
     assert "ray does not take nodes=2; it has workers and block" in capsys.readouterr().err

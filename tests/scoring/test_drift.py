@@ -191,5 +191,5 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(InputError, match="state of a drift monitor"):
             DriftMonitor.restore(calibration, {**state, **change})
-    with pytest.raises(InputError, match="no state of a drift monitor"):
+    with pytest.raises(InputError, match="not a state of a drift monitor"):
         DriftMonitor.restore(calibration, [])

@@ -71,7 +71,7 @@ def held(guard):
 @contextmanager
 def running(app):
     listening = threading.Event()
-    server = Server(app, listen("127.0.0.1", 0), app.state.judge.settings, listening.set)
+    server = Server(app, listen("127.0.0.1", 0), app.state.service.settings, listening.set)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -209,7 +209,7 @@ def test_where_all_wait_for_the_service_a_new_one_is_told_so(held, serving, pict
 
 
 def client_judge(client):
-    return client.app.state.judge._batcher
+    return client.app.state.service._batcher
 
 
 def test_files_that_are_used_up_are_said_once_and_connections_are_accepted_again(serving, caplog):

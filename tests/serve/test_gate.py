@@ -61,7 +61,7 @@ def test_away_from_this_machine_addresses_count_and_names_where_a_token_is_asked
             return {"type": "http.disconnect"}
 
         asyncio.run(app(scope, receive, send))
-        app.state.judge.close()
+        app.state.service.close()
         return sent[0]["status"]
 
     assert answers("192.0.2.7:8000") == 200

@@ -122,7 +122,7 @@ def test_a_budget_is_kept_first_come_first_served_and_given_back_by_those_that_l
 
 def test_what_was_taken_comes_back_whatever_happens(held, serving, picture):
     client = serving(held, max_pixels=600, timeout=1.0)
-    judge = client.app.state.judge
+    judge = client.app.state.service
     for content in (picture("red"), picture("noise", (20, 20))[:300], picture("red", (100, 100))):
         client.post("/v1/predict", content=content, headers=PNG)
     held.gate.clear()

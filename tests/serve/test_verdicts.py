@@ -243,7 +243,7 @@ def test_a_service_that_cannot_begin_leaves_the_model_as_it_was():
 def test_the_model_is_evaluated_while_it_is_served_and_then_as_it_was():
     guard = toy_image_guard()
     guard.classifier.model.train()
-    judge = create_app(guard).state.judge
+    judge = create_app(guard).state.service
     assert not guard.classifier.model.training
     judge.close()
     assert guard.classifier.model.training

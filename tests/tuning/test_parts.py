@@ -229,5 +229,5 @@ def test_line_forgets_what_it_sorted_when_the_statistic_goes_on():
 
 def test_neighbours_may_be_tuned_beyond_a_small_bank_only_as_failures():
     found = combinations(KNN(k=3, bank=10), {"k": [3, 100]})
-    with pytest.raises(SettingError, match="k=100, bank=10"):
+    with pytest.raises(SettingError, match="`k` must be at most `bank`, 10; got 100"):
         with_settings(KNN(k=3, bank=10), found[1])

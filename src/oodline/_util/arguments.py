@@ -1,17 +1,16 @@
-"""Arguments checked against their annotations: a wrong one ends in one sentence, before anything is done.
+"""Values against annotations: a wrong one ends in one sentence. `checked` applies it to arguments.
 
-`checked` wraps a function; detectors have their `__init__` wrapped when the class is made. An annotation may say more
+An annotation may say more
 than a type: a range (`ranges.py`), or any object with `accept` and `words`.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,9 +20,6 @@ from torch import Tensor, nn
 from oodline._util.ranges import Refused
 from oodline._util.validation import SHOWN
 from oodline.errors import SettingError
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @runtime_checkable
@@ -37,44 +33,6 @@ class Accepts(Protocol):
     def words(self, kind: str) -> str:
         """What is accepted, where `kind` says the type, such as "an integer"."""
         ...
-
-
-def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which raises `SettingError` where an argument is not what its annotation says.
-
-    NumPy numbers are taken for Python's, integers for floats, arrays for tensors; truth values are no numbers, and NaN
-    and infinity are not taken. A missing or unknown argument is Python's own `TypeError`.
-
-    Examples
-    --------
-    >>> from oodline._util.ranges import Count
-    >>> @checked
-    ... def repeat(text: str, times: Count = 2) -> str:
-    ...     return times * text
-    >>> repeat("ab", np.int64(3))
-    'ababab'
-    >>> repeat("ab", times="3")
-    Traceback (most recent call last):
-    oodline.errors.SettingError: `times` must be an integer of at least 1; got '3'.
-    """
-    signature = inspect.signature(function)
-    usual = {name: parameter.default for name, parameter in signature.parameters.items()}
-    hints: dict[str, Any] = {}
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError:
-            return function(*args, **kwargs)  # which says what is missing or unknown
-        if not hints:
-            hints.update(hints_of(function))
-        for name, value in bound.arguments.items():
-            if name in hints and value is not usual[name]:
-                bound.arguments[name] = accept(name, value, hints[name])
-        return function(*bound.args, **bound.kwargs)
-
-    return call
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:

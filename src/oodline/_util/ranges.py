@@ -45,6 +45,20 @@ class Range:
         )
 
 
+class LeftToIt:
+    """Marks an argument that the function checks itself, because it can say more of a wrong one."""
+
+    replaces_type = True
+
+    def accept(self, value: Any) -> Any:
+        """The value as it is."""
+        return value
+
+    def words(self, kind: str) -> str:
+        """The type."""
+        return kind
+
+
 Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.ranges import Refused
 from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
 from oodline.detectors.declaration import check_declaration, check_scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline.detectors.fuse import Fuse
 from oodline.model.classifier import Classifier
 from oodline.model.head import LinearHead

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.progress import track
 from oodline.data.batch import Loader
 from oodline.detectors.base import Detector, Paper

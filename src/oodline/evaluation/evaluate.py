@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.progress import track
 from oodline.data.batch import Loader
 from oodline.errors import InputError, unknown_name

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline.errors import SettingError, missing_extra, unknown_name
 from oodline.evaluation import rendering
 from oodline.evaluation.bootstrap import Interval

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Literal
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.ranges import Range, Rate
 from oodline.data.batch import Loader
 from oodline.detectors.default import default

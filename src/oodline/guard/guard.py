@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 import torch
 
-from oodline._util.arguments import checked
-from oodline._util.ranges import Count, Range, Rate
+from oodline._util.checked import checked
+from oodline._util.ranges import Count, LeftToIt, Range, Rate
 from oodline.data.batch import Inputs, Loader
 from oodline.data.stated import one_a_class, stated_by
 from oodline.detectors.base import Detector
@@ -87,7 +87,7 @@ class Guard:
         calibration: AnyCalibration | None = None,
         *,
         class_names: Iterable[str] | None = None,
-        preprocessing: Preprocessing | Callable[..., Any] | None = None,
+        preprocessing: Annotated[Preprocessing | Callable[..., Any] | None, LeftToIt()] = None,
         neurons: Neurons | None = None,
     ) -> None:
         if not detector.fitted:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.ranges import Count
 from oodline.detectors.evidence import Evidence, require_linear
 from oodline.errors import NotFittedError, StatisticsError

@@ -124,8 +124,8 @@ class Activations:
             )
         if not isinstance(self.inputs, Tensor):
             raise InputError(
-                "this detector runs the classifier again on inputs that it changed a little, which takes one tensor a "
-                "batch, such as images; these inputs are several, such as tokens and their mask."
+                "this detector runs the classifier again on inputs that it changed a little, which takes one tensor "
+                "per batch, such as images; these inputs are several, such as tokens and their mask."
             )
         return self.classifier, self.inputs
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
+from oodline._util.ranges import LeftToIt
 from oodline.data.batch import Inputs, Loader, as_tensors, check_inputs, unpack
 from oodline.errors import HeadError, InputError
 from oodline.model.activations import Activations, Needs
@@ -97,7 +98,12 @@ class Classifier:
 
     @checked
     def __init__(
-        self, model: nn.Module, head: str | None = None, *, feature_map: str | None = None, binary: bool = False
+        self,
+        model: Annotated[nn.Module, LeftToIt()],
+        head: str | None = None,
+        *,
+        feature_map: str | None = None,
+        binary: bool = False,
     ) -> None:
         self.model = unwrapped(model)
         self._reader = HeadReader(self.model, head, binary=binary)

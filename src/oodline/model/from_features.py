@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.ranges import Count
 from oodline._util.spec import parse_reference
 from oodline.data.tensors import TensorLoader, TensorSource

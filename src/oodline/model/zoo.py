@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.code import import_code
 from oodline._util.spec import Reference, parse_reference
 from oodline.errors import ModelError, SettingError, missing_extra, unknown_name

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline.data.batch import Loader
 from oodline.data.class_order import doubtful_order
 from oodline.errors import InputError, OodlineError

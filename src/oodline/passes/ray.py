@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from oodline import errors
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.files import write_atomically
 from oodline._util.progress import track
 from oodline._util.ranges import Count

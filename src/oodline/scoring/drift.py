@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.ranges import Range, Rate, Seed
 from oodline.errors import InputError, MismatchError, SettingError
 from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration

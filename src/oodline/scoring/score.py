@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline.data.batch import Loader
 from oodline.detectors.base import Detector
 from oodline.errors import HeadError, InputError, MismatchError, OodlineError

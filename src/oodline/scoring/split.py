@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.ranges import Rate
 from oodline.data.batch import Batch, Inputs, Loader, unpack
 from oodline.detectors.base import Detector

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from oodline._util.arguments import checked
+from oodline._util.checked import checked
 from oodline._util.progress import track
 from oodline._util.ranges import Range, Seed
 from oodline.data.batch import Loader, unpack
