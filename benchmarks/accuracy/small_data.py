@@ -106,7 +106,7 @@ def features_of(network: str, shared: Path, cache: Path) -> tuple[dict[str, Tens
         sets = {path: line[f"features.{name}"] for path, name in names.items()}
         sets |= {"train": known["features.train"], "weight": known["weight"], "bias": known["bias"]}
         return sets, known["labels.train"].long()
-    from benchmarks.studies.tune_passes import SETUPS, Store, open_setup  # not at hand where the command line imports this file
+    from benchmarks.studies.tune_passes import SETUPS, Store, open_setup  # not there for the command line
 
     setup = SETUPS[network]
     classifier, load = open_setup(network, setup, shared / "data")
