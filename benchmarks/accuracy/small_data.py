@@ -41,7 +41,7 @@ ALLOWED = 1.0
 ABOUT = f"""`Guard.calibrate` and `oodline fit --calibrate` take a fifth of the held-out images as the reference that
 members are compared on, where there are 100 or more. Without held-out images the reference is cross-fitted: each
 training image is scored by members that were fitted without it (last column). ViM takes at most one dimension per four
-training images, and leaves the fusion ("-") where it then has fewer dimensions than the class means, as with ten images.
+training images, and leaves the fusion ("-") where it then has fewer dimensions than the class means.
 
 AUROC in %, near / far, mean of {DRAWS} draws of the training images (command line: the first draw, on which it must
 equal Python to 0.01 points); {TEST} test images, {OOD} of each OOD set. Near: {", ".join(NEAR)}; far:
