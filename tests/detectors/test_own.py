@@ -82,6 +82,10 @@ def arguments(self: Any, **settings: Any) -> None:
             {"__annotations__": {"means": Fitted[int]}},
             r"`Mine\.means` must be declared as Fitted\[Float\[Tensor, \"C D\"\]\], .*; got <class 'int'>\.",
         ),
+        (
+            {"__annotations__": {"means": "Fitted[Float[Nowhere, 'C D']]"}},
+            r"`Mine\.means` must be declared by names of its module; got Fitted\[Float\[Nowhere, 'C D'\]\]\.",
+        ),
         ({"__init__": arguments}, r"the settings of Mine must be named one by one in __init__.*; got \*\*settings"),
     ],
 )

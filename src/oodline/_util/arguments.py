@@ -17,6 +17,7 @@ import torch
 from jaxtyping import AbstractArray
 from torch import Tensor, nn
 
+from oodline._util.annotations import resolved
 from oodline._util.ranges import Refused
 from oodline._util.validation import SHOWN
 from oodline.errors import SettingError
@@ -38,16 +39,13 @@ class Accepts(Protocol):
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Annotations of the named parameters, without those that cannot be resolved where the function was written."""
     own: Any = inspect.unwrap(function)
-    found = {}
-    for name, parameter in inspect.signature(own).parameters.items():
-        hint = parameter.annotation
-        if hint is inspect.Parameter.empty or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        try:
-            found[name] = eval(hint, own.__globals__) if isinstance(hint, str) else hint
-        except NameError:
-            continue  # imported for type checkers alone
-    return found
+    stated = {
+        name: parameter.annotation
+        for name, parameter in inspect.signature(own).parameters.items()
+        if parameter.annotation is not parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    return resolved(stated, own.__globals__)
 
 
 def accept(name: str, value: Any, hint: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from oodline._util.annotations import resolved
 from oodline.errors import DetectorError
 
 T = TypeVar("T")
@@ -82,14 +83,22 @@ def fitted_tensors(cls: type) -> Mapping[str, FittedTensor]:
     """
     found: dict[str, FittedTensor] = {}
     for one in reversed(cls.__mro__):
-        for name, annotation in inspect.get_annotations(one).items():
-            if isinstance(annotation, str):
-                if "Fitted[" not in annotation:
-                    continue
-                annotation = eval(annotation, _names(one))
-            if "fitted" in getattr(annotation, "__metadata__", ()):
-                found[name] = _declared(f"{one.__name__}.{name}", get_args(annotation)[0])
+        said = inspect.get_annotations(one)
+        stated = {name: each for name, each in said.items() if _is_fitted(each)}
+        meant = resolved(stated, _names(one))
+        for name, annotation in stated.items():
+            if name not in meant:
+                raise DetectorError(
+                    f"`{one.__name__}.{name}` must be declared by names of its module; got {annotation}."
+                )
+            found[name] = _declared(f"{one.__name__}.{name}", get_args(meant[name])[0])
     return found
+
+
+def _is_fitted(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return "Fitted[" in annotation
+    return "fitted" in getattr(annotation, "__metadata__", ())
 
 
 def _names(cls: type) -> dict[str, Any]:
