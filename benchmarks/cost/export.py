@@ -30,8 +30,8 @@ from torch import Tensor
 from oodline import Classifier, Guard
 from oodline.cli.options import Json, print_json
 from oodline.data import image_loader, open_images
-from oodline.detectors.base import FewSamplesWarning
 from oodline.detectors.catalog import create_detector
+from oodline.errors import FewSamplesWarning
 from oodline.guard.graph import OUTPUTS, GuardGraph
 from oodline.model.zoo import load_model
 from oodline.preprocessing.preprocessing import Preprocessing

@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 from oodline import Classifier, Local, fit
 from oodline.cli.options import Json, print_json
-from oodline.detectors.base import Detector, FewSamplesWarning
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
+from oodline.errors import FewSamplesWarning
 from oodline.passes.fit import reads
 from oodline.scoring.row_writer import RowWriter
 from oodline.scoring.score import score_all

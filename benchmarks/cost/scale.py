@@ -26,10 +26,10 @@ from torch import Tensor
 
 from oodline import DICE, KNN, Energy, LINe, Mahalanobis
 from oodline.cli.options import Json, print_json
-from oodline.detectors.base import FewSamplesWarning
 from oodline.detectors.line import weight_thresholds
 from oodline.detectors.mahalanobis import whitening
 from oodline.detectors.parts import products
+from oodline.errors import FewSamplesWarning
 from oodline.model.head import LinearHead
 from oodline.statistics import ClassMoments, Covariance, Quantiles, Reservoir, Statistic
 from oodline.testing import activations_of

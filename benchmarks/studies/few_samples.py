@@ -21,7 +21,7 @@ from rich.table import Table
 from oodline import Classifier, Energy, LINe
 from oodline.cli.options import Json, print_json
 from oodline.data import image_loader, open_images
-from oodline.detectors.base import FewSamplesWarning
+from oodline.errors import FewSamplesWarning
 from oodline.evaluation.metrics import auroc
 from oodline.model.activations import Activations
 

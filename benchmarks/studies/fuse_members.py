@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from oodline.detectors.base import Detector, FewSamplesWarning
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.parts.combining import fisher
 from oodline.detectors.parts.p_values import log_p_values, scale_of
-from oodline.errors import OodlineError
+from oodline.errors import FewSamplesWarning, OodlineError
 from oodline.model.activations import Activations
 from oodline.passes.fit import share
 from oodline.tuning.pseudo_outliers import FAR, NEAR

@@ -23,9 +23,9 @@ from torch import Generator
 
 from oodline._util.files import write_atomically
 from oodline.cli.options import Json, print_json
-from oodline.detectors.base import Detector, FewSamplesWarning
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
-from oodline.errors import OodlineError
+from oodline.errors import FewSamplesWarning, OodlineError
 from oodline.evaluation.metrics import auroc
 from oodline.model.activations import Activations
 from oodline.tuning.candidates import combinations, with_settings

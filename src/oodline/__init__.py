@@ -14,7 +14,7 @@ from oodline.detectors.catalog import CATALOG
 if TYPE_CHECKING:
     from oodline.detectors.adascale import AdaSCALE
     from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
-    from oodline.detectors.base import Detector, FewSamplesWarning, Paper
+    from oodline.detectors.base import Detector
     from oodline.detectors.bats import BATS
     from oodline.detectors.cadref import CADRef, CARef
     from oodline.detectors.catalog import create_detector
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from oodline.detectors.odin import IODIN, ODIN
     from oodline.detectors.openmax import OpenMax
     from oodline.detectors.optfs import OptFS
+    from oodline.detectors.paper import Paper
     from oodline.detectors.prior_normalised import PriorNormalised
     from oodline.detectors.rankfeat import RankFeat
     from oodline.detectors.react import ReAct
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from oodline.detectors.vim import Residual, ViM
     from oodline.detectors.vra import VRA
     from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
+    from oodline.errors import FewSamplesWarning
     from oodline.evaluation.evaluate import evaluate
     from oodline.evaluation.table import Table
     from oodline.guard.explanation import Explanation
@@ -98,8 +100,8 @@ _HOMES = {
     "Needs": "oodline.model.activations",
     "Classifier": "oodline.model.classifier",
     "Detector": "oodline.detectors.base",
-    "FewSamplesWarning": "oodline.detectors.base",
-    "Paper": "oodline.detectors.base",
+    "FewSamplesWarning": "oodline.errors",
+    "Paper": "oodline.detectors.paper",
     "create_detector": "oodline.detectors.catalog",
     "from_function": "oodline.detectors.from_function",
     "register": "oodline.detectors.registry",

@@ -96,6 +96,10 @@ class AssumptionWarning(UserWarning):
     """The data does not bear out what a method supposes of it, or a setting does not fit it; says the number."""
 
 
+class FewSamplesWarning(UserWarning):
+    """An estimate rests on so few samples that it is mostly noise."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for an unknown name, with the nearest known one as suggestion.
 

@@ -389,7 +389,7 @@ def test_a_truncated_image_is_named_or_skipped_and_counted(place, capsys):
     assert "1 unreadable images of data were skipped: green/3.png" in captured.err
 
 
-@pytest.mark.filterwarnings("always::oodline.detectors.base.FewSamplesWarning")
+@pytest.mark.filterwarnings("always::oodline.errors.FewSamplesWarning")
 def test_detectors_that_cannot_be_fitted_are_left_out_with_their_reason(place, capsys):
     for path in (place / "train").rglob("*.png"):
         if path.name != "0.png":

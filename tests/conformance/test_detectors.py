@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from oodline.data.batch import Batch
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, create_detector, detector_class
+from oodline.detectors.paper import Paper
 from oodline.errors import (
     InputError,
     LabelError,

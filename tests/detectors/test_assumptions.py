@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import oodline as ol
 from oodline.detectors.assumptions import FREE, TellsApart, made_of
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, create_detector
+from oodline.detectors.paper import Paper
 from oodline.errors import AssumptionWarning
 from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from oodline.detectors.base import FewSamplesWarning
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.dice import DICE
 from oodline.detectors.line import LINe, weight_thresholds
 from oodline.detectors.msp import MSP
-from oodline.errors import LabelError, SettingError
+from oodline.errors import FewSamplesWarning, LabelError, SettingError
 from oodline.model.classifier import Classifier
 from oodline.model.head import LayeredHead, LinearHead
 from oodline.statistics import ClassMoments, Contributions

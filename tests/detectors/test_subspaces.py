@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from oodline.detectors.base import FewSamplesWarning
 from oodline.detectors.fm_pls import FMPLS
 from oodline.detectors.nnguide import NNGuide
 from oodline.detectors.vim import Residual, ViM, default_dimension
-from oodline.errors import InputError, LabelError, SettingError
+from oodline.errors import FewSamplesWarning, InputError, LabelError, SettingError
 from oodline.testing import activations_of
 
 seeds = pytest.mark.parametrize("seed", range(3))

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from oodline import Classifier, Guard, evaluate, fit
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
+from oodline.detectors.paper import Paper
 from oodline.errors import DataError, InputError, ModelError, SettingError
 from oodline.evaluation.attempts import score_each
 from oodline.evaluation.benchmark import open_sets, run_protocol
@@ -75,7 +76,7 @@ def test_a_run_says_what_evaluating_by_hand_says(protocol, tmp_path):
     assert guard.calibration.threshold == record.detectors["knn"].threshold
 
 
-@pytest.mark.filterwarnings("ignore::oodline.detectors.base.FewSamplesWarning")
+@pytest.mark.filterwarnings("ignore::oodline.errors.FewSamplesWarning")
 def test_the_network_runs_once_over_each_set_and_not_at_all_the_second_time(protocol, tmp_path):
     network = toy_network()
     ran = []
@@ -94,7 +95,7 @@ def test_the_network_runs_once_over_each_set_and_not_at_all_the_second_time(prot
             assert torch.equal(runs[0].scores[name].scores[label], runs[1].scores[name].scores[label])
 
 
-@pytest.mark.filterwarnings("ignore::oodline.detectors.base.FewSamplesWarning")
+@pytest.mark.filterwarnings("ignore::oodline.errors.FewSamplesWarning")
 def test_all_detectors_run_the_network_once_if_they_can_and_never_again(protocol, tmp_path):
     wanted = changed(protocol, detectors=["energy", *COSTLY, "knn,k=3", "mahalanobis", "line"])
     first = bench(wanted, tmp_path, cache=tmp_path / "cache")

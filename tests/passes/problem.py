@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import oodline as ol
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
+from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import LinearHead
 from oodline.passes.engine import Engine

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from oodline.data.batch import Batch
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.energy import Energy
 from oodline.detectors.knn import KNN
 from oodline.detectors.line import LINe
 from oodline.detectors.mahalanobis import Mahalanobis
 from oodline.detectors.msp import MSP
+from oodline.detectors.paper import Paper
 from oodline.errors import InputError, MismatchError, NotFittedError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.scoring.score import check_fitted_on, name_detectors, score, score_all

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from oodline._util.ranges import Count, Fraction, NonNegative, Share
 from oodline.detectors.assumptions import Rectified
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.detectors.rectifier import Rectifier
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from oodline._util.ranges import Fraction
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
+from oodline.detectors.paper import Paper
 from oodline.detectors.rectifier import Rectifier
 from oodline.model.activations import Activations, Needs
 

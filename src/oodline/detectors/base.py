@@ -12,7 +12,6 @@ import abc
 import inspect
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -25,59 +24,25 @@ from oodline._util.ranges import Refused
 from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
 from oodline.detectors.declaration import check_declaration, check_scores
 from oodline.detectors.fitted import FittedTensor, fitted_tensors
+from oodline.detectors.head_check import check_head
+from oodline.detectors.paper import Paper, Preset
 from oodline.errors import (
     AssumptionWarning,
     DetectorError,
-    HeadError,
     InputError,
-    MismatchError,
     NotFittedError,
     SettingError,
     unknown_name,
 )
 from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
-from oodline.model.head import Head, HeadInfo, LinearHead
-from oodline.model.no_head import NoHead
+from oodline.model.head import Head, HeadInfo
 from oodline.passes.engine import Engine
 from oodline.passes.fit import fit
 from oodline.statistics import ContentSketch, Statistic
 
 if TYPE_CHECKING:
     from oodline.preprocessing.preprocessing import Preprocessing
-
-
-@dataclass(frozen=True)
-class Paper:
-    """Where a method comes from: title, venue and year, arXiv number where there is one.
-
-    Examples
-    --------
-    >>> Paper("Energy-based Out-of-distribution Detection", "NeurIPS 2020", "2010.03759").venue
-    'NeurIPS 2020'
-    """
-
-    title: str
-    venue: str
-    arxiv: str | None = None
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings that a paper states for a data set and a network, and where it says so.
-
-    Examples
-    --------
-    >>> Preset({"k": 50}, "Sec. 4.1").settings["k"]
-    50
-    """
-
-    settings: Mapping[str, Any]
-    source: str
-
-
-class FewSamplesWarning(UserWarning):
-    """An estimate rests on so few samples that it is mostly noise."""
 
 
 class Detector(nn.Module, abc.ABC):
@@ -242,7 +207,7 @@ class Detector(nn.Module, abc.ABC):
             )
         if not self.fitted:
             raise NotFittedError(f"{type(self).__name__} is not fitted. Call {type(self).__name__}.fit(...) first.")
-        self._check_head(activations.head)
+        check_head(self, activations.head, self.fitted_on)
         state = next((b for b in self._buffers.values() if b is not None and b.is_floating_point()), None)
         if state is not None:
             activations = activations.to(state.device, state.dtype)
@@ -327,7 +292,7 @@ class Detector(nn.Module, abc.ABC):
 
     def requests(self, head: Head) -> dict[str, Statistic]:
         """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""
-        self._check_head(head, fitting=True)
+        check_head(self, head)
         found = dict(self.statistics(head))
         if self.fitted_tensors:
             found["seen"] = ContentSketch()
@@ -408,27 +373,6 @@ class Detector(nn.Module, abc.ABC):
     def extra_repr(self) -> str:
         """The settings, as they would be written."""
         return ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if not is_member(v))
-
-    def _check_head(self, head: Head, *, fitting: bool = False) -> None:
-        if isinstance(head, NoHead):
-            if self.needs & (Needs.LINEAR_HEAD | Needs.HEAD):
-                raise HeadError(
-                    f"{type(self).__name__} needs the head of the classifier, and none was given. Pass head=(W, b), or "
-                    "--model features:HEAD_FILE."
-                )
-        elif Needs.LINEAR_HEAD in self.needs and not isinstance(head, LinearHead):
-            raise HeadError(
-                f"{type(self).__name__} needs one linear layer as head, but this one has several. Name the last one: "
-                "Classifier(model, head='NAME'), or --head NAME."
-            )
-        known = self.fitted_on
-        if known is None or fitting:
-            return
-        if known.num_features != head.num_features or known.num_classes != head.num_classes:
-            raise MismatchError(
-                f"{type(self).__name__} was fitted on a head of {known.num_classes} classes and {known.num_features} "
-                f"features, but these activations come from one of {head.num_classes} and {head.num_features}."
-            )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # a fresh detector does not know the sizes of its state yet: take them from the file

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from oodline._util.ranges import Positive
 from oodline.detectors.assumptions import LeavesMost, Rectified
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.detectors.rectifier import Rectifier
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head

@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline.detectors.assumptions import PerClass, TellsApart
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.entropy import generalised_entropy
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic

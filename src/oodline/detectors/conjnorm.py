@@ -12,8 +12,9 @@ from torch.nn.functional import normalize
 
 from oodline._util.ranges import Count, Positive, Range
 from oodline.detectors.assumptions import PerClass, TellsApart
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.errors import LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head

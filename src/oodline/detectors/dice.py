@@ -10,8 +10,9 @@ from torch import Tensor
 
 from oodline._util.ranges import Fraction
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.detectors.rectifier import Rectifier, check_scorer_reads_logits, percentile
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead

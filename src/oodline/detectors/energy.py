@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import Positive
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
+from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
 
 

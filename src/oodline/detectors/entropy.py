@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import Count, Rate
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.msp import log_max_softmax
+from oodline.detectors.paper import Paper, Preset
 from oodline.model.activations import Activations, Needs
 
 

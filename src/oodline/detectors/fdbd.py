@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.detectors.assumptions import TellsApart
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic

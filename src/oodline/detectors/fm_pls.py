@@ -13,8 +13,9 @@ from torch.nn.functional import cosine_similarity
 
 from oodline._util.ranges import Fraction
 from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.detectors.parts.bound import Bound, Threshold, check_largest
 from oodline.detectors.rectifier import Rectifier, check_scorer_reads_logits
 from oodline.model.activations import Activations, Needs

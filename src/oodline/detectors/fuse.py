@@ -17,10 +17,11 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline._util.progress import track
 from oodline.data.batch import Loader
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.cross_fitting import held_out_scores
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper
 from oodline.detectors.parts.combining import RULES
 from oodline.detectors.parts.p_values import log_p_values, scale_of
 from oodline.errors import InputError, MismatchError, NotFittedError, OodlineError, SettingError

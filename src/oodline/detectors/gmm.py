@@ -12,8 +12,9 @@ from torch import Tensor
 
 from oodline._util.ranges import Positive
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Covariance, Statistic

@@ -15,8 +15,9 @@ from torch.nn.functional import normalize
 
 from oodline._util.ranges import Positive, Range, Rate, Seed
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head

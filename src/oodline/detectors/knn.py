@@ -12,8 +12,9 @@ from torch.nn.functional import normalize
 
 from oodline._util.ranges import Count
 from oodline.detectors.assumptions import Neighbours, TellsApart
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.detectors.parts.nearest import Codes, kth_by_faiss, kth_nearest, load_faiss
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs

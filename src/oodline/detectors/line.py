@@ -23,14 +23,15 @@ from torch import Tensor
 
 from oodline._util.ranges import Fraction
 from oodline.detectors.assumptions import LeavesMost, Rectified
-from oodline.detectors.base import Detector, FewSamplesWarning, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.evidence import Evidence, require_linear
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.detectors.parts.bound import Bound, Threshold, check_largest
 from oodline.detectors.parts.masked_linear import masked_linear
 from oodline.detectors.parts.products import product_percentiles, sorted_columns
 from oodline.detectors.rectifier import Rectifier, check_scorer_reads_logits
-from oodline.errors import LabelError
+from oodline.errors import FewSamplesWarning, LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
 from oodline.statistics import ClassMoments, Contributions, Statistic

@@ -7,7 +7,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
+from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from oodline._util.ranges import Count
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper
 from oodline.detectors.parts.nearest import kth_nearest
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from oodline._util.ranges import Count
 from oodline.detectors.assumptions import PerClass, TellsApart
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.detectors.parts.neuron_states import layer_states, neuron_states
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from oodline._util.ranges import Positive
 from oodline.detectors.assumptions import Rectified
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
+from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
 
 

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import Positive, Share
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.msp import MSP
 from oodline.detectors.nap import NAP, peakedness
+from oodline.detectors.paper import Paper
 from oodline.errors import InputError
 from oodline.model.activations import Activations, Needs
 

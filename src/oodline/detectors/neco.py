@@ -11,8 +11,9 @@ from torch import Tensor
 
 from oodline._util.ranges import Count
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from oodline._util.ranges import NonNegative
 from oodline.detectors.assumptions import Measured
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.msp import MSP
+from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.detectors.base import Paper
+from oodline.detectors.paper import Paper
 from oodline.detectors.rectifier import Rectifier
 from oodline.model.activations import Activations, Needs
 

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.detectors.assumptions import LeavesMost, Rectified
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.detectors.parts.bound import Bound, Threshold
 from oodline.detectors.rectifier import Rectifier
 from oodline.model.activations import Activations, Needs

@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.mahalanobis import Mahalanobis, whitening
+from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import Covariance, Statistic

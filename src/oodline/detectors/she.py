@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline.detectors.assumptions import PerClass, TellsApart
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper
 from oodline.errors import LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head

@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline._util.ranges import Count
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.msp import log_max_softmax
+from oodline.detectors.paper import Paper
 from oodline.errors import AssumptionWarning
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from oodline._util.ranges import Count, Range
 from oodline.detectors.assumptions import Assumption, MoreThanDimensions, TellsApart
-from oodline.detectors.base import Detector, FewSamplesWarning, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
-from oodline.errors import SettingError
+from oodline.detectors.paper import Paper
+from oodline.errors import FewSamplesWarning, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import Covariance, Reservoir, Statistic

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from oodline._util.ranges import Count
 from oodline.detectors.assumptions import LeavesMost, Rectified
-from oodline.detectors.base import Detector, Paper, Preset
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper, Preset
 from oodline.detectors.parts.bound import Bound, Threshold
 from oodline.detectors.rectifier import Rectifier
 from oodline.errors import SettingError

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -21,6 +20,7 @@ from oodline.data.batch import Inputs, Loader, as_tensors, check_inputs, unpack
 from oodline.errors import HeadError, InputError
 from oodline.model.activations import Activations, Needs
 from oodline.model.eval_mode import evaluating
+from oodline.model.gradients import Gradients
 from oodline.model.head import Head, HeadInfo
 from oodline.model.head_reader import HeadReader, Read
 from oodline.model.hooks import last_pooling, listening, submodule
@@ -30,28 +30,6 @@ from oodline.model.wrappers import uncompiled, unwrapped
 
 if TYPE_CHECKING:
     from oodline.preprocessing.preprocessing import Preprocessing
-
-
-@dataclass(frozen=True, eq=False)
-class Gradients:
-    """Gradients of one number per sample with respect to what it was computed of.
-
-    Parameters
-    ----------
-    inputs : Tensor (N, ...)
-        With respect to the input.
-    layers : mapping of str to Tensor
-        The output of each named module, and the gradient with respect to it.
-
-    Examples
-    --------
-    >>> classifier = Classifier(nn.Linear(2, 3))
-    >>> classifier.gradients(torch.ones(4, 2), lambda logits: logits.amax(1)).inputs.shape
-    torch.Size([4, 2])
-    """
-
-    inputs: Tensor
-    layers: Mapping[str, tuple[Tensor, Tensor]]
 
 
 class Classifier:

@@ -12,8 +12,9 @@ from oodline.data.batch import Inputs, as_tensors
 from oodline.data.tensors import TensorLoader, TensorSource
 from oodline.errors import DataError, HeadError, InputError
 from oodline.model.activations import Activations, Needs
-from oodline.model.classifier import Classifier, Gradients
+from oodline.model.classifier import Classifier
 from oodline.model.feature_files import NAMES, open_features
+from oodline.model.gradients import Gradients
 from oodline.model.head import Head, HeadInfo
 from oodline.model.no_head import NoHead
 

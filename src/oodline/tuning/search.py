@@ -17,9 +17,9 @@ from oodline._util.checked import checked
 from oodline._util.progress import track
 from oodline._util.ranges import Range, Seed
 from oodline.data.batch import Loader, unpack
-from oodline.detectors.base import Detector, FewSamplesWarning
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import write_reference
-from oodline.errors import InputError, OodlineError, SettingError
+from oodline.errors import FewSamplesWarning, InputError, OodlineError, SettingError
 from oodline.model.classifier import Classifier
 from oodline.passes.engine import Reads
 from oodline.passes.fit import reads

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from oodline._util.ranges import Positive, Range
 from oodline.detectors.assumptions import PerClass, Published, TellsApart
-from oodline.detectors.base import Detector, Paper
+from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.paper import Paper
 from oodline.detectors.parts.neuron_states import NeuronStates, neuron_states
 from oodline.errors import InputError
 from oodline.model.activations import Activations, Needs
