@@ -14,11 +14,11 @@ from oodline._util.ranges import Count, LeftToIt, Range, Rate
 from oodline.data.batch import Inputs, Loader
 from oodline.data.stated import one_a_class, stated_by
 from oodline.detectors.base import Detector
-from oodline.detectors.catalog import CATALOG, detector_class
-from oodline.detectors.evidence import Explains, HasMemberPValues, require_linear
-from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedError, SettingError, unknown_name
+from oodline.detectors.evidence import HasMemberPValues, require_linear
+from oodline.errors import ArtifactError, MismatchError, NotFittedError, SettingError, unknown_name
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
 from oodline.guard.calibrating import calibrate_detectors
+from oodline.guard.explainer import explainer_of, require_explainer
 from oodline.guard.explanation import Explanation, explanations
 from oodline.guard.export import Export, export_onnx
 from oodline.guard.neurons import Neurons
@@ -272,14 +272,7 @@ class Guard:
             As for a verdict.
         """
         calibration = self._calibrated()
-        explainer = self._explainer()
-        if explainer is None:
-            known = ", ".join(name for name in CATALOG if issubclass(detector_class(name), Explains))
-            raise SettingError(
-                f"'{self.detector.name}' does not say what speaks for a class; these detectors do: {known}. Or fit "
-                "Neurons in the same pass, and give them to the guard: fit([detector, neurons], ...), "
-                "Guard(classifier, detector, neurons=neurons)."
-            )
+        explainer = require_explainer(self.detector, self.neurons)
         activations = self.classifier(inputs, **reads([self.detector]))
         require_linear(activations.head)
         verdict = self._judge(activations, calibration)
@@ -289,15 +282,10 @@ class Guard:
         features = activations.features
         return explanations(verdict.rows(), evidence, features, self.neurons, self.class_names, top, members)
 
-    def _explainer(self) -> Explains | None:
-        made_of = self.detector.members if isinstance(self.detector, HasMemberPValues) else []
-        able = [d for d in (self.detector, *(member for _, member in made_of)) if isinstance(d, Explains)]
-        return able[0] if able else self.neurons
-
     @property
     def explains(self) -> bool:
         """Whether `explain` has what it needs: contributions by class, and one linear layer as head."""
-        return self._explainer() is not None and isinstance(self.classifier.head, LinearHead)
+        return explainer_of(self.detector, self.neurons) is not None and isinstance(self.classifier.head, LinearHead)
 
     def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:
@@ -308,19 +296,8 @@ class Guard:
     def _judge(self, activations: Activations, calibration: AnyCalibration) -> Verdict:
         with torch.no_grad():
             scores = self.detector(activations).cpu()
-        if not bool(torch.isfinite(scores).all()):
-            raise InputError(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite.")
-        label = activations.predicted.cpu()
-        return Verdict(
-            label=label,
-            score=scores,
-            is_ood=calibration.is_ood(scores, label),
-            p_value=calibration.p_value(scores, label),
-            threshold=calibration.threshold_of(label),
-            class_names=self.class_names,
-        )
+        return Verdict.of(scores, activations.predicted.cpu(), calibration, self.class_names)
 
-    @checked
     def save(self, path: str | Path) -> Path:
         """Write detector, calibration and head fingerprint to one safetensors file; the classifier stays where it is.
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from oodline.errors import InputError
+from oodline.scoring.class_calibration import AnyCalibration
 from oodline.scoring.false_discovery import benjamini_hochberg
 
 
@@ -32,7 +35,6 @@ class Verdict:
 
     Examples
     --------
-    >>> import torch
     >>> one = torch.ones(1)
     >>> Verdict(one.long(), one, one < 2, one.double(), 2 * one.double(), ("cat", "dog")).rows()[0]["class_name"]
     'dog'
@@ -44,6 +46,26 @@ class Verdict:
     p_value: Float[Tensor, " n"]
     threshold: Float[Tensor, " n"]
     class_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        score: Float[Tensor, " n"],
+        label: Int[Tensor, " n"],
+        calibration: AnyCalibration,
+        class_names: tuple[str, ...] | None = None,
+    ) -> Self:
+        """The verdict on scores; raises `InputError` where one is NaN or infinite."""
+        if not bool(torch.isfinite(score).all()):
+            raise InputError(f"{int((~torch.isfinite(score)).sum())} of {len(score)} scores are NaN or infinite.")
+        return cls(
+            label=label,
+            score=score,
+            is_ood=calibration.is_ood(score, label),
+            p_value=calibration.p_value(score, label),
+            threshold=calibration.threshold_of(label),
+            class_names=class_names,
+        )
 
     def __len__(self) -> int:
         return len(self.label)
