@@ -298,6 +298,7 @@ class Guard:
             scores = self.detector(activations).cpu()
         return Verdict.of(scores, activations.predicted.cpu(), calibration, self.class_names)
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write detector, calibration and head fingerprint to one safetensors file; the classifier stays where it is.
 
