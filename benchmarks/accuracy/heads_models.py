@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 CLASSES = 7
-LARGEST = 130e6
+LARGEST = 300e6
 """Weights of a model that is still run."""
 LATER = 30e6
 """Weights of a model that waits for smaller ones of its kind."""

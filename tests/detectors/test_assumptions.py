@@ -14,6 +14,7 @@ from oodline.detectors.assumptions import FREE, TellsApart, made_of
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.detectors.paper import Paper
+from oodline.detectors.parts.neuron_states import neuron_states
 from oodline.errors import AssumptionWarning
 from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
@@ -120,6 +121,32 @@ def test_activation_shaping_keeps_at_least_32_features_or_half(width, sharpened,
         assert int((detector.shape(features) > 0).sum(1)[0]) == kept
     given = ol.ASHS(p=0.9).shape(features)
     assert int((given > 0).sum(1)[0]) == max(1, width - round(width * 0.9))
+
+
+@pytest.mark.parametrize(("alpha", "said"), [(10.0, False), (1e3, True)])
+def test_a_sigmoid_too_steep_for_the_gradients_is_named(alpha, said):
+    classifier, loader = problem(scale=0.2)
+    states = neuron_states(classifier(loader[0][0]), alpha)
+    share = float(((states < 0.01) | (states > 0.99)).double().mean())
+    texts = sentences(ol.NAC(full=5, alpha=alpha), classifier, loader)
+    assert any(f"alpha = {alpha:g} puts {share:.0%} of the neuron states at 0 or 1" in text for text in texts) == said
+    assert (share > 0.4) == said
+
+
+def test_a_kernel_space_of_most_dimensions_is_named():
+    classifier, loader = problem()
+    corp = ol.CoRP(size=32, gamma=50.0, explained=0.9)
+    texts = sentences(corp, classifier, loader)
+    kept = 32 - corp.left_out.shape[1]
+    assert kept > 16
+    assert any(f"explained = 0.9 takes {kept} of the 32 dimensions" in text for text in texts)
+    assert not any("dimensions that the kernel" in t for t in sentences(ol.CoRP(explained=0.5), classifier, loader))
+
+
+def test_a_method_that_is_not_published_in_full_says_so():
+    classifier, loader = problem()
+    (text,) = sentences(create_detector("hact"), classifier, loader)
+    assert "not all of the method is published: the paper leaves bins, layers and thresholds open" in text
 
 
 class Backwards(Detector):

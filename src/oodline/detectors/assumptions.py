@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from oodline.detectors.parts.neuron_states import neuron_states
 from oodline.errors import InputError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -150,6 +151,37 @@ class LeavesMost:
         return (
             "" if changed <= self.classes else f"it changes the predicted class of {changed:.0%} of the training images"
         )
+
+
+@dataclass(frozen=True)
+class GradedStates:
+    """The steepness of NAC's sigmoid leaves most neuron states between its ends, where states differ by degree."""
+
+    most: ClassVar[float] = 0.4
+    end: ClassVar[float] = 0.01
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Compare the share of states at 0 or 1."""
+        states = neuron_states(measured.sample, detector.alpha)
+        share = float(((states < self.end) | (states > 1 - self.end)).double().mean())
+        return (
+            "" if share <= self.most else f"alpha = {detector.alpha:g} puts {share:.0%} of the neuron states at 0 or 1"
+        )
+
+
+@dataclass(frozen=True)
+class FewDirections:
+    """The principal space is at most half of all dimensions: otherwise the kernel sees each sample alone."""
+
+    most: ClassVar[float] = 0.5
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Compare what is kept with all."""
+        total, left_out = detector.left_out.shape
+        kept = total - left_out
+        if kept <= self.most * total:
+            return ""
+        return f"explained = {detector.explained:g} takes {kept} of the {total} dimensions that the kernel maps to"
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class OpenMax(Detector):
 
     name: ClassVar = "openmax"
     needs: ClassVar = Needs.LOGITS
-    assumes: ClassVar = (PerClass("tail", "a tail of the largest distances"), TellsApart())
+    assumes: ClassVar = (PerClass("tail", "a tail of the largest distances"), TellsApart(below=0.08))
     paper: ClassVar = Paper("Towards Open Set Deep Networks", "CVPR 2016", "1511.06233")
     presets: ClassVar = {
         "imagenet": Preset({"tail": 20, "alpha": 10}, "the paper's ImageNet experiments"),
