@@ -119,7 +119,7 @@ def test_no_head_an_unknown_name_and_a_module_that_cannot_serve_are_refused_with
 
 
 def test_a_head_without_bias_has_a_bias_of_zeros():
-    head = read_head(nn.Linear(4, 3, bias=False), "fc", 0)
+    head = read_head(nn.Linear(4, 3, bias=False), "fc")
     assert torch.equal(head.bias, torch.zeros(3))
 
 
@@ -138,7 +138,7 @@ def test_a_layered_head_of_a_training_model_neither_drops_nor_counts():
 
 def test_a_head_shares_its_weights_with_the_model():
     tail = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    head = read_head(tail, "tail", 3)
+    head = read_head(tail, "tail")
     with torch.no_grad():
         tail[0].weight.add_(1)
         tail[2].weight.mul_(2)
@@ -150,25 +150,39 @@ def test_a_head_shares_its_weights_with_the_model():
 @pytest.mark.parametrize("build", [lambda: nn.Linear(6, 3), lambda: nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))])
 def test_the_fingerprint_tells_weights_apart_and_not_dtypes_or_devices(build, device):
     module = build()
-    before = read_head(module, "fc", 3).fingerprint
-    assert read_head(module.double(), "fc", 3).fingerprint == before
-    assert read_head(module.to(device), "fc", 3).fingerprint == before
-    assert read_head(module.cpu().float(), "fc", 3).fingerprint == before
+    before = read_head(module, "fc").fingerprint
+    assert read_head(module.double(), "fc").fingerprint == before
+    assert read_head(module.to(device), "fc").fingerprint == before
+    assert read_head(module.cpu().float(), "fc").fingerprint == before
     for parameter in module.parameters():
         value = parameter.detach().clone()
         with torch.no_grad():
             parameter.view(-1)[-1] += 1e-3
-        assert read_head(module, "fc", 3).fingerprint != before
+        assert read_head(module, "fc").fingerprint != before
         parameter.data = value
-    assert read_head(module, "fc", 3).fingerprint == before
+    assert read_head(module, "fc").fingerprint == before
 
 
 @pytest.mark.parametrize("name", ["fc", "tail"])
 def test_a_head_moves_to_the_dtype_of_the_features(name):
     module = nn.Linear(6, 3) if name == "fc" else nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
-    head = read_head(module, name, 3)
+    head = read_head(module, name)
     x = torch.randn(2, 6)
     assert head.linear.to(x) is head.linear
     moved = head.to(x.double())
     assert moved(x.double()).dtype == torch.float64
     torch.testing.assert_close(moved(x.double()), head(x).double())
+
+
+def test_a_layered_head_knows_its_classes_before_any_pass():
+    layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = nn.Sequential(nn.Identity(), layers)
+    classifier = ol.Classifier(model, "1")
+    assert classifier.head.num_classes == 3
+    assert "classes=3" in repr(classifier)
+    with pytest.raises(
+        HeadError, match=r"the head '1' must return \(N, C\) for N rows of features; got \(3,\) for one"
+    ):
+        ol.Classifier(nn.Sequential(nn.Identity(), nn.Sequential(*layers, nn.Flatten(0))), "1")
+    with pytest.raises(HeadError, match="the head '1' fails on one row of features"):
+        ol.Classifier(nn.Sequential(nn.Identity(), nn.Sequential(nn.Linear(4, 8), nn.Linear(9, 3))), "1")

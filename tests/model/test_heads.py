@@ -385,4 +385,4 @@ def test_a_subclass_of_sequential_that_computes_something_else_is_no_layered_hea
     tail = Skips(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5))
     with pytest.raises(HeadError, match="output of 'fc'"):
         ol.Classifier(Net(tail), "fc")(X)
-    assert read_head(tail, "fc", 5).num_classes == 5
+    assert read_head(tail, "fc").num_classes == 5

@@ -172,7 +172,7 @@ def doubtful_order(source: object, num_classes: int, label_offset: int = 0) -> s
     source : object
         Anything that may have `class_names`.
     num_classes : int
-        Number of logits; 0 where it is not known.
+        Number of logits.
     label_offset : int
         What is added to labels.
 
@@ -186,7 +186,7 @@ def doubtful_order(source: object, num_classes: int, label_offset: int = 0) -> s
     names: Sequence[str] | None = getattr(source, "class_names", None)
     if not names:
         return ""
-    if num_classes and len(names) + label_offset != num_classes:
+    if len(names) + label_offset != num_classes:
         added = f", and {label_offset} is added to labels," if label_offset else ""
         return (
             f"the data has {len(names)} classes ({_listed(names)}){added} and the classifier {num_classes}. Labels "

@@ -45,7 +45,7 @@ def names_of_logits(names: Sequence[str] | None, label_offset: int, num_classes:
     label_offset : int
         What is added to a label to make it the position of a logit.
     num_classes : int
-        Number of logits; 0 where it is not known.
+        Number of logits.
 
     Returns
     -------
@@ -62,4 +62,4 @@ def names_of_logits(names: Sequence[str] | None, label_offset: int, num_classes:
     if names is None:
         return None
     moved = (*(f"class {i}" for i in range(label_offset)), *names[max(-label_offset, 0) :])
-    return moved if num_classes in (0, len(moved)) else None
+    return moved if num_classes == len(moved) else None

@@ -54,9 +54,9 @@ def stated_by(loader: Iterable[Any]) -> Stated:
 
 
 def one_a_class(names: tuple[str, ...] | None, num_classes: int) -> tuple[str, ...] | None:
-    """The names, if there is one per class; their number may not be known yet (0).
+    """The names, if there is one per class.
 
     >>> one_a_class(("cat", "dog"), 3) is None
     True
     """
-    return names if names is not None and num_classes in (0, len(names)) else None
+    return names if names is not None and num_classes == len(names) else None

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline._util.ranges import Positive, Range, Rate, Seed
-from oodline.detectors.assumptions import FewDirections, MoreThanDimensions, TellsApart
+from oodline.detectors.assumptions import Assumption, FewDirections, MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper, Preset
@@ -97,7 +97,7 @@ class CoP(Detector):
 
     name: ClassVar = "cop"
     needs: ClassVar = Needs.FEATURES
-    assumes: ClassVar = (MoreThanDimensions(), TellsApart())
+    assumes: ClassVar[tuple[Assumption, ...]] = (MoreThanDimensions(), TellsApart())
     paper: ClassVar = PAPER
     presets: ClassVar[Mapping[str, Preset]] = {
         "cifar10-resnet18": Preset({"explained": 0.85}, SOURCE),
@@ -179,7 +179,7 @@ class CoRP(CoP):
     """
 
     name: ClassVar = "corp"
-    assumes: ClassVar = (MoreThanDimensions(), FewDirections(), TellsApart(below=0.08))
+    assumes: ClassVar[tuple[Assumption, ...]] = (MoreThanDimensions(), FewDirections(), TellsApart(below=0.08))
     presets: ClassVar = {
         "cifar10-resnet18": Preset({"explained": 0.8, "gamma": 2.0, "size": 2048}, SOURCE),
         "imagenet-resnet50": Preset({"explained": 0.5, "gamma": 3.0, "size": 4096}, SOURCE),

@@ -170,7 +170,6 @@ class CachedClassifier(Classifier):
     ) -> Iterator[tuple[Activations, Tensor | None]]:
         for number in numbers:
             for block in shards.read(number):
-                self._reader.expect(block.logits.shape[1])
                 features, logits = block.features.to(self.device), block.logits.to(self.device)
                 if not self._reader.agrees(features, logits):  # the head that a pass would find is not known yet
                     self(next(iter(loader.over(shards.batches([number], loader.batch_size)))).inputs)

@@ -167,7 +167,7 @@ class Classifier:
     def __repr__(self) -> str:
         head = self.head
         return (
-            f"Classifier({type(self.model).__name__}, head='{self.head_name}', classes={head.num_classes or '?'}, "
+            f"Classifier({type(self.model).__name__}, head='{self.head_name}', classes={head.num_classes}, "
             f"features={head.num_features})"
         )
 

@@ -60,11 +60,6 @@ class FeatureClassifier(Classifier):
             self.model, self.feature_map_name = nn.Module().eval(), None
             return
         super().__init__(head, "")
-        if not self.head.num_classes:  # a head of several layers tells it by its output
-            head.eval()
-            with torch.no_grad():
-                width = self.head.linear.weight.new_zeros(1, self.head.num_features)
-                self._reader.expect(self.head(width).shape[1])
 
     @property
     def head(self) -> Head:

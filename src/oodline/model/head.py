@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -102,21 +103,23 @@ class LayeredHead:
         The layer that reads the features; its `num_classes` is the width of the hidden layer.
     rest : nn.Module
         Everything after it, in evaluation mode.
-    num_classes : int
-        Number of logits C.
     name : str
         What the classifier calls it.
 
+    Raises
+    ------
+    HeadError
+        On `num_classes`: the layers do not turn a row of features into a row of logits.
+
     Examples
     --------
-    >>> head = LayeredHead(LinearHead(torch.eye(2), torch.zeros(2)), nn.ReLU(), num_classes=2)
-    >>> head(torch.tensor([[1.0, -2.0]]))
-    tensor([[1., 0.]])
+    >>> head = LayeredHead(LinearHead(torch.eye(2), torch.zeros(2)), nn.ReLU())
+    >>> head(torch.tensor([[1.0, -2.0]])), head.num_classes
+    (tensor([[1., 0.]]), 2)
     """
 
     first: LinearHead
     rest: nn.Module
-    num_classes: int
     name: str = ""
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
@@ -135,8 +138,26 @@ class LayeredHead:
 
     def finish(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n c"]:
         """Logits from the output (N, H) of the first layer."""
+        return self._rest(hidden)
+
+    def _rest(self, hidden: Tensor) -> Tensor:
         dtype = next((p.dtype for p in self.rest.parameters()), hidden.dtype)
         return cast(Tensor, self.rest(hidden.to(dtype))).to(hidden.dtype)
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Number of logits C, which one row of zeros through the layers shows."""
+        row = self.first.weight.new_zeros(1, self.num_features)
+        try:
+            with torch.no_grad():
+                logits = self._rest(self.first(row))
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise HeadError(f"the head '{self.name}' fails on one row of features: {error}") from error
+        if logits.ndim != 2 or len(logits) != 1:
+            raise HeadError(
+                f"the head '{self.name}' must return (N, C) for N rows of features; got {tuple(logits.shape)} for one."
+            )
+        return logits.shape[1]
 
     @property
     def num_features(self) -> int:
@@ -150,7 +171,7 @@ class LayeredHead:
 
     def to(self, like: Tensor) -> LayeredHead:
         """Return the same head with its first layer in the dtype and on the device of `like`."""
-        return LayeredHead(self.first.to(like), self.rest, self.num_classes, self.name)
+        return LayeredHead(self.first.to(like), self.rest, self.name)
 
 
 Head = LinearHead | LayeredHead | NoHead
@@ -231,9 +252,9 @@ def _last(module: nn.Module, prefix: str) -> str | None:
     return ".".join(part for part in (prefix, names[-1]) if part) if names else None
 
 
-def head_of(model: nn.Module, name: HeadName, num_classes: int = 0) -> LinearHead | LayeredHead:
+def head_of(model: nn.Module, name: HeadName) -> LinearHead | LayeredHead:
     """The head as a record that shares its tensors with the model, where it is one module; see `read_head`."""
-    first = read_head(model.get_submodule(name.names[0]), name.names[0], num_classes)
+    first = read_head(model.get_submodule(name.names[0]), name.names[0])
     if name.single and not name.binary:
         return replace(first, name=str(name))
     affines = [affine_of(model.get_submodule(part)) for part in name.names]
@@ -250,11 +271,8 @@ def head_of(model: nn.Module, name: HeadName, num_classes: int = 0) -> LinearHea
     return LinearHead(made.weight, made.bias, str(name))
 
 
-def read_head(module: nn.Module, name: str, num_classes: int) -> LinearHead | LayeredHead:
-    """The head as a record that shares its tensors with `module`.
-
-    `num_classes` is the number of logits that the model returns; only a `LayeredHead` needs to be told.
-    """
+def read_head(module: nn.Module, name: str) -> LinearHead | LayeredHead:
+    """The head as a record that shares its tensors with `module`."""
     if (affine := affine_of(module)) is not None:
         if affine.weight.is_meta:
             raise HeadError(
@@ -274,7 +292,7 @@ def read_head(module: nn.Module, name: str, num_classes: int) -> LinearHead | La
             first = LinearHead(affine.weight, affine.bias)
             if len(layers) == 1:
                 return first
-            return LayeredHead(first, _evaluation_view(nn.Sequential(*layers[1:])), num_classes)
+            return LayeredHead(first, _evaluation_view(nn.Sequential(*layers[1:])), name)
     raise HeadError(
         f"'{name}' is a {type(module).__name__} and cannot serve as head: it must be a linear layer, a 1x1 "
         "convolution, or an nn.Sequential that begins with a linear layer."

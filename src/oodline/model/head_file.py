@@ -46,7 +46,7 @@ def make_head(
     Linear(in_features=8, out_features=3, bias=True)
     """
     if isinstance(head, nn.Module):
-        read_head(head, "head", num_classes or 0)
+        read_head(head, "head")
         return head
     if isinstance(head, LinearHead):
         return _linear(rows_of("W", head.weight), rows_of("b", head.bias), "the head", num_features)

@@ -62,10 +62,10 @@ class HeadReader:
             parsed = HeadName.parse(find_head(model, name), dict(model.named_modules()))
             assert parsed is not None
             self._reading = Reading(replace(parsed, binary=binary or parsed.binary))
-            head_of(model, self._reading.name)
+            if not head_of(model, self._reading.name).num_classes:  # raises where its layers give no row of logits
+                raise HeadError(f"the head '{self._reading.name}' has no outputs.")
         self._given, self._proven = name is not None, False
         self.first_name = self.name
-        self._num_classes = 0  # of a head of several layers: known after a first pass
 
     @property
     def name(self) -> str:
@@ -76,7 +76,7 @@ class HeadReader:
     def head(self) -> LinearHead | LayeredHead:
         """The head as it is now, sharing its tensors with the model where it is one layer."""
         with evaluating(self.model):  # reading a parametrised weight may change it in training mode
-            return head_of(self.model, self._reading.name, self._num_classes)
+            return head_of(self.model, self._reading.name)
 
     @property
     def binary(self) -> bool:
@@ -93,10 +93,6 @@ class HeadReader:
     def keys(self) -> tuple[dict[str, str], dict[str, str]]:
         """Inputs and outputs to listen to."""
         return overheard(self._reading.name.names)
-
-    def expect(self, num_classes: int) -> None:
-        """Say how many logits there are where no pass was made that showed it."""
-        self._num_classes = num_classes
 
     def expect_name(self, name: str) -> None:
         """Take a head by its name, where none was named and no pass has shown it yet."""
@@ -128,9 +124,6 @@ class HeadReader:
         if found is None:
             return None
         self._reading, self._proven = found.reading, True
-        if self._num_classes == 0 and isinstance(head, LayeredHead):
-            head = replace(head, num_classes=logits.shape[1])
-        self._num_classes = logits.shape[1]
         return self._served(found, head)
 
     def follow(self, seen: Mapping[str, Any], logits: Tensor) -> Read:
@@ -168,7 +161,7 @@ class HeadReader:
             return None
         if not torch.equal(output, logits) and bool(torch.isfinite(logits).all()):
             return None
-        if self._num_classes == 0:  # once: what its layers compute does not depend on their weights
+        if not self._proven:  # once: what its layers compute does not depend on their weights
             values = at_least_float32(features)
             with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
                 off = (head.to(values)(values) - logits).abs().nan_to_num(0).max()
@@ -190,7 +183,7 @@ class HeadReader:
         module = self.model.get_submodule(name)
         if (affine := affine_of(module)) is not None or not isinstance(module, nn.Sequential):
             return affine
-        head = read_head(module, name, 0)  # one linear layer, and perhaps dropout before it
+        head = read_head(module, name)  # one linear layer, and perhaps dropout before it
         return Affine(head.weight, head.bias) if isinstance(head, LinearHead) else None
 
     def _why_not(
