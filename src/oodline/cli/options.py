@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from oodline._util.warning import warn
 from oodline.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
@@ -142,10 +143,9 @@ def load_classifier(
         reference, weights, head=head, binary=options.binary, device=options.device, preprocessing=known
     )
     if classifier.preprocessing is None:
-        warnings.warn(
+        warn(
             f"{reference} does not say how images are prepared for it: they are scaled to [0, 1] and nothing else. "
             "Pass --preprocessing.",
-            stacklevel=2,
         )
     if artifact is not None:
         artifact.check(classifier, allow_other_weights=options.allow_other_weights)

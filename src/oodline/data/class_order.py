@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -12,6 +11,7 @@ from itertools import count
 from PIL import Image
 
 from oodline._util.digests import combine
+from oodline._util.warning import warn
 from oodline.data.sources import ImageSource
 from oodline.errors import DataError
 
@@ -113,7 +113,7 @@ def in_order_of(
         return source
     order = compare_classes(source.class_names, class_names)
     if order.warning and not quiet:
-        warnings.warn(order.warning, stacklevel=3)
+        warn(order.warning)
     if order.positions is None or class_names is None:
         return source
     return Relabelled(source, order.positions, class_names)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from oodline._util.digests import combine, file_digest
+from oodline._util.warning import warn
 from oodline.data.class_order import natural_order
 from oodline.data.decoding import decode
 from oodline.errors import DataError
@@ -101,18 +101,16 @@ class ImageFolder:
                 left_out = [*beside, *left_out]
                 files = [file for file in files if _folder(file)]
         elif len(held) > 1:
-            warnings.warn(
+            warn(
                 f"{self.root} counts as images without labels: {len(beside)} images lie beside its folders, more than "
                 "in them. Move them away if the folders are classes.",
-                stacklevel=4,
             )
         self.files = files
         if left_out:
             shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-            warnings.warn(
+            warn(
                 f"{len(left_out)} files and folders in {self.root} were left out, since they lie beside the class "
                 f"folders, are hidden, lead nowhere or back, or were left by an archive or a system: {shown}",
-                stacklevel=4,
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from oodline._util.spec import parse_reference
+from oodline._util.warning import warn
 from oodline.data.class_order import compare_classes, in_order_of
 from oodline.data.folder import ImageFolder
 from oodline.data.hub import open_hugging_face, open_torchvision
@@ -114,7 +114,7 @@ def open_loader(
         tensors = TensorLoader(TensorFile(spec), batch_size, limit, label_offset)
         order = compare_classes(None if label_offset else tensors.source.class_names, class_names)
         if order.warning:
-            warnings.warn(order.warning, stacklevel=2)
+            warn(order.warning)
         if order.positions not in (None, tuple(range(len(order.positions or ())))):
             tensors.positions = torch.tensor(order.positions)
         return tensors

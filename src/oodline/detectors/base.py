@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 import inspect
-import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from oodline._util.checked import checked
 from oodline._util.ranges import Refused
+from oodline._util.warning import warn
 from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
 from oodline.detectors.declaration import check_declaration, check_scores
 from oodline.detectors.fitted import FittedTensor, fitted_tensors
@@ -337,11 +337,10 @@ class Detector(nn.Module, abc.ABC):
             measured = Measured.of(dict(statistics), head)
             found = [] if measured is None else list(broken_assumptions(self, measured))
         for name, sentence in found:
-            warnings.warn(
+            warn(
                 f"{name} may do worse than MSP here: {sentence}. Change its settings (`oodline tune` finds some), or "
                 "choose another method.",
                 AssumptionWarning,
-                stacklevel=3,
             )
 
     def settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:

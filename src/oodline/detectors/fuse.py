@@ -6,7 +6,6 @@ score among ID scores of the same detector?
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from oodline._util.checked import checked
 from oodline._util.progress import track
+from oodline._util.warning import warn
 from oodline.data.batch import Loader
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
@@ -216,7 +216,7 @@ class Fuse(Detector):
     def _warn_of_left_out(self, before: Collection[str] = ()) -> None:
         for name, reason in self.members_left_out.items():
             if name not in before:
-                warnings.warn(f"Fuse does without '{name}': {reason}", MemberLeftOutWarning, stacklevel=4)
+                warn(f"Fuse does without '{name}': {reason}", MemberLeftOutWarning)
 
     @checked
     def set_reference(self, classifier: Classifier, loader: Loader, *, progress: bool = False) -> Self:

@@ -11,7 +11,6 @@ state is a matrix (C, D), never a mask (C, C, D).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodline._util.ranges import Fraction
+from oodline._util.warning import warn
 from oodline.detectors.assumptions import LeavesMost, Rectified
 from oodline.detectors.base import Detector
 from oodline.detectors.evidence import Evidence, require_linear
@@ -266,10 +266,9 @@ def _warn_of_few_samples(moments: ClassMoments) -> None:
     few = torch.nonzero((count > 0) & (count < FEW_SAMPLES)).flatten()
     if len(few):
         fewest = int(few[count[few].argmin()])
-        warnings.warn(
+        warn(
             f"{len(few)} of {len(count)} classes have fewer than {FEW_SAMPLES} samples (class {fewest} has "
             f"{int(count[fewest])}): LINe's contributions rest on means of so few images and are noisy. Fit on more "
             "images per class.",
             FewSamplesWarning,
-            stacklevel=2,
         )

@@ -10,12 +10,12 @@ import functools
 import importlib
 import inspect
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from oodline._util.code import import_code
+from oodline._util.warning import warn
 from oodline.detectors.plain_name import PLAIN, check_name
 from oodline.errors import DetectorError
 
@@ -222,7 +222,7 @@ def _installed(_path: tuple[str, ...]) -> dict[str, str]:
         if taken or not PLAIN.fullmatch(point.name):
             package = point.dist.name if point.dist is not None else "a package"
             why = "the name is taken" if taken else "a name is lowercase letters, digits and hyphens"
-            warnings.warn(f"the detector '{point.name}' of {package} is left out: {why}.", stacklevel=2)
+            warn(f"the detector '{point.name}' of {package} is left out: {why}.")
             continue
         found[point.name] = point.value
     return found

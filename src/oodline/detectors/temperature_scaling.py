@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline._util.ranges import Count
+from oodline._util.warning import warn
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.msp import log_max_softmax
@@ -97,12 +97,11 @@ class TemperatureScaling(Detector):
         # where all are right, the colder the likelier: nothing was learnt of the temperature
         self.temperature = torch.tensor(1.0 if right == 1 else best)
         if right > MEMORISED and best < 1:
-            warnings.warn(
+            warn(
                 f"TemperatureScaling was fitted on {len(sample.rows)} samples of which {right:.2%} are classified "
                 f"correctly, which gives T = {best:.3g}: that is what data looks like that the classifier was trained "
                 f"on. {'T stays 1. ' if right == 1 else ''}Fit it on held-out data.",
                 AssumptionWarning,
-                stacklevel=2,
             )
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import Count, Range
+from oodline._util.warning import warn
 from oodline.detectors.assumptions import Assumption, MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
@@ -109,12 +109,11 @@ class Residual(Detector):
                 "dimensions."
             )
         if self.dimension is None and samples < 2 * (paper := default_dimension(width)):
-            warnings.warn(
+            warn(
                 f"{samples} samples are too few for the {paper} dimensions of the principal space that the paper of "
                 f"{type(self).__name__} takes for {width} features: {dimension} are used. Fit on at least "
                 f"{SAMPLES_PER_DIMENSION * paper} samples for all of them.",
                 FewSamplesWarning,
-                stacklevel=2,
             )
         needed = min(head.num_classes - 1, default_dimension(width))
         self.unreliable = ""
@@ -125,12 +124,11 @@ class Residual(Detector):
                 "samples."
             )
         if self.dimension is not None and samples <= dimension:
-            warnings.warn(
+            warn(
                 f"{samples} samples span no more than the principal space of {dimension} dimensions, so they have no "
                 f"residual that new ones could be compared with: {type(self).__name__} says nothing here, nor does a "
                 f"Fuse that has it. Fit on more than {dimension} images, better on many more.",
                 FewSamplesWarning,
-                stacklevel=2,
             )
         origin = origin_of(head)
         offset = covariance.mean[0] - origin

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from time import perf_counter
 import torch
 
 from oodline._util.folders import check_replaceable
+from oodline._util.warning import warn
 from oodline._version import __version__
 from oodline.data import names_of_logits, open_loader
 from oodline.data.opening import is_tensors
@@ -215,10 +215,9 @@ def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preproces
     if preprocessing is None:
         preprocessing = Preprocessing()
         if not all(is_tensors(part.data) for _, _, part in protocol.sets()):
-            warnings.warn(
+            warn(
                 f"{said.model} does not say how images are prepared for it: they are scaled to [0, 1] and nothing "
                 "else. Give [classifier] a `preprocessing`.",
-                stacklevel=2,
             )
     return classifier, preprocessing, loaded.class_names
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from oodline._util.files import write_atomically
 from oodline._util.tensor_file import parse_json, read_tensor_file
 from oodline._util.validation import problem
+from oodline._util.warning import warn
 from oodline._version import __version__
 from oodline.detectors.base import Detector
 from oodline.errors import ArtifactError, MismatchError, OodlineError, SettingError
@@ -152,10 +152,9 @@ class Artifact:
             detector.mark_fitted(now)
         if self.neurons is not None:
             self.neurons.mark_fitted(now)
-        warnings.warn(
+        warn(
             f"{difference}. It is used all the same, and no false-alarm rate is promised: {allow_other_weights}",
             OtherWeightsWarning,
-            stacklevel=3,
         )
         return allow_other_weights
 

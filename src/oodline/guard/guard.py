@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +10,7 @@ import torch
 
 from oodline._util.checked import checked
 from oodline._util.ranges import Count, LeftToIt, Range, Rate
+from oodline._util.warning import warn
 from oodline.data.batch import Inputs, Loader
 from oodline.data.stated import one_a_class, stated_by
 from oodline.detectors.base import Detector
@@ -400,7 +400,7 @@ class Guard:
             raise unknown_name(f"detector in {where}", name, artifact.detectors)
         names = artifact.class_names or (None if class_names is None else tuple(class_names))
         if names is not None and (classes := classifier.head.num_classes) not in (0, len(names)):
-            warnings.warn(f"{len(names)} class names for {classes} classes are not shown.", stacklevel=2)
+            warn(f"{len(names)} class names for {classes} classes are not shown.")
             names = None
         guard = cls(
             classifier,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import nn
 from oodline._util.checked import checked
 from oodline._util.code import import_code
 from oodline._util.spec import Reference, parse_reference
+from oodline._util.warning import warn
 from oodline.errors import ModelError, SettingError, missing_extra, unknown_name
 from oodline.model.weights import load_weights
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -122,7 +122,7 @@ def load_model(
     if preprocessing is None:
         preprocessing = _preprocessing(parsed, source)
         if weights is not None and source.ambiguous:
-            warnings.warn(source.ambiguous, stacklevel=2)
+            warn(source.ambiguous)
     if weights is not None:
         load_weights(source.model, weights)
     source.model.eval()

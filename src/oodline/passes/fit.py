@@ -6,11 +6,11 @@ estimates its state. Nothing is changed before the pass is over, so an interrupt
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from oodline._util.checked import checked
+from oodline._util.warning import warn
 from oodline.data.batch import Loader
 from oodline.data.class_order import doubtful_order
 from oodline.errors import InputError, OodlineError
@@ -227,9 +227,9 @@ def _check_classes(
     source = getattr(loader, "source", None)
     warning = doubtful_order(source, head.num_classes, getattr(getattr(loader, "dataset", None), "label_offset", 0))
     if warning:
-        warnings.warn(warning, stacklevel=4)
+        warn(warning)
     if order is not None:
         order.class_names = getattr(source, "class_names", None)
         order.settle(statistics, head)
         if order.order:
-            warnings.warn(order.order, stacklevel=4)
+            warn(order.order)

@@ -8,7 +8,6 @@ saw none of them. Nothing is assumed of the scores' distribution or of the detec
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from oodline._util.validation import shown
+from oodline._util.warning import warn
 from oodline.errors import InputError, SettingError
 
 
@@ -135,11 +135,10 @@ def calibrate(scores: Float[Tensor, " n"], false_alarm: float = 0.05) -> Calibra
         raise InputError(f"{bad} of {len(scores)} held-out scores are NaN or infinite.")
     ascending = scores.double().cpu().sort().values
     if len(ascending) > 1 and float(ascending[0]) == float(ascending[-1]):
-        warnings.warn(
+        warn(
             f"all {len(ascending)} held-out scores are {float(ascending[0]):.6g}: the detector does not rank ID "
             "inputs, and flags whatever scores lower. Look at its settings, or take another one.",
             ConstantScoresWarning,
-            stacklevel=2,
         )
     rank = math.floor(_exact(false_alarm) * (len(ascending) + 1))
     return Calibration(ascending, false_alarm, float(ascending[rank - 1]))

@@ -6,11 +6,11 @@ than was promised. Nobody notices: the held-out data itself looks fine.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
 from torch import Tensor
 
+from oodline._util.warning import warn
 from oodline.detectors.base import Detector
 from oodline.scoring.score import Scores
 from oodline.statistics.content_sketch import was_seen
@@ -44,12 +44,11 @@ def warn_of_seen_data(detectors: Iterable[Detector], found: Scores) -> None:
         for sketch in _sketches(detector):
             known = was_seen(sketch.cpu(), found.content)
             if int(known.sum()) >= FEWEST and float(known.double().mean()) > NOTABLE:
-                warnings.warn(
+                warn(
                     f"the calibration data looks like the fitting data: of {len(known)} samples that can be compared, "
                     f"{int(known.sum())} are among those that '{detector.name}' was fitted on. Their scores are too "
                     "good, so more ID inputs will be flagged than promised. Calibrate on held-out data.",
                     SeenDataWarning,
-                    stacklevel=3,
                 )
                 return
 
