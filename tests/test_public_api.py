@@ -23,8 +23,18 @@ def run(code: str) -> str:
 def test_every_name_leads_to_the_thing_of_that_name(name):
     thing = getattr(oodline, name)
     assert thing.__name__ == name
-    assert f"from {thing.__module__} import" in inspect.getsource(oodline)  # what type checkers and editors read
-    assert re.search(rf"\bimport .*\b{name}\b", inspect.getsource(oodline))
+    assert thing.__module__ == {**oodline._HOMES, **oodline._DETECTORS}[name]
+
+
+def test_type_checkers_read_the_same_names():
+    homes = {**oodline._HOMES, **oodline._DETECTORS}
+    block = re.findall(r"^    from (\S+) import (\S+) as (\S+)$", inspect.getsource(oodline), re.MULTILINE)
+    missing = {
+        f"    from {home} import {name} as {name}" for name, home in homes.items() if (home, name, name) not in block
+    }
+    assert not missing
+    assert len(block) == len(homes)
+    assert sorted(oodline.__all__) == sorted(["__version__", *homes])
 
 
 @pytest.mark.parametrize("name", NAMES)

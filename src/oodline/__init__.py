@@ -11,89 +11,109 @@ from typing import TYPE_CHECKING, Any
 from oodline._version import __version__
 from oodline.detectors.catalog import CATALOG
 
-if TYPE_CHECKING:
-    from oodline.detectors.adascale import AdaSCALE
-    from oodline.detectors.ash import ASHB, ASHP, ASHS, SCALE
-    from oodline.detectors.base import Detector
-    from oodline.detectors.bats import BATS
-    from oodline.detectors.cadref import CADRef, CARef
-    from oodline.detectors.catalog import create_detector
-    from oodline.detectors.conjnorm import ConjNorm
-    from oodline.detectors.ddcs import DDCS
-    from oodline.detectors.default import default, default_detector
-    from oodline.detectors.dice import DICE
-    from oodline.detectors.energy import Energy
-    from oodline.detectors.entropy import GEN, Entropy
-    from oodline.detectors.experimental.fisher_gradnorm import FisherGradNorm
-    from oodline.detectors.experimental.hact import HAct
-    from oodline.detectors.experimental.sisom import SISOM
-    from oodline.detectors.experimental.soft_line import SoftLINe
-    from oodline.detectors.fdbd import FDBD
-    from oodline.detectors.feature_norm import FeatureNorm, GradNorm
-    from oodline.detectors.fitted import Fitted
-    from oodline.detectors.fm_pls import FMPLS
-    from oodline.detectors.from_function import from_function
-    from oodline.detectors.fuse import Fuse, MemberLeftOutWarning
-    from oodline.detectors.gmm import GMM
-    from oodline.detectors.itp import ITP
-    from oodline.detectors.kernel_pca import CoP, CoRP
-    from oodline.detectors.kl_matching import KLMatching
-    from oodline.detectors.knn import KNN
-    from oodline.detectors.line import LINe
-    from oodline.detectors.mahalanobis import Mahalanobis
-    from oodline.detectors.max_logit import MaxLogit
-    from oodline.detectors.mode_csd import ModeCSD
-    from oodline.detectors.msp import MSP
-    from oodline.detectors.nac import NAC
-    from oodline.detectors.nap import NAP
-    from oodline.detectors.nap_combined import NAPCombined
-    from oodline.detectors.nci import NCI
-    from oodline.detectors.neco import NECO
-    from oodline.detectors.nnguide import NNGuide
-    from oodline.detectors.odin import IODIN, ODIN
-    from oodline.detectors.openmax import OpenMax
-    from oodline.detectors.optfs import OptFS
-    from oodline.detectors.paper import Paper
-    from oodline.detectors.prior_normalised import PriorNormalised
-    from oodline.detectors.rankfeat import RankFeat
-    from oodline.detectors.react import ReAct
-    from oodline.detectors.rectifier import Rectifier
-    from oodline.detectors.registry import register
-    from oodline.detectors.relative_mahalanobis import RelativeMahalanobis
-    from oodline.detectors.she import SHE
-    from oodline.detectors.temperature_scaling import TemperatureScaling
-    from oodline.detectors.vim import Residual, ViM
-    from oodline.detectors.vra import VRA
-    from oodline.detectors.weiper import WeiPerKLD, WeiPerMSP
-    from oodline.errors import FewSamplesWarning
-    from oodline.evaluation.evaluate import evaluate
-    from oodline.evaluation.table import Table
-    from oodline.guard.explanation import Explanation
-    from oodline.guard.fit_guards import FittedGuards, fit_guards
-    from oodline.guard.guard import Guard
-    from oodline.guard.neurons import Neurons
-    from oodline.guard.verdict import Verdict
-    from oodline.model.activations import Activations, Needs
-    from oodline.model.classifier import Classifier
-    from oodline.model.features import FeatureClassifier
-    from oodline.model.fingerprint import OtherWeightsWarning
-    from oodline.model.from_features import from_features
-    from oodline.model.head import LayeredHead, LinearHead
-    from oodline.model.zoo import load_model
-    from oodline.passes.fit import FitError, fit
-    from oodline.passes.local import Local
-    from oodline.passes.ray import Ray
-    from oodline.passes.torchrun import Torchrun
-    from oodline.preprocessing.preprocessing import Preprocessing
-    from oodline.scoring.calibration import Calibration, ConstantScoresWarning
-    from oodline.scoring.class_calibration import ClassCalibration
-    from oodline.scoring.drift import DriftMonitor, DriftReport
-    from oodline.scoring.false_discovery import benjamini_hochberg
-    from oodline.scoring.score import Scores, score
-    from oodline.scoring.seen_data import SeenDataWarning
-    from oodline.scoring.split import split
-    from oodline.tuning.candidates import Candidate
-    from oodline.tuning.search import Tuned, tune
+if TYPE_CHECKING:  # the same names for type checkers; a test compares
+    from oodline.detectors.adascale import AdaSCALE as AdaSCALE
+    from oodline.detectors.ash import ASHB as ASHB
+    from oodline.detectors.ash import ASHP as ASHP
+    from oodline.detectors.ash import ASHS as ASHS
+    from oodline.detectors.ash import SCALE as SCALE
+    from oodline.detectors.base import Detector as Detector
+    from oodline.detectors.bats import BATS as BATS
+    from oodline.detectors.cadref import CADRef as CADRef
+    from oodline.detectors.cadref import CARef as CARef
+    from oodline.detectors.catalog import create_detector as create_detector
+    from oodline.detectors.conjnorm import ConjNorm as ConjNorm
+    from oodline.detectors.ddcs import DDCS as DDCS
+    from oodline.detectors.default import default as default
+    from oodline.detectors.default import default_detector as default_detector
+    from oodline.detectors.dice import DICE as DICE
+    from oodline.detectors.energy import Energy as Energy
+    from oodline.detectors.entropy import GEN as GEN
+    from oodline.detectors.entropy import Entropy as Entropy
+    from oodline.detectors.experimental.fisher_gradnorm import FisherGradNorm as FisherGradNorm
+    from oodline.detectors.experimental.hact import HAct as HAct
+    from oodline.detectors.experimental.sisom import SISOM as SISOM
+    from oodline.detectors.experimental.soft_line import SoftLINe as SoftLINe
+    from oodline.detectors.fdbd import FDBD as FDBD
+    from oodline.detectors.feature_norm import FeatureNorm as FeatureNorm
+    from oodline.detectors.feature_norm import GradNorm as GradNorm
+    from oodline.detectors.fitted import Fitted as Fitted
+    from oodline.detectors.fm_pls import FMPLS as FMPLS
+    from oodline.detectors.from_function import from_function as from_function
+    from oodline.detectors.fuse import Fuse as Fuse
+    from oodline.detectors.fuse import MemberLeftOutWarning as MemberLeftOutWarning
+    from oodline.detectors.gmm import GMM as GMM
+    from oodline.detectors.itp import ITP as ITP
+    from oodline.detectors.kernel_pca import CoP as CoP
+    from oodline.detectors.kernel_pca import CoRP as CoRP
+    from oodline.detectors.kl_matching import KLMatching as KLMatching
+    from oodline.detectors.knn import KNN as KNN
+    from oodline.detectors.line import LINe as LINe
+    from oodline.detectors.mahalanobis import Mahalanobis as Mahalanobis
+    from oodline.detectors.max_logit import MaxLogit as MaxLogit
+    from oodline.detectors.mode_csd import ModeCSD as ModeCSD
+    from oodline.detectors.msp import MSP as MSP
+    from oodline.detectors.nac import NAC as NAC
+    from oodline.detectors.nap import NAP as NAP
+    from oodline.detectors.nap_combined import NAPCombined as NAPCombined
+    from oodline.detectors.nci import NCI as NCI
+    from oodline.detectors.neco import NECO as NECO
+    from oodline.detectors.nnguide import NNGuide as NNGuide
+    from oodline.detectors.odin import IODIN as IODIN
+    from oodline.detectors.odin import ODIN as ODIN
+    from oodline.detectors.openmax import OpenMax as OpenMax
+    from oodline.detectors.optfs import OptFS as OptFS
+    from oodline.detectors.paper import Paper as Paper
+    from oodline.detectors.prior_normalised import PriorNormalised as PriorNormalised
+    from oodline.detectors.rankfeat import RankFeat as RankFeat
+    from oodline.detectors.react import ReAct as ReAct
+    from oodline.detectors.rectifier import Rectifier as Rectifier
+    from oodline.detectors.registry import register as register
+    from oodline.detectors.relative_mahalanobis import RelativeMahalanobis as RelativeMahalanobis
+    from oodline.detectors.she import SHE as SHE
+    from oodline.detectors.temperature_scaling import TemperatureScaling as TemperatureScaling
+    from oodline.detectors.vim import Residual as Residual
+    from oodline.detectors.vim import ViM as ViM
+    from oodline.detectors.vra import VRA as VRA
+    from oodline.detectors.weiper import WeiPerKLD as WeiPerKLD
+    from oodline.detectors.weiper import WeiPerMSP as WeiPerMSP
+    from oodline.errors import FewSamplesWarning as FewSamplesWarning
+    from oodline.evaluation.evaluate import evaluate as evaluate
+    from oodline.evaluation.table import Table as Table
+    from oodline.guard.explanation import Explanation as Explanation
+    from oodline.guard.fit_guards import FittedGuards as FittedGuards
+    from oodline.guard.fit_guards import fit_guards as fit_guards
+    from oodline.guard.guard import Guard as Guard
+    from oodline.guard.neurons import Neurons as Neurons
+    from oodline.guard.verdict import Verdict as Verdict
+    from oodline.model.activations import Activations as Activations
+    from oodline.model.activations import Needs as Needs
+    from oodline.model.classifier import Classifier as Classifier
+    from oodline.model.features import FeatureClassifier as FeatureClassifier
+    from oodline.model.fingerprint import OtherWeightsWarning as OtherWeightsWarning
+    from oodline.model.from_features import from_features as from_features
+    from oodline.model.head import LayeredHead as LayeredHead
+    from oodline.model.head import LinearHead as LinearHead
+    from oodline.model.zoo import load_model as load_model
+    from oodline.passes.fit import FitError as FitError
+    from oodline.passes.fit import fit as fit
+    from oodline.passes.local import Local as Local
+    from oodline.passes.ray import Ray as Ray
+    from oodline.passes.torchrun import Torchrun as Torchrun
+    from oodline.preprocessing.preprocessing import Preprocessing as Preprocessing
+    from oodline.scoring.calibration import Calibration as Calibration
+    from oodline.scoring.calibration import ConstantScoresWarning as ConstantScoresWarning
+    from oodline.scoring.class_calibration import ClassCalibration as ClassCalibration
+    from oodline.scoring.drift import DriftMonitor as DriftMonitor
+    from oodline.scoring.drift import DriftReport as DriftReport
+    from oodline.scoring.false_discovery import benjamini_hochberg as benjamini_hochberg
+    from oodline.scoring.score import Scores as Scores
+    from oodline.scoring.score import score as score
+    from oodline.scoring.seen_data import SeenDataWarning as SeenDataWarning
+    from oodline.scoring.split import split as split
+    from oodline.tuning.candidates import Candidate as Candidate
+    from oodline.tuning.search import Tuned as Tuned
+    from oodline.tuning.search import tune as tune
 
 _HOMES = {
     "Activations": "oodline.model.activations",
@@ -147,57 +167,7 @@ _HOMES = {
 
 _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG.values()}
 
-__all__ = [  # and every detector of the catalog
-    "Activations",
-    "Calibration",
-    "Candidate",
-    "ClassCalibration",
-    "Classifier",
-    "ConstantScoresWarning",
-    "Detector",
-    "DriftMonitor",
-    "DriftReport",
-    "Explanation",
-    "FeatureClassifier",
-    "FewSamplesWarning",
-    "FitError",
-    "Fitted",
-    "FittedGuards",
-    "Guard",
-    "LayeredHead",
-    "LinearHead",
-    "Local",
-    "MemberLeftOutWarning",
-    "Needs",
-    "Neurons",
-    "OtherWeightsWarning",
-    "Paper",
-    "Preprocessing",
-    "Ray",
-    "Rectifier",
-    "Scores",
-    "SeenDataWarning",
-    "Table",
-    "Torchrun",
-    "Tuned",
-    "Verdict",
-    "__version__",
-    "benjamini_hochberg",
-    "create_detector",
-    "default",
-    "default_detector",
-    "evaluate",
-    "fit",
-    "fit_guards",
-    "from_features",
-    "from_function",
-    "load_model",
-    "register",
-    "score",
-    "split",
-    "tune",
-]
-__all__ += sorted(_DETECTORS)
+__all__ = ["__version__", *sorted(_HOMES), *sorted(_DETECTORS)]
 
 
 def __getattr__(name: str) -> Any:

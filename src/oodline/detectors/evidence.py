@@ -58,10 +58,10 @@ class Explains(Protocol):
 
 @runtime_checkable
 class HasMemberPValues(Protocol):
-    """A detector made of detectors that can say how strange each of them finds an input."""
+    """A detector made of detectors that can give a p-value for each of them."""
 
     def p_values(self, activations: Activations) -> dict[str, Float[Tensor, " n"]]:
-        """P-values of N inputs by member; small means strange."""
+        """P-values (N,) by member; a small p-value means likely OOD."""
         ...
 
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, detector_class
 from oodline.detectors.evidence import Explains, HasMemberPValues
+from oodline.detectors.rectifier import Rectifier
 from oodline.errors import SettingError
 from oodline.guard.neurons import Neurons
 
 
 def explainer_of(detector: Detector, neurons: Neurons | None) -> Explains | None:
-    """The detector, its first member that keeps contributions by class, or the neurons; None where none does."""
-    made_of = detector.members if isinstance(detector, HasMemberPValues) else []
-    able = [d for d in (detector, *(member for _, member in made_of)) if isinstance(d, Explains)]
-    return able[0] if able else neurons
+    """The first that keeps contributions by class: the detector, a member in it, or the neurons; None if none does."""
+    return next((one for one in _in(detector) if isinstance(one, Explains)), neurons)
+
+
+def members_of(detector: Detector) -> HasMemberPValues | None:
+    """What gives a p-value per member: the detector, or the first inside it that does."""
+    return next((one for one in _in(detector) if isinstance(one, HasMemberPValues)), None)
+
+
+def _in(detector: Detector) -> Iterator[Detector]:
+    yield detector
+    if not isinstance(detector, Rectifier):  # whose scorer reads other features than the input has
+        for _, member in detector.members:
+            yield from _in(member)
 
 
 def require_explainer(detector: Detector, neurons: Neurons | None) -> Explains:

@@ -14,11 +14,11 @@ from oodline._util.warning import warn
 from oodline.data.batch import Inputs, Loader
 from oodline.data.stated import one_a_class, stated_by
 from oodline.detectors.base import Detector
-from oodline.detectors.evidence import HasMemberPValues, require_linear
+from oodline.detectors.evidence import require_linear
 from oodline.errors import ArtifactError, MismatchError, NotFittedError, SettingError, unknown_name
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
 from oodline.guard.calibrating import calibrate_detectors
-from oodline.guard.explainer import explainer_of, require_explainer
+from oodline.guard.explainer import explainer_of, members_of, require_explainer
 from oodline.guard.explanation import Explanation, explanations
 from oodline.guard.export import Export, export_onnx
 from oodline.guard.neurons import Neurons
@@ -252,7 +252,7 @@ class Guard:
     def explain(self, inputs: Inputs, *, top: Count = 8) -> list[Explanation]:
         """Say of each of N inputs which neurons its class expected and did not find, and which it did not expect.
 
-        Of a detector made of detectors, such as `Fuse`, it also says how strange each member finds the input, and the
+        Of a detector made of detectors, such as `Fuse`, it also gives the p-value of each member, and the
         neurons are those of the first member that keeps contributions by class.
 
         Parameters
@@ -276,9 +276,10 @@ class Guard:
         activations = self.classifier(inputs, **reads([self.detector]))
         require_linear(activations.head)
         verdict = self._judge(activations, calibration)
+        made_of = members_of(self.detector)
         with torch.no_grad():
             evidence = explainer.evidence(activations)
-            members = self.detector.p_values(activations) if isinstance(self.detector, HasMemberPValues) else None
+            members = None if made_of is None else made_of.p_values(activations)
         features = activations.features
         return explanations(verdict.rows(), evidence, features, self.neurons, self.class_names, top, members)
 
