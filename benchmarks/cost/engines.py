@@ -137,7 +137,7 @@ def child(engine: str, shared: Path, images: int, output: Path) -> None:
             fed_twice = f"refused: {error}"
         if made.is_main:
             found = {"mean": moments.mean, "scatter": covariance.scatter, "bins": quantiles.bins}
-            found |= reservoir.state() | {"scores": scores.scores["line"]}
+            found |= reservoir.state_dict() | {"scores": scores.scores["line"]}
             save_file({name: tensor.contiguous() for name, tensor in found.items()}, output.with_suffix(".safetensors"))
             output.with_suffix(".json").write_text(json.dumps({"fed twice": fed_twice}))
 

@@ -196,7 +196,7 @@ def fill(detector: Detector, head: LinearHead) -> dict[str, Any]:
         for statistic in requested.values():
             statistic.update(batch, batch.index % C)
     for statistic in requested.values():
-        statistic.state()  # what waits to be sorted is not part of fitting
+        statistic.state_dict()  # what waits to be sorted is not part of fitting
     return dict(requested)
 
 

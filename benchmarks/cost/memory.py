@@ -103,7 +103,7 @@ def child(job: str, images: int) -> None:
         statistic = STATISTICS[job]
         Local().fill([statistic], classifier, Images(images), reads([]), task="")
         result["peak_mb"] = peak()
-        result["state_mb"] = sum(tensor.nbytes for tensor in statistic.state().values()) / 1e6
+        result["state_mb"] = sum(tensor.nbytes for tensor in statistic.state_dict().values()) / 1e6
     else:
         detectors: dict[str, Detector] = {name.split(",")[0]: create_detector(name) for name in TEN}
         fit(list(detectors.values()), classifier, Images(images if job == "fit" else 2 * CLASSES))

@@ -106,7 +106,7 @@ def imagenet_size(classes: int = 1000, width: int = 2048) -> list[tuple[str, str
     head = LinearHead(0.02 * torch.randn(classes, width), torch.zeros(classes))
     means = ClassMoments()
     count = torch.full((classes,), 1300)
-    means.load_state(
+    means.load_state_dict(
         {"count": count, "mean": torch.rand(classes, width).double(), "deviations": torch.zeros(classes, 0)}
     )
     detector = LINe()

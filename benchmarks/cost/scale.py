@@ -156,7 +156,7 @@ def fitted_line(C: int, D: int) -> LINe:
 def means(C: int, D: int) -> ClassMoments:
     moments = ClassMoments()
     state = {"count": torch.full((C,), 1300), "mean": torch.rand(C, D).double(), "deviations": torch.zeros(C, 0)}
-    moments.load_state(state)
+    moments.load_state_dict(state)
     return moments
 
 
@@ -189,7 +189,7 @@ def travelling(C: int, D: int) -> Callable[[], Any]:
 
     def work() -> None:
         spare = Covariance()
-        spare.load_state(load(save(share.state())))
+        spare.load_state_dict(load(save(share.state_dict())))
         whole.merge(spare)
 
     return work
@@ -226,7 +226,7 @@ def real_size(name: str, C: int, D: int) -> int:
     }
     if name in statistics:
         statistics[name].update(activations, labels)
-        return sum(tensor.nbytes for tensor in statistics[name].state().values())
+        return sum(tensor.nbytes for tensor in statistics[name].state_dict().values())
     detector = {"LINe": LINe(), "DICE": DICE(), "Mahalanobis": Mahalanobis(), "KNN of S": KNN(k=1, bank=S)}[name]
     requests = detector.requests(head)
     for statistic in requests.values():

@@ -144,7 +144,7 @@ def test_evaluate_tune_explain_export_and_watch(place, capsys):
     run("explain", "guard.safetensors", "far.npz", "--index", "3", "--json", "-o", "why.png")
     explained = json.loads(capsys.readouterr().out)
     fitted = ol.Guard.load("guard.safetensors", ol.from_features("train.npz", head="head.npz")[0])
-    assert explained["score"] == pytest.approx(fitted.explain(FAR[3:4])[0].row()["score"], rel=1e-6)
+    assert explained["score"] == pytest.approx(fitted.explain(FAR[3:4])[0].to_dict()["score"], rel=1e-6)
     run("score", "guard.safetensors", "far.npz", "-o", "scores.csv")
     run("export", "guard.safetensors", "--data", "held.npz", "-o", "guard.onnx")
     capsys.readouterr()

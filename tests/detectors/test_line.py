@@ -357,7 +357,7 @@ def test_golden_values(shared, data):
     head = LinearHead(golden["weight"], golden["bias"])
     means = ClassMoments()
     count = golden["class_count"].long()
-    means.load_state({"count": count, "mean": golden["class_mean"], "deviations": torch.zeros(len(count), 0)})
+    means.load_state_dict({"count": count, "mean": golden["class_mean"], "deviations": torch.zeros(len(count), 0)})
     sets = [name.removeprefix("features.") for name in golden if name.startswith("features.")]
     readings = {tuple(name.split(".")[1:3]) for name in golden if name.count(".") == 3}
     assert ("signed", "clipped") in readings and len(sets) > 1

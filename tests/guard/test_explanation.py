@@ -83,7 +83,7 @@ def test_the_verdict_is_the_guards_own_and_the_row_is_json(guards):
     rows = guard(IMAGES).rows()
     for row, explanation in zip(rows, guard.explain(IMAGES), strict=True):
         document = json.loads(explanation.to_json())
-        assert document == explanation.row()
+        assert document == explanation.to_dict()
         assert {key: document[key] for key in row} == row
         assert document["predicted_class_name"] == "abc"[document["predicted_class"]]
         assert len(document["contributions"]["found"]) == 16
@@ -154,10 +154,24 @@ def test_a_fused_guard_says_which_member_raised_the_alarm():
     activations = classifier(IMAGES)
     for i, (mine, its) in enumerate(zip(guard.explain(IMAGES), line.explain(IMAGES), strict=True)):
         expected = {name: float(p[i]) for name, p in fuse.p_values(activations).items()}
-        assert mine.row()["members"] == pytest.approx(expected)
+        assert mine.to_dict()["members"] == pytest.approx(expected)
         assert list(mine.members) == sorted(expected, key=expected.get)
-        assert [n.row() for n in mine.missing] == [n.row() for n in its.missing]
+        assert [n.to_dict() for n in mine.missing] == [n.to_dict() for n in its.missing]
         assert its.members == {}
+
+
+def test_what_a_fusion_inside_another_detector_says_is_found():
+    classifier, loader = toy_problem()
+    inner = ol.Fuse(["energy", ol.LINe(p_a=0.5, p_w=0.5, clip=5.0)])
+    detector = ol.PriorNormalised(scorer=inner).fit(classifier, loader)
+    guard = ol.Guard(classifier, detector).calibrate(toy_loader(seed=1))
+    alone = ol.Guard(classifier, inner.detectors[1]).calibrate(toy_loader(seed=1))
+    (found,), (its,) = guard.explain(IMAGES[:1]), alone.explain(IMAGES[:1])
+    p_values = {name: float(p) for name, p in inner.p_values(classifier(IMAGES[:1])).items()}
+    assert found.members == pytest.approx(p_values)
+    assert [n.to_dict() for n in found.missing] == [n.to_dict() for n in its.missing]
+    # a rectifier's scorer reads other features than the input has: nothing is said for it
+    assert not ol.Guard(classifier, ol.ReAct(scorer=ol.Fuse("msp+energy")).fit(classifier, loader)).explains
 
 
 def test_a_fused_guard_without_contributions_says_which_have_them():

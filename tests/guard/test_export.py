@@ -360,7 +360,7 @@ def test_line_on_densenet_is_the_same_in_onnxruntime(shared, tmp_path):
     with safe_open(shared / "golden" / "line_cifar10.safetensors", "pt") as file:
         count, mean = file.get_tensor("class_count").long(), file.get_tensor("class_mean")
     means = ClassMoments()
-    means.load_state({"count": count, "mean": mean, "deviations": torch.zeros(len(count), 0)})
+    means.load_state_dict({"count": count, "mean": mean, "deviations": torch.zeros(len(count), 0)})
     detector = ol.LINe.preset("cifar10-densenet100")
     detector.settle({"class_mean": means}, classifier.head)
 

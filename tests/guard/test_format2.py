@@ -35,5 +35,5 @@ def test_what_it_does_not_hold_is_missing_and_what_it_holds_is_there():
     assert artifact.class_names == ("a", "b", "c")
     assert artifact.preprocessing.crop == 8
     assert artifact.fit.samples == 60
-    shapes = {name: tuple(value.shape) for name, value in artifact.neurons.state().items()}
+    shapes = {name: tuple(value.shape) for name, value in artifact.neurons.state_dict().items()}
     assert shapes == {"mean": (3, 16), "spread": (3, 16), "top_values": (2, 16), "top_index": (2, 16)}

@@ -38,11 +38,11 @@ def test_it_survives_a_file(problem, tmp_path):
     guard = ol.Guard(classifier, detector, neurons=neurons).calibrate(toy_loader(seed=1))
     path = guard.save(tmp_path / "guard.safetensors")
     loaded = read_artifact(path).neurons
-    for name, value in neurons.state().items():
-        assert torch.equal(loaded.state()[name], value)
+    for name, value in neurons.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
     images = toy_loader(seed=2)[0][0]
     again = ol.Guard.load(path, classifier)
-    assert [e.row() for e in again.explain(images)] == [e.row() for e in guard.explain(images)]
+    assert [e.to_dict() for e in again.explain(images)] == [e.to_dict() for e in guard.explain(images)]
 
 
 def test_it_belongs_to_one_classifier(problem):
@@ -63,8 +63,8 @@ def test_a_head_of_several_layers_is_refused():
 
 def test_a_state_that_does_not_fit_is_refused(problem):
     classifier, _, _, neurons = problem
-    head, state = HeadInfo.of(classifier.head), neurons.state()
-    assert Neurons.from_state(state, head).samples == 4
+    head, state = HeadInfo.of(classifier.head), neurons.state_dict()
+    assert Neurons.from_state_dict(state, head).samples == 4
     for change in (
         {"mean": state["mean"][:2]},
         {"spread": state["spread"].double()},
@@ -75,6 +75,6 @@ def test_a_state_that_does_not_fit_is_refused(problem):
         {"more": state["mean"]},
     ):
         with pytest.raises(StatisticsError, match="what the neurons did is kept in"):
-            Neurons.from_state({**state, **change}, head)
+            Neurons.from_state_dict({**state, **change}, head)
     with pytest.raises(StatisticsError, match="what the neurons did"):
-        Neurons.from_state({"mean": state["mean"]}, head)
+        Neurons.from_state_dict({"mean": state["mean"]}, head)

@@ -213,9 +213,9 @@ def test_a_probe_that_asks_for_much_memory_is_refused(made):
     _, _, path = made
     probe = read_artifact(path).probe
     huge = {"": probe.fields[""].model_copy(update={"shape": (2**40,)})}
-    tensors = {k.removeprefix("probe/"): v for k, v in probe.state().items()}
+    tensors = {k.removeprefix("probe/"): v for k, v in probe.state_dict().items()}
     with pytest.raises(ArtifactError, match="the probe does not hold inputs"):
-        type(probe).from_state(huge, tensors, read_artifact(path).head)
+        type(probe).from_state_dict(huge, tensors, read_artifact(path).head)
 
 
 def test_a_loader_that_can_be_read_once_is_read_once(made):

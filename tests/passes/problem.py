@@ -64,7 +64,7 @@ class Spy(Detector):
         }
 
     def estimate(self, statistics: Mapping[str, Statistic], head: LinearHead) -> None:
-        self.found = {f"{kind}.{name}": t for kind, s in statistics.items() for name, t in s.state().items()}
+        self.found = {f"{kind}.{name}": t for kind, s in statistics.items() for name, t in s.state_dict().items()}
 
     def score(self, activations: Activations) -> Tensor:
         return activations.features[:, 0]

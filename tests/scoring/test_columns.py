@@ -47,7 +47,7 @@ def test_shares_make_the_whole_in_the_order_of_the_positions():
     merged = shares[0].fresh()
     for share in shares:
         other = merged.fresh()
-        other.load_state(share.state())
+        other.load_state_dict(share.state_dict())
         merged.merge(other)
     for name, values in whole.ordered().items():
         torch.testing.assert_close(merged.ordered()[name], values)

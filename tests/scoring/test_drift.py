@@ -67,10 +67,10 @@ def test_every_bet_is_fair():
     monitor = DriftMonitor(calibrate(torch.arange(19.0)))
     for p in (0.9, 0.03, 0.5, 0.2, 0.01):
         monitor._bet(p)
-    before, state, total = monitor.report.evidence, monitor.state(), 0.0
+    before, state, total = monitor.report.evidence, monitor.state_dict(), 0.0
     points = 2000
     for v in (np.arange(points) + 0.5) / points:
-        again = DriftMonitor.restore(monitor.calibration, state)
+        again = DriftMonitor.from_state_dict(monitor.calibration, state)
         again._bet(v ** (10 / 3))  # p-values crowd where the bet pays much
         total += again.report.evidence * (10 / 3) * v ** (7 / 3) / points
     assert total == pytest.approx(before, rel=1e-4)
@@ -95,12 +95,12 @@ def test_scores_that_rise_are_no_alarm():
 
 def test_the_window_shows_the_rate_of_flagged_scores():
     monitor = DriftMonitor(calibrate(torch.arange(99.0), 0.05), window=10)
-    assert monitor.report.row() | {"seen": 0, "rate": 0.0, "low": 0.0, "high": 0.0} == monitor.report.row()
+    assert monitor.report.to_dict() | {"seen": 0, "rate": 0.0, "low": 0.0, "high": 0.0} == monitor.report.to_dict()
     monitor.update(torch.full((7,), 50.0))
     report = monitor.update(torch.tensor([3.0, 4.0, 3.9, 50.0, 50.0]))
     assert (report.seen, report.window, report.flagged, report.rate, report.promised) == (12, 10, 2, 0.2, 0.05)
     assert (report.low, report.high) == wilson(2, 10)
-    assert json.loads(json.dumps(report.row())) == report.row()
+    assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
 
 
 @given(st.integers(1, 500), st.data())
@@ -118,10 +118,10 @@ def test_a_monitor_goes_on_from_its_state_as_if_there_had_been_no_break(memory, 
     whole, part = DriftMonitor(calibration, window=50), DriftMonitor(calibration, window=50)
     whole.update(stream)
     part.update(stream[:123])
-    state = json.loads(json.dumps(part.state(), allow_nan=False))
-    rest = DriftMonitor.restore(calibration, state)
+    state = json.loads(json.dumps(part.state_dict(), allow_nan=False))
+    rest = DriftMonitor.from_state_dict(calibration, state)
     assert rest.update(stream[123:]) == whole.report
-    assert rest.state() == whole.state()
+    assert rest.state_dict() == whole.state_dict()
     assert 300 < whole.alarm_at <= 400  # the change, and not chance before it
 
 
@@ -131,7 +131,7 @@ def test_the_state_does_not_grow_with_the_stream(monkeypatch):
     sizes = []
     for _ in range(3):
         monitor.update(torch.randn(1000))
-        sizes.append((len(monitor.state()["ranked"]), len(monitor.state()["flags"])))
+        sizes.append((len(monitor.state_dict()["ranked"]), len(monitor.state_dict()["flags"])))
     assert sizes == [(200, 50)] * 3
 
 
@@ -170,11 +170,11 @@ def test_bad_input_is_refused():
     with pytest.raises(InputError, match="1 of 2 scores are NaN"):
         monitor.update(torch.tensor([0.0, math.nan]))
     assert monitor.seen == 0
-    state = monitor.state()
+    state = monitor.state_dict()
     with pytest.raises(MismatchError, match="another calibration"):
-        DriftMonitor.restore(calibrate(torch.randn(100)), state)
+        DriftMonitor.from_state_dict(calibrate(torch.randn(100)), state)
     with pytest.raises(MismatchError, match="another calibration"):
-        DriftMonitor.restore(calibrate(calibration.scores, 0.3), state)
+        DriftMonitor.from_state_dict(calibrate(calibration.scores, 0.3), state)
     for change in (
         {"alpha": 2.0},
         {"window": 10**30},
@@ -190,6 +190,6 @@ def test_bad_input_is_refused():
         {"unheard_of": 1},
     ):
         with pytest.raises(InputError, match="state of a drift monitor"):
-            DriftMonitor.restore(calibration, {**state, **change})
+            DriftMonitor.from_state_dict(calibration, {**state, **change})
     with pytest.raises(InputError, match="not a state of a drift monitor"):
-        DriftMonitor.restore(calibration, [])
+        DriftMonitor.from_state_dict(calibration, [])

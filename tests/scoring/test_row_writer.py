@@ -89,7 +89,7 @@ def test_writers_of_a_folder_write_parts_and_add_up(tmp_path):
         for k in range(start, start + 30, 10):
             part.update(CLASSIFIER(INPUTS[k : k + 10], index=torch.arange(k, k + 10)), None)
         other = whole.fresh()
-        other.load_state(part.state())
+        other.load_state_dict(part.state_dict())
         whole.merge(other)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "part-000000000000.parquet",

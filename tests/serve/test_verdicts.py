@@ -125,7 +125,7 @@ def test_an_explanation_is_the_guards(client, guard, picture):
     [expected] = guard.explain(guard.preprocessing(Image.open(BytesIO(content))).unsqueeze(0), top=2)
     answer = client.post("/v1/explain?top=2", content=content, headers=PNG).json()
     assert answer.pop("request_id")
-    assert answer == expected.row()
+    assert answer == expected.to_dict()
     assert 1 <= len(answer["missing"]) <= 2
     assert answer["missing"][0]["samples"]
 
@@ -140,7 +140,11 @@ def test_a_fused_guard_says_which_detector_raised_the_alarm(serving, picture):
     [expected] = alone.explain(alone.preprocessing(Image.open(BytesIO(content))).unsqueeze(0))
     assert sorted(answer["members"]) == ["energy", "line"]
     assert list(answer["members"].values()) == sorted(answer["members"].values())
-    assert answer["missing"] + answer["unexpected"] == expected.row()["missing"] + expected.row()["unexpected"] != []
+    assert (
+        answer["missing"] + answer["unexpected"]
+        == expected.to_dict()["missing"] + expected.to_dict()["unexpected"]
+        != []
+    )
 
 
 def test_a_guard_that_cannot_explain_says_so_and_what_to_do(guard, serving, picture):

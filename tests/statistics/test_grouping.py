@@ -49,7 +49,7 @@ def test_labels_of_any_integer_type_are_taken(dtype):
     found, expected = ClassMoments(), ClassMoments()
     found.update(activations, labels.to(dtype))
     expected.update(activations, labels)
-    torch.testing.assert_close(found.state(), expected.state(), rtol=0, atol=0)
+    torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("make", [ClassMoments, Covariance, lambda by: Reservoir(5, by=by)])
@@ -59,7 +59,7 @@ def test_grouping_by_prediction_reads_no_labels(make, labels):
     found, expected = make(by="predicted"), make(by="label")
     found.update(activations, labels)
     expected.update(activations, activations.logits.argmax(1))
-    torch.testing.assert_close(found.state(), expected.state(), rtol=0, atol=0)
+    torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
 def test_classes_without_enough_samples_are_named():

@@ -90,7 +90,7 @@ def batches_of(rows: list[int], random: Random) -> list[list[int]]:
 
 
 def same(one: Statistic, other: Statistic, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(one.state(), other.state(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=tolerance, atol=tolerance)
 
 
 @every_kind
@@ -162,7 +162,7 @@ def test_the_size_does_not_grow_with_the_data(kind):
     def size(n: int) -> int:
         whole, labels = sample(n)
         batches = [b.tolist() for b in torch.arange(n).split(50)]
-        return sum(tensor.numel() for tensor in filled(KINDS[kind](), whole, labels, batches).state().values())
+        return sum(tensor.numel() for tensor in filled(KINDS[kind](), whole, labels, batches).state_dict().values())
 
     assert size(100) == size(2000)
 
@@ -172,20 +172,20 @@ def test_a_state_round_trip_is_exact_and_shares_nothing(kind):
     (first, labels), (second, more) = sample(20), sample(20, seed=1)
     second = second.replace(index=second.index + 20)
     one, other = filled(KINDS[kind](), first, labels), KINDS[kind]()
-    assert other.empty and other.state() == {}
-    state = one.state()
+    assert other.empty and other.state_dict() == {}
+    state = one.state_dict()
     kept = {name: tensor.clone() for name, tensor in state.items()}
-    other.load_state(state)
+    other.load_state_dict(state)
     same(one, other, 0)
     filled(one, second, more)
-    torch.testing.assert_close(other.state(), kept, rtol=0, atol=0)
+    torch.testing.assert_close(other.state_dict(), kept, rtol=0, atol=0)
     torch.testing.assert_close(state, kept, rtol=0, atol=0)
     same(filled(other, second, more), one, 0)
-    other.load_state({})
+    other.load_state_dict({})
     assert other.empty
     for wrong in ({**state, "nonsense": torch.zeros(1)}, dict(list(state.items())[1:]) or {"nonsense": torch.zeros(1)}):
         with pytest.raises(StatisticsError, match=f"a state of {type(one).__name__} holds"):
-            other.load_state(wrong)
+            other.load_state_dict(wrong)
 
 
 @every_kind
@@ -193,12 +193,12 @@ def test_merging_leaves_the_other_as_it_is(kind):
     (first, labels), (second, more) = sample(20), sample(20, seed=1)
     second = second.replace(index=second.index + 20)
     other = filled(KINDS[kind](), first, labels)
-    before = other.state()
+    before = other.state_dict()
     into = KINDS[kind]().merge(other).merge(KINDS[kind]())
     same(into, other, 0)
     filled(into, second, more)
     filled(KINDS[kind](), second, more).merge(other)
-    torch.testing.assert_close(other.state(), before, rtol=0, atol=0)
+    torch.testing.assert_close(other.state_dict(), before, rtol=0, atol=0)
 
 
 @every_kind

@@ -136,7 +136,7 @@ def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | Non
         document = parse_json(state.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{state} is not a state of a drift monitor: {error}.") from error
-    monitor = DriftMonitor.restore(calibration, document)
+    monitor = DriftMonitor.from_state_dict(calibration, document)
     for name, asked, kept in (("alpha", alpha, monitor.alpha), ("window", window, monitor.window)):
         if asked is not None and asked != kept:
             raise SettingError(
@@ -147,12 +147,12 @@ def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | Non
 
 def _save(monitor: DriftMonitor, state: Path | None) -> None:
     if state is not None:
-        document = json_module.dumps(monitor.state(), allow_nan=False).encode()
+        document = json_module.dumps(monitor.state_dict(), allow_nan=False).encode()
         write_atomically(state, lambda file: file.write(document))
 
 
 def _print_json(report: DriftReport, _new: bool) -> None:
-    print(json_module.dumps(report.row(), allow_nan=False), flush=True)
+    print(json_module.dumps(report.to_dict(), allow_nan=False), flush=True)
 
 
 def _print_line(report: DriftReport, new: bool) -> None:

@@ -195,9 +195,9 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
         if isinstance(calibration, ClassCalibration):
             tensors[f"predicted/{name}"] = calibration.predicted
     if artifact.neurons is not None:
-        tensors |= {f"neurons/{key}": value for key, value in artifact.neurons.state().items()}
+        tensors |= {f"neurons/{key}": value for key, value in artifact.neurons.state_dict().items()}
     if artifact.probe is not None:
-        tensors |= artifact.probe.state()
+        tensors |= artifact.probe.state_dict()
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     manifest = Manifest(
         oodline_version=__version__,
@@ -265,8 +265,10 @@ def read_artifact(path: str | Path) -> Artifact:
         calibrations = {
             name: _calibration(name, record, tensors, head) for name, record in manifest.calibrations.items()
         }
-        neurons = Neurons.from_state(_below("neurons/", tensors), head) if manifest.neurons else None
-        probe = None if manifest.probe is None else Probe.from_state(manifest.probe, _below("probe/", tensors), head)
+        neurons = Neurons.from_state_dict(_below("neurons/", tensors), head) if manifest.neurons else None
+        probe = (
+            None if manifest.probe is None else Probe.from_state_dict(manifest.probe, _below("probe/", tensors), head)
+        )
     except UnregisteredError as error:
         raise ArtifactError(f"{path} {error}") from error
     except (ValidationError, OodlineError, RuntimeError, KeyError, TypeError, AttributeError) as error:

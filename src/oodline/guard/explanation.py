@@ -55,7 +55,7 @@ class Neuron:
     z: float | None = None
     samples: tuple[TopSample, ...] = ()
 
-    def row(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """A plain dict, ready for JSON."""
         return {**asdict(self), "samples": [asdict(sample) for sample in self.samples]}
 
@@ -119,7 +119,7 @@ class Explanation:
         """Sum of what they contribute to this input."""
         return float(self.found[self.important].sum())
 
-    def row(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """A plain dict, ready for JSON."""
         return {
             **self.verdict,
@@ -128,8 +128,8 @@ class Explanation:
             "expected_total": self.expected_total,
             "found_total": self.found_total,
             "members": self.members,
-            "missing": [neuron.row() for neuron in self.missing],
-            "unexpected": [neuron.row() for neuron in self.unexpected],
+            "missing": [neuron.to_dict() for neuron in self.missing],
+            "unexpected": [neuron.to_dict() for neuron in self.unexpected],
             "contributions": {
                 "expected": self.expected.tolist(),
                 "found": self.found.tolist(),
@@ -139,7 +139,7 @@ class Explanation:
 
     def to_json(self) -> str:
         """The row as a JSON document."""
-        return json.dumps(self.row(), allow_nan=False)
+        return json.dumps(self.to_dict(), allow_nan=False)
 
 
 def explanations(

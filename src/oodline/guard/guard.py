@@ -96,7 +96,7 @@ class Guard:
         check_served([detector], classifier)
         check_fitted_on({detector.name: detector}, classifier)
         if neurons is not None:
-            neurons.state()  # raises where it was not fitted
+            neurons.state_dict()  # raises where it was not fitted
             check_fitted_on({neurons.name: neurons}, classifier)
         self.classifier = classifier
         self.detector = detector

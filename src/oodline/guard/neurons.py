@@ -76,7 +76,7 @@ class Neurons:
         self.top_values, self.top_index = top.values, top.index
         self.fitted_on = HeadInfo.of(head)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The tensors, by name.
 
         Raises
@@ -93,8 +93,8 @@ class Neurons:
         self.fitted_on = head
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor], head: HeadInfo) -> Self:
-        """Restore from `state()`.
+    def from_state_dict(cls, state: Mapping[str, Tensor], head: HeadInfo) -> Self:
+        """Restore from `state_dict()`.
 
         Raises
         ------

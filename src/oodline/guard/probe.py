@@ -88,15 +88,15 @@ class Probe:
         }
         return named.get("", named)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The tensors to write, by name."""
         kept = {f"probe/input/{name}": _writable(value) for name, value in self.kept.items()}
         scores = {f"probe/score/{name}": value for name, value in self.scores.items()}
         return {"probe/logits": self.logits, **scores, **kept}
 
     @classmethod
-    def from_state(cls, fields: Mapping[str, InputRecord], tensors: Mapping[str, Tensor], head: HeadInfo) -> Self:
-        """The probe whose `state` this was, without the leading "probe/".
+    def from_state_dict(cls, fields: Mapping[str, InputRecord], tensors: Mapping[str, Tensor], head: HeadInfo) -> Self:
+        """The probe whose `state_dict` this was, without the leading "probe/".
 
         Raises
         ------

@@ -32,12 +32,12 @@ class Collector(Protocol):
         """Take in all that `other`, filled from other samples, has seen."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The tensors to send, by name."""
         ...
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore from `state()`."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore from `state_dict()`."""
         ...
 
 

@@ -204,7 +204,7 @@ class _Work:
                 batches = iter(share(self.loader, block, self.blocks))
                 if (first := next(batches, None)) is not None:
                     Local().fill(collectors, self.classifier, chain([first], batches), self.wanted, task="")
-                states = [collector.state() for collector in collectors]
+                states = [collector.state_dict() for collector in collectors]
         except OodlineError as error:
             yield {"block": [block], "error": [type(error).__name__], "state": [str(error).encode()]}
             return
@@ -257,7 +257,7 @@ class _Merged:
         """Merge what a block gave."""
         for collector, spare, state in zip(self.collectors, self.spare, states, strict=True):
             if content := load(state):
-                spare.load_state(content)
+                spare.load_state_dict(content)
                 collector.merge(spare)
         self.done.append(block)
         if monotonic() - self.when > SECONDS:
@@ -267,7 +267,7 @@ class _Merged:
         """Write all to the folder, if there is one and anything is new."""
         if self.path is None or len(self.done) == self.written:
             return
-        tensors = {f"{i}/{k}": t.contiguous() for i, c in enumerate(self.collectors) for k, t in c.state().items()}
+        tensors = {f"{i}/{k}": t.contiguous() for i, c in enumerate(self.collectors) for k, t in c.state_dict().items()}
         content = save(tensors, {"done": json.dumps(self.done)})
         write_atomically(self.path, lambda file: file.write(content))
         self.written, self.when = len(self.done), monotonic()
@@ -277,7 +277,7 @@ class _Merged:
             self.done = json.loads(file.metadata()["done"])
             for i, collector in enumerate(self.collectors):
                 names = [name for name in file.keys() if name.startswith(f"{i}/")]  # noqa: SIM118 - it is not a dict
-                collector.load_state({name.partition("/")[2]: file.get_tensor(name) for name in names})
+                collector.load_state_dict({name.partition("/")[2]: file.get_tensor(name) for name in names})
         self.written = len(self.done)
 
 

@@ -134,12 +134,12 @@ class Torchrun:
         note_skipped(loader, seen)
 
     def _merge(self, collector: Collector, other: Collector) -> None:
-        own = save({name: tensor.contiguous() for name, tensor in collector.state().items()})
-        collector.load_state({})
+        own = save({name: tensor.contiguous() for name, tensor in collector.state_dict().items()})
+        collector.load_state_dict({})
         for rank in range(self.size):
             state = load(self._from(rank, own))
             if state:
-                other.load_state(state)
+                other.load_state_dict(state)
                 collector.merge(other)
 
     def _in_step(self, batches: Iterable[Any]) -> Iterator[Any]:

@@ -71,7 +71,7 @@ class Columns:
     def __init__(self, detectors: Mapping[str, Detector]) -> None:
         self.detectors = detectors
         self.merged = False
-        self.load_state({})
+        self.load_state_dict({})
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -107,7 +107,7 @@ class Columns:
         order = whole["index"].argsort()
         return {name: values[order] for name, values in whole.items()}
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Whole columns, with the seconds of each detector and whether every sample has a label."""
         if not self.columns:
             return {}
@@ -115,8 +115,8 @@ class Columns:
         about = {"seconds": seconds, "labelled": torch.tensor(self.labelled)}
         return {name: column.values for name, column in self.columns.items()} | about
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore from `state()`."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore from `state_dict()`."""
         self.columns: dict[str, Column] = {}
         self._append({name: tensor for name, tensor in state.items() if name not in ("seconds", "labelled")})
         spent = state["seconds"].tolist() if state else [0.0] * len(self.detectors)

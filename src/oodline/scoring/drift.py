@@ -95,7 +95,7 @@ class DriftReport:
     limit: float
     alarm_at: int | None
 
-    def row(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """A plain dict, ready for JSON."""
         return asdict(self)
 
@@ -282,7 +282,7 @@ class DriftMonitor:
             alarm_at=self.alarm_at,
         )
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything it remembers, ready for JSON: at most the window and `MEMORY` scores, whatever it has seen."""
         return _State(
             calibration=_digest(self.calibration),
@@ -301,8 +301,8 @@ class DriftMonitor:
         ).model_dump(mode="json")
 
     @classmethod
-    def restore(cls, calibration: AnyCalibration, state: Mapping[str, Any]) -> Self:
-        """Go on where `state()` was taken, as if there had been no break.
+    def from_state_dict(cls, calibration: AnyCalibration, state: Mapping[str, Any]) -> Self:
+        """Go on where `state_dict()` was taken, as if there had been no break.
 
         Raises
         ------

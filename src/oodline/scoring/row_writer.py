@@ -133,12 +133,12 @@ class RowWriter:
         self._file.commit()
         self._file = self._writer = None
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Close the file, and say how many rows and flagged rows there are."""
         self.close()
         return {"count": torch.tensor(self.count), "flagged": torch.tensor(self.flagged)} if self.count else {}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over the counts; no file is touched."""
         self.count, self.flagged = (int(state[name]) if state else 0 for name in ("count", "flagged"))
 

@@ -212,7 +212,7 @@ class GuardService:
         return rows
 
     def _explain(self, inputs: Tensor, top: int) -> list[dict[str, Any]]:
-        rows = [explanation.row() for explanation in self.guard.explain(inputs, top=top)]
+        rows = [explanation.to_dict() for explanation in self.guard.explain(inputs, top=top)]
         self.metrics.verdicts(rows)
         return rows
 

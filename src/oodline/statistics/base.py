@@ -64,7 +64,7 @@ class Statistic(abc.ABC):
     def fresh(self) -> Self:
         """Return an empty statistic of the same kind."""
         other = copy.deepcopy(self)
-        other.load_state({})
+        other.load_state_dict({})
         return other
 
     def merge(self, other: Self) -> Self:
@@ -80,7 +80,7 @@ class Statistic(abc.ABC):
         if other.empty:
             return self
         if self.empty:
-            self.load_state(other.state())
+            self.load_state_dict(other.state_dict())
             return self
         for name in self.tensors:
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -92,12 +92,12 @@ class Statistic(abc.ABC):
         self._absorb(other)
         return self
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the tensors, by name: what to save or to send; an empty dict when nothing was taken in."""
         return {} if self.empty else {name: getattr(self, name).clone() for name in self.tensors}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore from `state()`.
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore from `state_dict()`.
 
         Raises
         ------

@@ -116,8 +116,8 @@ class Reservoir(Statistic):
         if sum(len(sample.index) for sample in self._pending) >= self.size / 4:
             self._settle()
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore from `state()`; see `Statistic.load_state`."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore from `state_dict()`; see `Statistic.load_state_dict`."""
         self._check_names(state)
         self._kept, self._pending = None, []
         if state:

@@ -159,7 +159,7 @@ def a_statistic_survives_saving_midway(case: Case) -> None:
     first = filled(resumed, classifier, batches(20, EVERYONE[:40]))
     second = resumed.requests(classifier.head)
     for name, statistic in second.items():
-        statistic.load_state(first[name].state())
+        statistic.load_state_dict(first[name].state_dict())
     for activations, labels in classifier.stream(batches(20, EVERYONE[40:]), **reads([resumed])):
         for statistic in second.values():
             statistic.update(activations, labels)
