@@ -14,13 +14,12 @@ from oodline.data.batch import Loader
 from oodline.detectors.default import default
 from oodline.errors import OodlineError
 from oodline.guard.artifact import Artifact, FitInfo, ModelSource, write_artifact
+from oodline.guard.calibrated_state import weights_of
 from oodline.guard.calibrating import calibrate_detectors
 from oodline.guard.guard import Guard
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
-from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
-from oodline.model.fingerprint import Fingerprint
 from oodline.model.head import HeadInfo
 from oodline.passes.engine import Engine
 from oodline.passes.fit import FitError, Fittable, fit
@@ -202,8 +201,7 @@ def fit_guards(
         class_names=None if class_names is None else tuple(class_names),
         preprocessing=preprocessing,
         neurons=known,
-        # of features that were computed before, the model is not known
-        weights=None if classifier.lacking(Needs.INPUTS) else Fingerprint.of(classifier.model),
+        weights=weights_of(classifier),
         probe=probe,
     )
     return FittedGuards(classifier, artifact, failures, accuracy, seconds)

@@ -15,8 +15,9 @@ from oodline.data.batch import Inputs, Loader
 from oodline.data.stated import one_a_class, stated_by
 from oodline.detectors.base import Detector
 from oodline.detectors.evidence import require_linear
-from oodline.errors import ArtifactError, MismatchError, NotFittedError, SettingError, unknown_name
+from oodline.errors import ArtifactError, NotFittedError, SettingError, unknown_name
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
+from oodline.guard.calibrated_state import CalibratedState, weights_of
 from oodline.guard.calibrating import calibrate_detectors
 from oodline.guard.explainer import explainer_of, members_of, require_explainer
 from oodline.guard.explanation import Explanation, explanations
@@ -24,10 +25,9 @@ from oodline.guard.export import Export, export_onnx
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
 from oodline.guard.verdict import Verdict
-from oodline.model.activations import Activations, Needs
+from oodline.model.activations import Activations
 from oodline.model.changes import Snapshot
 from oodline.model.classifier import Classifier
-from oodline.model.fingerprint import Fingerprint
 from oodline.model.head import HeadInfo, LinearHead
 from oodline.model.zoo import move, names_in_config
 from oodline.passes.fit import check_served, reads
@@ -102,7 +102,7 @@ class Guard:
         self.detector = detector
         self.calibration = calibration
         self.class_names = None if class_names is None else tuple(class_names)
-        if self.class_names is not None and (classes := classifier.head.num_classes) not in (0, len(self.class_names)):
+        if self.class_names is not None and (classes := classifier.head.num_classes) != len(self.class_names):
             raise SettingError(
                 f"the guard has {len(self.class_names)} class names for {classes} classes. Give one each, or none."
             )
@@ -115,7 +115,7 @@ class Guard:
         self.probe: Probe | None = None
         self.other_weights: str | None = None
         if calibration is not None:
-            self._remember()
+            self._state = CalibratedState(classifier, detector)
 
     def __repr__(self) -> str:
         """Detector, classifier and what is promised."""
@@ -147,7 +147,7 @@ class Guard:
         device(type='cpu')
         """
         if self.calibration is not None:
-            self._check_unchanged()
+            self._state.check(self.classifier, self.detector)
         move(self.classifier.model, str(device))
         self.detector.to(device)
         return self
@@ -213,25 +213,10 @@ class Guard:
             {name: self.detector}, self.classifier, loader, rate, by, keep_inputs=keep_inputs, progress=progress
         )
         self.calibration, self.probe, self.other_weights = found.calibrations[name], found.probe, None
-        self._remember(before.touched())
+        self._state = CalibratedState(self.classifier, self.detector, before.touched())
         if self.class_names is None:
             self.class_names = stated.names_of(self.classifier.head.num_classes)
         return self
-
-    def _remember(self, volatile: frozenset[str] = frozenset()) -> None:
-        self._snapshots = (
-            Snapshot(self.classifier.model, volatile=volatile),
-            Snapshot(self.detector, settings=True),
-        )
-
-    def _check_unchanged(self) -> None:
-        now = (("classifier", self.classifier.model), ("detector", self.detector))
-        for (what, module), snapshot in zip(now, self._snapshots, strict=True):
-            if difference := "it is another one" if snapshot.module is not module else snapshot.change():
-                raise MismatchError(
-                    f"the {what} changed after the guard was calibrated: {difference}. Fit the detector again where "
-                    "the classifier is another one, and call guard.calibrate(held_out_loader) again."
-                )
 
     def __call__(self, inputs: Inputs) -> Verdict:
         """Score a batch of N inputs in one forward pass.
@@ -291,7 +276,7 @@ class Guard:
     def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:
             raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
-        self._check_unchanged()
+        self._state.check(self.classifier, self.detector)
         return self.calibration
 
     def _judge(self, activations: Activations, calibration: AnyCalibration) -> Verdict:
@@ -312,7 +297,7 @@ class Guard:
         """
         name = self.detector.name
         if self.calibration is not None:
-            self._check_unchanged()
+            self._state.check(self.classifier, self.detector)
         artifact = Artifact(
             detectors={name: self.detector},
             head=HeadInfo.of(self.classifier.head),
@@ -320,16 +305,11 @@ class Guard:
             class_names=self.class_names,
             preprocessing=self.preprocessing,
             neurons=self.neurons,
-            weights=self._weights(),
+            weights=weights_of(self.classifier, None if self.calibration is None else self._state.classifier),
             probe=self.probe,
             other_weights=self.other_weights,
         )
         return write_artifact(artifact, path)
-
-    def _weights(self) -> Fingerprint | None:
-        if self.classifier.lacking(Needs.INPUTS):
-            return None  # features that were computed before: the model behind them is not known
-        return Fingerprint.of(self.classifier.model) if self.calibration is None else self._snapshots[0].fingerprint
 
     @checked
     def export_onnx(
@@ -400,7 +380,7 @@ class Guard:
         if name not in artifact.detectors:
             raise unknown_name(f"detector in {where}", name, artifact.detectors)
         names = artifact.class_names or (None if class_names is None else tuple(class_names))
-        if names is not None and (classes := classifier.head.num_classes) not in (0, len(names)):
+        if names is not None and (classes := classifier.head.num_classes) != len(names):
             warn(f"{len(names)} class names for {classes} classes are not shown.")
             names = None
         guard = cls(
@@ -413,5 +393,6 @@ class Guard:
         guard.probe, guard.other_weights = artifact.probe, reason or artifact.other_weights
         guard.calibration = artifact.calibrations.get(name)
         if guard.calibration is not None:
-            guard._remember(frozenset() if artifact.weights is None else artifact.weights.volatile)
+            volatile = frozenset() if artifact.weights is None else artifact.weights.volatile
+            guard._state = CalibratedState(classifier, guard.detector, volatile)
         return guard

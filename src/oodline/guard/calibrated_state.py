@@ -1,0 +1,56 @@
+"""What classifier and detector held when a threshold was chosen: it is void once either changes."""
+
+from __future__ import annotations
+
+from oodline.detectors.base import Detector
+from oodline.errors import MismatchError
+from oodline.model.activations import Needs
+from oodline.model.changes import Snapshot
+from oodline.model.classifier import Classifier
+from oodline.model.fingerprint import Fingerprint
+
+
+class CalibratedState:
+    """Snapshots of both.
+
+    Parameters
+    ----------
+    classifier, detector
+        As the guard holds them now.
+    volatile : set of str
+        Tensors of the classifier that each pass changes.
+
+    Examples
+    --------
+    >>> from oodline import Energy
+    >>> from oodline.testing import toy_problem
+    >>> classifier, detector = toy_problem()[0], Energy()
+    >>> state = CalibratedState(classifier, detector)
+    >>> detector.temperature = 2.0
+    >>> state.check(classifier, detector)
+    Traceback (most recent call last):
+    oodline.errors.MismatchError: the detector changed after the guard was calibrated: ...
+    """
+
+    def __init__(self, classifier: Classifier, detector: Detector, volatile: frozenset[str] = frozenset()) -> None:
+        self.classifier = Snapshot(classifier.model, volatile=volatile)
+        self.detector = Snapshot(detector, settings=True)
+
+    def check(self, classifier: Classifier, detector: Detector) -> None:
+        """Raise `MismatchError` where one of them changed since, or is another one."""
+        for what, module, before in (
+            ("classifier", classifier.model, self.classifier),
+            ("detector", detector, self.detector),
+        ):
+            if difference := "it is another one" if before.module is not module else before.change():
+                raise MismatchError(
+                    f"the {what} changed after the guard was calibrated: {difference}. Fit the detector again where "
+                    "the classifier is another one, and call guard.calibrate(held_out_loader) again."
+                )
+
+
+def weights_of(classifier: Classifier, known: Snapshot | None = None) -> Fingerprint | None:
+    """What a file says of the weights; None where features were computed before, and the model is not known."""
+    if classifier.lacking(Needs.INPUTS):
+        return None
+    return Fingerprint.of(classifier.model) if known is None else known.fingerprint
