@@ -149,7 +149,7 @@ def updating(make: Callable[[], Statistic]) -> Callable[[int, int], Callable[[],
 
 def fitted_line(C: int, D: int) -> LINe:
     line, head = LINe(), head_of(C, D)
-    line.settle({"class_mean": means(C, D)}, head)
+    line.settle({"moments": means(C, D)}, head)
     return line
 
 

@@ -207,7 +207,7 @@ def test_line_from_shared_statistics_equals_line_fitted_alone():
     head = classifier.head
     request = LINe(clip=1.0).requests(head)
     for activations, labels in classifier.stream(loader):
-        request["class_mean"].update(activations, labels)
+        request["moments"].update(activations, labels)
     for setting in settings:
         shared = LINe(**setting)
         shared.settle(request, head)
@@ -218,9 +218,9 @@ def test_line_from_shared_statistics_equals_line_fitted_alone():
 def test_line_forgets_what_it_sorted_when_the_statistic_goes_on():
     classifier, [(inputs, labels)] = toy_problem()
     head, both = classifier.head, LINe(p_a=0.5, clip=1.0).requests(classifier.head)
-    both["class_mean"].update(classifier(inputs[:30]), labels[:30])
+    both["moments"].update(classifier(inputs[:30]), labels[:30])
     LINe(p_a=0.5, clip=1.0).settle(both, head)
-    both["class_mean"].update(classifier(inputs[30:]), labels[30:])
+    both["moments"].update(classifier(inputs[30:]), labels[30:])
     after = LINe(p_a=0.5, clip=1.0)
     after.settle(both, head)
     alone = LINe(p_a=0.5, clip=1.0).fit(classifier, [(inputs[:30], labels[:30]), (inputs[30:], labels[30:])])

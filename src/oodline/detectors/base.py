@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from oodline._util.checked import checked
 from oodline._util.ranges import Refused
 from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
-from oodline.detectors.declaration import check_declaration, check_scores
+from oodline.detectors.declaration import check_declaration, check_estimate, check_scores
 from oodline.detectors.fitted import FittedTensor, fitted_tensors
 from oodline.detectors.head_check import check_head
 from oodline.detectors.paper import Paper, Preset
@@ -164,11 +164,37 @@ class Detector(nn.Module, abc.ABC):
         return cls(**{**cls.presets[name].settings, **changes})
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
-        """Empty statistics of the ID training data to fill, by a name of the detector's choice."""
+        """What must be known of the ID training data; called by `oodline.fit` before its pass.
+
+        Parameters
+        ----------
+        head : LinearHead, LayeredHead or NoHead
+            The classifier's.
+
+        Returns
+        -------
+        dict of str to Statistic
+            Empty statistics, which the pass fills, by the name of the argument of `estimate` that takes each.
+        """
         return {}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
-        """Turn the filled statistics into buffers."""
+    def estimate(self, head: Head, *args: Any, **statistics: Any) -> None:
+        """Set every fitted tensor; called by `oodline.fit` after its pass, once the members are fitted.
+
+        Written as `estimate(self, head, moments: ClassMoments)` where `statistics` gives `{"moments": ClassMoments()}`.
+
+        Parameters
+        ----------
+        head : LinearHead, LayeredHead or NoHead
+            The classifier's.
+        **statistics : Statistic
+            What `statistics` asked for, filled, by name. Other detectors read the same: they must not be changed.
+
+        Raises
+        ------
+        OodlineError
+            The data does not suffice; the detector then keeps the state that it had.
+        """
 
     @abc.abstractmethod
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
@@ -294,6 +320,7 @@ class Detector(nn.Module, abc.ABC):
         """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""
         check_head(self, head)
         found = dict(self.statistics(head))
+        check_estimate(self, head, found, written=type(self).estimate is not Detector.estimate)
         if self.fitted_tensors:
             found["seen"] = ContentSketch()
         for prefix, member in self.members:
@@ -310,7 +337,7 @@ class Detector(nn.Module, abc.ABC):
                 self.settle_member(prefix, member, own, head)
             own = {name: s for name, s in statistics.items() if "." not in name}
             sketch = own.pop("seen", None)
-            self.estimate(own, head)
+            self.estimate(head, **own)
             if isinstance(sketch, ContentSketch) and not sketch.empty:
                 self.seen = sketch.hashes.clone()  # a file refuses tensors that share memory
         except BaseException:

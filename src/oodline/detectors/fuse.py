@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -185,10 +185,9 @@ class Fuse(Detector):
         self._modules = {name: module for name, module in self._modules.items() if name not in members}
         self.members_left_out = {**self.members_left_out, **members}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, reference: Reservoir) -> None:
         """Score the sample by the fitted members."""
-        sample: Reservoir = statistics["reference"]
-        rows, predicted = sample.rows.to(head.linear.weight.device), sample.groups
+        rows, predicted = reference.rows.to(head.linear.weight.device), reference.groups
         here = head.to(rows)
         everything = Activations(rows, here(rows), here, torch.arange(len(rows)))
         if len(rows) < SIZE:
