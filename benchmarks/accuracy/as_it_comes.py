@@ -27,7 +27,7 @@ from oodline.errors import OodlineError
 from oodline.evaluation.metrics import auroc
 from oodline.model.activations import Activations
 from oodline.preprocessing.preprocessing import Preprocessing
-from oodline.scoring.score import CHEAP, score
+from oodline.scoring.score import score
 
 CONVNEXT = "timm:convnext_atto,patch_size=2,dims=[32,64,128,256],depths=[2,2,4,2],num_classes=10"
 MORE = {
@@ -144,7 +144,7 @@ def fit(detector: Detector, known: Known) -> None:
 def measure(name: str, known: Known) -> dict[str, Any]:
     """One detector: AUROC by group, and what the fit said."""
     detector = create_detector(name)
-    costly = bool(detector.all_layers or detector.all_needs & ~CHEAP)
+    costly = detector.needs_network
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -160,6 +160,16 @@ def test_estimate_is_given_each_statistic_by_its_name(estimate):
     assert [len(t.count) for t in taken] == [1, 3]
 
 
+def test_the_network_is_needed_for_what_features_and_head_do_not_tell():
+    told = ol.Needs.LOGITS | ol.Needs.FEATURES | ol.Needs.HEAD | ol.Needs.LINEAR_HEAD
+    assert told == ol.Needs.FROM_FEATURES
+    assert not a_class(needs=told)().needs_network
+    for need in (ol.Needs.FEATURE_MAP, ol.Needs.INPUTS, ol.Needs.CLASSIFIER):
+        member = a_class(needs=ol.Needs.LOGITS | need)()
+        assert member.needs_network and ol.ReAct(scorer=member).needs_network
+    assert a_class(layers=("block",))().needs_network
+
+
 def test_a_common_base_may_leave_everything_open():
     class Base(ol.Rectifier):
         pass

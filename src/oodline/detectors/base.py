@@ -282,6 +282,18 @@ class Detector(nn.Module, abc.ABC):
         return (*self.layers, *(layer for _, member in self.members for layer in member.all_layers))
 
     @property
+    def needs_network(self) -> bool:
+        """Whether it or a member reads more than features, logits and head, which can be kept without the network.
+
+        Examples
+        --------
+        >>> from oodline import NAP, LINe
+        >>> LINe().needs_network, NAP().needs_network
+        (False, True)
+        """
+        return bool(self.all_layers or self.all_needs & ~Needs.FROM_FEATURES)
+
+    @property
     def why_not_exportable(self) -> str:
         """Why it, or a member, cannot become a graph; empty where it can.
 

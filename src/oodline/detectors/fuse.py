@@ -47,9 +47,6 @@ CHUNK = 256
 SAME = 1e-6
 """Range of reference scores, relative to the largest, within which they say nothing."""
 
-KNOWN = Needs.LOGITS | Needs.FEATURES | Needs.HEAD | Needs.LINEAR_HEAD
-"""What is kept of a reference sample until the members are fitted."""
-
 
 class MemberLeftOutWarning(UserWarning):
     """A detector made of detectors does without one of them."""
@@ -290,7 +287,7 @@ class Fuse(Detector):
         return {name: column for (name, _), column in zip(self.members, columns, strict=True)}
 
     def _add(self, member: Detector) -> None:
-        if member.all_layers or member.all_needs & ~KNOWN:
+        if member.needs_network:
             raise SettingError(
                 f"Fuse compares its members on a sample of features that is kept from the one pass; '{member.name}' "
                 "reads more than features and logits. Take another one, or evaluate it beside the fused ones."
