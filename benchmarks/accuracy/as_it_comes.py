@@ -132,12 +132,12 @@ def fit(detector: Detector, known: Known) -> None:
     """As `oodline.fit`, from activations."""
     activations, labels = known.sets["fit"]
     head = known.classifier.head
-    wanted, checked = detector.requests(head), detector.assumed()
+    wanted, checked = detector._requests(head), detector.assumed()
     for rows in torch.arange(len(labels)).split(500):
         part = Activations(activations.features[rows], activations.logits[rows], head, rows)
         for statistic in (*wanted.values(), *checked.values()):
             statistic.update(part, labels[rows])
-    detector.settle(wanted, head)
+    detector._settle(wanted, head)
     detector.check_assumptions(checked, head)
 
 

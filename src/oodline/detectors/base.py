@@ -328,7 +328,7 @@ class Detector(nn.Module, abc.ABC):
             )
         return {name: getattr(self, name) for name in names}
 
-    def requests(self, head: Head) -> dict[str, Statistic]:
+    def _requests(self, head: Head) -> dict[str, Statistic]:
         """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""
         check_head(self, head)
         found = dict(self.statistics(head))
@@ -336,17 +336,17 @@ class Detector(nn.Module, abc.ABC):
         if self.fitted_tensors:
             found["seen"] = ContentSketch()
         for prefix, member in self.members:
-            found |= {f"{prefix}.{name}": statistic for name, statistic in member.requests(head).items()}
+            found |= {f"{prefix}.{name}": statistic for name, statistic in member._requests(head).items()}
         return found
 
-    def settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
-        """Estimate its members' and its own buffers from the filled `requests`; where that fails, keep the old ones."""
+    def _settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
+        """Estimate its members' and its own buffers from the filled `_requests`; where that fails, keep the old."""
         before = [(module, dict(module._buffers), getattr(module, "fitted_on", None)) for module in self.modules()]
         try:
             for prefix, member in self.members:
                 start = f"{prefix}."
                 own = {k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}
-                self.settle_member(prefix, member, own, head)
+                self._settle_member(prefix, member, own, head)
             own = {name: s for name, s in statistics.items() if "." not in name}
             sketch = own.pop("seen", None)
             self.estimate(head, **own)
@@ -383,9 +383,9 @@ class Detector(nn.Module, abc.ABC):
                 stacklevel=3,
             )
 
-    def settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
-        """Settle one of its members; called by `settle`, before its own estimate."""
-        member.settle(statistics, head)
+    def _settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
+        """Settle one of its members; called by `_settle`, before its own estimate."""
+        member._settle(statistics, head)
 
     def leave_out(self, members: Mapping[str, str]) -> None:
         """Do without these members, for the reasons given.

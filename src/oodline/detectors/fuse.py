@@ -137,28 +137,28 @@ class Fuse(Detector):
         """A sample of the features, to be scored by the members once these are fitted."""
         return {"reference": Reservoir(SIZE, by="predicted")}
 
-    def requests(self, head: Head) -> dict[str, Statistic]:
+    def _requests(self, head: Head) -> dict[str, Statistic]:
         """As of any detector, also for members that were left out before."""
-        found = super().requests(head)
+        found = super()._requests(head)
         for name in self.members_left_out:
-            found |= {f"{name}.{key}": statistic for key, statistic in self._given[name].requests(head).items()}
+            found |= {f"{name}.{key}": statistic for key, statistic in self._given[name]._requests(head).items()}
         return found
 
-    def settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
+    def _settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
         """As of any detector, but a member whose estimate fails is left out."""
         before, given = (dict(self._modules), self.members_left_out), self.reference_is_given
         self._modules, self.members_left_out, self.reference_is_given = dict(self._given), {}, False
         try:
-            super().settle(statistics, head)
+            super()._settle(statistics, head)
         except BaseException:
             (self._modules, self.members_left_out), self.reference_is_given = before, given
             raise
         self._warn_of_left_out()
 
-    def settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
+    def _settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
         """Settle a member, or leave it out; the last one may not fail."""
         try:
-            member.settle(statistics, head)
+            member._settle(statistics, head)
         except OodlineError as error:
             if len(self.members) == 1:
                 raise

@@ -161,7 +161,7 @@ def unsupported(
     for name, detector in detectors.items():
         try:
             check_served([detector], classifier)
-            requests = detector.requests(classifier.head)
+            requests = detector._requests(classifier.head)
             if batch is not None and detector.needs_network:
                 activations, labels = next(classifier.stream([batch], **reads([detector])))
                 # only a second pass shows whether the inputs can be differentiated

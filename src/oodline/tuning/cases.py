@@ -40,7 +40,7 @@ class Case:
         self, detectors: Sequence[Detector | None], head: Head, trial: Trial, fold: Fold | None = None
     ) -> None:
         self.head, self.trial, self.fold = head, trial, fold
-        self.requests: list[dict[str, Statistic]] = [{} if d is None else d.requests(head) for d in detectors]
+        self.requests: list[dict[str, Statistic]] = [{} if d is None else d._requests(head) for d in detectors]
         self._shared = share(self.requests)
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
@@ -53,7 +53,7 @@ class Case:
 
     def areas(self, detector: Detector, request: Mapping[str, Statistic]) -> dict[str, float]:
         """AUROC against each set of outliers of the detector fitted from its statistics."""
-        detector.settle(request, self.head)
+        detector._settle(request, self.head)
         return self.trial.areas(detector)
 
 
