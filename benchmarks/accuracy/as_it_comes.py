@@ -27,7 +27,7 @@ from oodline.errors import OodlineError
 from oodline.evaluation.metrics import auroc
 from oodline.model.activations import Activations
 from oodline.preprocessing.preprocessing import Preprocessing
-from oodline.scoring.score import CHEAP, score
+from oodline.scoring.score import score
 
 CONVNEXT = "timm:convnext_atto,patch_size=2,dims=[32,64,128,256],depths=[2,2,4,2],num_classes=10"
 MORE = {
@@ -132,19 +132,19 @@ def fit(detector: Detector, known: Known) -> None:
     """As `oodline.fit`, from activations."""
     activations, labels = known.sets["fit"]
     head = known.classifier.head
-    wanted, checked = detector.requests(head), detector.assumed()
+    wanted, checked = detector._requests(head), detector.assumed()
     for rows in torch.arange(len(labels)).split(500):
         part = Activations(activations.features[rows], activations.logits[rows], head, rows)
         for statistic in (*wanted.values(), *checked.values()):
             statistic.update(part, labels[rows])
-    detector.settle(wanted, head)
+    detector._settle(wanted, head)
     detector.check_assumptions(checked, head)
 
 
 def measure(name: str, known: Known) -> dict[str, Any]:
     """One detector: AUROC by group, and what the fit said."""
     detector = create_detector(name)
-    costly = bool(detector.all_layers or detector.all_needs & ~CHEAP)
+    costly = detector.needs_network
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -128,7 +128,7 @@ def child(engine: str, shared: Path, images: int, output: Path) -> None:
         moments, covariance, reservoir, quantiles = ClassMoments(), Covariance(), Reservoir(1000), Quantiles()
         line = LINe(p_a=0.9, p_w=0.9, clip=1.0)
         made.fill([moments, covariance, reservoir, quantiles], classifier, train, reads([line]), task="")
-        line.settle({"class_mean": moments}, classifier.head)
+        line._settle({"moments": moments}, classifier.head)
         scores = score_all(line, classifier, test, engine=made)
         try:
             made.fill([again := ClassMoments()], classifier, twice, reads([line]), task="")

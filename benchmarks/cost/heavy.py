@@ -147,7 +147,7 @@ def one(reference: str, *, rounds: int = 3) -> None:
     with torch.no_grad():
         started = perf_counter()
         with peak() as fit_peak, Largest() as fitting:
-            detector.settle(filled, head)
+            detector._settle(filled, head)
         fit_seconds = perf_counter() - started
         filled.clear()
         batch = activations(0, BATCH, head)
@@ -189,7 +189,7 @@ def activations(start: int, count: int, head: LinearHead) -> Activations:
 
 def fill(detector: Detector, head: LinearHead) -> dict[str, Any]:
     """Its statistics, of two samples a class, or of as many as fill its bank."""
-    requested = detector.requests(head)
+    requested = detector._requests(head)
     wanted = max([2 * C, *(s.size for s in requested.values() if isinstance(s, Reservoir))])
     for start in range(0, wanted if requested else 0, 500):
         batch = activations(start, min(500, wanted - start), head)

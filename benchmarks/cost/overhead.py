@@ -110,7 +110,7 @@ def imagenet_size(classes: int = 1000, width: int = 2048) -> list[tuple[str, str
         {"count": count, "mean": torch.rand(classes, width).double(), "deviations": torch.zeros(classes, 0)}
     )
     detector = LINe()
-    seconds = clock(lambda: detector.settle({"class_mean": means}, head))
+    seconds = clock(lambda: detector._settle({"moments": means}, head))
     with TemporaryDirectory() as folder:
         path = write_artifact(Artifact({"line": detector}, HeadInfo.of(head)), Path(folder) / "line.safetensors")
         size = path.stat().st_size / 1e6

@@ -149,7 +149,7 @@ def updating(make: Callable[[], Statistic]) -> Callable[[int, int], Callable[[],
 
 def fitted_line(C: int, D: int) -> LINe:
     line, head = LINe(), head_of(C, D)
-    line.settle({"class_mean": means(C, D)}, head)
+    line._settle({"moments": means(C, D)}, head)
     return line
 
 
@@ -228,10 +228,10 @@ def real_size(name: str, C: int, D: int) -> int:
         statistics[name].update(activations, labels)
         return sum(tensor.nbytes for tensor in statistics[name].state_dict().values())
     detector = {"LINe": LINe(), "DICE": DICE(), "Mahalanobis": Mahalanobis(), "KNN of S": KNN(k=1, bank=S)}[name]
-    requests = detector.requests(head)
+    requests = detector._requests(head)
     for statistic in requests.values():
         statistic.update(activations, labels)
-    detector.settle(requests, head)
+    detector._settle(requests, head)
     return sum(tensor.nbytes for tensor in detector.state_dict().values())
 
 

@@ -76,7 +76,7 @@ def main(*, shared: Path = Path("../shared"), as_json: Json = False) -> None:
 def fit_on(classifier: Classifier, batches: list[tuple[Activations, torch.Tensor]], chosen: torch.Tensor) -> LINe:
     """LINe with the paper's CIFAR-100 setting, fitted on the chosen samples."""
     detector, head = LINe(p_a=0.1, p_w=0.9, clip=1.0), classifier.head
-    statistics = detector.requests(head)
+    statistics = detector._requests(head)
     for activations, labels in batches:
         rows = chosen[activations.index]
         part = Activations(activations.features[rows], activations.logits[rows], head, activations.index[rows])
@@ -84,7 +84,7 @@ def fit_on(classifier: Classifier, batches: list[tuple[Activations, torch.Tensor
             statistic.update(part, labels[rows])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FewSamplesWarning)
-        detector.settle(statistics, head)
+        detector._settle(statistics, head)
     return detector
 
 

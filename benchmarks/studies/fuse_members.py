@@ -83,7 +83,7 @@ def score_members(setup: Setup, passes: Passes) -> Scored:
     """Fit every member on the fit data in one pass, and score everything by it."""
     head = passes.test.head
     detectors = {name: create_detector(reference) for name, reference in POOL.items()}
-    requests = {name: detector.requests(head) for name, detector in detectors.items()}
+    requests = {name: detector._requests(head) for name, detector in detectors.items()}
     shared = share(requests.values())
     activations, labels = passes.fit
     for rows in torch.arange(len(activations)).split(CHUNK):
@@ -95,7 +95,7 @@ def score_members(setup: Setup, passes: Passes) -> Scored:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FewSamplesWarning)
-                detector.settle(requests[name], head)
+                detector._settle(requests[name], head)
             able[name] = detector
         except OodlineError as error:
             failures[name] = str(error)

@@ -121,7 +121,7 @@ def judge(
     for i, (label, choice) in enumerate(choices.items()):
         candidate = with_settings(detector, choice)
         try:
-            candidate.settle(main.requests[i], head)
+            candidate._settle(main.requests[i], head)
             own, others = main.trial.scores(candidate)
             pseudo = {k: auroc(own.numpy(), v.numpy()) for k, v in others.items()}
             halves = tuple({k: auroc(own[h::2].numpy(), v[h::2].numpy()) for k, v in others.items()} for h in (0, 1))

@@ -45,8 +45,8 @@ class Mine(ol.Detector):
     def statistics(self, head):
         return {"features": ClassMoments()}
 
-    def estimate(self, statistics, head):
-        self.means = statistics["features"].mean.float()
+    def estimate(self, head, features):
+        self.means = features.mean.float()
 
     def score(self, activations):
         away = (activations.features[:, None] - self.means).abs().pow(self.power)

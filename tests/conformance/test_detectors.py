@@ -78,7 +78,7 @@ def fitted(reference: str) -> tuple[Detector, Classifier]:
 
 
 def statistics_of(reference: str) -> list[Statistic]:
-    return list(create_detector(reference).requests(make_classifier().head).values())
+    return list(create_detector(reference)._requests(make_classifier().head).values())
 
 
 def grouped_by_label(reference: str) -> bool:
@@ -289,18 +289,18 @@ class Spy:
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
         self.name, self.all_needs, self.all_layers = detector.name, detector.all_needs, detector.all_layers
-        self.requests = detector.requests
+        self._requests = detector._requests
         self.statistics: list[Statistic] = []
 
-    def settle(self, statistics: Mapping[str, Statistic], head: Any) -> None:
+    def _settle(self, statistics: Mapping[str, Statistic], head: Any) -> None:
         self.statistics += statistics.values()
-        self.detector.settle(statistics, head)
+        self.detector._settle(statistics, head)
 
 
 def test_all_in_one_pass_equal_each_alone():
     classifier = make_classifier()
     spies = [Spy(create_detector(reference)) for reference in REFERENCES]
-    wanted = [s for spy in spies for s in spy.requests(classifier.head).values()]
+    wanted = [s for spy in spies for s in spy._requests(classifier.head).values()]
     passes: list[int] = []
     handle = classifier.model.register_forward_hook(lambda _m, args, _out: passes.append(len(args[0])))
     fit({r: create_detector(r) for r in REFERENCES if not runs_again(r)}, classifier, batches(25))

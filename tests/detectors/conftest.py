@@ -49,12 +49,12 @@ class Case:
         return activations_of(self.features, self.head)
 
     def fit(self, detector: Detector, batch: int = 16) -> Detector:
-        statistics = detector.requests(self.head)
+        statistics = detector._requests(self.head)
         for rows in torch.arange(len(self.features)).split(batch):
             activations = activations_of(self.features[rows], self.head).replace(index=rows)
             for statistic in statistics.values():
                 statistic.update(activations, self.labels[rows])
-        detector.settle(statistics, self.head)
+        detector._settle(statistics, self.head)
         return detector
 
 

@@ -87,11 +87,11 @@ def test_no_method_of_the_file_is_left_out(golden):
 
 
 def fit(detector: Detector, golden: dict[str, Tensor], head: LinearHead) -> Detector:
-    statistics = detector.requests(head)
+    statistics = detector._requests(head)
     activations = activations_of(golden["features.train"], head)
     for statistic in statistics.values():
         statistic.update(activations, golden["labels.train"])
-    detector.settle(statistics, head)
+    detector._settle(statistics, head)
     return detector
 
 

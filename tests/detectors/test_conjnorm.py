@@ -105,10 +105,10 @@ def test_features_of_zero_lie_farther_than_any_training_sample(draw):
 def test_the_bank_is_a_sample_of_the_training_data(draw, assert_equals):
     case = draw(0)
     detector = ConjNorm(bank=10)
-    statistics = detector.requests(case.head)
+    statistics = detector._requests(case.head)
     for statistic in statistics.values():
         statistic.update(case.activations, case.labels)
-    detector.settle(statistics, case.head)
+    detector._settle(statistics, case.head)
     kept = statistics["bank"].index
     whole = conjnorm_of(case, case.f, 2.2, 0.05, "all")
     assert len(kept) == 10

@@ -107,9 +107,9 @@ def mode_of(train: np.ndarray, test: np.ndarray, k: int) -> list[float]:
 
 def fitted(train: Tensor, **settings: int) -> ModeCSD:
     detector, activations = ModeCSD(**settings), with_map(train)
-    statistics = detector.requests(activations.head)
+    statistics = detector._requests(activations.head)
     statistics["bank"].update(activations, None)
-    detector.settle(statistics, activations.head)
+    detector._settle(statistics, activations.head)
     return detector
 
 

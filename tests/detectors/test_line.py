@@ -301,10 +301,10 @@ def test_a_dead_layer_is_an_error(draw):
 )
 def test_contributions_of_which_none_would_be_kept_are_an_error(contribution, row):
     head = LinearHead(torch.tensor([row, [1.0, 2.0, 3.0, 4.0]]), torch.zeros(2))
-    statistics = LINe().requests(head)
-    statistics["class_mean"].update(activations_of(torch.ones(40, 4), head), torch.arange(40) % 2)
+    statistics = LINe()._requests(head)
+    statistics["moments"].update(activations_of(torch.ones(40, 4), head), torch.arange(40) % 2)
     with pytest.raises(LabelError, match="class 0"):
-        LINe(p_a=0.5, contribution=contribution).settle(statistics, head)
+        LINe(p_a=0.5, contribution=contribution)._settle(statistics, head)
 
 
 def test_few_samples_of_a_class_are_a_warning(draw):
@@ -363,7 +363,7 @@ def test_golden_values(shared, data):
     assert ("signed", "clipped") in readings and len(sets) > 1
     for contribution, route in readings:
         detector = LINe(**known, contribution=contribution, route=route)
-        detector.settle({"class_mean": means}, head)
+        detector._settle({"moments": means}, head)
         for name in sets:
             scores = detector(activations_of(golden[f"features.{name}"], head)).double()
             expected = golden[f"line.{contribution}.{route}.{name}"].double()

@@ -251,8 +251,8 @@ def test_a_head_in_half_precision_is_the_head_of_its_values(draw, build):
     case = draw(0)
     half = replace(case, head=LinearHead(case.head.weight.half().float(), case.head.bias.half().float()))
     detector = build(scorer=Energy())
-    statistics = detector.requests(half.head)
+    statistics = detector._requests(half.head)
     for statistic in statistics.values():
         statistic.update(half.activations, half.labels)
-    detector.settle(statistics, LinearHead(half.head.weight.half(), half.head.bias.half()))
+    detector._settle(statistics, LinearHead(half.head.weight.half(), half.head.bias.half()))
     torch.testing.assert_close(detector(half.activations), half.fit(build())(half.activations))

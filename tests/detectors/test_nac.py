@@ -159,7 +159,7 @@ def test_a_reservoir_bounds_what_is_counted(net):
     parts = [NAC(samples=10, layers=LAYERS) for _ in range(2)]
     x, filled = images(0, 30), []
     for detector, rows in zip((whole, *parts), ([range(30)], [range(12)], [range(12, 30)]), strict=True):
-        statistic = detector.requests(net.head)["bins"]
+        statistic = detector._requests(net.head)["bins"]
         for part in rows:
             activations = net(x[list(part)], **reads([detector]), index=torch.tensor(list(part)))
             statistic.update(activations, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import re
 from typing import Any
 
 import httpx
@@ -35,8 +35,8 @@ class Nearest(ol.Detector):
     def statistics(self, head: Head) -> dict[str, Statistic]:
         return {"features": ClassMoments()}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
-        self.means = statistics["features"].mean.float()
+    def estimate(self, head: Head, features: ClassMoments) -> None:
+        self.means = features.mean.float()
 
     def score(self, activations: ol.Activations) -> Tensor:
         return -(activations.features[:, None] - self.means).abs().pow(self.power).sum(2).amin(1)
@@ -92,6 +92,82 @@ def arguments(self: Any, **settings: Any) -> None:
 def test_what_a_class_must_say_is_checked_when_it_is_made(said, message):
     with pytest.raises(DetectorError, match=message):
         a_class(**said)
+
+
+def asking(*names: str) -> Any:
+    return lambda self, head: {name: ClassMoments() for name in names}
+
+
+def before_the_head(self: Any, statistics: Any, head: Head) -> None:
+    pass
+
+
+def of_two(self: Any, head: Head, features: ClassMoments, spread: ClassMoments) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"statistics": asking("features"), "estimate": before_the_head},
+            "`Mine.estimate` must take the head, then by name what `Mine.statistics` asks for: "
+            "estimate(self, head, features); got estimate(self, statistics, head).",
+        ),
+        (
+            {"estimate": before_the_head},
+            "asks for: estimate(self, head); got estimate(self, statistics, head).",
+        ),
+        (
+            {"statistics": asking("features"), "estimate": of_two},
+            "asks for: estimate(self, head, features); got estimate(self, head, features, spread).",
+        ),
+        (
+            {"statistics": asking("features", "moments"), "estimate": lambda self, head, features, k=1: None},
+            "asks for: estimate(self, head, features, moments); got estimate(self, head, features, k=1).",
+        ),
+        ({"statistics": asking("features")}, "asks for: estimate(self, head, features); got none."),
+        (
+            {"statistics": asking("block.1"), "estimate": lambda self, head, **layers: None},
+            "`Mine.statistics` must name what can be arguments of estimate, other than 'seen'; got 'block.1'.",
+        ),
+        ({"statistics": asking("seen"), "estimate": lambda self, head, seen: None}, "other than 'seen'; got 'seen'."),
+    ],
+)
+def test_estimate_must_take_what_statistics_asks_for_before_a_pass_is_made(said, message):
+    classifier, _ = toy_problem()
+    with pytest.raises(DetectorError, match=re.escape(message)):
+        a_class(**said)().fit(classifier, iter(()))
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        lambda self, head, features, spread: self.take(features, spread),
+        lambda self, head, *, spread, features=None: self.take(features, spread),
+        lambda self, head, features, **others: self.take(features, *others.values()),
+    ],
+)
+def test_estimate_is_given_each_statistic_by_its_name(estimate):
+    taken: list[Any] = []
+    classifier, loader = toy_problem()
+    statistics = {"spread": ClassMoments(variance=True), "features": ClassMoments(by="all")}
+    mine = a_class(
+        estimate=estimate, statistics=lambda self, head: statistics, take=lambda self, *given: taken.extend(given)
+    )
+    mine().fit(classifier, loader)
+    assert [t.key for t in taken] == [statistics["features"].key, statistics["spread"].key]
+    assert [len(t.count) for t in taken] == [1, 3]
+
+
+def test_the_network_is_needed_for_what_features_and_head_do_not_tell():
+    told = ol.Needs.LOGITS | ol.Needs.FEATURES | ol.Needs.HEAD | ol.Needs.LINEAR_HEAD
+    assert told == ol.Needs.FROM_FEATURES
+    assert not a_class(needs=told)().needs_network
+    for need in (ol.Needs.FEATURE_MAP, ol.Needs.INPUTS, ol.Needs.CLASSIFIER):
+        member = a_class(needs=ol.Needs.LOGITS | need)()
+        assert member.needs_network and ol.ReAct(scorer=member).needs_network
+    assert a_class(layers=("block",))().needs_network
 
 
 def test_a_common_base_may_leave_everything_open():
@@ -304,8 +380,8 @@ def by_python(self: Nearest, activations: ol.Activations) -> Tensor:
     return torch.tensor([max(row) for row in activations.logits.tolist()])
 
 
-def without_state(self: Nearest, statistics: Mapping[str, Any], head: Head) -> None:
-    Nearest.estimate(self, statistics, head)
+def without_state(self: Nearest, head: Head, features: ClassMoments) -> None:
+    Nearest.estimate(self, head, features)
     self.scale = self.means.norm()
 
 

@@ -164,9 +164,9 @@ def test_a_head_in_half_precision_is_the_head_of_its_values(draw):
     half = LinearHead(case.head.weight.half(), case.head.bias.half())
     same = replace(case, head=LinearHead(half.weight.float(), half.bias.float()))
     detector = WeiPerKLD(repeats=3)
-    statistics = detector.requests(half)
+    statistics = detector._requests(half)
     statistics["sample"].update(same.activations, None)
-    detector.settle(statistics, half)
+    detector._settle(statistics, half)
     assert torch.equal(detector(same.activations), same.fit(WeiPerKLD(repeats=3))(same.activations))
 
 

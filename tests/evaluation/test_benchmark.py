@@ -17,7 +17,7 @@ from oodline.errors import DataError, InputError, ModelError, SettingError
 from oodline.evaluation.attempts import score_each
 from oodline.evaluation.benchmark import open_sets, run_protocol
 from oodline.evaluation.cache import CachedClassifier
-from oodline.evaluation.kept import costly, restore_fitted, score_or_recall
+from oodline.evaluation.kept import restore_fitted, score_or_recall
 from oodline.evaluation.passes import BenchmarkSet, measure
 from oodline.evaluation.protocol import SetPart, parse_protocol
 from oodline.evaluation.run import read_run
@@ -157,7 +157,7 @@ def test_without_a_cache_nothing_is_kept(tmp_path):
     classifier, loader = toy_images(tmp_path)
     detectors = {"adascale": create_detector("adascale")}
     assert restore_fitted(detectors, classifier, loader) == {}
-    assert costly(detectors["adascale"])
+    assert detectors["adascale"].needs_network
     assert not (tmp_path / "cache").exists()
 
 

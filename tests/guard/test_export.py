@@ -362,7 +362,7 @@ def test_line_on_densenet_is_the_same_in_onnxruntime(shared, tmp_path):
     means = ClassMoments()
     means.load_state_dict({"count": count, "mean": mean, "deviations": torch.zeros(len(count), 0)})
     detector = ol.LINe.preset("cifar10-densenet100")
-    detector.settle({"class_mean": means}, classifier.head)
+    detector._settle({"moments": means}, classifier.head)
 
     def load(path: str, limit: int) -> Tensor:
         loader = image_loader(open_images(shared / "data" / path), loaded.preprocessing, limit=limit)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -63,7 +61,7 @@ class Spy(Detector):
             "reservoir": Reservoir(40, by="label"),
         }
 
-    def estimate(self, statistics: Mapping[str, Statistic], head: LinearHead) -> None:
+    def estimate(self, head: LinearHead, **statistics: Statistic) -> None:
         self.found = {f"{kind}.{name}": t for kind, s in statistics.items() for name, t in s.state_dict().items()}
 
     def score(self, activations: Activations) -> Tensor:

@@ -57,9 +57,9 @@ def test_one_pass_over_a_generator_fits_all_as_each_alone():
 
 def test_equal_statistics_are_shared_and_different_ones_are_not():
     class Spy(KNN):
-        def estimate(self, statistics, head):
-            self.used: Statistic = statistics["bank"]
-            super().estimate(statistics, head)
+        def estimate(self, head, bank):
+            self.used: Statistic = bank
+            super().estimate(head, bank)
 
     one, two, other = Spy(k=1), Spy(k=2), Spy(k=1, bank=30)
     fit({"one": one, "two": two, "other": other}, CLASSIFIER, BATCHES)

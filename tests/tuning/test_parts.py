@@ -205,24 +205,24 @@ def test_line_from_shared_statistics_equals_line_fitted_alone():
         for c in ("signed", "absolute")
     ]
     head = classifier.head
-    request = LINe(clip=1.0).requests(head)
+    request = LINe(clip=1.0)._requests(head)
     for activations, labels in classifier.stream(loader):
-        request["class_mean"].update(activations, labels)
+        request["moments"].update(activations, labels)
     for setting in settings:
         shared = LINe(**setting)
-        shared.settle(request, head)
+        shared._settle(request, head)
         alone = LINe(**setting).fit(classifier, loader)
         np.testing.assert_array_equal(shared.threshold.numpy(), alone.threshold.numpy())
 
 
 def test_line_forgets_what_it_sorted_when_the_statistic_goes_on():
     classifier, [(inputs, labels)] = toy_problem()
-    head, both = classifier.head, LINe(p_a=0.5, clip=1.0).requests(classifier.head)
-    both["class_mean"].update(classifier(inputs[:30]), labels[:30])
-    LINe(p_a=0.5, clip=1.0).settle(both, head)
-    both["class_mean"].update(classifier(inputs[30:]), labels[30:])
+    head, both = classifier.head, LINe(p_a=0.5, clip=1.0)._requests(classifier.head)
+    both["moments"].update(classifier(inputs[:30]), labels[:30])
+    LINe(p_a=0.5, clip=1.0)._settle(both, head)
+    both["moments"].update(classifier(inputs[30:]), labels[30:])
     after = LINe(p_a=0.5, clip=1.0)
-    after.settle(both, head)
+    after._settle(both, head)
     alone = LINe(p_a=0.5, clip=1.0).fit(classifier, [(inputs[:30], labels[:30]), (inputs[30:], labels[30:])])
     torch.testing.assert_close(after.threshold, alone.threshold)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -150,9 +149,9 @@ class AdaSCALE(Rectifier):
         """A sample of the shifts."""
         return {"shifts": Reservoir(self.samples, Shifts(self.moved, self.k1, self.k2, self.lam))}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, shifts: Reservoir) -> None:
         """Sort the shifts: their distribution function."""
-        self.shifts = statistics["shifts"].rows[:, 0].sort().values
+        self.shifts = shifts.rows[:, 0].sort().values
 
     def rectify(self, activations: Activations) -> Activations:
         """Scale the features and recompute the logits."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from oodline.detectors.parts.neuron_states import neuron_states
 from oodline.errors import InputError
-from oodline.model.activations import Activations, Needs
+from oodline.model.activations import Activations
 from oodline.model.head import Head
 from oodline.model.no_head import NoHead
 from oodline.statistics import Facts, Reservoir, Statistic
@@ -28,9 +28,6 @@ SAMPLE = 300
 
 REQUESTS: dict[str, Callable[[], Statistic]] = {"facts": Facts, "trial": lambda: Reservoir(SAMPLE)}
 """Statistics that assumptions are compared with, by the name under which a detector asks for them."""
-
-FREE = Needs.LOGITS | Needs.FEATURES | Needs.HEAD | Needs.LINEAR_HEAD
-"""What a sample of features can be scored with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +210,7 @@ class TellsApart:
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Try it on both kinds."""
-        if detector.all_layers or detector.all_needs & ~FREE:
+        if detector.needs_network:
             return ""
         from oodline.detectors.msp import MSP
 

@@ -22,7 +22,7 @@ from oodline._util.checked import checked
 from oodline._util.ranges import Refused
 from oodline._util.warning import warn
 from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
-from oodline.detectors.declaration import check_declaration, check_scores
+from oodline.detectors.declaration import check_declaration, check_estimate, check_scores
 from oodline.detectors.fitted import FittedTensor, fitted_tensors
 from oodline.detectors.head_check import check_head
 from oodline.detectors.paper import Paper, Preset
@@ -164,11 +164,37 @@ class Detector(nn.Module, abc.ABC):
         return cls(**{**cls.presets[name].settings, **changes})
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
-        """Empty statistics of the ID training data to fill, by a name of the detector's choice."""
+        """What must be known of the ID training data; called by `oodline.fit` before its pass.
+
+        Parameters
+        ----------
+        head : LinearHead, LayeredHead or NoHead
+            The classifier's.
+
+        Returns
+        -------
+        dict of str to Statistic
+            Empty statistics, which the pass fills, by the name of the argument of `estimate` that takes each.
+        """
         return {}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
-        """Turn the filled statistics into buffers."""
+    def estimate(self, head: Head, *args: Any, **statistics: Any) -> None:
+        """Set every fitted tensor; called by `oodline.fit` after its pass, once the members are fitted.
+
+        Written as `estimate(self, head, moments: ClassMoments)` where `statistics` gives `{"moments": ClassMoments()}`.
+
+        Parameters
+        ----------
+        head : LinearHead, LayeredHead or NoHead
+            The classifier's.
+        **statistics : Statistic
+            What `statistics` asked for, filled, by name. Other detectors read the same: they must not be changed.
+
+        Raises
+        ------
+        OodlineError
+            The data does not suffice; the detector then keeps the state that it had.
+        """
 
     @abc.abstractmethod
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
@@ -256,6 +282,18 @@ class Detector(nn.Module, abc.ABC):
         return (*self.layers, *(layer for _, member in self.members for layer in member.all_layers))
 
     @property
+    def needs_network(self) -> bool:
+        """Whether it or a member reads more than features, logits and head, which can be kept without the network.
+
+        Examples
+        --------
+        >>> from oodline import NAP, LINe
+        >>> LINe().needs_network, NAP().needs_network
+        (False, True)
+        """
+        return bool(self.all_layers or self.all_needs & ~Needs.FROM_FEATURES)
+
+    @property
     def why_not_exportable(self) -> str:
         """Why it, or a member, cannot become a graph; empty where it can.
 
@@ -290,27 +328,28 @@ class Detector(nn.Module, abc.ABC):
             )
         return {name: getattr(self, name) for name in names}
 
-    def requests(self, head: Head) -> dict[str, Statistic]:
+    def _requests(self, head: Head) -> dict[str, Statistic]:
         """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""
         check_head(self, head)
         found = dict(self.statistics(head))
+        check_estimate(self, head, found, written=type(self).estimate is not Detector.estimate)
         if self.fitted_tensors:
             found["seen"] = ContentSketch()
         for prefix, member in self.members:
-            found |= {f"{prefix}.{name}": statistic for name, statistic in member.requests(head).items()}
+            found |= {f"{prefix}.{name}": statistic for name, statistic in member._requests(head).items()}
         return found
 
-    def settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
-        """Estimate its members' and its own buffers from the filled `requests`; where that fails, keep the old ones."""
+    def _settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
+        """Estimate its members' and its own buffers from the filled `_requests`; where that fails, keep the old."""
         before = [(module, dict(module._buffers), getattr(module, "fitted_on", None)) for module in self.modules()]
         try:
             for prefix, member in self.members:
                 start = f"{prefix}."
                 own = {k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}
-                self.settle_member(prefix, member, own, head)
+                self._settle_member(prefix, member, own, head)
             own = {name: s for name, s in statistics.items() if "." not in name}
             sketch = own.pop("seen", None)
-            self.estimate(own, head)
+            self.estimate(head, **own)
             if isinstance(sketch, ContentSketch) and not sketch.empty:
                 self.seen = sketch.hashes.clone()  # a file refuses tensors that share memory
         except BaseException:
@@ -343,9 +382,9 @@ class Detector(nn.Module, abc.ABC):
                 AssumptionWarning,
             )
 
-    def settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
-        """Settle one of its members; called by `settle`, before its own estimate."""
-        member.settle(statistics, head)
+    def _settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
+        """Settle one of its members; called by `_settle`, before its own estimate."""
+        member._settle(statistics, head)
 
     def leave_out(self, members: Mapping[str, str]) -> None:
         """Do without these members, for the reasons given.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -67,11 +66,10 @@ class BATS(Rectifier):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Mean and variance of each feature over all samples."""
-        return {"features": ClassMoments(by="all", variance=True)}
+        return {"moments": ClassMoments(by="all", variance=True)}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, moments: ClassMoments) -> None:
         """Find the interval of each feature."""
-        moments: ClassMoments = statistics["features"]
         spread = self.lam * moments.standard_deviation(unbiased=False)[0]
         self.lowest, self.highest = (moments.mean[0] - spread).float(), (moments.mean[0] + spread).float()
 

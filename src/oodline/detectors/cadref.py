@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -72,11 +71,10 @@ class CARef(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Means of the features by predicted class."""
-        return {"features": ClassMoments(by="predicted")}
+        return {"moments": ClassMoments(by="predicted")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, moments: ClassMoments) -> None:
         """Keep the means."""
-        moments: ClassMoments = statistics["features"]
         seen = (moments.count > 0).unsqueeze(1)
         self.means = torch.where(seen, moments.mean, moments.overall_mean).float()
 
@@ -132,10 +130,10 @@ class CADRef(CARef):
         """Means of the features by predicted class, and the mean confidence."""
         return {**super().statistics(head), "confidence": ClassMoments(Confidence(self.confidence), "all")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, moments: ClassMoments, confidence: ClassMoments) -> None:  # type: ignore[override]
         """Keep the means."""
-        super().estimate(statistics, head)
-        self.mean_energy = statistics["confidence"].overall_mean[0].clamp(min=SMALLEST).float()
+        super().estimate(head, moments)
+        self.mean_energy = confidence.overall_mean[0].clamp(min=SMALLEST).float()
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative decoupled error (N,)."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -116,12 +115,10 @@ class ConjNorm(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means, and a labelled sample of the features."""
-        return {"features": ClassMoments(), "bank": Reservoir(self.bank, by="label")}
+        return {"moments": ClassMoments(), "bank": Reservoir(self.bank, by="label")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, moments: ClassMoments, bank: Reservoir) -> None:
         """Normalise the means and sum the partition function."""
-        moments: ClassMoments = statistics["features"]
-        bank: Reservoir = statistics["bank"]
         moments.check_every_class()
         prototypes = normalize(moments.mean, p=self.p, dim=1)
         log_partition = torch.full((len(prototypes),), -torch.inf, dtype=torch.float64)

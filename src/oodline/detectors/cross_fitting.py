@@ -56,10 +56,10 @@ def held_out_scores(detector: Detector, activations: Activations, labels: Tensor
             warnings.simplefilter("ignore")  # what is to be said of the samples, the fit on all of them said
             for k in range(FOLDS):
                 without = copy.deepcopy(detector)
-                requests = without.requests(activations.head)
+                requests = without._requests(activations.head)
                 for statistic in requests.values():
                     statistic.update(_rows(activations, fold != k), labels[fold != k])
-                without.settle(requests, activations.head)
+                without._settle(requests, activations.head)
                 found[(fold == k).to(found.device)] = without(_rows(activations, fold == k)).to(found)
     except OodlineError:
         return own

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -122,9 +121,8 @@ class DDCS(Rectifier):
         """A labelled sample of the features."""
         return {"sample": Reservoir(self.samples, by="label")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, sample: Reservoir) -> None:
         """Rank the channels by the prototypes of the rectified sample."""
-        sample: Reservoir = statistics["sample"]
         # `bend` jumps at `high`: a percentile that is off by 1e-5 moves single samples by a tenth of the range
         self.lowest, self.highest = (t.estimate_exactly(sample.rows) for t in (self._low, self._high))
         if not float(self.highest) > 0:

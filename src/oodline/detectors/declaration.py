@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
@@ -49,6 +50,30 @@ def check_defaults(cls: type) -> None:
                 f"every setting of {cls.__name__} must have a default, so that its name alone makes a detector; got "
                 f"'{parameter.name}' without one."
             )
+
+
+def check_estimate(detector: Any, head: Any, asked: Collection[str], *, written: bool) -> None:
+    """Raise `DetectorError` where `estimate` does not take what `statistics` asks for by these names.
+
+    `written` says whether the class, or one above it, has an `estimate` of its own.
+    """
+    own = type(detector).__name__
+    if unusable := [name for name in asked if name == "seen" or not name.isidentifier()]:
+        raise DetectorError(
+            f"`{own}.statistics` must name what can be arguments of estimate, other than 'seen'; got {unusable[0]!r}."
+        )
+    signature = inspect.signature(detector.estimate)
+    try:
+        signature.bind(head, **dict.fromkeys(asked))
+        fits = written or not asked
+    except TypeError:
+        fits = False
+    if not fits:
+        given = ", ".join(str(p.replace(annotation=p.empty)) for p in signature.parameters.values())
+        raise DetectorError(
+            f"`{own}.estimate` must take the head, then by name what `{own}.statistics` asks for: "
+            f"estimate({', '.join(['self', 'head', *asked])}); got {f'estimate(self, {given})' if written else 'none'}."
+        )
 
 
 def check_scores(what: str, scores: Any, expected: int) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -61,9 +60,9 @@ class DICE(Rectifier):
         """Mean feature over all samples."""
         return {"features": ClassMoments(by="all")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, features: ClassMoments) -> None:
         """Mark the weights to keep."""
-        contribution = head.linear.weight.cpu().double() * statistics["features"].overall_mean
+        contribution = head.linear.weight.cpu().double() * features.overall_mean
         self.mask = contribution > percentile(contribution.numpy(), self.p)
 
     def rectify(self, activations: Activations) -> Activations:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -43,9 +42,9 @@ class FDBD(Detector):
         """Mean of the features over all samples."""
         return {"features": ClassMoments(by="all")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, features: ClassMoments) -> None:
         """Keep the mean, and one over the distance between the weights of any two classes."""
-        self.mean = statistics["features"].overall_mean.float()
+        self.mean = features.overall_mean.float()
         weight = head.linear.weight.cpu().double()
         gap = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         self.inverse_gap = torch.where(gap > 0, 1 / gap, 0.0).float()

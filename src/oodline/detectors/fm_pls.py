@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from oodline.detectors.parts.bound import Bound, Threshold, check_largest
 from oodline.detectors.rectifier import Rectifier, check_scorer_reads_logits
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
-from oodline.statistics import ClassMoments, Statistic
+from oodline.statistics import ClassMoments, Quantiles, Statistic
 
 
 class FMPLS(Rectifier):
@@ -81,16 +80,15 @@ class FMPLS(Rectifier):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means of the features, and their quantiles for a percentile."""
-        return {"features": ClassMoments(), **self._theta.statistics()}
+        return {"moments": ClassMoments(), **self._theta.statistics()}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, moments: ClassMoments, activations: Quantiles | None = None) -> None:
         """Mark the features to keep, and keep the means."""
-        moments: ClassMoments = statistics["features"]
         moments.check_every_class()
         weight = head.linear.weight.cpu().double().numpy()
         self.mask = torch.from_numpy(weight >= np.quantile(weight, self.p, axis=1, keepdims=True))
         self.means = moments.mean.float()
-        self.largest = self._theta.estimate(statistics)
+        self.largest = self._theta.estimate(activations)
         check_largest("theta", float(self.largest))
 
     def rectify(self, activations: Activations) -> Activations:

@@ -7,7 +7,7 @@ score among ID scores of the same detector?
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -46,9 +46,6 @@ CHUNK = 256
 
 SAME = 1e-6
 """Range of reference scores, relative to the largest, within which they say nothing."""
-
-KNOWN = Needs.LOGITS | Needs.FEATURES | Needs.HEAD | Needs.LINEAR_HEAD
-"""What is kept of a reference sample until the members are fitted."""
 
 
 class MemberLeftOutWarning(UserWarning):
@@ -140,28 +137,28 @@ class Fuse(Detector):
         """A sample of the features, to be scored by the members once these are fitted."""
         return {"reference": Reservoir(SIZE, by="predicted")}
 
-    def requests(self, head: Head) -> dict[str, Statistic]:
+    def _requests(self, head: Head) -> dict[str, Statistic]:
         """As of any detector, also for members that were left out before."""
-        found = super().requests(head)
+        found = super()._requests(head)
         for name in self.members_left_out:
-            found |= {f"{name}.{key}": statistic for key, statistic in self._given[name].requests(head).items()}
+            found |= {f"{name}.{key}": statistic for key, statistic in self._given[name]._requests(head).items()}
         return found
 
-    def settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
+    def _settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
         """As of any detector, but a member whose estimate fails is left out."""
         before, given = (dict(self._modules), self.members_left_out), self.reference_is_given
         self._modules, self.members_left_out, self.reference_is_given = dict(self._given), {}, False
         try:
-            super().settle(statistics, head)
+            super()._settle(statistics, head)
         except BaseException:
             (self._modules, self.members_left_out), self.reference_is_given = before, given
             raise
         self._warn_of_left_out()
 
-    def settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
+    def _settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
         """Settle a member, or leave it out; the last one may not fail."""
         try:
-            member.settle(statistics, head)
+            member._settle(statistics, head)
         except OodlineError as error:
             if len(self.members) == 1:
                 raise
@@ -185,10 +182,9 @@ class Fuse(Detector):
         self._modules = {name: module for name, module in self._modules.items() if name not in members}
         self.members_left_out = {**self.members_left_out, **members}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, reference: Reservoir) -> None:
         """Score the sample by the fitted members."""
-        sample: Reservoir = statistics["reference"]
-        rows, predicted = sample.rows.to(head.linear.weight.device), sample.groups
+        rows, predicted = reference.rows.to(head.linear.weight.device), reference.groups
         here = head.to(rows)
         everything = Activations(rows, here(rows), here, torch.arange(len(rows)))
         if len(rows) < SIZE:
@@ -291,7 +287,7 @@ class Fuse(Detector):
         return {name: column for (name, _), column in zip(self.members, columns, strict=True)}
 
     def _add(self, member: Detector) -> None:
-        if member.all_layers or member.all_needs & ~KNOWN:
+        if member.needs_network:
             raise SettingError(
                 f"Fuse compares its members on a sample of features that is kept from the one pass; '{member.name}' "
                 "reads more than features and logits. Take another one, or evaluate it beside the fused ones."

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -64,24 +63,19 @@ class GMM(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means with variances, or with one covariance per class."""
-        if self.covariance == "full":
-            return {"covariance": Covariance(per_class=True)}
-        return {"moments": ClassMoments(variance=True)}
+        return {"spread": Covariance(per_class=True) if self.covariance == "full" else ClassMoments(variance=True)}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, spread: Covariance | ClassMoments) -> None:
         """Whiten each class."""
-        if self.covariance == "full":
-            covariance: Covariance = statistics["covariance"]
-            moments = covariance.moments
-            moments.check_every_class()
+        moments = spread.moments if isinstance(spread, Covariance) else spread
+        moments.check_every_class()
+        if isinstance(spread, Covariance):
             ridge = self.ridge * torch.eye(moments.mean.shape[1], dtype=torch.float64)
-            factors = [torch.linalg.cholesky(covariance.of_class(c) + ridge) for c in range(len(moments.count))]
+            factors = [torch.linalg.cholesky(spread.of_class(c) + ridge) for c in range(len(moments.count))]
             # |x - mu|^2 in the metric of the inverse covariance is |(x - mu) L^-T|^2
             whiten = torch.stack([torch.linalg.inv(factor).T for factor in factors])
             half_log_det = torch.stack([factor.diagonal().log().sum() for factor in factors])
         else:
-            moments = statistics["moments"]
-            moments.check_every_class()
             deviation = (moments.standard_deviation(unbiased=False).square() + self.ridge).sqrt()
             whiten, half_log_det = 1 / deviation, deviation.log().sum(1)
         width = moments.mean.shape[1]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -94,11 +93,10 @@ class ITP(Rectifier):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means and variances of the features, of which contributions are multiples."""
-        return {"features": ClassMoments(variance=True)}
+        return {"moments": ClassMoments(variance=True)}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, moments: ClassMoments) -> None:
         """Find the largest contribution that counts, of each feature to each class."""
-        moments: ClassMoments = statistics["features"]
         moments.check_every_class(at_least=2)
         weight = head.linear.weight.cpu().double()
         mean, spread = weight * moments.mean, weight.abs() * moments.standard_deviation()

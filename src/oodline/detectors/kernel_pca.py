@@ -119,10 +119,9 @@ class CoP(Detector):
         """Mean and covariance of what the kernel maps to."""
         return {"mapped": Covariance(self.source(), by="all")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, mapped: Covariance) -> None:
         """Find the directions that are left out of the principal space."""
-        covariance: Covariance = statistics["mapped"]
-        values, vectors = torch.linalg.eigh(covariance.pooled())
+        values, vectors = torch.linalg.eigh(mapped.pooled())
         values = values.clamp(min=0)
         # mapped features have length 1 or so, and one image at two brightnesses differs from itself by rounding alone
         if not float(values.sum()) > ROUNDING:
@@ -134,7 +133,7 @@ class CoP(Detector):
                 f"{type(self).__name__}(explained={self.explained}) takes all {len(values)} dimensions and leaves no "
                 "error to measure. Take a smaller share."
             )
-        self.centre = covariance.mean[0].float()
+        self.centre = mapped.mean[0].float()
         self.left_out = vectors[:, : len(values) - dimension].float()
 
     def mapped(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n m"]:
@@ -199,9 +198,9 @@ class CoRP(CoP):
         """Random features."""
         return RandomFourier(self.size, self.gamma, self.seed)
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, mapped: Covariance) -> None:
         """Keep the draw and find the directions that are left out."""
-        super().estimate(statistics, head)
+        super().estimate(head, mapped)
         self.omega, self.phase = draw(self.size, head.num_features, self.gamma, self.seed)
 
     def mapped(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n m"]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -42,9 +41,8 @@ class KLMatching(Detector):
         """Mean probabilities by predicted class."""
         return {"posterior": ClassMoments(Probabilities(), by="predicted")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, posterior: ClassMoments) -> None:
         """Take the logarithm of the templates that exist."""
-        posterior: ClassMoments = statistics["posterior"]
         templates = posterior.mean[posterior.count > 0]
         # a probability that underflowed in every sample must not make the divergence infinite
         self.log_templates = templates.clamp(min=torch.finfo(torch.float32).tiny).log().float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -105,9 +104,9 @@ class KNN(Detector):
         """A sample of the features."""
         return {"bank": Reservoir(self.bank)}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, bank: Reservoir) -> None:
         """Normalise the bank."""
-        rows: Tensor = statistics["bank"].rows
+        rows = bank.rows
         if self.k is not None and len(rows) < self.k:
             raise InputError(f"KNN(k={self.k}) needs at least {self.k} training samples; {len(rows)} were seen.")
         # in parts: the whole bank in double precision would be twice its size

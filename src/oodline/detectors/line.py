@@ -11,8 +11,7 @@ state is a matrix (C, D), never a mask (C, C, D).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from oodline.detectors.rectifier import Rectifier, check_scorer_reads_logits
 from oodline.errors import FewSamplesWarning, LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
-from oodline.statistics import ClassMoments, Contributions, Statistic
+from oodline.statistics import ClassMoments, Contributions, Quantiles, Statistic
 
 FEW_SAMPLES = 10
 """Below this many samples of a class, `fit` warns that its mean contribution is mostly noise."""
@@ -195,11 +194,10 @@ class LINe(Rectifier):
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means of the features, or of activation times gradient where the head has several layers."""
         moments = ClassMoments() if isinstance(head, LinearHead) else ClassMoments(Contributions())
-        return {"class_mean": moments, **self._clip.statistics()}
+        return {"moments": moments, **self._clip.statistics()}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, moments: ClassMoments, activations: Quantiles | None = None) -> None:
         """Turn class means into contributions and thresholds."""
-        moments: ClassMoments = statistics["class_mean"]
         seen = moments.count > 0
         if self.unseen == "error":
             moments.check_every_class(otherwise=UNSEEN)
@@ -215,7 +213,7 @@ class LINe(Rectifier):
         _check_something_is_kept(threshold, moments)
         _warn_of_few_samples(moments)
         self.contribution_ = S.float()
-        self.largest = self._clip.estimate(statistics)
+        self.largest = self._clip.estimate(activations)
         check_largest("clip", float(self.largest))
         self.threshold = threshold
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -68,9 +67,8 @@ class Mahalanobis(Detector):
         """Class means and pooled covariance of the features."""
         return {"covariance": Covariance()}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, covariance: Covariance) -> None:
         """Whiten the class means."""
-        covariance: Covariance = statistics["covariance"]
         covariance.moments.check_every_class()
         pooled = covariance.pooled()
         spread, size = pooled.diagonal().amax().sqrt(), covariance.mean.abs().amax()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -91,9 +90,9 @@ class ModeCSD(Detector):
         """A sample of the views."""
         return {"bank": Reservoir(self.bank, Views())}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, bank: Reservoir) -> None:
         """Keep every view of the sample."""
-        rows: Tensor = statistics["bank"].rows
+        rows = bank.rows
         found = rows.reshape(len(rows) * SCALES, -1)
         if len(found) < self.k:
             raise InputError(

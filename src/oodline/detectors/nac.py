@@ -205,9 +205,9 @@ class NAC(Detector):
         """The bins that a sample falls into."""
         return {"bins": Reservoir(self.samples, self._bins)}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, bins: Reservoir) -> None:
         """Count samples by bin: one row of bins a neuron, all rows one after the other."""
-        places = statistics["bins"].rows.long()
+        places = bins.rows.long()
         coverage, start, column, first, filled = [], [], 0, 0, 0
         for size, full in self._bins.sizes:
             # the first sample shows which columns are of this layer

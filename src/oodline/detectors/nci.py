@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -58,9 +57,9 @@ class NCI(Detector):
         """Mean feature over all samples."""
         return {"features": ClassMoments(by="all")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, features: ClassMoments) -> None:
         """Keep the mean."""
-        self.mean = statistics["features"].overall_mean.float()
+        self.mean = features.overall_mean.float()
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Nearness to the class weights, and size (N,)."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -75,11 +74,10 @@ class NECO(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Mean and covariance of all features as one group."""
-        return {"all": Covariance(by="all")}
+        return {"covariance": Covariance(by="all")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, covariance: Covariance) -> None:
         """Find the principal directions of the standardised features."""
-        covariance: Covariance = statistics["all"]
         pooled, mean = covariance.pooled(), covariance.mean[0]
         deviation = pooled.diagonal().sqrt()
         # a feature without variance stays as it is, as in scikit-learn's StandardScaler

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -76,9 +75,9 @@ class NNGuide(Detector):
         """A sample of directions weighted by energy."""
         return {"bank": Reservoir(self.bank, ConfidentDirections())}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, bank: Reservoir) -> None:
         """Keep the sample."""
-        rows: Tensor = statistics["bank"].rows
+        rows = bank.rows
         if len(rows) < self.k:
             raise InputError(f"NNGuide(k={self.k}) needs at least {self.k} training samples; {len(rows)} were seen.")
         self.neighbours = rows.contiguous()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -111,9 +110,8 @@ class OpenMax(Detector):
         """A sample of the logits, with label."""
         return {"sample": Reservoir(self.samples, Logits(), by="correct")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, sample: Reservoir) -> None:
         """Fit the tail of the distances of each class."""
-        sample: Reservoir = statistics["sample"]
         logits, groups = sample.rows.double(), sample.groups
         classes = logits.shape[1]
         means = torch.zeros(classes, classes, dtype=torch.float64)

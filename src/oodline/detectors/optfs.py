@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -80,9 +79,8 @@ class OptFS(Detector):
         """A sample of the features with their predicted class."""
         return {"sample": Reservoir(self.samples, by="predicted")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, sample: Reservoir) -> None:
         """Sum contributions by size."""
-        sample: Reservoir = statistics["sample"]
         features = sample.rows
         low, high = np.quantile(features.numpy(), [TAIL, 1 - TAIL])
         if not np.float32(low) < np.float32(high):

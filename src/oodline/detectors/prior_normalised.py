@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -90,11 +89,10 @@ class PriorNormalised(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """How many samples each class has."""
-        return {"features": ClassMoments()}
+        return {"moments": ClassMoments()}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, moments: ClassMoments) -> None:
         """Turn counts into shares."""
-        moments: ClassMoments = statistics["features"]
         moments.check_every_class()
         self.log_prior = (moments.count.double() / moments.total).log().float()
 

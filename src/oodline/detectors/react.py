@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,7 +15,7 @@ from oodline.detectors.parts.bound import Bound, Threshold
 from oodline.detectors.rectifier import Rectifier
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
-from oodline.statistics import Statistic
+from oodline.statistics import Quantiles, Statistic
 
 
 class ReAct(Rectifier):
@@ -70,9 +69,9 @@ class ReAct(Rectifier):
         """Quantiles of all features, for a percentile."""
         return self._clip.statistics()
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, activations: Quantiles | None = None) -> None:
         """Find the clipping value."""
-        self.largest = self._clip.estimate(statistics)
+        self.largest = self._clip.estimate(activations)
 
     def rectify(self, activations: Activations) -> Activations:
         """Clip the features and recompute the logits."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -53,11 +52,10 @@ class RelativeMahalanobis(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Covariance of all features as one group; `Mahalanobis` asks for its own."""
-        return {"all": Covariance(by="all")}
+        return {"covariance": Covariance(by="all")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, covariance: Covariance) -> None:
         """Whiten the data as a whole."""
-        covariance: Covariance = statistics["all"]
         self.centre = covariance.mean[0].float()
         self.whiten_all = whitening(covariance.pooled()).float()
 

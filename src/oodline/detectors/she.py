@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -50,17 +49,16 @@ class SHE(Detector):
         """Class means of the features of samples classified correctly."""
         return {"correct": ClassMoments(by="correct")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, correct: ClassMoments) -> None:
         """Keep the means."""
-        moments: ClassMoments = statistics["correct"]
-        missing = [c for c, count in enumerate(moments.count[:-1].tolist()) if count == 0]
+        missing = [c for c, count in enumerate(correct.count[:-1].tolist()) if count == 0]
         if missing:
             names = ", ".join(str(c) for c in missing[:10]) + (", ..." if len(missing) > 10 else "")
             raise LabelError(
-                f"{len(missing)} of {len(moments.count) - 1} classes have no sample that is classified correctly, and "
+                f"{len(missing)} of {len(correct.count) - 1} classes have no sample that is classified correctly, and "
                 f"SHE stores those: {names}. Fit on data that shows every class, labelled in the order of the logits."
             )
-        self.patterns = moments.mean[:-1].float()
+        self.patterns = correct.mean[:-1].float()
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Inner product with the pattern (N,)."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -87,11 +86,10 @@ class TemperatureScaling(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """A sample of logits with their labels."""
-        return {"logits": Reservoir(self.samples, Logits(), "label")}
+        return {"sample": Reservoir(self.samples, Logits(), "label")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, sample: Reservoir) -> None:
         """Fit T."""
-        sample: Reservoir = statistics["logits"]
         right = float((sample.rows.argmax(1) == sample.groups).double().mean())
         best = best_temperature(sample.rows, sample.groups)
         # where all are right, the colder the likelier: nothing was learnt of the temperature

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -95,12 +94,11 @@ class Residual(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Mean and covariance of all features as one group."""
-        return {"all": Covariance(by="all")}
+        return {"covariance": Covariance(by="all")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, covariance: Covariance) -> None:
         """Find the directions of least second moment around the origin."""
         width = head.num_features
-        covariance: Covariance = statistics["all"]
         samples = int(covariance.count.sum())
         dimension = fitting_dimension(width, samples) if self.dimension is None else self.dimension
         if dimension >= width:
@@ -186,10 +184,10 @@ class ViM(Residual):
         """As `Residual`, and a sample of the features."""
         return {**super().statistics(head), "sample": Reservoir(self.samples)}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, covariance: Covariance, sample: Reservoir) -> None:  # type: ignore[override]
         """Match the scale of residuals to that of logits."""
-        super().estimate(statistics, head)
-        features: Tensor = statistics["sample"].rows
+        super().estimate(head, covariance)
+        features = sample.rows
         weight, bias = head.linear.weight.cpu().float(), head.linear.bias.cpu().float()
         largest = (features @ weight.T + bias).amax(1).double().mean()
         residual = self.length(features).double().mean()

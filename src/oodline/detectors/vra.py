@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -94,13 +93,13 @@ class VRA(Rectifier):
         by_value = self._low.fraction is None and self._high.fraction is None
         return {} if by_value else {"sample": Reservoir(self.samples)}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, sample: Reservoir | None = None) -> None:
         """Find the bounds of each feature."""
-        self.lowest, self.highest = (bounds(t, statistics, head.num_features) for t in (self._low, self._high))
+        self.lowest, self.highest = (bounds(t, sample, head.num_features) for t in (self._low, self._high))
         crossed = torch.nonzero(self.lowest > self.highest).flatten().tolist()
         if crossed:
             first = crossed[0]
-            where = "" if not statistics else f"in feature {first}, "
+            where = "" if sample is None else f"in feature {first}, "
             raise SettingError(
                 f"VRA needs low at most high; {where}low={self.low} is {self.lowest[first]:g} and high={self.high} is "
                 f"{self.highest[first]:g}."
@@ -113,9 +112,9 @@ class VRA(Rectifier):
         return activations.replace(features=features, logits=activations.head(features))
 
 
-def bounds(threshold: Threshold, statistics: Mapping[str, Any], width: int) -> Float[Tensor, " d"]:
+def bounds(threshold: Threshold, sample: Reservoir | None, width: int) -> Float[Tensor, " d"]:
     """A bound for each feature: the value, or the percentile of the feature in the sample."""
-    if threshold.fraction is None:
-        return threshold.estimate({}).repeat(width)
-    rows = statistics["sample"].rows.double().numpy()
+    if threshold.fraction is None or sample is None:
+        return threshold.estimate().repeat(width)
+    rows = sample.rows.double().numpy()
     return torch.from_numpy(np.quantile(rows, threshold.fraction, axis=0)).float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int8
@@ -91,7 +91,7 @@ class WeiPerMSP(Detector):
         self.repeats = repeats
         self.seed = seed
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head) -> None:
         """Draw the perturbations."""
         self.directions = draw(self.repeats, head.num_classes, head.num_features, self.seed)
 
@@ -217,10 +217,10 @@ class WeiPerKLD(WeiPerMSP):
         """A sample of the features."""
         return {"sample": Reservoir(self.samples)}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, sample: Reservoir) -> None:  # type: ignore[override]
         """Draw the perturbations, and take the mean histograms of the sample."""
-        super().estimate(statistics, head)
-        features: Tensor = statistics["sample"].rows
+        super().estimate(head)
+        features = sample.rows
         linear = LinearHead(head.linear.weight.cpu().float(), head.linear.bias.cpu().float())
         extremes = torch.stack([torch.stack(head(features).aminmax()) for head in self.perturbed(linear)])
         ranges = [torch.stack(features.aminmax()), torch.stack([extremes[:, 0].amin(), extremes[:, 1].amax()])]

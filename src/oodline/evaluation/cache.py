@@ -22,7 +22,6 @@ from oodline.evaluation.identity import identity
 from oodline.evaluation.shards import Block, Shards
 from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
-from oodline.scoring.score import CHEAP
 
 IMAGES_A_SHARD = 256
 """As many images are computed again at most when a pass was interrupted; a file of 3 MB with 2048 features and 1000
@@ -153,7 +152,7 @@ class CachedClassifier(Classifier):
         shards = self.shards(loader)  # type: ignore[arg-type]  # it says so where it is none
         assert isinstance(loader, KnownLoader)
         missing = set(shards.missing())
-        live = bool(layers) or bool(needs & ~CHEAP)
+        live = bool(layers or needs & ~Needs.FROM_FEATURES)
         read: list[int] = []
         for absent, numbers in groupby(range(len(shards)), missing.__contains__):
             source = self._run_over if absent or live else self._replay

@@ -31,25 +31,13 @@ from oodline.evaluation.identity import code_digest
 from oodline.guard.artifact import Artifact, describe, read_artifact, write_artifact
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
-from oodline.scoring.score import CHEAP, Scores
-
-
-def costly(detector: Detector) -> bool:
-    """Whether it reads more than features and logits.
-
-    Examples
-    --------
-    >>> from oodline import ODIN, LINe
-    >>> costly(ODIN()), costly(LINe())
-    (True, False)
-    """
-    return bool(detector.all_layers) or bool(detector.all_needs & ~CHEAP)
+from oodline.scoring.score import Scores
 
 
 def restore_fitted(
     detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader
 ) -> dict[str, Detector]:
-    """Those costly detectors that were fitted on this very data before, fitted; none without a cache."""
+    """Those detectors that need the network and were fitted on this very data before, fitted; none without a cache."""
     found = {}
     for label, detector in detectors.items():
         if isinstance(classifier, CachedClassifier) and _is_kept(detector) and detector.has_state:
@@ -63,11 +51,11 @@ def restore_fitted(
 
 
 def _is_kept(detector: Detector) -> bool:
-    return costly(detector) and not is_own(detector)
+    return detector.needs_network and not is_own(detector)
 
 
 def keep_fitted(detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader) -> None:
-    """Keep the state of costly detectors; nothing without a cache."""
+    """Keep the state of detectors that need the network; nothing without a cache."""
     for detector in detectors.values():
         if isinstance(classifier, CachedClassifier) and _is_kept(detector) and detector.has_state:
             path = _place_of_state(detector, classifier, loader)
@@ -78,7 +66,7 @@ def keep_fitted(detectors: Mapping[str, Detector], classifier: Classifier, loade
 def score_or_recall(
     detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader, *, progress: bool = False
 ) -> tuple[Scores, dict[str, OodlineError]]:
-    """As `score_each`, with the scores of costly detectors from disk where they are there.
+    """As `score_each`, with the scores of detectors that need the network from disk where they are there.
 
     The network runs once over what is not on disk, and not at all where everything is.
     """
@@ -87,8 +75,8 @@ def score_or_recall(
     shards = classifier.shards(loader)
     places = {label: _place_of_scores(d, classifier, shards.key) for label, d in detectors.items() if _is_kept(d)}
     recalled = {label: kept for label, place in places.items() if (kept := _read_scores(place)) is not None}
-    costs = {label: d for label, d in detectors.items() if costly(d) and label not in recalled}
-    cheap: dict[str, Detector] = {label: d for label, d in detectors.items() if not costly(d)}
+    costs = {label: d for label, d in detectors.items() if d.needs_network and label not in recalled}
+    cheap: dict[str, Detector] = {label: d for label, d in detectors.items() if not d.needs_network}
     together = bool(costs) and bool(shards.missing())
     # a pass from disk gives labels and predicted classes, too, so one is made even if nothing else is asked of it
     first = cheap | costs if together else cheap or {"": MaxLogit()}

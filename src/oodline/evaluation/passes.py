@@ -118,13 +118,13 @@ class _Estimate:
     def all_layers(self) -> tuple[str, ...]:
         return self.detector.all_layers
 
-    def requests(self, head: Head) -> dict[str, Any]:
-        return self.detector.requests(head)
+    def _requests(self, head: Head) -> dict[str, Any]:
+        return self.detector._requests(head)
 
-    def settle(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def _settle(self, statistics: Mapping[str, Any], head: Head) -> None:
         started = perf_counter()
         try:
-            self.detector.settle(statistics, head)
+            self.detector._settle(statistics, head)
         except OodlineError as error:
             self.failure = error
         self.seconds = perf_counter() - started

@@ -64,12 +64,12 @@ class Neurons:
         self.samples = samples
         self.fitted_on: HeadInfo | None = None
 
-    def requests(self, head: Head) -> dict[str, Statistic]:
+    def _requests(self, head: Head) -> dict[str, Statistic]:
         """Empty statistics to fill; see `oodline.passes.fit.Fittable`."""
         require_linear(head)
         return {"moments": ClassMoments(variance=True), "top": TopSamples(self.samples)}
 
-    def settle(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def _settle(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Take what it keeps from the filled statistics."""
         moments, top = statistics["moments"], statistics["top"]
         self.mean, self.spread = moments.mean.float(), moments.standard_deviation().float()

@@ -41,6 +41,9 @@ class Needs(enum.Flag):
     CLASSIFIER = enum.auto()
     """The classifier, to run it again or to differentiate it: such a detector costs more than the one pass."""
 
+    FROM_FEATURES = LOGITS | FEATURES | HEAD | LINEAR_HEAD
+    """All that features, logits and head give, so that kept activations serve it without the network."""
+
 
 class SecondPass(Protocol):
     """What `Activations.classifier` can do; see `Classifier`."""

@@ -40,11 +40,11 @@ class Fittable(Protocol):
         """Modules whose output they read."""
         ...
 
-    def requests(self, head: Head) -> dict[str, Statistic]:
+    def _requests(self, head: Head) -> dict[str, Statistic]:
         """Empty statistics to fill."""
         ...
 
-    def settle(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def _settle(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Estimate its state from the filled ones."""
         ...
 
@@ -193,11 +193,11 @@ def fit(
     detectors = list(named.values())
     check_served(detectors, classifier)
     head = classifier.head
-    requests = [detector.requests(head) for detector in detectors]
+    requests = [detector._requests(head) for detector in detectors]
     assumed = [detector.assumed() if isinstance(detector, Supposes) else {} for detector in detectors]
     known = any(isinstance(d, TrainingAccuracy) for d in detectors)
     order = None if known or classifier.lacking(TrainingAccuracy.all_needs) else TrainingAccuracy()
-    beside = [{}] if order is None else [order.requests(head)]
+    beside = [{}] if order is None else [order._requests(head)]
     wanted = [*requests, *assumed]
     shared = share(wanted) and share([*wanted, *beside])  # no pass is made for the accuracy alone
     if shared:
@@ -208,7 +208,7 @@ def fit(
     done: list[str] = []
     for (name, detector), request, measured in zip(named.items(), requests, assumed, strict=True):
         try:
-            detector.settle(request, head)
+            detector._settle(request, head)
             if isinstance(detector, Supposes):
                 detector.check_assumptions(measured, head)
         except OodlineError as error:
@@ -230,6 +230,6 @@ def _check_classes(
         warn(warning)
     if order is not None:
         order.class_names = getattr(source, "class_names", None)
-        order.settle(statistics, head)
+        order._settle(statistics, head)
         if order.order:
             warn(order.order)

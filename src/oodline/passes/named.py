@@ -33,7 +33,7 @@ def name_detectors(detectors: Any) -> dict[str, Any]:
     Parameters
     ----------
     detectors : detector, iterable of detectors, or mapping of str to detector
-        Anything with the `name` and `requests` of `oodline.passes.fit.Fittable`.
+        Anything with the `name` and `_requests` of `oodline.passes.fit.Fittable`.
 
     Raises
     ------
@@ -75,4 +75,4 @@ def name_detectors(detectors: Any) -> dict[str, Any]:
 
 
 def _is_detector(value: Any) -> bool:
-    return hasattr(value, "requests") and hasattr(value, "name") and not isinstance(value, type)
+    return hasattr(value, "_requests") and hasattr(value, "name") and not isinstance(value, type)

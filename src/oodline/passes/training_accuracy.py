@@ -58,11 +58,11 @@ class TrainingAccuracy:
     def __init__(self, class_names: Sequence[str] | None = None) -> None:
         self.class_names = class_names
 
-    def requests(self, head: Head) -> dict[str, Statistic]:
+    def _requests(self, head: Head) -> dict[str, Statistic]:
         """Empty statistics to fill; see `oodline.passes.fit.Fittable`."""
         return {"hits": Hits(), "confusions": Confusions()}
 
-    def settle(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def _settle(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Compare the accuracy with that of guessing."""
         hits: Hits = statistics["hits"]
         self.value, self.warning = hits.accuracy, ""

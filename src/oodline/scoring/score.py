@@ -25,9 +25,6 @@ from oodline.scoring.columns import Columns
 Detectors = Detector | Mapping[str, Detector] | Iterable[Detector]
 """One, several, or several by a name of one's choice. A public function also takes a detector's name in its place."""
 
-CHEAP = Needs.LOGITS | Needs.FEATURES | Needs.HEAD | Needs.LINEAR_HEAD
-"""What every pass gives, whoever asks."""
-
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -164,8 +161,8 @@ def unsupported(
     for name, detector in detectors.items():
         try:
             check_served([detector], classifier)
-            requests = detector.requests(classifier.head)
-            if batch is not None and (detector.all_layers or detector.all_needs & ~CHEAP):
+            requests = detector._requests(classifier.head)
+            if batch is not None and detector.needs_network:
                 activations, labels = next(classifier.stream([batch], **reads([detector])))
                 # only a second pass shows whether the inputs can be differentiated
                 for statistic in requests.values() if Needs.CLASSIFIER in detector.all_needs else ():

@@ -50,7 +50,7 @@ def read(detector: Detector, classifier: Classifier, images: Tensor = IMAGES) ->
 
 def filled(detector: Detector, classifier: Classifier, loader: Iterable[Batch]) -> dict[str, Statistic]:
     """Fill the statistics that the detector asks for, without settling it."""
-    statistics = detector.requests(classifier.head)
+    statistics = detector._requests(classifier.head)
     for activations, labels in classifier.stream(loader, **reads([detector])):
         for statistic in statistics.values():
             statistic.update(activations, labels)

@@ -144,11 +144,11 @@ def merged_parts_equal_the_whole(case: Case) -> None:
         order = torch.randperm(SAMPLES).tolist()
         parts = [order[i:j] for i, j in zip([0, *cuts], [*cuts, SAMPLES], strict=True)]
         merged = case.make()
-        total = merged.requests(classifier.head)
+        total = merged._requests(classifier.head)
         for part in reversed(parts):
             for name, statistic in filled(merged, classifier, batches(13, part)).items():
                 total[name].merge(statistic)
-        merged.settle(total, classifier.head)
+        merged._settle(total, classifier.head)
         same_detector(detector, merged, classifier, ("after one fit", "after merging parts"), _MERGEABLE)
 
 
@@ -157,13 +157,13 @@ def a_statistic_survives_saving_midway(case: Case) -> None:
     detector, classifier = case.fitted()
     resumed = case.make()
     first = filled(resumed, classifier, batches(20, EVERYONE[:40]))
-    second = resumed.requests(classifier.head)
+    second = resumed._requests(classifier.head)
     for name, statistic in second.items():
         statistic.load_state_dict(first[name].state_dict())
     for activations, labels in classifier.stream(batches(20, EVERYONE[40:]), **reads([resumed])):
         for statistic in second.values():
             statistic.update(activations, labels)
-    resumed.settle(second, classifier.head)
+    resumed._settle(second, classifier.head)
     same_detector(detector, resumed, classifier, ("after one fit", "after a fit that went on"), _MERGEABLE)
 
 

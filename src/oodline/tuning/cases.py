@@ -13,7 +13,6 @@ from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
 from oodline.model.no_head import NoHead
 from oodline.passes.fit import share
-from oodline.scoring.score import CHEAP
 from oodline.statistics import Statistic
 from oodline.statistics.sources import group as by_class
 from oodline.tuning.feature_space import MADE_UP
@@ -41,7 +40,7 @@ class Case:
         self, detectors: Sequence[Detector | None], head: Head, trial: Trial, fold: Fold | None = None
     ) -> None:
         self.head, self.trial, self.fold = head, trial, fold
-        self.requests: list[dict[str, Statistic]] = [{} if d is None else d.requests(head) for d in detectors]
+        self.requests: list[dict[str, Statistic]] = [{} if d is None else d._requests(head) for d in detectors]
         self._shared = share(self.requests)
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
@@ -54,7 +53,7 @@ class Case:
 
     def areas(self, detector: Detector, request: Mapping[str, Statistic]) -> dict[str, float]:
         """AUROC against each set of outliers of the detector fitted from its statistics."""
-        detector.settle(request, self.head)
+        detector._settle(request, self.head)
         return self.trial.areas(detector)
 
 
@@ -70,7 +69,7 @@ def make_cases(detectors: Sequence[Detector | None], head: Head, held_out: HeldO
     if outliers:
         return [Case(detectors, head, Trial(held_out.ids, outliers))]
     known = next(d for d in detectors if d is not None)
-    if known.all_layers or known.all_needs & ~CHEAP:
+    if known.needs_network:
         raise InputError(
             f"no pseudo-outliers can be made for {type(known).__name__}: the inputs are not images (N, C, H, W) to "
             "transform, and it reads more than features and logits, which are all that can be made up without them."

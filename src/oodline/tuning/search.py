@@ -155,7 +155,7 @@ def tune(
         tried.append(failures.get(i) or _judge(detector, choice, [(case, case.requests[i]) for case in cases]))
     chosen = best(tried)
     final = with_settings(detector, chosen.settings)
-    final.settle(cases[0].requests[tried.index(chosen)], cases[0].head)
+    final._settle(cases[0].requests[tried.index(chosen)], cases[0].head)
     return Tuned(final, chosen, tuple(tried), fit_data, held_out.witness.touched, seed)
 
 

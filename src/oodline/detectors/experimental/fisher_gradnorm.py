@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -70,10 +69,10 @@ class FisherGradNorm(Detector):
         """Mean squares of both factors of the gradient."""
         return {"pull": ClassMoments(SquaredPull(), "all"), "features": ClassMoments(SquaredFeatures(), "all")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, pull: ClassMoments, features: ClassMoments) -> None:
         """Invert the mean squares; what never moved counts nothing."""
-        self.pull = _inverse(statistics["pull"].overall_mean)
-        self.size = _inverse(statistics["features"].overall_mean)
+        self.pull = _inverse(pull.overall_mean)
+        self.size = _inverse(features.overall_mean)
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Squared norm (N,)."""

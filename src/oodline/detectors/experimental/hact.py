@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -62,11 +61,10 @@ class HAct(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Mean quantile functions by predicted class."""
-        return {"sorted": ClassMoments(SortedContributions(), "predicted")}
+        return {"moments": ClassMoments(SortedContributions(), "predicted")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, moments: ClassMoments) -> None:
         """Keep the means."""
-        moments: ClassMoments = statistics["sorted"]
         seen = (moments.count > 0).unsqueeze(1)
         self.barycentres = torch.where(seen, moments.mean, moments.overall_mean).float()
 

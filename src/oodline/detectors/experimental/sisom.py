@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -70,9 +69,8 @@ class SISOM(Detector):
         """A sample of the states, with predicted class."""
         return {"bank": Reservoir(self.bank, NeuronStates(self.alpha), by="predicted")}
 
-    def estimate(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def estimate(self, head: Head, bank: Reservoir) -> None:
         """Keep the sample."""
-        bank: Reservoir = statistics["bank"]
         if len(torch.unique(bank.groups)) < 2:
             raise InputError(
                 f"SISOM compares classes, and all {len(bank.groups)} kept samples were predicted as one. Fit on data "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -72,11 +71,11 @@ class Threshold:
         """What must be known of the training data: nothing for a value."""
         return {} if self.fraction is None else {"activations": Quantiles()}
 
-    def estimate(self, statistics: Mapping[str, Any]) -> Float[Tensor, ""]:
+    def estimate(self, activations: Quantiles | None = None) -> Float[Tensor, ""]:
         """The value, as a scalar tensor."""
-        if self.fraction is None:
+        if self.fraction is None or activations is None:
             return torch.tensor(self.value)
-        return torch.tensor(statistics["activations"].quantile(self.fraction))
+        return torch.tensor(activations.quantile(self.fraction))
 
     def estimate_exactly(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
         """The value, or the exact percentile of all entries of a sample, as a scalar tensor."""
