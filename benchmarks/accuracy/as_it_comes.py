@@ -26,8 +26,9 @@ from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import OodlineError
 from oodline.evaluation.metrics import auroc
 from oodline.model.activations import Activations
+from oodline.passes.fit import costly
 from oodline.preprocessing.preprocessing import Preprocessing
-from oodline.scoring.score import CHEAP, score
+from oodline.scoring.score import score
 
 CONVNEXT = "timm:convnext_atto,patch_size=2,dims=[32,64,128,256],depths=[2,2,4,2],num_classes=10"
 MORE = {
@@ -144,11 +145,10 @@ def fit(detector: Detector, known: Known) -> None:
 def measure(name: str, known: Known) -> dict[str, Any]:
     """One detector: AUROC by group, and what the fit said."""
     detector = create_detector(name)
-    costly = bool(detector.all_layers or detector.all_needs & ~CHEAP)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            if costly:
+            if costly(detector):
                 if known.preprocessing is not None:
                     detector.use_preprocessing(known.preprocessing)
                 detector.fit(known.classifier, known.few("fit", FEW[0]))
@@ -170,7 +170,13 @@ def measure(name: str, known: Known) -> dict[str, Any]:
             return {"detector": name, "refused": " ".join(str(error).split())}
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
     means = {group: sum(values) / len(values) for group, values in areas.items()}
-    return {"detector": name, "auroc": means, "mean": sum(means.values()) / len(means), "said": said, "few": costly}
+    return {
+        "detector": name,
+        "auroc": means,
+        "mean": sum(means.values()) / len(means),
+        "said": said,
+        "few": costly(detector),
+    }
 
 
 @app.default

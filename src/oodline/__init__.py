@@ -80,7 +80,8 @@ if TYPE_CHECKING:
     from oodline.model.from_features import from_features
     from oodline.model.head import LayeredHead, LinearHead
     from oodline.model.zoo import load_model
-    from oodline.passes.fit import FitError, fit
+    from oodline.passes.fit import fit
+    from oodline.passes.fit_result import FitError, FitResult
     from oodline.passes.local import Local
     from oodline.passes.ray import Ray
     from oodline.passes.torchrun import Torchrun
@@ -120,7 +121,8 @@ _HOMES = {
     "evaluate": "oodline.evaluation.evaluate",
     "benjamini_hochberg": "oodline.scoring.false_discovery",
     "Explanation": "oodline.guard.explanation",
-    "FitError": "oodline.passes.fit",
+    "FitError": "oodline.passes.fit_result",
+    "FitResult": "oodline.passes.fit_result",
     "Fitted": "oodline.detectors.fitted",
     "fit": "oodline.passes.fit",
     "Guard": "oodline.guard.guard",
@@ -161,6 +163,7 @@ __all__ = [  # and every detector of the catalog
     "FeatureClassifier",
     "FewSamplesWarning",
     "FitError",
+    "FitResult",
     "Fitted",
     "FittedGuards",
     "Guard",

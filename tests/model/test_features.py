@@ -14,7 +14,8 @@ from oodline.errors import DataError, HeadError, InputError, LabelError, Mismatc
 from oodline.guard.guard import Guard
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
-from oodline.scoring.score import CHEAP, score_all, unsupported
+from oodline.passes.fit import costly, unsupported
+from oodline.scoring.score import score_all
 
 CLASSES, WIDTH, N = 3, 30, 60
 LABELS = torch.arange(N) % CLASSES
@@ -44,7 +45,7 @@ FEATURES, LOGITS = TRAINED.features.numpy(), TRAINED.logits.numpy()
 HEAD = (MODEL.head.weight.numpy(), MODEL.head.bias.numpy())
 LIGHTER = {"corp": "corp,size=64", "cop": "cop"}
 DETECTORS = [LIGHTER.get(name, name) for name in CATALOG]
-SERVED = [r for r in DETECTORS if not create_detector(r).all_layers and not create_detector(r).all_needs & ~CHEAP]
+SERVED = [r for r in DETECTORS if not costly(create_detector(r))]
 
 
 def by_the_model(reference):

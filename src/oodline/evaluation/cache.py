@@ -20,9 +20,8 @@ from oodline.data.batch import Batch, unpack
 from oodline.errors import InputError, SettingError
 from oodline.evaluation.identity import identity
 from oodline.evaluation.shards import Block, Shards
-from oodline.model.activations import Activations, Needs
+from oodline.model.activations import CHEAP, Activations, Needs
 from oodline.model.classifier import Classifier
-from oodline.scoring.score import CHEAP
 
 IMAGES_A_SHARD = 256
 """As many images are computed again at most when a pass was interrupted; a file of 3 MB with 2048 features and 1000

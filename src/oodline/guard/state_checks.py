@@ -13,7 +13,7 @@ from oodline.errors import ArtifactError, OodlineError
 from oodline.model.activations import Activations
 from oodline.model.head import Head, HeadInfo
 from oodline.model.no_head import NoHead
-from oodline.scoring.score import CHEAP
+from oodline.passes.fit import costly
 
 SEEN = FittedTensor("Int", "S")
 
@@ -54,7 +54,7 @@ def try_out(name: str, detector: Detector, head: Head) -> None:
     ArtifactError
         That fails, or does not give one score each.
     """
-    if head.num_classes == 0 or isinstance(head, NoHead) or detector.all_layers or detector.all_needs & ~CHEAP:
+    if head.num_classes == 0 or isinstance(head, NoHead) or costly(detector):
         return  # what it reads is not at hand
     features = head.linear.weight.new_zeros(2, head.num_features)
     with torch.no_grad(), state_fits(f"'{name}'"):

@@ -42,6 +42,10 @@ class Needs(enum.Flag):
     """The classifier, to run it again or to differentiate it: such a detector costs more than the one pass."""
 
 
+CHEAP = Needs.LOGITS | Needs.FEATURES | Needs.HEAD | Needs.LINEAR_HEAD
+"""What every pass gives, whoever asks."""
+
+
 class SecondPass(Protocol):
     """What `Activations.classifier` can do; see `Classifier`."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from oodline.data.batch import Inputs, as_tensors
 from oodline.data.tensors import TensorLoader, TensorSource
 from oodline.errors import DataError, HeadError, InputError
-from oodline.model.activations import Activations, Needs
+from oodline.model.activations import CHEAP, Activations, Needs
 from oodline.model.classifier import Classifier
 from oodline.model.feature_files import NAMES, open_features
 from oodline.model.gradients import Gradients
@@ -118,7 +118,7 @@ class FeatureClassifier(Classifier):
             n for n, there in zip(NAMES, (Needs.FEATURES in has, self._logits_given), strict=True) if there
         )
         what = " and ".join(dict.fromkeys(thing for thing, _ in missing))
-        remedy = missing[-1][1] if layers or needs & ~_CHEAP else missing[0][1]
+        remedy = missing[-1][1] if layers or needs & ~CHEAP else missing[0][1]
         return f"needs {what}, and only {given or 'a head'} {'are' if given else 'is'} given. {remedy}."
 
     @property
@@ -143,7 +143,7 @@ class FeatureClassifier(Classifier):
         HeadError
             The logits are not what the head gives for the features.
         """
-        if why := self.lacking((needs & ~_CHEAP), layers):
+        if why := self.lacking((needs & ~CHEAP), layers):
             raise InputError(f"this pass {why}")
         found = self._named(inputs)
         raw = {value.dtype for value in found.values()}
@@ -278,9 +278,6 @@ class FeatureClassifier(Classifier):
                 f"{gap:.3g}, and {allowed:.3g} is allowed, where the largest logit is {largest:.3g}. Pass the head and "
                 "the features of the model that gave the logits, before softmax and temperature; or leave one out."
             )
-
-
-_CHEAP = Needs.FEATURES | Needs.LOGITS | Needs.HEAD | Needs.LINEAR_HEAD
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

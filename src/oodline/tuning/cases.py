@@ -12,8 +12,7 @@ from oodline.errors import InputError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
 from oodline.model.no_head import NoHead
-from oodline.passes.fit import share
-from oodline.scoring.score import CHEAP
+from oodline.passes.fit import costly, share
 from oodline.statistics import Statistic
 from oodline.statistics.sources import group as by_class
 from oodline.tuning.feature_space import MADE_UP
@@ -70,7 +69,7 @@ def make_cases(detectors: Sequence[Detector | None], head: Head, held_out: HeldO
     if outliers:
         return [Case(detectors, head, Trial(held_out.ids, outliers))]
     known = next(d for d in detectors if d is not None)
-    if known.all_layers or known.all_needs & ~CHEAP:
+    if costly(known):
         raise InputError(
             f"no pseudo-outliers can be made for {type(known).__name__}: the inputs are not images (N, C, H, W) to "
             "transform, and it reads more than features and logits, which are all that can be made up without them."
