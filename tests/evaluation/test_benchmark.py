@@ -13,7 +13,7 @@ from oodline import Classifier, Guard, evaluate, fit
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.paper import Paper
-from oodline.errors import DataError, InputError, ModelError, SettingError
+from oodline.errors import DataError, InputError, MismatchError, ModelError, SettingError
 from oodline.evaluation.benchmark import open_sets, run_protocol
 from oodline.evaluation.cache import CachedClassifier
 from oodline.evaluation.kept import restore_fitted, score_or_recall
@@ -73,6 +73,10 @@ def test_a_run_says_what_evaluating_by_hand_says(protocol, tmp_path):
     assert record.detectors["msp"].milliseconds > 0
     assert record.detectors["msp"].threshold == pytest.approx(np.sort(run.scores("held-out")["msp"])[0])
     guard = Guard.load(run.folder / "guard.safetensors", classifier, "knn")
+    other = toy_network()
+    next(other.parameters()).data[0] += 1
+    with pytest.raises(MismatchError, match="the same head but other weights before it"):
+        Guard.load(run.folder / "guard.safetensors", Classifier(other), "knn")
     assert guard.calibration.threshold == record.detectors["knn"].threshold
 
 

@@ -130,10 +130,10 @@ def run_protocol(
         peak_bytes=_peak_memory(),
     )
     calibration = next((s.part.data for s in sets if s.role == "calibration"), None)
-    artifact = Artifact(
+    artifact = Artifact.of(
+        classifier,
         outcome.detectors,
-        head,
-        outcome.calibrations,
+        calibrations=outcome.calibrations,
         class_names=record.class_names,
         preprocessing=preprocessing,
         model=ModelSource(reference=said.model, weights=said.weights, head=head.name),

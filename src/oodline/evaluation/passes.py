@@ -16,8 +16,8 @@ from oodline.evaluation.protocol import SetPart
 from oodline.evaluation.record import Role
 from oodline.model.classifier import Classifier
 from oodline.passes.fit import fit
-from oodline.scoring.calibration import calibrate, false_alarm_of
-from oodline.scoring.class_calibration import AnyCalibration
+from oodline.scoring.calibration import false_alarm_of
+from oodline.scoring.class_calibration import AnyCalibration, calibrate_all
 from oodline.scoring.score import Scores
 
 
@@ -86,9 +86,7 @@ def measure(
             outcome.leave_out(found.failures)
             outcome.scores[this.name] = found
         if this.role == "calibration":
-            outcome.calibrations = {
-                label: calibrate(scores, false_alarm_of(None, tpr)) for label, scores in found.scores.items()
-            }
+            outcome.calibrations = calibrate_all(found, classifier.head.num_classes, false_alarm_of(None, tpr))
         cached = getattr(classifier, "computed", None) == before
         outcome.passes[this.name] = (perf_counter() - started, cached)
     outcome.calibrations = {x: c for x, c in outcome.calibrations.items() if x in outcome.detectors}

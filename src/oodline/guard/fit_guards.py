@@ -18,10 +18,7 @@ from oodline.guard.calibrating import calibrate_detectors
 from oodline.guard.guard import Guard
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
-from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
-from oodline.model.fingerprint import Fingerprint
-from oodline.model.head import HeadInfo
 from oodline.passes.engine import Engine
 from oodline.passes.fit import Fittable, fit
 from oodline.passes.fit_result import fit_error
@@ -191,15 +188,13 @@ def fit_guards(
             named, classifier, held_out, rate, by, keep_inputs=keep_inputs, engine=passes, progress=progress
         )
         calibrations, probe = made.calibrations, made.probe
-    artifact = Artifact(
-        detectors=named,
-        head=HeadInfo.of(classifier.head),
+    artifact = Artifact.of(
+        classifier,
+        named,
         calibrations=calibrations,
         class_names=None if class_names is None else tuple(class_names),
         preprocessing=preprocessing,
         neurons=known if known in found.detectors.values() else None,
-        # of features that were computed before, the model is not known
-        weights=None if classifier.lacking(Needs.INPUTS) else Fingerprint.of(classifier.model),
         probe=probe,
     )
     return FittedGuards(classifier, artifact, failures, accuracy, seconds)

@@ -24,11 +24,10 @@ from oodline.guard.export import Export, export_onnx
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
 from oodline.guard.verdict import Verdict
-from oodline.model.activations import Activations, Needs
+from oodline.model.activations import Activations
 from oodline.model.changes import Snapshot
 from oodline.model.classifier import Classifier
-from oodline.model.fingerprint import Fingerprint
-from oodline.model.head import HeadInfo, LinearHead
+from oodline.model.head import LinearHead
 from oodline.model.zoo import move, names_in_config
 from oodline.passes.fit import check_served, reads
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -312,23 +311,18 @@ class Guard:
         name = self.detector.name
         if self.calibration is not None:
             self._check_unchanged()
-        artifact = Artifact(
-            detectors={name: self.detector},
-            head=HeadInfo.of(self.classifier.head),
+        artifact = Artifact.of(
+            self.classifier,
+            {name: self.detector},
+            weights=None if self.calibration is None else self._snapshots[0].fingerprint,
             calibrations={} if self.calibration is None else {name: self.calibration},
             class_names=self.class_names,
             preprocessing=self.preprocessing,
             neurons=self.neurons,
-            weights=self._weights(),
             probe=self.probe,
             other_weights=self.other_weights,
         )
         return write_artifact(artifact, path)
-
-    def _weights(self) -> Fingerprint | None:
-        if self.classifier.lacking(Needs.INPUTS):
-            return None  # features that were computed before: the model behind them is not known
-        return Fingerprint.of(self.classifier.model) if self.calibration is None else self._snapshots[0].fingerprint
 
     @checked
     def export_onnx(
