@@ -32,10 +32,9 @@ from torch.nn import functional as F
 import oodline as ol
 from oodline.cli.detectors import create_all
 from oodline.cli.options import Json, print_json
-from oodline.errors import OodlineError
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import score_sets, tabulate_sets
-from oodline.scoring.score import unsupported
+from oodline.scoring.score import score_all
 
 DATA = Path(os.environ.get("OODLINE_SHARED", "../shared")) / "data" / "text" / "clinc150.json"
 LINE = "line,p_a=0.1,p_w=0.1,clip=90%"
@@ -140,7 +139,10 @@ def main(
         return
 
     classifier = ol.Classifier(model)
-    detectors, refused = fit_those_that_can(create_all(detector or [LINE, "all"]), classifier, sets["train"])
+    fitted = ol.fit(create_all(detector or [LINE, "all"]), classifier, sets["train"], on_failure="skip")
+    tried = score_all(fitted.detectors, classifier, [next(iter(sets["train"]))], on_failure="skip")
+    detectors = {name: fitted.detectors[name] for name in tried.scores}
+    refused = {name: str(error) for name, error in (fitted.failures | tried.failures).items()}
     scored = score_sets(detectors, classifier, sets["test"], {"out of scope": sets["oos_test"]})
     table = tabulate_sets(scored, bootstrap=Bootstrap(bootstrap, seed=seed) if bootstrap else None)
     first = next(iter(detectors))
@@ -199,27 +201,6 @@ def write_all(folder: Path, model: IntentClassifier, sets: dict[str, Queries]) -
     save_file(model.state_dict(), folder / "classifier.safetensors")
     for split, queries in sets.items():
         save_file(queries.columns, folder / f"{split}.safetensors")
-
-
-def fit_those_that_can(
-    detectors: dict[str, ol.Detector], classifier: ol.Classifier, queries: Queries
-) -> tuple[dict[str, ol.Detector], dict[str, str]]:
-    """Fit in one pass; leave out detectors that text cannot serve, each with its own sentence."""
-    refused: dict[str, OodlineError] = unsupported(detectors, classifier, queries)
-    able = {name: d for name, d in detectors.items() if name not in refused}
-    try:
-        ol.fit(list(able.values()), classifier, queries)
-    except ol.FitError as error:
-        refused |= error.failures
-        able = {name: d for name, d in able.items() if name not in error.failures}
-    batch = next(iter(queries))
-    for name in list(able):
-        try:
-            ol.score(able[name], classifier, [batch])
-        except OodlineError as error:
-            refused[name] = error
-            del able[name]
-    return able, {name: str(reason) for name, reason in refused.items()}
 
 
 if __name__ == "__main__":

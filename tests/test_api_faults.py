@@ -45,6 +45,7 @@ RECORDS = {
     "Explanation": "made by a guard",
     "FeatureClassifier": "made by `from_features`",
     "FitError": "an error",
+    "FitResult": "made by `fit`",
     "FittedGuards": "made by `fit_guards`",
     "LayeredHead": "made by a classifier",
     "LinearHead": "made by a classifier",
@@ -335,9 +336,13 @@ def test_detectors_are_taken_one_by_one_in_a_mapping_and_from_a_generator():
     classifier, loader = toy_problem()
     given = [ol.LINe(), ol.KNN(k=5)]
     for detectors in (given[0], given, iter(given), {"one": given[0], "other": ol.LINe(p_a=0.5)}):
-        named = detectors if isinstance(detectors, dict) else {}
-        assert ol.fit(detectors, classifier, loader) is None
-        assert given[0].fitted and all(detector.fitted for detector in named.values())
+        result = ol.fit(detectors, classifier, loader)
+        names = (
+            ["one", "other"] if isinstance(detectors, dict) else ["line"] if detectors is given[0] else ["line", "knn"]
+        )
+        assert list(result.detectors) == list(result.seconds) == names and not result.failures
+        assert next(iter(result.detectors.values())) is given[0]
+        assert all(detector.fitted for detector in result.detectors.values())
     expected = ol.score(given[0], classifier, loader)["line"]
     for detectors, name in (({"mine": given[0]}, "mine"), (iter(given), "line"), (tuple(given), "line")):
         assert torch.equal(ol.score(detectors, classifier, loader)[name], expected)

@@ -144,11 +144,10 @@ def fit(detector: Detector, known: Known) -> None:
 def measure(name: str, known: Known) -> dict[str, Any]:
     """One detector: AUROC by group, and what the fit said."""
     detector = create_detector(name)
-    costly = detector.needs_network
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            if costly:
+            if detector.needs_network:
                 if known.preprocessing is not None:
                     detector.use_preprocessing(known.preprocessing)
                 detector.fit(known.classifier, known.few("fit", FEW[0]))
@@ -170,7 +169,13 @@ def measure(name: str, known: Known) -> dict[str, Any]:
             return {"detector": name, "refused": " ".join(str(error).split())}
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
     means = {group: sum(values) / len(values) for group, values in areas.items()}
-    return {"detector": name, "auroc": means, "mean": sum(means.values()) / len(means), "said": said, "few": costly}
+    return {
+        "detector": name,
+        "auroc": means,
+        "mean": sum(means.values()) / len(means),
+        "said": said,
+        "few": detector.needs_network,
+    }
 
 
 @app.default

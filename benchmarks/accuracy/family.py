@@ -23,13 +23,14 @@ from benchmarks.studies.tune_passes import SETUPS, held_out_rows, open_setup, te
 from cyclopts import App
 from torch import Tensor
 
-from oodline import Classifier, Detector, Fuse
+from oodline import Classifier, Detector, Fuse, fit
 from oodline.cli.options import Json, print_json
 from oodline.detectors.catalog import CATALOG, create_detector, detector_class
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import Table, score_sets, tabulate_sets
 from oodline.evaluation.published import published_tables
 from oodline.evaluation.scored_sets import ScoredSets
+from oodline.scoring.score import score_all
 
 SHARED = ("svhn", "textures")
 """OOD sets of the papers' CIFAR tables that are here."""
@@ -176,7 +177,10 @@ def detectors_for(case: Case) -> dict[str, Detector]:
 def measure(case: Case, data: Path, limit: int | None) -> dict[str, Any]:
     """Fit all in one pass and evaluate all in one pass a data set."""
     sets, started = case.open(data, limit), perf_counter()
-    able, failures = load_example("clinc150").fit_those_that_can(detectors_for(case), sets.classifier, sets.train)
+    found = fit(detectors_for(case), sets.classifier, sets.train, on_failure="skip")
+    tried = score_all(found.detectors, sets.classifier, [next(iter(sets.train))], on_failure="skip")
+    able = {name: found.detectors[name] for name in tried.scores}
+    failures = {name: str(error) for name, error in (found.failures | tried.failures).items()}
     fuse = able["fuse"]
     assert isinstance(fuse, Fuse)
     fuse.set_reference(sets.classifier, sets.held_out, progress=True)

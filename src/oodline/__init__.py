@@ -95,8 +95,9 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.model.head import LayeredHead as LayeredHead
     from oodline.model.head import LinearHead as LinearHead
     from oodline.model.zoo import load_model as load_model
-    from oodline.passes.fit import FitError as FitError
     from oodline.passes.fit import fit as fit
+    from oodline.passes.fit_result import FitError as FitError
+    from oodline.passes.fit_result import FitResult as FitResult
     from oodline.passes.local import Local as Local
     from oodline.passes.ray import Ray as Ray
     from oodline.passes.torchrun import Torchrun as Torchrun
@@ -140,7 +141,8 @@ _HOMES = {
     "evaluate": "oodline.evaluation.evaluate",
     "benjamini_hochberg": "oodline.scoring.false_discovery",
     "Explanation": "oodline.guard.explanation",
-    "FitError": "oodline.passes.fit",
+    "FitError": "oodline.passes.fit_result",
+    "FitResult": "oodline.passes.fit_result",
     "Fitted": "oodline.detectors.fitted",
     "fit": "oodline.passes.fit",
     "Guard": "oodline.guard.guard",

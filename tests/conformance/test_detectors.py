@@ -24,7 +24,8 @@ from oodline.errors import (
 from oodline.guard.guard import Guard
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
-from oodline.passes.fit import FitError, fit
+from oodline.passes.fit import fit
+from oodline.passes.fit_result import FitError
 from oodline.scoring.score import score
 from oodline.statistics import ClassMoments, Statistic
 from oodline.testing import rules

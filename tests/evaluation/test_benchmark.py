@@ -13,8 +13,7 @@ from oodline import Classifier, Guard, evaluate, fit
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.paper import Paper
-from oodline.errors import DataError, InputError, ModelError, SettingError
-from oodline.evaluation.attempts import score_each
+from oodline.errors import DataError, InputError, MismatchError, ModelError, SettingError
 from oodline.evaluation.benchmark import open_sets, run_protocol
 from oodline.evaluation.cache import CachedClassifier
 from oodline.evaluation.kept import restore_fitted, score_or_recall
@@ -73,6 +72,10 @@ def test_a_run_says_what_evaluating_by_hand_says(protocol, tmp_path):
     assert record.detectors["msp"].milliseconds > 0
     assert record.detectors["msp"].threshold == pytest.approx(np.sort(run.scores("held-out")["msp"])[0])
     guard = Guard.load(run.folder / "guard.safetensors", classifier, "knn")
+    other = toy_network()
+    next(other.parameters()).data[0] += 1
+    with pytest.raises(MismatchError, match="the same head but other weights before it"):
+        Guard.load(run.folder / "guard.safetensors", Classifier(other), "knn")
     assert guard.calibration.threshold == record.detectors["knn"].threshold
 
 
@@ -86,7 +89,7 @@ def test_the_network_runs_once_over_each_set_and_not_at_all_the_second_time(prot
     detectors = {name: create_detector(f"{name},k=3" if name == "knn" else name) for name in ("energy", "knn", "line")}
     runs = []
     for _ in range(2):
-        runs.append(measure(dict(detectors), classifier, CachedClassifier(classifier, tmp_path / "cache"), sets))
+        runs.append(measure(dict(detectors), CachedClassifier(classifier, tmp_path / "cache"), sets))
         assert sum(ran) == 36
     assert [cached for _, cached in runs[0].passes.values()] == [False] * 3
     assert [cached for _, cached in runs[1].passes.values()] == [True] * 3
@@ -195,17 +198,17 @@ class Sometimes(Detector):
 def test_nan_scores_are_a_failure_of_that_detector_with_a_count(tmp_path):
     classifier, loader = toy_images(tmp_path)
     detectors = {"sometimes": Sometimes(), "energy": create_detector("energy")}
-    found, failures = score_each(detectors, classifier, loader)
+    found = score_all(detectors, classifier, loader, on_failure="skip")
     assert torch.equal(found.scores["energy"], score_all(detectors["energy"], classifier, loader).scores["energy"])
-    assert list(found.scores) == ["energy"]
-    assert "NaN or infinite scores for 1 of 4 samples of the batch that begins with sample 4" in str(
-        failures["sometimes"]
+    assert list(found.scores) == list(found.seconds) == ["energy"]
+    assert str(found.failures["sometimes"]) == (
+        "'sometimes' gave NaN or infinite scores for 1 of 4 samples of a batch (first: sample 7 of the data set)."
     )
     sets = [
         BenchmarkSet("train", "fit", SetPart(data="x"), loader),
         BenchmarkSet("test", "id", SetPart(data="x"), loader),
     ]
-    outcome = measure(detectors, classifier, CachedClassifier(classifier, tmp_path / "cache"), sets)
+    outcome = measure(detectors, CachedClassifier(classifier, tmp_path / "cache"), sets)
     assert list(outcome.detectors) == ["energy"]
     assert list(outcome.failures) == ["sometimes"]
 
@@ -213,9 +216,9 @@ def test_nan_scores_are_a_failure_of_that_detector_with_a_count(tmp_path):
 def test_inputs_that_cannot_be_differentiated_are_a_failure_of_those_that_must():
     classifier, loader = toy_problem()
     inputs = {"input": loader[0][0]}
-    found, failures = score_each({"odin": create_detector("odin"), "msp": create_detector("msp")}, classifier, [inputs])
+    found = score_all([create_detector("odin"), create_detector("msp")], classifier, [inputs], on_failure="skip")
     assert list(found.scores) == ["msp"]
-    assert "takes one tensor per batch" in str(failures["odin"])
+    assert "takes one tensor per batch" in str(found.failures["odin"])
 
 
 def test_missing_sets_are_all_listed_with_where_to_get_them(protocol, tmp_path):

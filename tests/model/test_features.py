@@ -14,7 +14,8 @@ from oodline.errors import DataError, HeadError, InputError, LabelError, Mismatc
 from oodline.guard.guard import Guard
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
-from oodline.scoring.score import score_all, unsupported
+from oodline.passes.fit import unsupported
+from oodline.scoring.score import score_all
 
 CLASSES, WIDTH, N = 3, 30, 60
 LABELS = torch.arange(N) % CLASSES

@@ -18,6 +18,7 @@ from oodline.errors import OodlineError
 from oodline.passes.engine import Engine
 from oodline.passes.sharding import share
 from oodline.passes.torchrun import ROUND, launched, process_group
+from oodline.scoring.score import score_all
 
 
 class TwiceFed:
@@ -42,6 +43,21 @@ class Counted(DataLoader):
         for batch in share(DataLoader(self.dataset, BATCH), i, n):
             Counted.read += 1
             yield batch
+
+
+class Late(ol.Energy):
+    """NaN for the last images, which the last rank has."""
+
+    name = "late"
+
+    def score(self, activations: ol.Activations) -> torch.Tensor:
+        return torch.where(activations.index < IMAGES - 3, super().score(activations), torch.nan)
+
+
+def skipped(engine: Engine) -> dict[str, object]:
+    found = score_all([Late(), ol.Energy()], ol.Classifier(network()), loader(), on_failure="skip", engine=engine)
+    reasons = {name: str(error) for name, error in found.failures.items()}
+    return {"scored": list(found.scores), "samples": len(found.scores["energy"]), "failures": reasons}
 
 
 def error_of(data: object, made: list[ol.Detector] | None = None) -> str:
@@ -78,6 +94,7 @@ def main(folder: Path) -> None:
             "different": error_of(loader(), [ol.LINe()] if engine.is_main else [ol.Mahalanobis()]),
             "early": error_of(long),
             "read": Counted.read,
+            "skipped": skipped(engine),
         }
         (folder / f"errors.{engine.rank}.json").write_text(json.dumps(errors))
 

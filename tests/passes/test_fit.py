@@ -18,10 +18,14 @@ from oodline.detectors.knn import KNN
 from oodline.detectors.line import LINe
 from oodline.detectors.mahalanobis import Mahalanobis
 from oodline.detectors.msp import MSP
+from oodline.detectors.nap import NAP
+from oodline.detectors.odin import ODIN
 from oodline.detectors.react import ReAct
 from oodline.errors import HeadError, InputError, LabelError, SettingError
 from oodline.model.classifier import Classifier
-from oodline.passes.fit import FitError, fit
+from oodline.passes.fit import fit
+from oodline.passes.fit_result import FitError
+from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.statistics import Statistic
 from oodline.testing import toy_problem
 
@@ -190,3 +194,41 @@ def test_progress_is_shown_on_standard_error(loader, capsys, monkeypatch):
 def test_nothing_is_printed_without_progress(capsys):
     fit(detectors(), CLASSIFIER, BATCHES)
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_cannot_be_fitted_is_skipped_with_its_reason():
+    detectors = {"few": LINe(p_a=0.1), "map": NAP(), "knn": KNN(k=3), "energy": Energy()}
+    result = fit(detectors, CLASSIFIER, [(INPUTS, LABELS % 2)], on_failure="skip")
+    assert result.detectors == {"knn": detectors["knn"], "energy": detectors["energy"]}
+    assert {name: type(error) for name, error in result.failures.items()} == {"map": HeadError, "few": LabelError}
+    assert str(result.failures["map"]).startswith("no feature map (N, K, H, W) was found")
+    assert list(result.seconds) == ["knn", "energy"] and min(result.seconds.values()) >= 0
+    same(detectors["knn"], KNN(k=3).fit(CLASSIFIER, BATCHES))
+
+
+def test_where_all_are_skipped_none_is_fitted_and_no_pass_is_made_for_what_goes_along():
+    seen = []
+
+    def batches():
+        for batch in BATCHES:
+            seen.append(batch)
+            yield batch
+
+    class Loader:
+        def __iter__(self):
+            return batches()
+
+    accuracy = TrainingAccuracy()
+    result = fit([NAP(), accuracy], CLASSIFIER, Loader(), on_failure="skip")
+    assert (result.detectors, list(result.failures), result.seconds) == ({}, ["nap"], {})
+    assert len(seen) == 1 and accuracy.value is None
+
+
+def test_an_iterator_loses_no_batch_to_the_trial():
+    skipped = fit({"line": LINe(), "odin": ODIN()}, CLASSIFIER, iter(BATCHES), on_failure="skip").detectors["line"]
+    same(skipped, LINe().fit(CLASSIFIER, BATCHES))
+
+
+def test_nan_activations_are_raised_also_where_failures_are_skipped():
+    with pytest.raises(InputError, match="sample 0 of the data set"):
+        fit([LINe(), KNN(k=3)], CLASSIFIER, [(torch.full_like(INPUTS, math.nan), LABELS)], on_failure="skip")

@@ -75,6 +75,12 @@ def test_all_ranks_end_with_the_sentence_of_the_one_that_failed(ranks):
         for rank, found in enumerate(errors):
             assert f": {sentence}" in found[name], (name, rank)
             assert found[name].startswith("RankError")
+    for found in errors:
+        skipped = found["skipped"]
+        assert (skipped["scored"], skipped["samples"]) == (["energy"], 300)
+        assert skipped["failures"]["late"].startswith(
+            "'late' gave NaN or infinite scores for 3 of 12 samples of a batch"
+        )
     assert errors[last]["broken"].startswith("RankError from InputError")
     assert errors[0]["broken"].startswith("RankError: ")
 

@@ -56,6 +56,33 @@ def test_shares_make_the_whole_in_the_order_of_the_positions():
     assert not merged.merge(filled(torch.arange(2), labels=False)).labelled
 
 
+class FromTen(Energy):
+    """NaN from the sample 10 on."""
+
+    name = "from-ten"
+
+    def score(self, activations):
+        return torch.where(activations.index < 10, super().score(activations), torch.nan)
+
+
+def test_a_failure_travels_with_the_scores_of_the_others():
+    detectors = {"energy": Energy(), "from-ten": FromTen()}
+    shares = [Columns(detectors, "skip") for _ in range(2)]
+    for share, rows in zip(shares, torch.arange(60).split(30), strict=True):
+        for batch in rows[rows < 60].flip(0).split(15):
+            share.update(CLASSIFIER(INPUTS[batch], index=batch), LABELS[batch])
+    merged, spare = shares[0].fresh(), shares[0].fresh()
+    for share in shares:
+        spare.load_state_dict(share.state_dict())
+        merged.merge(spare)
+    assert {name: str(error) for name, error in merged.failures.items()} == {
+        "from-ten": str(shares[0].failures["from-ten"])
+    }
+    assert "15 of 15 samples of a batch (first: sample 29 of" in str(merged.failures["from-ten"])
+    torch.testing.assert_close(merged.ordered()["score/energy"], filled(torch.arange(60)).ordered()["score/energy"])
+    assert merged.key != Columns(detectors).key
+
+
 def test_a_fingerprint_tells_names_settings_and_state_apart():
     fitted = ReAct(clip="90%").fit(CLASSIFIER, [(INPUTS, LABELS)])
     other = ReAct(clip="90%").fit(CLASSIFIER, [(2 * INPUTS, LABELS)])

@@ -15,8 +15,9 @@ from oodline.detectors.knn import KNN
 from oodline.detectors.line import LINe
 from oodline.detectors.mahalanobis import Mahalanobis
 from oodline.detectors.msp import MSP
+from oodline.detectors.nap import NAP
 from oodline.detectors.paper import Paper
-from oodline.errors import InputError, MismatchError, NotFittedError, SettingError
+from oodline.errors import HeadError, InputError, MismatchError, NotFittedError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.scoring.score import check_fitted_on, name_detectors, score, score_all
 from oodline.testing import toy_problem
@@ -170,3 +171,29 @@ def test_progress_is_shown_on_standard_error_only_when_asked_for(capsys, monkeyp
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "scoring" in captured.err
+
+
+def test_what_cannot_score_is_left_out_with_its_reason():
+    elsewhere, unfitted = LINe().fit(OTHER, BATCHES), KNN(k=3)
+    zero = int((CLASSIFIER(INPUTS).features[:, 0] == 0).nonzero()[0])
+    given = {"map": NAP(), "elsewhere": elsewhere, "knn": unfitted, "reciprocal": Reciprocal(), "energy": Energy()}
+    found = score_all(given, CLASSIFIER, [INPUTS], on_failure="skip")
+    assert list(found.scores) == list(found.seconds) == ["energy"]
+    assert {name: type(error) for name, error in found.failures.items()} == {
+        "map": HeadError,
+        "elsewhere": MismatchError,
+        "knn": NotFittedError,
+        "reciprocal": InputError,
+    }
+    assert f"first: sample {zero} of the data set" in str(found.failures["reciprocal"])
+    expected = score(Energy(), CLASSIFIER, [INPUTS])["energy"]
+    assert torch.equal(found.scores["energy"], expected)
+    with pytest.warns(UserWarning, match="^'knn' is left out: KNN is not fitted"):
+        scores = score([unfitted, Energy()], CLASSIFIER, [INPUTS], on_failure="skip")
+    assert list(scores) == ["energy"] and torch.equal(scores["energy"], expected)
+
+
+def test_where_none_can_score_there_are_predictions_and_no_scores():
+    found = score_all([NAP()], CLASSIFIER, BATCHES, on_failure="skip")
+    assert (found.scores, list(found.failures)) == ({}, ["nap"])
+    assert torch.equal(found.predicted, score_all(MSP(), CLASSIFIER, BATCHES).predicted)

@@ -98,9 +98,9 @@ def run_protocol(
         if this.role == "calibration":
             check_enough(this.samples, false_alarm_of(None, protocol.tpr))
     computed = isinstance(classifier, FeatureClassifier)  # features need no cache
-    passed = classifier if cache is None or computed else CachedClassifier(classifier, cache)
-    outcome = measure(detectors, classifier, passed, sets, tpr=protocol.tpr, progress=progress)
-    head = HeadInfo.of(passed.head)
+    classifier = classifier if cache is None or computed else CachedClassifier(classifier, cache)
+    outcome = measure(detectors, classifier, sets, tpr=protocol.tpr, progress=progress)
+    head = HeadInfo.of(classifier.head)
     said, source = protocol.classifier, sets[0].loader.source
     record = RunRecord(
         name=protocol.name,
@@ -130,10 +130,10 @@ def run_protocol(
         peak_bytes=_peak_memory(),
     )
     calibration = next((s.part.data for s in sets if s.role == "calibration"), None)
-    artifact = Artifact(
+    artifact = Artifact.of(
+        classifier,
         outcome.detectors,
-        head,
-        outcome.calibrations,
+        calibrations=outcome.calibrations,
         class_names=record.class_names,
         preprocessing=preprocessing,
         model=ModelSource(reference=said.model, weights=said.weights, head=head.name),

@@ -24,14 +24,13 @@ from oodline._util.files import write_atomically
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import is_own
 from oodline.detectors.max_logit import MaxLogit
-from oodline.errors import ArtifactError, OodlineError
-from oodline.evaluation.attempts import score_each
+from oodline.errors import ArtifactError
 from oodline.evaluation.cache import CachedClassifier, KnownLoader
 from oodline.evaluation.identity import code_digest
 from oodline.guard.artifact import Artifact, describe, read_artifact, write_artifact
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
-from oodline.scoring.score import Scores
+from oodline.scoring.score import Scores, score_all
 
 
 def restore_fitted(
@@ -65,13 +64,13 @@ def keep_fitted(detectors: Mapping[str, Detector], classifier: Classifier, loade
 
 def score_or_recall(
     detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader, *, progress: bool = False
-) -> tuple[Scores, dict[str, OodlineError]]:
-    """As `score_each`, with the scores of detectors that need the network from disk where they are there.
+) -> Scores:
+    """As `score_all`, skipping failures, with the scores of costly detectors from disk where they are there.
 
     The network runs once over what is not on disk, and not at all where everything is.
     """
     if not isinstance(classifier, CachedClassifier):
-        return score_each(detectors, classifier, loader, progress=progress)
+        return score_all(detectors, classifier, loader, on_failure="skip", progress=progress)
     shards = classifier.shards(loader)
     places = {label: _place_of_scores(d, classifier, shards.key) for label, d in detectors.items() if _is_kept(d)}
     recalled = {label: kept for label, place in places.items() if (kept := _read_scores(place)) is not None}
@@ -80,18 +79,20 @@ def score_or_recall(
     together = bool(costs) and bool(shards.missing())
     # a pass from disk gives labels and predicted classes, too, so one is made even if nothing else is asked of it
     first = cheap | costs if together else cheap or {"": MaxLogit()}
-    found, failures = score_each(first, classifier, loader, progress=progress)
+    passes = [score_all(first, classifier, loader, on_failure="skip", progress=progress)]
     if costs and not together:
-        more, failed = score_each(costs, classifier, loader, progress=progress)
-        found = replace(found, scores=found.scores | more.scores, seconds=found.seconds | more.seconds)
-        failures |= failed
-    for label in (costs.keys() & places.keys()) - failures.keys():
-        _write_scores(places[label], found.scores[label], found.seconds[label])
-    columns = found.scores | {label: scores for label, (scores, _) in recalled.items()}
-    seconds = found.seconds | {label: spent for label, (_, spent) in recalled.items()}
-    there = [label for label in detectors if label not in failures]
-    whole = replace(found, scores={x: columns[x] for x in there}, seconds={x: seconds[x] for x in there})
-    return whole, failures
+        passes.append(score_all(costs, classifier, loader, on_failure="skip", progress=progress))
+    found = {label: (values, each.seconds[label]) for each in passes for label, values in each.scores.items()}
+    for label in costs.keys() & places.keys() & found.keys():
+        _write_scores(places[label], *found[label])
+    found |= recalled
+    there = [label for label in detectors if label in found]
+    return replace(
+        passes[0],
+        scores={label: found[label][0] for label in there},
+        seconds={label: found[label][1] for label in there},
+        failures={label: error for each in passes for label, error in each.failures.items()},
+    )
 
 
 def _place_of_state(detector: Detector, classifier: CachedClassifier, loader: KnownLoader) -> Path:

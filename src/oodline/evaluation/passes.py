@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 from oodline.data import ImageLoader, TensorLoader
 from oodline.detectors.base import Detector
-from oodline.errors import InputError, OodlineError
+from oodline.errors import AssumptionWarning, InputError, OodlineError
 from oodline.evaluation.cache import KnownLoader
 from oodline.evaluation.kept import keep_fitted, restore_fitted, score_or_recall
 from oodline.evaluation.protocol import SetPart
 from oodline.evaluation.record import Role
-from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
-from oodline.model.head import Head
 from oodline.passes.fit import fit
-from oodline.scoring.calibration import calibrate, false_alarm_of
-from oodline.scoring.class_calibration import AnyCalibration
-from oodline.scoring.score import Scores, unsupported
-
-PROBED = 4
-"""Images on which is tried whether the classifier can serve a detector that needs more than features."""
+from oodline.scoring.calibration import false_alarm_of
+from oodline.scoring.class_calibration import AnyCalibration, calibrate_all
+from oodline.scoring.score import Scores
 
 
 @dataclass(frozen=True)
@@ -72,72 +67,42 @@ class Outcome:
 def measure(
     detectors: dict[str, Detector],
     classifier: Classifier,
-    passed: Classifier,
     sets: list[BenchmarkSet],
     *,
     tpr: float = 0.95,
     progress: bool = False,
 ) -> Outcome:
-    """Fit on the first set, then score the others; `passed` is the classifier itself or a cached one.
+    """Fit on the first set, then score the others; a `CachedClassifier` is not run over what is on disk.
 
     A detector that the classifier cannot serve, or that fails, is left out with its reason; the others go on.
     """
     outcome = Outcome(detectors)
     for this in sets:
-        before, started = getattr(passed, "computed", -1), perf_counter()
+        before, started = getattr(classifier, "computed", -1), perf_counter()
         if this.role == "fit":
-            few = this.loader.over([this.loader.rows[:PROBED]])
-            outcome.leave_out(unsupported(outcome.detectors, classifier, few))
-            _fit(outcome, passed, this.loader, progress)
+            _fit(outcome, classifier, this.loader, progress)
         else:
-            found, failures = score_or_recall(outcome.detectors, passed, this.loader, progress=progress)
-            outcome.leave_out(failures)
+            found = score_or_recall(outcome.detectors, classifier, this.loader, progress=progress)
+            outcome.leave_out(found.failures)
             outcome.scores[this.name] = found
         if this.role == "calibration":
-            outcome.calibrations = {
-                label: calibrate(scores, false_alarm_of(None, tpr)) for label, scores in found.scores.items()
-            }
-        cached = getattr(passed, "computed", None) == before
+            outcome.calibrations = calibrate_all(found, classifier.head.num_classes, false_alarm_of(None, tpr))
+        cached = getattr(classifier, "computed", None) == before
         outcome.passes[this.name] = (perf_counter() - started, cached)
     outcome.calibrations = {x: c for x, c in outcome.calibrations.items() if x in outcome.detectors}
     return outcome
 
 
-class _Estimate:
-    """A detector for `fit`: how long its own estimate takes after the pass, and why it failed if it did."""
-
-    def __init__(self, detector: Detector) -> None:
-        self.name, self.detector, self.seconds = detector.name, detector, 0.0
-        self.failure: OodlineError | None = None
-
-    @property
-    def all_needs(self) -> Needs:
-        return self.detector.all_needs
-
-    @property
-    def all_layers(self) -> tuple[str, ...]:
-        return self.detector.all_layers
-
-    def _requests(self, head: Head) -> dict[str, Any]:
-        return self.detector._requests(head)
-
-    def _settle(self, statistics: Mapping[str, Any], head: Head) -> None:
-        started = perf_counter()
-        try:
-            self.detector._settle(statistics, head)
-        except OodlineError as error:
-            self.failure = error
-        self.seconds = perf_counter() - started
-
-
-def _fit(outcome: Outcome, passed: Classifier, loader: KnownLoader, progress: bool) -> None:
-    kept = restore_fitted(outcome.detectors, passed, loader)
+def _fit(outcome: Outcome, classifier: Classifier, loader: KnownLoader, progress: bool) -> None:
+    kept = restore_fitted(outcome.detectors, classifier, loader)
     outcome.detectors = {label: kept.get(label, d) for label, d in outcome.detectors.items()}
     # those without a state have nothing to fit, and must not make the pass compute what only their scores read
     waiting = {label: d for label, d in outcome.detectors.items() if label not in kept and d.has_state}
-    estimates = {label: _Estimate(d) for label, d in waiting.items()}
-    if estimates:
-        fit(estimates, passed, loader, progress=progress)  # type: ignore[arg-type]  # `name` is its own
-    outcome.leave_out({label: e.failure for label, e in estimates.items() if e.failure is not None})
-    outcome.fit_seconds = {label: e.seconds for label, e in estimates.items()}
-    keep_fitted({label: d for label, d in waiting.items() if label in outcome.detectors}, passed, loader)
+    if not waiting:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AssumptionWarning)  # the table shows what became of it
+        found = fit(waiting, classifier, loader, on_failure="skip", progress=progress)
+    outcome.leave_out(found.failures)
+    outcome.fit_seconds = found.seconds
+    keep_fitted(found.detectors, classifier, loader)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import ValidationError
@@ -100,6 +100,27 @@ class Artifact:
     weights: Fingerprint | None = None
     probe: Probe | None = None
     other_weights: str | None = None
+
+    @classmethod
+    def of(
+        cls, classifier: Classifier, detectors: dict[str, Detector], *, weights: Fingerprint | None = None, **known: Any
+    ) -> Self:
+        """That of detectors fitted on `classifier`, whose head and weights are read where `weights` does not say them.
+
+        Examples
+        --------
+        >>> from oodline import LINe
+        >>> from oodline.testing import toy_problem
+        >>> classifier, loader = toy_problem()
+        >>> artifact = Artifact.of(classifier, {"line": LINe().fit(classifier, loader)})
+        >>> artifact.head.num_classes, artifact.check(classifier)
+        (3, '')
+        """
+        if classifier.lacking(Needs.INPUTS):
+            weights = None  # features that were computed before: the model behind them is not known
+        elif weights is None:
+            weights = Fingerprint.of(classifier.model)
+        return cls(detectors, HeadInfo.of(classifier.head), weights=weights, **known)
 
     def check(self, classifier: Classifier, *, allow_other_weights: str | None = None) -> str:
         """Find out whether this is the classifier that the detectors were fitted on: by its weights, and by a trial.

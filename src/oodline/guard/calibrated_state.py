@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from oodline.detectors.base import Detector
 from oodline.errors import MismatchError
-from oodline.model.activations import Needs
 from oodline.model.changes import Snapshot
 from oodline.model.classifier import Classifier
-from oodline.model.fingerprint import Fingerprint
 
 
 class CalibratedState:
@@ -47,10 +45,3 @@ class CalibratedState:
                     f"the {what} changed after the guard was calibrated: {difference}. Fit the detector again where "
                     "the classifier is another one, and call guard.calibrate(held_out_loader) again."
                 )
-
-
-def weights_of(classifier: Classifier, known: Snapshot | None = None) -> Fingerprint | None:
-    """What a file says of the weights; None where features were computed before, and the model is not known."""
-    if classifier.lacking(Needs.INPUTS):
-        return None
-    return Fingerprint.of(classifier.model) if known is None else known.fingerprint

@@ -14,22 +14,21 @@ from oodline.data.batch import Loader
 from oodline.detectors.default import default
 from oodline.errors import OodlineError
 from oodline.guard.artifact import Artifact, FitInfo, ModelSource, write_artifact
-from oodline.guard.calibrated_state import weights_of
 from oodline.guard.calibrating import calibrate_detectors
 from oodline.guard.guard import Guard
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
 from oodline.model.classifier import Classifier
-from oodline.model.head import HeadInfo
 from oodline.passes.engine import Engine
-from oodline.passes.fit import FitError, Fittable, fit
+from oodline.passes.fit import Fittable, fit
+from oodline.passes.fit_result import fit_error
 from oodline.passes.local import Local
 from oodline.passes.named import name_detectors
 from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.calibration import check_enough, check_false_alarm, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
-from oodline.scoring.score import Detectors, unsupported
+from oodline.scoring.score import Detectors
 from oodline.scoring.split import count_samples
 
 
@@ -169,24 +168,19 @@ def fit_guards(
     with passes.synchronised():
         if held_out is not None and (count := count_samples(held_out)) is not None:
             check_enough(count, rate)
-        started = perf_counter()
-        failures: dict[str, OodlineError] = dict(unsupported(named, classifier, loader))
-        if len(failures) == len(named):
-            raise next(iter(failures.values()))
-    named = {name: detector for name, detector in named.items() if name not in failures}
+    started = perf_counter()
     known, accuracy = Neurons(neurons) if neurons else None, TrainingAccuracy(label_names)
     also: list[Fittable] = [] if known is None else [known]
     judged = not classifier.lacking(accuracy.all_needs)
     if judged and (also or any(d.has_state for d in named.values())):  # no pass is made for the accuracy alone
         also.append(accuracy)
-    try:
-        fit({**named, **{each.name: each for each in also}}, classifier, loader, engine=passes, progress=progress)
-    except FitError as error:
-        if len(error.failures) == len(named):
-            raise
-        failures |= error.failures
-        named = {name: detector for name, detector in named.items() if name not in failures}
+    together = {**named, **{each.name: each for each in also}}
+    found = fit(together, classifier, loader, on_failure="skip", engine=passes, progress=progress)
     seconds = perf_counter() - started
+    failures = found.failures
+    named = {name: detector for name, detector in named.items() if name in found.detectors}
+    if not named:
+        raise fit_error(failures)
     calibrations: dict[str, AnyCalibration] = {}
     probe: Probe | None = None
     if held_out is not None:
@@ -194,14 +188,13 @@ def fit_guards(
             named, classifier, held_out, rate, by, keep_inputs=keep_inputs, engine=passes, progress=progress
         )
         calibrations, probe = made.calibrations, made.probe
-    artifact = Artifact(
-        detectors=named,
-        head=HeadInfo.of(classifier.head),
+    artifact = Artifact.of(
+        classifier,
+        named,
         calibrations=calibrations,
         class_names=None if class_names is None else tuple(class_names),
         preprocessing=preprocessing,
-        neurons=known,
-        weights=weights_of(classifier),
+        neurons=known if known in found.detectors.values() else None,
         probe=probe,
     )
     return FittedGuards(classifier, artifact, failures, accuracy, seconds)

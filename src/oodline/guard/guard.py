@@ -17,7 +17,7 @@ from oodline.detectors.base import Detector
 from oodline.detectors.evidence import require_linear
 from oodline.errors import ArtifactError, NotFittedError, SettingError, unknown_name
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
-from oodline.guard.calibrated_state import CalibratedState, weights_of
+from oodline.guard.calibrated_state import CalibratedState
 from oodline.guard.calibrating import calibrate_detectors
 from oodline.guard.explainer import explainer_of, members_of, require_explainer
 from oodline.guard.explanation import Explanation, explanations
@@ -28,7 +28,7 @@ from oodline.guard.verdict import Verdict
 from oodline.model.activations import Activations
 from oodline.model.changes import Snapshot
 from oodline.model.classifier import Classifier
-from oodline.model.head import HeadInfo, LinearHead
+from oodline.model.head import LinearHead
 from oodline.model.zoo import move, names_in_config
 from oodline.passes.fit import check_served, reads
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -298,14 +298,14 @@ class Guard:
         name = self.detector.name
         if self.calibration is not None:
             self._state.check(self.classifier, self.detector)
-        artifact = Artifact(
-            detectors={name: self.detector},
-            head=HeadInfo.of(self.classifier.head),
+        artifact = Artifact.of(
+            self.classifier,
+            {name: self.detector},
+            weights=None if self.calibration is None else self._state.classifier.fingerprint,
             calibrations={} if self.calibration is None else {name: self.calibration},
             class_names=self.class_names,
             preprocessing=self.preprocessing,
             neurons=self.neurons,
-            weights=weights_of(self.classifier, None if self.calibration is None else self._state.classifier),
             probe=self.probe,
             other_weights=self.other_weights,
         )

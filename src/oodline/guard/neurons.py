@@ -40,7 +40,7 @@ class Neurons:
     >>> from oodline.testing import toy_problem
     >>> classifier, loader = toy_problem()
     >>> neurons, line = ol.Neurons(samples=3), ol.LINe()
-    >>> ol.fit([line, neurons], classifier, loader)
+    >>> _ = ol.fit([line, neurons], classifier, loader)
     >>> neurons.mean.shape, neurons.top_index.shape
     (torch.Size([3, 16]), torch.Size([3, 16]))
     """

@@ -6,22 +6,27 @@ estimates its state. Nothing is changed before the pass is over, so an interrupt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from time import perf_counter
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from oodline._util.checked import checked
 from oodline._util.warning import warn
-from oodline.data.batch import Loader
+from oodline.data.batch import Loader, unpack
 from oodline.data.class_order import doubtful_order
-from oodline.errors import InputError, OodlineError
+from oodline.errors import HeadError, InputError, OodlineError
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.head import Head
 from oodline.passes.engine import Engine, Reads
+from oodline.passes.fit_result import FitResult, fit_error
 from oodline.passes.local import Local
 from oodline.passes.named import OneOrSeveral, name_detectors
 from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.statistics import Statistic
+
+TRIED = 4
+"""Samples on which is tried whether the classifier can serve a detector that reads more than features and logits."""
 
 
 class Fittable(Protocol):
@@ -60,6 +65,15 @@ class Supposes(Protocol):
     def check_assumptions(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Warn where the filled ones do not bear it out."""
         ...
+
+
+@runtime_checkable
+class _Cuttable(Protocol):
+    """A loader of which a few samples can be read, such as `oodline.data.ImageLoader`."""
+
+    rows: Sequence[int]
+
+    def over(self, batches: Sequence[Sequence[int]]) -> Iterable[Any]: ...
 
 
 def reads(detectors: Iterable[Fittable]) -> Reads:
@@ -102,27 +116,43 @@ def check_served(detectors: Iterable[Fittable], classifier: Classifier) -> None:
             raise InputError(f"'{detector.name}' {why}")
 
 
-class FitError(OodlineError, ValueError):
-    """Some of several detectors, or all, could not be estimated; the others are fitted and can be used.
+def _needs_network(detector: Fittable) -> bool:
+    return bool(detector.all_layers) or bool(detector.all_needs & ~Needs.FROM_FEATURES)
 
-    Attributes
-    ----------
-    failures : dict of str to OodlineError
-        Why, by the detector's name.
-    fitted : tuple of str
-        Names of the others.
+
+def unsupported(
+    detectors: Mapping[str, Fittable], classifier: Classifier, loader: Iterable[Any]
+) -> dict[str, OodlineError]:
+    """Which detectors this classifier cannot serve, with the reason, such as no feature map.
+
+    Runs the classifier once for each detector that reads more than features and logits, on the first batch, or on
+    `TRIED` samples of a loader of oodline's own. An iterator is left alone, since what is read of it is gone.
+
+    Examples
+    --------
+    >>> from oodline import NAP, Energy
+    >>> from oodline.testing import toy_problem
+    >>> list(unsupported({"nap": NAP(), "energy": Energy()}, *toy_problem()))
+    ['nap']
     """
-
-    def __init__(self, failures: dict[str, OodlineError], fitted: Sequence[str] = ()) -> None:
-        reasons = "\n".join(f"  {name}: {error}" for name, error in failures.items())
-        total = len(failures) + len(fitted)
-        if fitted:
-            what, rest = f"{len(failures)} of {total} detectors", f"\nThe others are fitted: {', '.join(fitted)}."
-        else:
-            what, rest = "the detector" if total == 1 else f"all {total} detectors", ""
-        super().__init__(f"fitting failed for {what}:\n{reasons}{rest}")
-        self.failures = failures
-        self.fitted = tuple(fitted)
+    failures: dict[str, OodlineError] = {}
+    batch = None
+    if not isinstance(loader, Iterator) and any(map(_needs_network, detectors.values())):
+        few: Iterable[Any] = loader.over([loader.rows[:TRIED]]) if isinstance(loader, _Cuttable) else loader
+        batch = next(iter(few), None)
+    for name, detector in detectors.items():
+        try:
+            check_served([detector], classifier)
+            requests = detector._requests(classifier.head)
+            if batch is not None and _needs_network(detector):
+                inputs, labels, index = unpack(batch, 0)
+                activations = classifier(inputs, index=index, **reads([detector]))
+                # only a second pass shows whether the inputs can be differentiated
+                for statistic in requests.values() if Needs.CLASSIFIER in detector.all_needs else ():
+                    statistic.update(activations, labels)
+        except (HeadError, InputError) as error:
+            failures[name] = error
+    return failures
 
 
 @checked
@@ -131,9 +161,10 @@ def fit(
     classifier: Classifier,
     loader: Loader,
     *,
+    on_failure: Literal["raise", "skip"] = "raise",
     engine: Engine | None = None,
     progress: bool = False,
-) -> None:
+) -> FitResult:
     """Fit detectors on ID training data in one forward pass, in memory that does not grow with the data.
 
     Parameters
@@ -146,16 +177,26 @@ def fit(
     loader : iterable
         Batches of (inputs, labels): inputs (N, ...) as the model takes them, integer labels (N,) in the order of the
         logits. Anything `Classifier.stream` takes.
+    on_failure : {"raise", "skip"}
+        Where some detectors cannot be fitted: raise an error, or go on with the others, perhaps none, and say why in
+        `failures`. What fails for all of them, such as NaN activations, is raised in any case.
     engine : Engine, optional
         Who makes the pass: this process, or `Torchrun()` or `Ray(...)`, with the same result.
     progress : bool
         Show a progress bar with rate and time left on standard error.
+
+    Returns
+    -------
+    FitResult
+        The fitted detectors by name, failures with their reasons, and seconds.
 
     Warns
     -----
     UserWarning
         The classes of the data do not look like those of the classifier: another number, alphabetical where natural
         order differs, or some classes right and others predicted as one another.
+    AssumptionWarning
+        The data does not bear out what a detector supposes of it, or a setting does not fit it; says the number.
 
     Raises
     ------
@@ -166,12 +207,8 @@ def fit(
     LabelError
         Labels missing or out of range, or a class without samples where a detector needs one.
     FitError
-        Several detectors were asked for and some could not be estimated; names each with its reason.
-
-    Warns
-    -----
-    AssumptionWarning
-        The data does not bear out what a detector supposes of it, or a setting does not fit it; says the number.
+        Several detectors were asked for and some could not be estimated; names each with its reason. The others are
+        fitted. A single one raises its own error.
 
     Notes
     -----
@@ -185,40 +222,47 @@ def fit(
     >>> classifier = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)))
     >>> loader = [(torch.randn(60, 4), torch.arange(60) % 3)]
     >>> line, mahalanobis = LINe(), Mahalanobis()
-    >>> fit([line, mahalanobis], classifier, loader)
+    >>> list(fit([line, mahalanobis], classifier, loader).detectors)
+    ['line', 'mahalanobis']
     >>> line.fitted and mahalanobis.fitted
     True
     """
-    named = name_detectors(detectors)
-    detectors = list(named.values())
-    check_served(detectors, classifier)
+    named, passes = name_detectors(detectors), engine or Local()
+    failures: dict[str, OodlineError] = {}
+    if on_failure == "raise":
+        check_served(named.values(), classifier)
+    else:
+        with passes.synchronised():
+            failures = unsupported(named, classifier, loader)
+        named = {name: detector for name, detector in named.items() if name not in failures}
+        if failures and not any(isinstance(detector, Supposes) for detector in named.values()):
+            named = {}  # what only goes along with detectors, such as the training accuracy, is not worth a pass
     head = classifier.head
-    requests = [detector._requests(head) for detector in detectors]
-    assumed = [detector.assumed() if isinstance(detector, Supposes) else {} for detector in detectors]
-    known = any(isinstance(d, TrainingAccuracy) for d in detectors)
+    requests = [detector._requests(head) for detector in named.values()]
+    assumed = [detector.assumed() if isinstance(detector, Supposes) else {} for detector in named.values()]
+    known = any(isinstance(d, TrainingAccuracy) for d in named.values())
     order = None if known or classifier.lacking(TrainingAccuracy.all_needs) else TrainingAccuracy()
     beside = [{}] if order is None else [order._requests(head)]
     wanted = [*requests, *assumed]
     shared = share(wanted) and share([*wanted, *beside])  # no pass is made for the accuracy alone
     if shared:
-        (engine or Local()).fill(shared, classifier, loader, reads(detectors), task="fitting", progress=progress)
+        passes.fill(shared, classifier, loader, reads(named.values()), task="fitting", progress=progress)
         head = classifier.head
         _check_classes(loader, head, order, beside[0])
-    failures: dict[str, OodlineError] = {}
-    done: list[str] = []
+    seconds: dict[str, float] = {}
     for (name, detector), request, measured in zip(named.items(), requests, assumed, strict=True):
+        started = perf_counter()
         try:
             detector._settle(request, head)
+            seconds[name] = perf_counter() - started
             if isinstance(detector, Supposes):
                 detector.check_assumptions(measured, head)
         except OodlineError as error:
-            if len(detectors) == 1:
-                raise
             failures[name] = error
-        else:
-            done.append(name)
-    if failures:
-        raise FitError(failures, done)
+    fitted = {name: detector for name, detector in named.items() if name not in failures}
+    if failures and on_failure == "raise":
+        raise fit_error(failures, tuple(fitted))
+    return FitResult(fitted, failures, {name: seconds[name] for name in fitted})
 
 
 def _check_classes(

@@ -19,7 +19,7 @@ class Local:
     >>> import oodline as ol
     >>> from oodline.testing import toy_problem
     >>> line = ol.LINe()
-    >>> ol.fit([line], *toy_problem(), engine=ol.Local())
+    >>> _ = ol.fit([line], *toy_problem(), engine=ol.Local())
     >>> line.fitted
     True
     """

@@ -54,7 +54,7 @@ class Torchrun:
     >>> from oodline.testing import toy_problem
     >>> line = ol.LINe()
     >>> with tempfile.TemporaryDirectory() as folder, process_group(init_method=f"file://{folder}/a", rank=0, size=1):
-    ...     ol.fit([line], *toy_problem(), engine=ol.Torchrun())
+    ...     _ = ol.fit([line], *toy_problem(), engine=ol.Torchrun())
     >>> line.fitted
     True
     """

@@ -39,7 +39,7 @@ class TrainingAccuracy:
     >>> import oodline as ol
     >>> from oodline.testing import toy_problem
     >>> known = TrainingAccuracy()
-    >>> ol.fit([ol.LINe(), known], *toy_problem())
+    >>> _ = ol.fit([ol.LINe(), known], *toy_problem())
     >>> known.value > 0.9, known.warning
     (True, '')
     """

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from time import perf_counter
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from oodline.detectors.base import Detector
-from oodline.errors import InputError
+from oodline.errors import InputError, OodlineError
 from oodline.model.activations import Activations
 from oodline.statistics.content_sketch import content_hash
 
@@ -57,6 +57,8 @@ def fingerprint(detectors: Mapping[str, Detector]) -> str:
 class Columns:
     """The collector behind `score_all`: the scores of every batch, predicted classes, positions and labels.
 
+    With `on_failure="skip"`, a detector that fails has NaN from that batch on, and its error in `failures`.
+
     Examples
     --------
     >>> from oodline import MSP
@@ -68,23 +70,23 @@ class Columns:
     ['content', 'index', 'labels', 'predicted', 'score/msp']
     """
 
-    def __init__(self, detectors: Mapping[str, Detector]) -> None:
-        self.detectors = detectors
+    def __init__(self, detectors: Mapping[str, Detector], on_failure: Literal["raise", "skip"] = "raise") -> None:
+        self.detectors, self.on_failure = detectors, on_failure
         self.merged = False
         self.load_state_dict({})
 
     @property
     def key(self) -> tuple[object, ...]:
         """The class and the detectors with their state."""
-        return (type(self).__name__, fingerprint(self.detectors))
+        return (type(self).__name__, fingerprint(self.detectors), self.on_failure)
 
     def fresh(self) -> Self:
         """Empty columns of the same detectors."""
-        return type(self)(self.detectors)
+        return type(self)(self.detectors, self.on_failure)
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Score one batch."""
-        scores = score_batch(self.detectors, activations, self.seconds)
+        scores = self._scores(activations)
         if labels is not None and labels.shape != (len(activations),):
             labels = None  # they are not classes, whatever they are
         unknown = torch.zeros(len(activations), dtype=torch.int64)
@@ -113,23 +115,47 @@ class Columns:
             return {}
         seconds = torch.tensor([*self.seconds.values()], dtype=torch.float64)
         about = {"seconds": seconds, "labelled": torch.tensor(self.labelled)}
+        about |= {
+            f"failure/{name}": torch.tensor(list(str(e).encode()), dtype=torch.uint8)
+            for name, e in self.failures.items()
+        }
         return {name: column.values for name, column in self.columns.items()} | about
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore from `state_dict()`."""
         self.columns: dict[str, Column] = {}
-        self._append({name: tensor for name, tensor in state.items() if name not in ("seconds", "labelled")})
+        about = {name for name in state if name in ("seconds", "labelled") or name.startswith("failure/")}
+        self._append({name: tensor for name, tensor in state.items() if name not in about})
         spent = state["seconds"].tolist() if state else [0.0] * len(self.detectors)
         self.seconds = dict(zip(self.detectors, spent, strict=True))
         self.labelled = bool(state["labelled"]) if state else True
+        self.failures: dict[str, OodlineError] = {
+            name: OodlineError(bytes(state[f"failure/{name}"].tolist()).decode())
+            for name in self.detectors
+            if f"failure/{name}" in state
+        }
 
     def merge(self, other: Self) -> Self:
         """Take in the rows of `other`; the whole is then in the order of the positions."""
         self._append({name: column.values for name, column in other.columns.items()})
         self.seconds = {name: spent + other.seconds[name] for name, spent in self.seconds.items()}
         self.labelled &= other.labelled
+        self.failures = other.failures | self.failures
         self.merged = True
         return self
+
+    def _scores(self, activations: Activations) -> dict[str, Tensor]:
+        if self.on_failure == "raise":
+            return score_batch(self.detectors, activations, self.seconds)
+        scores = {}
+        for name, detector in self.detectors.items():
+            scores[name] = torch.full((len(activations),), torch.nan, dtype=torch.float64)
+            if name not in self.failures:
+                try:
+                    scores |= score_batch({name: detector}, activations, self.seconds)
+                except OodlineError as error:
+                    self.failures[name] = error
+        return scores
 
     def _append(self, batch: Mapping[str, Tensor]) -> None:
         for name, values in batch.items():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,12 +13,11 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline.data.batch import Loader
 from oodline.detectors.base import Detector
-from oodline.errors import HeadError, InputError, MismatchError, OodlineError
-from oodline.model.activations import Needs
+from oodline.errors import MismatchError, OodlineError
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
 from oodline.passes.engine import Engine
-from oodline.passes.fit import check_served, reads
+from oodline.passes.fit import check_served, reads, unsupported
 from oodline.passes.local import Local
 from oodline.passes.named import name_detectors
 from oodline.scoring.columns import Columns
@@ -45,6 +45,8 @@ class Scores:
     content : Tensor (N,), int64, optional
         A hash of each sample's features: the same content has the same one; see `statistics.content_sketch`. None
         where scores were read from a file.
+    failures : dict of str to OodlineError
+        Why other detectors have no scores, by name. Empty unless `on_failure="skip"`.
 
     Examples
     --------
@@ -61,6 +63,7 @@ class Scores:
     labels: Int[Tensor, " n"] | None
     seconds: dict[str, float]
     content: Int[Tensor, " n"] | None = None
+    failures: dict[str, OodlineError] = field(default_factory=dict)
 
 
 @checked
@@ -69,6 +72,7 @@ def score(
     classifier: Classifier,
     loader: Loader,
     *,
+    on_failure: Literal["raise", "skip"] = "raise",
     engine: Engine | None = None,
     progress: bool = False,
 ) -> dict[str, Float[Tensor, " n"]]:
@@ -82,6 +86,9 @@ def score(
         The classifier that the detectors were fitted on.
     loader : iterable
         Batches, or one tensor or array as the only batch; labels, where there are any, are not used.
+    on_failure : {"raise", "skip"}
+        Where a detector cannot be served or fails on a batch, or a score is NaN or infinite: raise an error, or go on
+        without that detector and warn. What fails for all of them is raised in any case.
     engine : Engine, optional
         Who makes the pass: this process, or `Torchrun()` or `Ray(...)`.
     progress : bool
@@ -92,6 +99,11 @@ def score(
     dict of str to Tensor (N,), float64
         In the order of the loader, and of the samples' positions where several processes made the pass; higher = more
         in-distribution. They are in memory: 8 bytes per sample and detector, and 24 per sample beside.
+
+    Warns
+    -----
+    UserWarning
+        A detector was left out; says why.
 
     Raises
     ------
@@ -112,7 +124,10 @@ def score(
     >>> {name: values.shape for name, values in scores.items()}
     {'energy': torch.Size([7]), 'msp': torch.Size([7])}
     """
-    return score_all(detectors, classifier, loader, engine=engine, progress=progress).scores
+    found = score_all(detectors, classifier, loader, on_failure=on_failure, engine=engine, progress=progress)
+    for name, error in found.failures.items():
+        warnings.warn(f"'{name}' is left out: {error}", stacklevel=3)
+    return found.scores
 
 
 @checked
@@ -121,55 +136,49 @@ def score_all(
     classifier: Classifier,
     loader: Loader,
     *,
+    on_failure: Literal["raise", "skip"] = "raise",
     engine: Engine | None = None,
     progress: bool = False,
 ) -> Scores:
-    """As `score`, with predicted classes, labels and the position of each sample beside the scores."""
-    named = name_detectors(detectors)
-    check_served(named.values(), classifier)
-    check_fitted_on(named, classifier)
-    columns = Columns(named)
-    (engine or Local()).fill([columns], classifier, loader, reads(named.values()), task="scoring", progress=progress)
+    """As `score`, with predicted classes, labels, the position of each sample and failures beside the scores.
+
+    Examples
+    --------
+    >>> from oodline import ODIN, Energy
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> inputs = {"input": loader[0][0]}  # a mapping, as for a text classifier: nothing to differentiate by
+    >>> found = score_all([Energy(), ODIN()], classifier, [inputs], on_failure="skip")
+    >>> list(found.scores), list(found.failures)
+    (['energy'], ['odin'])
+    """
+    named, passes = name_detectors(detectors), engine or Local()
+    failures: dict[str, OodlineError] = {}
+    if on_failure == "raise":
+        check_served(named.values(), classifier)
+        check_fitted_on(named, classifier)
+    else:
+        with passes.synchronised():
+            failures = unsupported(named, classifier, loader)
+        for name, detector in named.items():
+            try:
+                check_fitted_on({name: detector}, classifier)
+            except MismatchError as error:
+                failures[name] = error
+        named = {name: detector for name, detector in named.items() if name not in failures}
+    columns = Columns(named, on_failure)
+    passes.fill([columns], classifier, loader, reads(named.values()), task="scoring", progress=progress)
     found = columns.ordered()
+    failures |= columns.failures
     return Scores(
-        scores={name: found[f"score/{name}"] for name in named},
+        scores={name: found[f"score/{name}"] for name in named if name not in failures},
         predicted=found["predicted"],
         index=found["index"],
         content=found["content"],
         labels=found["labels"] if columns.labelled else None,
-        seconds=columns.seconds,
+        seconds={name: spent for name, spent in columns.seconds.items() if name not in failures},
+        failures=failures,
     )
-
-
-def unsupported(
-    detectors: Mapping[str, Detector], classifier: Classifier, loader: Iterable[Any]
-) -> dict[str, OodlineError]:
-    """Which detectors this classifier cannot serve, with the reason, such as no feature map.
-
-    Reads the first batch of a loader that can be read again, and runs the classifier once for each detector that
-    needs more than features and logits.
-
-    Examples
-    --------
-    >>> from oodline import NAP, Energy
-    >>> from oodline.testing import toy_problem
-    >>> list(unsupported({"nap": NAP(), "energy": Energy()}, *toy_problem()))
-    ['nap']
-    """
-    failures: dict[str, OodlineError] = {}
-    batch = next(iter(loader), None)
-    for name, detector in detectors.items():
-        try:
-            check_served([detector], classifier)
-            requests = detector._requests(classifier.head)
-            if batch is not None and detector.needs_network:
-                activations, labels = next(classifier.stream([batch], **reads([detector])))
-                # only a second pass shows whether the inputs can be differentiated
-                for statistic in requests.values() if Needs.CLASSIFIER in detector.all_needs else ():
-                    statistic.update(activations, labels)
-        except (HeadError, InputError) as error:
-            failures[name] = error
-    return failures
 
 
 class FittedOn(Protocol):
