@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks._common import load_example, markdown
+from benchmarks._common import load_example
 from benchmarks.studies.tune_passes import SETUPS, Setup, Store, cifar, open_setup, test_rows
 from cyclopts import App
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from oodline.cli.options import Json, print_json
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import OodlineError
 from oodline.evaluation.metrics import auroc
+from oodline.evaluation.rendering import markdown
 from oodline.model.activations import Activations
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.score import score

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from benchmarks._common import load_example, markdown
+from benchmarks._common import load_example
 from benchmarks.studies.tune_passes import SETUPS, held_out_rows, open_setup, test_rows
 from cyclopts import App
 from torch import Tensor
@@ -29,6 +29,7 @@ from oodline.detectors.catalog import CATALOG, create_detector, detector_class
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import Table, score_sets, tabulate_sets
 from oodline.evaluation.published import published_tables
+from oodline.evaluation.rendering import markdown
 from oodline.evaluation.scored_sets import ScoredSets
 from oodline.scoring.score import score_all
 

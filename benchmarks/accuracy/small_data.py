@@ -25,6 +25,7 @@ from oodline import Classifier, Detector, Energy, Guard, default, score
 from oodline.cli import main as command_line
 from oodline.cli.options import Json, print_json
 from oodline.evaluation.metrics import auroc
+from oodline.evaluation.rendering import markdown
 
 NETWORKS = ("densenet100_cifar10", "resnet20_cifar10")
 PER_CLASS = (1, 2, 5, 10, 20, 50, 100)
@@ -216,14 +217,14 @@ def page(rows: list[dict[str, object]]) -> str:
         ways = list(dict.fromkeys(str(row["way"]) for row in mine if row["way"] != "energy"))
         order = ["Python", "command line", "energy", *(w for w in ways if w not in ("Python", "command line"))]
         order.append(order.pop(order.index("without held-out data")))
-        lines += [f"## {network}", "", f"| per class | {' | '.join(order)} |", "|---" * (len(order) + 1) + "|"]
+        table = []
         for count in PER_CLASS:
-            cells = []
+            cells = [str(count)]
             for way in order:
                 match = [r for r in mine if r["way"] == way and r["per class"] in (count, None)]
                 cells.append("/".join(f"{value:.1f}" for value in match[0]["near_far"]) if match else "-")
-            lines.append(f"| {count} | {' | '.join(cells)} |")
-        lines.append("")
+            table.append(cells)
+        lines += [f"## {network}", "", *markdown(["per class", *order], table), ""]
     return "\n".join(
         [*lines, "```sh", "python -m benchmarks.accuracy.small_data --output docs/results/small-data.md", "```", ""]
     )

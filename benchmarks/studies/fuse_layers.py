@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks._common import markdown
 from benchmarks.studies.fuse_members import Scored, criterion, log_p, score_members
 from benchmarks.studies.fuse_study import areas_of, fused
 from benchmarks.studies.tune_passes import SETUPS, Setup, held_out_rows, open_setup, run_network, test_rows
@@ -25,6 +24,7 @@ from torch import Generator, Tensor, nn
 from oodline.cli.options import Json, print_json
 from oodline.data.batch import unpack
 from oodline.detectors.parts.combining import fisher
+from oodline.evaluation.rendering import markdown
 from oodline.model.activations import Activations
 from oodline.tuning.pseudo_outliers import FAR, NEAR, Transform
 

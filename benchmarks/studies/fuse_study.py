@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks._common import markdown
 from benchmarks.studies.fuse_members import POOL, Rule, Scored, criteria, dependence, halves, margin, score_members
 from benchmarks.studies.tune_passes import SETUPS, run_network
 from cyclopts import App
@@ -31,6 +30,7 @@ from oodline.detectors.parts.combining import RULES, fisher, normal_quantile
 from oodline.detectors.parts.p_values import log_p_values, scale_of
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.metrics import compute_metrics
+from oodline.evaluation.rendering import markdown
 from oodline.scoring.calibration import calibrate
 from oodline.tuning.pseudo_outliers import FAR, NEAR
 

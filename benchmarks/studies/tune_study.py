@@ -27,6 +27,7 @@ from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
 from oodline.errors import FewSamplesWarning, OodlineError
 from oodline.evaluation.metrics import auroc
+from oodline.evaluation.rendering import markdown
 from oodline.model.activations import Activations
 from oodline.tuning.candidates import combinations, with_settings
 from oodline.tuning.cases import Case
@@ -260,20 +261,16 @@ def page(name: str, found: dict[str, Any]) -> str:
     sides = [side for side in ("near", "far", "mean") if side in found["line"][0]]
     checks = "" if SETUPS[name].chosen_on else ", not looked at when the criterion was chosen"
     lines = [f"## {name}{checks}", "", "Images: " + ", ".join(f"{k} {v}" for k, v in found["sizes"].items()) + ".", ""]
-    lines += [
-        f"| LINe's settings by | {' | '.join(sides)} | to the oracle | p_a, p_w, clip |",
-        "|---" * (len(sides) + 3) + "|",
-    ]
+    line, others = [], []
     for row in found["line"]:
         numbers = [f"{row[side]:.2f}" for side in sides] + [f"{row['to oracle']:+.2f}"]
-        lines.append(
-            f"| {row['way']} | {' | '.join(numbers)} | {', '.join(str(v) for v in row['settings'].values())} |"
-        )
-    lines += ["", "| mean AUROC of | as it comes | tuned | oracle | chosen |", "|---|---|---|---|---|"]
+        line.append([row["way"], *numbers, ", ".join(str(v) for v in row["settings"].values())])
     for row in found["others"]:
         values = ["-" if row[k] is None else f"{row[k]:.2f}" for k in ("as it comes", "tuned", "oracle")]
         chosen = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-        lines.append(f"| `{row['detector']}` | {' | '.join(values)} | {chosen} |")
+        others.append([f"`{row['detector']}`", *values, chosen])
+    lines += [*markdown(["LINe's settings by", *sides, "to the oracle", "p_a, p_w, clip"], line), ""]
+    lines += markdown(["mean AUROC of", "as it comes", "tuned", "oracle", "chosen"], others)
     return "\n".join(lines)
 
 

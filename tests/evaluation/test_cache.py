@@ -19,9 +19,10 @@ from torch import nn
 import oodline
 from oodline import KNN, NAP, ODIN, ConjNorm, Energy, LINe, Mahalanobis, ReAct, fit, score
 from oodline.data import image_loader, open_images
+from oodline.data.batch import KnownLoader
 from oodline.errors import DataError, InputError, SettingError
 from oodline.evaluation import identity as identity_module
-from oodline.evaluation.cache import CachedClassifier, KnownLoader, default_folder
+from oodline.evaluation.cache import CachedClassifier, default_folder
 from oodline.evaluation.identity import identity
 from oodline.evaluation.shards import Block, Shards
 from oodline.model.activations import Needs

@@ -94,4 +94,6 @@ def test_numbers_out_of_range_and_unknown_fields_are_refused():
     with pytest.raises(ValidationError):
         Published.model_validate(plain | {"means": {"line": {"auroc": 123.0}}})
     with pytest.raises(ValidationError):
+        Published.model_validate(plain | {"means": {"line": {"aurocs": 12.0}}})
+    with pytest.raises(ValidationError):
         Published.model_validate(plain | {"note": "from memory"})

@@ -24,7 +24,7 @@ from oodline.evaluation.published import published_tables
 from oodline.evaluation.record import DetectorEntry
 from oodline.evaluation.rendering import FULL_SPECTRUM
 from oodline.evaluation.run import read_run
-from oodline.report.contents import read_contents, tables
+from oodline.report.contents import read_contents
 from oodline.report.gallery import gather
 from oodline.report.page import render, write_page
 from oodline.report.views import comparisons, method, metric_tables, script_data, settings_text, size_text
@@ -115,20 +115,20 @@ def test_every_control_has_a_label_and_every_reference_leads_somewhere(elements)
 
 
 def test_the_tables_are_those_of_the_run_with_intervals(run):
-    found = tables(run, Bootstrap(20))
-    assert list(found) == ["", FULL_SPECTRUM]
-    assert found[""].cells == run.table().cells
-    assert found[FULL_SPECTRUM].cells == run.table().full_spectrum.cells
+    found = run.table(Bootstrap(20))
+    assert list(found.spectra) == ["", FULL_SPECTRUM]
+    assert found.cells == run.table().cells
+    assert found.full_spectrum.cells == run.table().full_spectrum.cells
     [first, *_] = metric_tables(found)
     assert first.columns == [*(f"{name} ({group})" for group, [name] in run.table().groups.items()), "mean"]
     assert [cell.value for _, cells in first.rows for cell in cells[-1:]] == sorted(
-        (found[""].mean(label, "auroc") for label in run.record.detectors), reverse=True
+        (found.mean(label, "auroc") for label in run.record.detectors), reverse=True
     )
     assert len(metric_tables(found)) == 2 * len(METRICS)
     for label, cells in first.rows:
-        for column, cell in zip(found[""].columns, cells, strict=True):
-            interval = found[""].interval(label, "auroc", column)
-            assert cell.interval == f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+        for column, cell in zip(found.columns, cells, strict=True):
+            interval = found.interval(label, "auroc", column)
+            assert cell.ends == (f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}")
     for place in range(3):
         column = [cells[place] for _, cells in first.rows]
         assert [c.value for c in column if c.best] == [max(c.value for c in column)]
@@ -243,7 +243,7 @@ def test_methods_and_settings_are_told_as_people_write_them():
 
 
 def test_full_spectrum_tables_count_shifted_images(run):
-    wide = tables(run)[FULL_SPECTRUM]
+    wide = run.table().full_spectrum
     both = np.concatenate([run.scores("test")["energy"], run.scores("shifted")["energy"]])
     assert wide.cells["energy"]["far"] == compute_metrics(both, run.scores("far")["energy"])
 

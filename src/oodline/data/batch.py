@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,33 @@ class _IterableOfBatches:
 
 Loader = Annotated[Iterable[Any], _IterableOfBatches()]
 """Batches; what is one batch by itself, such as a tensor or an array, is taken as a loader of it."""
+
+
+@runtime_checkable
+class KnownLoader(Protocol):
+    """A loader that knows its content and can be cut anew; `oodline.data.ImageLoader` is one."""
+
+    rows: Sequence[int]
+    """Positions of the samples it yields."""
+    batch_size: int
+    skipped: list[str]
+    """Names of the samples that could not be read in the last iteration."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches; they say the positions as their `index`."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """All that the content of the batches depends on, by name."""
+        ...
+
+    def over(self, batches: Sequence[Sequence[int]]) -> Iterable[Batch]:
+        """The same samples cut into these batches of positions, which need not be all."""
+        ...
+
+    def name(self, i: int) -> str:
+        """What to call sample `i` in messages."""
+        ...
 
 
 def as_tensors(value: Any) -> Any:

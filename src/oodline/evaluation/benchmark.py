@@ -97,8 +97,8 @@ def run_protocol(
     for this in sets:
         if this.role == "calibration":
             check_enough(this.samples, false_alarm_of(None, protocol.tpr))
-    computed = isinstance(classifier, FeatureClassifier)  # features need no cache
-    classifier = classifier if cache is None or computed else CachedClassifier(classifier, cache)
+    if cache is not None and not isinstance(classifier, FeatureClassifier):  # features need no cache
+        classifier = CachedClassifier(classifier, cache)
     outcome = measure(detectors, classifier, sets, tpr=protocol.tpr, progress=progress)
     head = HeadInfo.of(classifier.head)
     said, source = protocol.classifier, sets[0].loader.source

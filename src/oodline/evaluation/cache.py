@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor
 
-from oodline.data.batch import Batch, unpack
+from oodline.data.batch import KnownLoader, unpack
 from oodline.errors import InputError, SettingError
 from oodline.evaluation.identity import identity
 from oodline.evaluation.shards import Block, Shards
@@ -26,33 +26,6 @@ from oodline.model.classifier import Classifier
 IMAGES_A_SHARD = 256
 """As many images are computed again at most when a pass was interrupted; a file of 3 MB with 2048 features and 1000
 classes."""
-
-
-@runtime_checkable
-class KnownLoader(Protocol):
-    """A loader that knows its content and can be cut anew; `oodline.data.ImageLoader` is one."""
-
-    rows: Sequence[int]
-    """Positions of the samples it yields."""
-    batch_size: int
-    skipped: list[str]
-    """Names of the samples that could not be read in the last iteration."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches; they say the positions as their `index`."""
-        ...
-
-    def identity(self) -> dict[str, str]:
-        """All that the content of the batches depends on, by name."""
-        ...
-
-    def over(self, batches: Sequence[Sequence[int]]) -> Iterable[Batch]:
-        """The same samples cut into these batches of positions, which need not be all."""
-        ...
-
-    def name(self, i: int) -> str:
-        """What to call sample `i` in messages."""
-        ...
 
 
 def default_folder() -> Path:

@@ -133,6 +133,21 @@ def score_sets(
     return ScoredSets(ours, scores(ood_loaders), scores(csid_loaders or {}), groups or {})
 
 
+def tabulate_spectra(
+    id_scores: Mapping[str, Float[Tensor, " n"]],
+    ood_scores: Mapping[str, Mapping[str, Float[Tensor, " m"]]],
+    csid_scores: Mapping[str, Mapping[str, Float[Tensor, " k"]]],
+    milliseconds: Mapping[str, float],
+    **how: Any,
+) -> Table:
+    """As `tabulate`, which `how` is handed to; with covariate-shifted ID sets, `full_spectrum` counts them as ID."""
+    main = replace(tabulate(id_scores, ood_scores, **how), milliseconds=dict(milliseconds))
+    if not csid_scores:
+        return main
+    both = full_spectrum(id_scores, csid_scores)
+    return replace(main, full_spectrum=tabulate_spectra(both, ood_scores, {}, milliseconds, **how))
+
+
 def tabulate_sets(sets: ScoredSets, *, convention: Convention = EXACT, bootstrap: Bootstrap | None = None) -> Table:
     """The table of scored sets; where there are covariate-shifted ID sets, `full_spectrum` counts them as ID.
 
@@ -144,16 +159,11 @@ def tabulate_sets(sets: ScoredSets, *, convention: Convention = EXACT, bootstrap
     ood = {name: found.scores for name, found in sets.ood.items()}
     correct = sets.correct()
     accuracy = None if correct is None else float(correct.double().mean())
-
-    def table(ours: Mapping[str, Any], accuracy: float | None) -> Table:
-        found = tabulate(ours, ood, groups=sets.groups, convention=convention, bootstrap=bootstrap)
-        return replace(found, milliseconds=sets.milliseconds, accuracy=accuracy)
-
-    main = table(sets.id.scores, accuracy)
-    if not sets.csid:
-        return main
-    shifted = {name: found.scores for name, found in sets.csid.items()}
-    return replace(main, full_spectrum=table(full_spectrum(sets.id.scores, shifted), None))
+    csid = {name: found.scores for name, found in sets.csid.items()}
+    table = tabulate_spectra(
+        sets.id.scores, ood, csid, sets.milliseconds, groups=sets.groups, convention=convention, bootstrap=bootstrap
+    )
+    return replace(table, accuracy=accuracy)
 
 
 @checked

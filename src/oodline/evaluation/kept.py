@@ -21,11 +21,12 @@ from torch import Tensor
 
 from oodline._util.digests import combine
 from oodline._util.files import write_atomically
+from oodline.data.batch import KnownLoader
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import is_own
 from oodline.detectors.max_logit import MaxLogit
 from oodline.errors import ArtifactError
-from oodline.evaluation.cache import CachedClassifier, KnownLoader
+from oodline.evaluation.cache import CachedClassifier
 from oodline.evaluation.identity import code_digest
 from oodline.guard.artifact import Artifact, describe, read_artifact, write_artifact
 from oodline.model.classifier import Classifier

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from oodline.data import ImageLoader, TensorLoader
+from oodline.data.batch import KnownLoader
 from oodline.detectors.base import Detector
 from oodline.errors import AssumptionWarning, InputError, OodlineError
-from oodline.evaluation.cache import KnownLoader
 from oodline.evaluation.kept import keep_fitted, restore_fitted, score_or_recall
 from oodline.evaluation.protocol import SetPart
 from oodline.evaluation.record import Role

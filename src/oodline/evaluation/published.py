@@ -15,9 +15,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from oodline.evaluation.metric import METRICS
+from oodline.evaluation.rendering import markdown
 from oodline.evaluation.table import Column, Table
 
-Metric = Literal["auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive"]
+MetricName = Annotated[str, Field(pattern=f"^({'|'.join(METRICS)})$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -50,9 +52,9 @@ class Published(BaseModel):
     """OOD sets of the means; none where they are not known for sure."""
     sizes: Mapping[str, int] = Field(default_factory=dict)
     """Images of each OOD set."""
-    means: Mapping[str, Mapping[Metric, Percent]] = Field(default_factory=dict)
+    means: Mapping[str, Mapping[MetricName, Percent]] = Field(default_factory=dict)
     """By method, as `create_detector` names it, and metric, in %."""
-    cells: Mapping[str, Mapping[str, Mapping[Metric, Percent]]] = Field(default_factory=dict)
+    cells: Mapping[str, Mapping[str, Mapping[MetricName, Percent]]] = Field(default_factory=dict)
     """By method, OOD set and metric, in %."""
 
     @property
@@ -166,13 +168,14 @@ def beside(
 
 def to_markdown(comparisons: Sequence[Comparison]) -> str:
     """Comparisons as a Markdown table, published numbers with their source."""
-    lines = ["| detector | metric | on | ours | published | what differs | source |", "|---" * 7 + "|"]
+    rows = []
     for c in comparisons:
         ours = "-" if c.ours is None else f"{c.ours:.2f}"
         remarks = "; ".join(c.remarks) or "nothing known"
-        cells = [c.detector, c.metric, c.column, ours, f"{c.published:.2f}", remarks, f"{c.source} ({c.certainty})"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(
+            [c.detector, c.metric, c.column, ours, f"{c.published:.2f}", remarks, f"{c.source} ({c.certainty})"]
+        )
+    return "\n".join(markdown(["detector", "metric", "on", "ours", "published", "what differs", "source"], rows))
 
 
 def _obstacles(table: Table, known: Published, network: str, column: str) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,54 @@ if TYPE_CHECKING:
 
 WIDTH = 400
 """Columns of text at most where no terminal limits them."""
+
+FULL_SPECTRUM = "Full spectrum: covariate-shifted ID data counts as ID"
+"""The title of the second table."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value in [0, 1] as it is printed, in %, with the ends of its interval where it has one.
+
+    Examples
+    --------
+    >>> Cell(0.91234, True, ("90.1", "92.3")).text
+    '91.23'
+    """
+
+    value: float
+    best: bool
+    """Whether no other detector is better in this column."""
+    ends: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The value in %."""
+        return f"{100 * self.value:.2f}"
+
+
+def cells(table: Table, metric: str, columns: Sequence[Column]) -> dict[str, list[Cell]]:
+    """Every detector with its value in each column."""
+    heading(table, metric)  # refuses an unknown metric
+    best = [table.best(metric, column) for column in columns]
+
+    def cell(detector: str, column: Column, best: float) -> Cell:
+        value, interval = table.value(detector, metric, column), table.interval(detector, metric, column)
+        ends = () if interval is None else (f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}")
+        return Cell(value, value == best, ends)
+
+    return {detector: [cell(detector, *place) for place in zip(columns, best, strict=True)] for detector in table.cells}
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table.
+
+    Examples
+    --------
+    >>> markdown(["a", "b"], [["1", "2"]])
+    ['| a | b |', '|---|---|', '| 1 | 2 |']
+    """
+    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def heading(table: Table, metric: str) -> str:
@@ -41,7 +90,7 @@ def print_table(table: Table, console: Console, metrics: Sequence[str] = PRINTED
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
 
-    columns = table.columns + table.pooled_columns
+    columns = table.all_columns
     for metric in metrics:
         shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         shown.add_column("detector", overflow="fold")
@@ -60,10 +109,6 @@ def print_table(table: Table, console: Console, metrics: Sequence[str] = PRINTED
         print_table(table.full_spectrum, console, metrics)
 
 
-FULL_SPECTRUM = "Full spectrum: covariate-shifted ID data counts as ID"
-"""The title of the second table."""
-
-
 def to_text(table: Table) -> str:
     """The same as plain text."""
     from rich.console import Console
@@ -75,7 +120,7 @@ def to_text(table: Table) -> str:
 
 def to_html(table: Table, metrics: Sequence[str] = PRINTED) -> str:
     """The same as HTML, for a notebook; names are escaped."""
-    columns = table.columns + table.pooled_columns
+    columns = table.all_columns
     parts = []
     for metric in metrics:
         heads = "".join(f"<th>{escape(text)}</th>" for text in ["detector", *map(table.heading, columns)])
@@ -95,11 +140,10 @@ def to_html(table: Table, metrics: Sequence[str] = PRINTED) -> str:
 
 def to_markdown(table: Table, metric: str, columns: Sequence[Column]) -> str:
     """One metric as a Markdown table; see `Table.to_markdown`."""
-    heads = [table.heading(column) for column in columns]
-    lines = ["| detector | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
-    for detector, texts in _rows(table, metric, columns, bold="**{}**".format):
-        lines.append(f"| {detector} | " + " | ".join(texts) + " |")
-    return "\n".join(lines)
+    rows = _rows(table, metric, columns, bold="**{}**".format)
+    return "\n".join(
+        markdown(["detector", *map(table.heading, columns)], [[detector, *texts] for detector, texts in rows])
+    )
 
 
 def to_latex(table: Table, metric: str, columns: Sequence[Column]) -> str:
@@ -116,16 +160,10 @@ def _rows(
     table: Table, metric: str, columns: Sequence[Column], *, bold: Callable[[str], str]
 ) -> Iterator[tuple[str, list[str]]]:
     """Every detector with its values in %, the best of each column as `bold` writes it, intervals in brackets."""
-    heading(table, metric)  # refuses an unknown metric
-    best = [table.best(metric, column) for column in columns]
-    for detector in table.cells:
-        texts = []
-        for column, best_one in zip(columns, best, strict=True):
-            value, interval = table.value(detector, metric, column), table.interval(detector, metric, column)
-            text = f"{100 * value:.2f}"
-            ends = "" if interval is None else f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-            texts.append((bold(text) if value == best_one else text) + ends)
-        yield detector, texts
+    for detector, row in cells(table, metric, columns).items():
+        texts = [bold(cell.text) if cell.best else cell.text for cell in row]
+        ends = [f" [{', '.join(cell.ends)}]" if cell.ends else "" for cell in row]
+        yield detector, [text + end for text, end in zip(texts, ends, strict=True)]
 
 
 def _heads(table: Table, columns: Sequence[Column]) -> list[str]:

@@ -31,10 +31,10 @@ from oodline._util.validation import problem
 from oodline._version import __version__
 from oodline.errors import ArtifactError, InputError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap
-from oodline.evaluation.evaluate import tabulate
-from oodline.evaluation.metrics import compute_metrics
+from oodline.evaluation.evaluate import tabulate_spectra
 from oodline.evaluation.record import FORMAT_VERSION, SETS, SETS_IN_WORDS, RunRecord, SetRecord, timestamp
-from oodline.evaluation.table import Table
+from oodline.evaluation.scored_sets import image_columns
+from oodline.evaluation.table import Column, Table
 from oodline.evaluation.writing import to_markdown
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
 from oodline.scoring.score import Scores
@@ -126,30 +126,23 @@ class Run:
             raise InputError("the run has no OOD set, so there is no table of it.")
         groups = {group: names for group, names in self.groups.items() if group is not None}
         milliseconds = {label: d.milliseconds for label, d in self.record.detectors.items()}
-        own = {label: ms for label, ms in milliseconds.items() if ms is not None}
-        main, *full = (
-            replace(
-                tabulate(_tensors(self.pooled(roles)), theirs, groups=groups, bootstrap=bootstrap, progress=progress),
-                milliseconds=own,
-            )
-            for roles in self.spectra
+        table = tabulate_spectra(
+            _tensors(self.pooled(("id",))),
+            theirs,
+            {name: _tensors(self.scores(name)) for name in self.sets("csid")},
+            {label: ms for label, ms in milliseconds.items() if ms is not None},
+            groups=groups,
+            bootstrap=bootstrap,
+            progress=progress,
         )
-        return replace(main, accuracy=self.accuracy, full_spectrum=full[0] if full else None)
+        right = self.correct()
+        return replace(table, accuracy=None if right is None else float(right.mean()))
 
-    @property
-    def accuracy(self) -> float | None:
-        """Share of the ID samples that the classifier gets right, None where a set has no labels."""
-        labels = [self.labels(name) for name in self.sets("id")]
-        known = [each for each in labels if each is not None]
-        if not known or len(known) < len(labels):
-            return None
-        predicted = np.concatenate([self.predicted(name) for name in self.sets("id")])
-        return float((predicted == np.concatenate(known)).mean())
-
-    @property
-    def spectra(self) -> list[tuple[str, ...]]:
-        """The roles that count as ID: ID data alone, and with covariate-shifted ID data where there is some."""
-        return [("id",), ("id", "csid")] if self.sets("csid") else [("id",)]
+    def correct(self) -> NDArray[np.bool_] | None:
+        """Whether the classifier is right about each ID sample (N,), None where a set has no labels."""
+        labels = {name: self.labels(name) for name in self.sets("id")}
+        right = [known == self.predicted(name) for name, known in labels.items() if known is not None]
+        return np.concatenate(right) if right and len(right) == len(labels) else None
 
     def artifact(self) -> Artifact:
         """The fitted detectors, read when they are asked for: they may be large.
@@ -220,12 +213,13 @@ def write_run(folder: str | Path, record: RunRecord, scores: Mapping[str, Scores
         write_artifact(artifact, new / GUARD)
         sets = [s.model_copy(update={"sha256": _digest(files[s.name])} if s.name in files else {}) for s in record.sets]
         run = Run(new, record.model_copy(update={"sets": sets, "guard_sha256": _sha256(new / GUARD)}), columns)
-        finished = run.record.model_copy(update={"metrics": metric_rows(run)})
+        table = run.table() if run.sets("ood") else None
+        finished = run.record.model_copy(update={"metrics": [] if table is None else metric_rows(table)})
         document = finished.model_dump(mode="json", exclude={"sha256"})
         document["sha256"] = _signed(document)
         (new / RECORD).write_text(json.dumps(document, indent=1, allow_nan=False))
-        (new / "table.md").write_text(markdown(run))
-        (new / "table.csv").write_text(run.table().to_csv() if run.sets("ood") else "")
+        (new / "table.md").write_text(markdown(record, table))
+        (new / "table.csv").write_text("" if table is None else table.to_csv())
 
     return read_run(write_folder(folder, write, marker=RECORD))
 
@@ -247,31 +241,26 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder, record, columns)
 
 
-def metric_rows(run: Run) -> list[dict[str, Any]]:
+def metric_rows(table: Table) -> list[dict[str, Any]]:
     """Every metric of every detector on every OOD set, as flat dicts; full-spectrum rows follow where there are any."""
-    rows = []
-    groups = {s.name: s.group for s in run.record.sets}
-    for roles in run.spectra:
-        ours = run.pooled(roles)
-        for name in run.sets("ood"):
-            theirs = run.scores(name)
-            for label, values in ours.items():
-                row = {"detector": label, "set": name, "group": groups[name], "id": "+".join(roles)}
-                rows.append({**row, **asdict(compute_metrics(values, theirs[label]))})
-    return rows
+    return [
+        {"detector": label, "set": name, "group": each.group(Column(name, (name,))), "id": roles, **asdict(row[name])}
+        for roles, each in zip(("id", "id+csid"), table.spectra.values(), strict=False)
+        for name in each.ood_sets
+        for label, row in each.cells.items()
+    ]
 
 
-def markdown(run: Run) -> str:
+def markdown(record: RunRecord, table: Table | None) -> str:
     """The tables as a Markdown page: each metric with its convention, full spectrum where the run has it."""
-    record = run.record
     lines = [
         f"# {record.name}",
         "",
         f"{timestamp(record.created)}, oodline {record.versions.get('oodline', '?')}, {record.classifier.reference}",
         "",
     ]
-    if run.sets("ood") and record.detectors:
-        lines.append(to_markdown(run.table()))
+    if table is not None and record.detectors:
+        lines.append(to_markdown(table))
     lines += [f"- left out `{label}`: {reason}" for label, reason in record.failures.items()]
     lines += [f"- without `{name}`: {reason}" for name, reason in record.missing.items()]
     return "\n".join(lines).rstrip() + "\n"
@@ -284,12 +273,7 @@ def _tensors(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, torch.Tenso
 def _as_table(found: Scores, labels: list[str]) -> pa.Table:
     if missing := [label for label in labels if label not in found.scores]:
         raise ArtifactError(f"there are no scores of {missing[0]}, which the run's record names.")
-    columns: dict[str, Any] = {
-        "index": pa.array(found.index.numpy()),
-        "label": pa.nulls(len(found.index), pa.int64()) if found.labels is None else pa.array(found.labels.numpy()),
-        "predicted": pa.array(found.predicted.numpy()),
-    }
-    return pa.table(columns | {label: pa.array(found.scores[label].numpy()) for label in labels})
+    return pa.table(image_columns(found)).select([*IMAGE_COLUMNS, *labels])
 
 
 def _as_parquet(table: pa.Table) -> bytes:

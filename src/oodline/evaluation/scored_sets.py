@@ -140,19 +140,17 @@ def read_scores(path: str | Path) -> ScoredSets:
     return ScoredSets(next(iter(found["id"].values())), found["ood"], found["csid"], groups)
 
 
+def image_columns(found: Scores) -> dict[str, pa.Array]:
+    """One value per image: `index`, `label` (null where there is none), `predicted`, and each detector's scores."""
+    label = pa.nulls(len(found.index), pa.int64()) if found.labels is None else pa.array(found.labels.numpy())
+    known = {"index": pa.array(found.index.numpy()), "label": label, "predicted": pa.array(found.predicted.numpy())}
+    return known | {detector: pa.array(scores.numpy()) for detector, scores in found.scores.items()}
+
+
 def _as_table(name: str, role: str, group: str | None, found: Scores) -> pa.Table:
-    n = len(found.index)
-    return pa.table(
-        {
-            "set": pa.array([name] * n, pa.string()),
-            "role": pa.array([role] * n, pa.string()),
-            "group": pa.array([group] * n, pa.string()),
-            "index": pa.array(found.index.numpy(), pa.int64()),
-            "label": pa.nulls(n, pa.int64()) if found.labels is None else pa.array(found.labels.numpy(), pa.int64()),
-            "predicted": pa.array(found.predicted.numpy(), pa.int64()),
-            **{detector: pa.array(scores.numpy(), pa.float64()) for detector, scores in found.scores.items()},
-        }
-    )
+    said = {"set": name, "role": role, "group": group}
+    same = {key: pa.array([value] * len(found.index), pa.string()) for key, value in said.items()}
+    return pa.table(same | image_columns(found))
 
 
 def _from_table(table: pa.Table) -> Scores:

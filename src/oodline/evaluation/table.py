@@ -126,6 +126,16 @@ class Table:
         return [Column(known.get(sets, "pooled"), sets, pooled=True) for sets in every]
 
     @property
+    def all_columns(self) -> list[Column]:
+        """Single sets and means, then what `pooled` holds."""
+        return self.columns + self.pooled_columns
+
+    @property
+    def spectra(self) -> dict[str, Table]:
+        """By title: this table under an empty one, then that of the full spectrum where there is one."""
+        return {"": self} | ({} if self.full_spectrum is None else {rendering.FULL_SPECTRUM: self.full_spectrum})
+
+    @property
     def all_sets(self) -> Column:
         """The mean over all OOD sets, or the only one."""
         sets = tuple(self.ood_sets)
@@ -201,7 +211,7 @@ class Table:
 
     def average_rows(self) -> list[dict[str, Any]]:
         """One flat dict per detector and column of several sets: `detector`, `average`, `sets`, `pooled`, the rates."""
-        several = [column for column in self.columns + self.pooled_columns if len(column.sets) > 1]
+        several = [column for column in self.all_columns if len(column.sets) > 1]
         return [
             {"detector": detector, "average": column.title, "sets": list(column.sets), "pooled": column.pooled}
             | {metric: self.value(detector, metric, column) for metric in METRICS}
@@ -288,7 +298,7 @@ class Table:
             return self.all_sets
         if column in self.ood_sets:
             return Column(column, (column,))
-        known = {c.title: c for c in self.columns + self.pooled_columns}
+        known = {c.title: c for c in self.all_columns}
         known |= {f"{group} mean": Column(f"{group} mean", tuple(names)) for group, names in self.groups.items()}
         if column not in known:
             raise unknown_name("column of the table", column, known)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from oodline._util.files import write_atomically
 from oodline.errors import SettingError
 from oodline.evaluation.metric import PRINTED
-from oodline.evaluation.rendering import FULL_SPECTRUM, footer, heading
-from oodline.evaluation.table import Column, Table
+from oodline.evaluation.rendering import footer, heading
+from oodline.evaluation.table import Table
 
 
 def to_markdown(table: Table) -> str:
     """Every metric for people as Markdown, with its convention, accuracy and sizes; then the full spectrum."""
     lines = []
-    for title, each in _spectra(table):
+    for title, each in table.spectra.items():
         lines += [f"## {title}", ""] if title else []
         for metric in PRINTED:
-            lines += [f"{heading(each, metric)}, %", "", each.to_markdown(metric, _columns(each)), ""]
+            lines += [f"{heading(each, metric)}, %", "", each.to_markdown(metric, each.all_columns), ""]
         lines += [*footer(each), ""]
     return "\n".join(lines)
 
@@ -27,15 +27,10 @@ def to_markdown(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """Every metric for people as a LaTeX tabular; titles, accuracy and sizes are comments."""
     parts = []
-    for title, each in _spectra(table):
+    for title, each in table.spectra.items():
         comments = [f"% {line.replace('%', 'percent')}\n" for line in ([title] if title else []) + footer(each)]
-        parts += ["".join(comments) + each.to_latex(metric, _columns(each)) for metric in PRINTED]
+        parts += ["".join(comments) + each.to_latex(metric, each.all_columns) for metric in PRINTED]
     return "\n\n".join(parts) + "\n"
-
-
-def to_csv(table: Table) -> str:
-    """Single sets only, without the full spectrum."""
-    return table.to_csv()
 
 
 def to_json(table: Table) -> str:
@@ -43,8 +38,13 @@ def to_json(table: Table) -> str:
     return json.dumps(table.to_json(), indent=2, allow_nan=False) + "\n"
 
 
-WRITERS: dict[str, Callable[[Table], str]] = {".md": to_markdown, ".tex": to_latex, ".csv": to_csv, ".json": to_json}
-"""How to write a table, by the ending of the file."""
+WRITERS: dict[str, Callable[[Table], str]] = {
+    ".md": to_markdown,
+    ".tex": to_latex,
+    ".csv": Table.to_csv,
+    ".json": to_json,
+}
+"""How to write a table, by the ending of the file; CSV has no full spectrum."""
 
 
 def write_table(table: Table, path: str | Path) -> Path:
@@ -71,13 +71,3 @@ def write_table(table: Table, path: str | Path) -> Path:
         raise SettingError(f"the name of a table's file must end in {', '.join(WRITERS)}; got {path.name}.")
     content = WRITERS[path.suffix](table)
     return write_atomically(path, lambda file: file.write(content.encode()))
-
-
-def _spectra(table: Table) -> Iterator[tuple[str, Table]]:
-    yield "", table
-    if table.full_spectrum is not None:
-        yield FULL_SPECTRUM, table.full_spectrum
-
-
-def _columns(table: Table) -> list[Column]:
-    return table.columns + table.pooled_columns

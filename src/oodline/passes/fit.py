@@ -6,13 +6,13 @@ estimates its state. Nothing is changed before the pass is over, so an interrupt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from time import perf_counter
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from oodline._util.checked import checked
 from oodline._util.warning import warn
-from oodline.data.batch import Loader, unpack
+from oodline.data.batch import KnownLoader, Loader, unpack
 from oodline.data.class_order import doubtful_order
 from oodline.errors import HeadError, InputError, OodlineError
 from oodline.model.activations import Needs
@@ -65,15 +65,6 @@ class Supposes(Protocol):
     def check_assumptions(self, statistics: Mapping[str, Any], head: Head) -> None:
         """Warn where the filled ones do not bear it out."""
         ...
-
-
-@runtime_checkable
-class _Cuttable(Protocol):
-    """A loader of which a few samples can be read, such as `oodline.data.ImageLoader`."""
-
-    rows: Sequence[int]
-
-    def over(self, batches: Sequence[Sequence[int]]) -> Iterable[Any]: ...
 
 
 def reads(detectors: Iterable[Fittable]) -> Reads:
@@ -138,7 +129,7 @@ def unsupported(
     failures: dict[str, OodlineError] = {}
     batch = None
     if not isinstance(loader, Iterator) and any(map(_needs_network, detectors.values())):
-        few: Iterable[Any] = loader.over([loader.rows[:TRIED]]) if isinstance(loader, _Cuttable) else loader
+        few: Iterable[Any] = loader.over([loader.rows[:TRIED]]) if isinstance(loader, KnownLoader) else loader
         batch = next(iter(few), None)
     for name, detector in detectors.items():
         try:

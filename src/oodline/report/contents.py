@@ -10,12 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from oodline.errors import InputError, unknown_name
-from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.metrics import auroc
-from oodline.evaluation.rendering import FULL_SPECTRUM
 from oodline.evaluation.risk_coverage import risk_coverage
 from oodline.evaluation.run import Run
-from oodline.evaluation.table import Table
 from oodline.report.curves import Bins, Curve, Ladder, accepting, bins, ladder, risk_curve, roc
 from oodline.scoring.calibration import Calibration, calibrate, false_alarm_of
 
@@ -85,17 +82,6 @@ def others(run: Run) -> list[str]:
     return [*run.sets("csid"), *run.sets("ood")]
 
 
-def correct(run: Run) -> NDArray[np.bool_] | None:
-    """Whether the classifier is right about each ID test image (N,); None where some have no label."""
-    found = []
-    for name in run.sets("id"):
-        labels = run.labels(name)
-        if labels is None:
-            return None
-        found.append(labels == run.predicted(name))
-    return np.concatenate(found)
-
-
 def ordered(run: Run, first: Sequence[str] | None = None) -> list[str]:
     """Labels of the detectors in the order of a report: those named come first, the others as the run has them.
 
@@ -140,7 +126,7 @@ def read_contents(run: Run, label: str) -> DetectorContents:
     >>> list(found.pairs), int(found.ladder.flagged["test"][found.ladder.marked])
     (['halved', 'origin'], 3)
     """
-    ours, right = run.pooled(("id",))[label], correct(run)
+    ours, right = run.pooled(("id",))[label], run.correct()
     theirs = {name: run.scores(name)[label] for name in others(run)}
     calibration = calibration_of(run, label)
     marked = accepting(ours, run.record.tpr) if calibration is None else calibration.threshold
@@ -164,25 +150,6 @@ def calibration_of(run: Run, label: str) -> Calibration | None:
         return None
     scores = torch.tensor(np.concatenate([run.scores(name)[label] for name in names]))
     return calibrate(scores, false_alarm_of(None, run.record.tpr))
-
-
-def tables(run: Run, bootstrap: Bootstrap | None = None, *, progress: bool = False) -> dict[str, Table]:
-    """The tables by title: the run's own, and that of the full spectrum where it has shifted ID data; none without OOD.
-
-    With `bootstrap`, every value has an interval, which may take minutes.
-
-    Examples
-    --------
-    >>> from tempfile import TemporaryDirectory
-    >>> from oodline.testing import toy_run
-    >>> with TemporaryDirectory() as folder:
-    ...     [column.title for column in tables(toy_run(f"{folder}/run"))[""].columns]
-    ['halved', 'origin', 'mean']
-    """
-    if not run.sets("ood"):
-        return {}
-    table = run.table(bootstrap, progress=progress)
-    return {"": table} | ({} if table.full_spectrum is None else {FULL_SPECTRUM: table.full_spectrum})
 
 
 def _pair(ours: Values, right: NDArray[np.bool_] | None, theirs: Values, shifted: bool) -> Pair:

@@ -14,7 +14,7 @@ from oodline._util.files import write_atomically
 from oodline.errors import DataError, missing_extra
 from oodline.evaluation.risk_coverage import risk_coverage
 from oodline.evaluation.run import Run
-from oodline.report.contents import DetectorContents, correct, id_name, ordered, read_contents
+from oodline.report.contents import DetectorContents, id_name, ordered, read_contents
 from oodline.report.curves import risk_curve
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def write_figures(run: Run, folder: str | Path, *, detectors: Sequence[str] | No
             drawings[f"histograms-{name}"] = partial(draw_histograms, run, label, found)
         if run.sets("ood"):
             drawings[f"roc-{name}"] = partial(draw_roc, run, label, found)
-    if correct(run) is not None:
+    if run.correct() is not None:
         drawings["risk-coverage"] = partial(draw_risk, run, labels)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def draw_risk(run: Run, labels: Sequence[str]) -> Figure:
     """Risk and coverage of each detector, on ID test data alone (thin), and with all OOD images (thick)."""
     figure = _figure(3.3, 2.8)
     axes = figure.add_subplot()
-    right = correct(run)
+    right = run.correct()
     assert right is not None
     for place, label in enumerate(labels):
         colour, pattern = LINES[place % len(LINES)]

@@ -20,7 +20,7 @@ from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.metric import METRICS
 from oodline.evaluation.record import timestamp
 from oodline.evaluation.run import Run
-from oodline.report.contents import correct, id_name, ordered, others, read_contents, tables
+from oodline.report.contents import id_name, ordered, others, read_contents
 from oodline.report.gallery import Gallery, gather
 from oodline.report.views import comparisons, metric_tables, script_data, settings_text, size_text
 
@@ -104,9 +104,8 @@ def render(
     labels = ordered(run, detectors)
     gallery = gather(run, labels, images=images, data=data)
     contents = {label: read_contents(run, label) for label in labels}
-    found = tables(run, bootstrap, progress=progress)
-    main = next(iter(found.values()), None)
-    compared = [] if published is None or main is None else comparisons(run, main, *published)
+    table = run.table(bootstrap, progress=progress) if run.sets("ood") else None
+    compared = [] if published is None or table is None else comparisons(run, table, *published)
     environment = Environment(
         loader=PackageLoader("oodline.report", "assets"),
         autoescape=True,
@@ -123,13 +122,13 @@ def render(
         id_name=id_name(run),
         others=others(run),
         labels=labels,
-        tables=metric_tables(found),
+        tables=[] if table is None else metric_tables(table),
         bootstrap=bootstrap,
         compared=compared,
         metrics=METRICS,
         gallery=gallery,
         images=images,
-        labelled=correct(run) is not None,
+        labelled=run.correct() is not None,
         data=script_data(run, contents, gallery),
         policy=_policy(scripts),
         style=Markup(_asset("page.css")),

@@ -14,21 +14,12 @@ from oodline.errors import unknown_name
 from oodline.evaluation.metric import METRICS
 from oodline.evaluation.published import Comparison, beside, published_tables
 from oodline.evaluation.record import DetectorEntry
+from oodline.evaluation.rendering import Cell, cells
 from oodline.evaluation.run import Run
-from oodline.evaluation.table import Column, Table
-from oodline.report.contents import DetectorContents, Pair, correct, id_name, others
+from oodline.evaluation.table import Table
+from oodline.report.contents import DetectorContents, Pair, id_name, others
 from oodline.report.curves import Curve, finite
 from oodline.report.gallery import Gallery
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A value in %, as text and as a number to sort by; `interval` is "low to high", or empty."""
-
-    text: str
-    value: float
-    best: bool
-    interval: str
 
 
 @dataclass(frozen=True)
@@ -47,22 +38,22 @@ class MetricTable:
     rows: list[tuple[str, list[Cell]]]
 
 
-def metric_tables(tables: Mapping[str, Table]) -> list[MetricTable]:
-    """Every metric of every table.
+def metric_tables(table: Table) -> list[MetricTable]:
+    """Every metric of a table, then of its full spectrum.
 
     Examples
     --------
     >>> from oodline.evaluation.metrics import compute_metrics
-    >>> found = metric_tables({"": Table({"energy": {"svhn": compute_metrics([2.0, 3.0], [1.0, 2.5])}})})
+    >>> found = metric_tables(Table({"energy": {"svhn": compute_metrics([2.0, 3.0], [1.0, 2.5])}}))
     >>> found[0].name, found[0].columns, found[0].rows[0][1][0].text
     ('AUROC', ['svhn'], '75.00')
     """
-    return [_metric_table(table, title, metric) for title, table in tables.items() for metric in METRICS]
+    return [_metric_table(each, title, metric) for title, each in table.spectra.items() for metric in METRICS]
 
 
 def _metric_table(table: Table, title: str, metric: str) -> MetricTable:
     known = METRICS[metric]
-    best = {column: table.best(metric, column) for column in table.columns}
+    rows = cells(table, metric, table.columns)
     labels = sorted(table.cells, key=lambda label: table.mean(label, metric), reverse=known.higher_is_better)
     return MetricTable(
         metric,
@@ -72,14 +63,8 @@ def _metric_table(table: Table, title: str, metric: str) -> MetricTable:
         "descending" if known.higher_is_better else "ascending",
         [table.heading(column) for column in table.columns],
         [len(column.sets) > 1 for column in table.columns],
-        [(label, [_cell(table, label, metric, column, best[column]) for column in table.columns]) for label in labels],
+        [(label, rows[label]) for label in labels],
     )
-
-
-def _cell(table: Table, label: str, metric: str, column: Column, best: float) -> Cell:
-    value, interval = table.value(label, metric, column), table.interval(label, metric, column)
-    ends = "" if interval is None else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
-    return Cell(f"{100 * value:.2f}", value, value == best, ends)
 
 
 def comparisons(run: Run, table: Table, data: str, network: str) -> list[Comparison]:
@@ -148,7 +133,7 @@ def size_text(number: float | None) -> str:
 
 def script_data(run: Run, contents: Mapping[str, DetectorContents], gallery: Gallery) -> dict[str, Any]:
     """What the page's script reads; nothing in it grows with the number of images of a set."""
-    right = correct(run)
+    right = run.correct()
     roles = {s.name: (s.role, s.group) for s in run.record.sets}
     ours = id_name(run)
     sizes = {name: len(run.index(name)) for name in others(run)}
