@@ -155,7 +155,7 @@ def main(
     document = {"accuracy": accuracy, "flagged": flagged, "refused": refused, "train_seconds": trained}
     document |= {"detector": first, "seconds": perf_counter() - started}
     if as_json:
-        print_json(table.to_json() | document)
+        print_json(table.to_dict() | document)
         return
     print(f"{classes + 1} intents, {accuracy:.1%} of in-scope test queries right; trained in {trained:.1f} s.\n")
     print(table)

@@ -137,6 +137,6 @@ def evaluate(
         else:
             write_table(table, path)
     if json:
-        print_json(table.to_json() | {"skipped": skipped})
+        print_json(table.to_dict() | {"skipped": skipped})
         return
     print_table(table, table_console())

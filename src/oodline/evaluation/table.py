@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -220,7 +221,7 @@ class Table:
             for column in several
         ]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Everything as plain data: rows, averages, groups, own times, accuracy and the convention."""
         return {
             "convention": self.convention,
@@ -229,7 +230,11 @@ class Table:
             "rows": self.rows(),
             "averages": self.average_rows(),
             "milliseconds": self.milliseconds,
-        } | ({} if self.full_spectrum is None else {"full_spectrum": self.full_spectrum.to_json()})
+        } | ({} if self.full_spectrum is None else {"full_spectrum": self.full_spectrum.to_dict()})
+
+    def to_json(self) -> str:
+        """The same as a JSON document."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_pandas(self) -> pd.DataFrame:
         """The rows as a DataFrame: single sets, so that whoever averages them counts nothing twice.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def to_latex(table: Table) -> str:
 
 def to_json(table: Table) -> str:
     """The table in full."""
-    return json.dumps(table.to_json(), indent=2, allow_nan=False) + "\n"
+    return table.to_json() + "\n"
 
 
 WRITERS: dict[str, Callable[[Table], str]] = {
