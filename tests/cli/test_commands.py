@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save_file
 
-from oodline.cli import main
+from oodline.cli import COMMANDS, main
 from oodline.cli.options import named
 from oodline.detectors.catalog import CATALOG
 from oodline.errors import SettingError
@@ -439,6 +439,16 @@ def test_help_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "evaluate" in done.stdout
+
+
+def test_help_of_a_command_is_its_whole_docstring(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "The columns are name and index of the image" in shown  # of `oodline score`, below the first line
+    assert "0.5*head + 0.5*head_dist" in shown
 
 
 def test_names_of_data_sets():

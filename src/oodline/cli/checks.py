@@ -1,4 +1,4 @@
-"""Mistakes that can be seen before the seconds in which torch is imported: paths, names, numbers."""
+"""Check paths, names and numbers of the command line before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`oodline explain`: which neurons the class of an image expected and did not find, and which it did not expect."""
+"""`oodline explain`: which neurons are missing or unexpected for the predicted class of an image."""
 
 from __future__ import annotations
 
@@ -45,26 +45,31 @@ def explain(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Explain the verdict on one image, as a table, a picture, or JSON.
+    """Explain the verdict on one image by its neurons, as a table, a figure, or JSON.
+
+    Lists the neurons that usually contribute to the predicted class but do not for this image, and those that
+    contribute although they usually do not.
 
     Parameters
     ----------
     guard
-        A file by `oodline fit`, with a calibration; with --neurons, it also gives z-scores and training images.
+        A guard file with a threshold, written by `oodline fit --calibrate`. If fitted with --neurons, the explanation
+        also shows z-scores and training images.
     image
-        An image, or a data set of images or features of which --index names one.
+        An image file, or a data set of images or features from which --index selects one.
     index
-        Which image of a data set, from 0.
+        Position in the data set, from 0.
     top
-        Neurons of each kind to list.
+        Number of neurons to show in each of the two lists.
     detector
-        Which of several detectors of the file; the first if not given.
+        Name of the detector in the file. If omitted, the first.
     data
-        The training data that the file was fitted on, to draw the images that excite each neuron most.
+        The training data that the file was fitted on, to show the most activating images of each neuron in the figure.
+        If omitted, the figure shows none.
     output
-        The picture to write (.png, .svg, .pdf).
+        Also write a figure to this file: .png, .svg or .pdf.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     if output is not None:
         check_suffix("--output", output, _FORMATS)
