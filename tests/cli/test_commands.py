@@ -250,9 +250,9 @@ def test_what_explain_cannot_do_is_one_sentence(place, capsys):
     run(*FIT, "--detector", "energy", "--calibrate", "held_out")
     explain = ["explain", "guard.safetensors", "noise/3.png", *MODEL]
     for arguments, sentence in (
-        ([], "'energy' does not say what speaks for a class; these detectors do: line, soft-line."),
-        (["-o", "why.jpg"], "--output must end in .png, .svg, .pdf"),
-        (["--index", "1"], "noise/3.png holds 1 images; there is no number 1"),
+        ([], "'energy' cannot explain a verdict by neurons; these detectors can: line, soft-line."),
+        (["-o", "why.jpg"], "`--output` must end in .png, .svg, .pdf; got why.jpg."),
+        (["--index", "1"], "`--index` must be between 0 and 0, since noise/3.png holds 1 images; got 1."),
         (["--data", "nowhere"], "there is no file or folder nowhere"),
         (["--detector", "line"], "unknown detector in guard.safetensors 'line'"),
     ):
@@ -357,7 +357,7 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
         ([*MODEL, "--data", "nowhere"], "no file or folder nowhere"),
         ([*MODEL, "--data", "noise"], "yields no labels"),
         ([*MODEL, "-o", "nowhere/guard.safetensors"], "could not write nowhere/guard.safetensors"),
-        ([*MODEL, "--calibrate", "noise"], "9 held-out samples cannot promise a false-alarm rate of 0.05"),
+        ([*MODEL, "--calibrate", "noise"], "9 held-out samples are too few for a false-alarm rate of 0.05"),
         ([*MODEL, "--false-alarm", "0.05", "--tpr", "0.95"], "say the same thing twice"),
         ([*MODEL, "--false-alarm", "5"], "`--false-alarm` must be between 0 and 1, both excluded; got 5."),
     ],

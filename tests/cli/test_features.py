@@ -189,7 +189,7 @@ def test_a_benchmark_of_features(place, capsys):
         (("--model", "features", "--head", "fc", "--data", "train.npz"), "no file that holds it"),
         (("--model", "features", "--data", "train.npz", "--preprocessing", "{}"), "--preprocessing is for images"),
         (("--model", "features", "--data", "train.npz", "-d", "msp"), "'msp' needs logits"),
-        (("--model", "features", "--data", "train.npz,x=labels.npy"), "labels=FILE and logits=FILE are known"),
+        (("--model", "features", "--data", "train.npz,x=labels.npy"), "unknown option, x; the options are"),
         (("--model", "features", "--data", "train.npy,labels=train.npy", "-d", "knn"), "must be integers"),
     ],
 )  # fmt: skip
@@ -204,4 +204,4 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, argumen
 def test_a_guard_of_features_is_not_served(place, capsys):
     run("fit", "--model", "features:head.npz", "--data", "train.npz", "-d", "energy", *FIT[1:])
     run("serve", "guard.safetensors", code=1)
-    assert "images need the model" in capsys.readouterr().err
+    assert "images were given, which need the model" in capsys.readouterr().err

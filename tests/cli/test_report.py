@@ -72,7 +72,7 @@ def test_tables_for_papers_with_their_intervals(place, capsys):
         (["report", "toy", "-d", "enregy"], "Did you mean 'energy'"),
         (["report", "toy", "--images", "-1"], "`--images` must be at least 0; got -1."),
         (["report", "toy", "--data", "elsewhere=there"], "unknown data set with images to show 'elsewhere'"),
-        (["report", "toy", "--published", "cifar10"], "--published takes ID data and network"),
+        (["report", "toy", "--published", "cifar10"], "`--published` must be ID data and network"),
         (["report", "toy", "--published", "cifar11/densenet100"], "Did you mean 'cifar10"),
         (["report", "toy", "-o", "no/page.html"], "there is no folder no"),
         (

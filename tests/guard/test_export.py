@@ -85,8 +85,8 @@ def test_a_graph_flags_what_the_guard_refuses(tmp_path, name, by):
 
 def test_a_model_of_triton_has_a_plain_name_and_a_batch(tmp_path):
     for name, size, sentence in (
-        ('a"b', 4, "named by letters"),
-        ("../a", 4, "named by letters"),
+        ('a"b', 4, "must be letters, digits"),
+        ("../a", 4, "must be letters, digits"),
         ("a", 0, "at least 1"),
     ):
         with pytest.raises(SettingError, match=sentence):
@@ -219,7 +219,7 @@ def refused(tmp_path: Path, guard: ol.Guard, error: type[Exception], sentence: s
 def test_a_guard_without_a_threshold(tmp_path):
     guard = toy_guard()
     guard.calibration = None
-    refused(tmp_path, guard, NotFittedError, "without a threshold .* Call guard.calibrate")
+    refused(tmp_path, guard, NotFittedError, "has no threshold yet, .* Call guard.calibrate")
 
 
 def test_a_detector_that_runs_the_classifier_again(tmp_path):

@@ -91,7 +91,7 @@ def evaluate(
     check_reading(reading)
     check_least("--seed", seed, 0)
     if bootstrap not in (0,) and bootstrap < 2:
-        raise SettingError(f"`--bootstrap` needs at least 2 resamples, or 0 for none; got {bootstrap}.")
+        raise SettingError(f"`--bootstrap` must be at least 2, or 0 for no intervals; got {bootstrap}.")
     for path in output or ():
         check_suffix("--output", path, (*WRITERS, _SCORES))
         check_writable(path)

@@ -100,7 +100,7 @@ def explain(
     inputs: Inputs
     if loaded.of_features:
         if data is not None:
-            raise SettingError("--data draws training images, and features show none. Leave it out.")
+            raise SettingError("--data is for images, and the classifier reads precomputed features. Leave it out.")
         loader = open_loader(image, loaded, _DATA)
         _check_index(image, index, loader.num_samples, "samples")
         inputs = next(iter(loader.over([range(index, index + 1)]))).inputs
@@ -129,7 +129,7 @@ def explain(
 
 def _check_index(spec: str, index: int, size: int, what: str) -> None:
     if not 0 <= index < size:
-        raise DataError(f"{spec} holds {size} {what}; there is no number {index}.")
+        raise DataError(f"`--index` must be between 0 and {size - 1}, since {spec} holds {size} {what}; got {index}.")
 
 
 def _read(source: ImageSource, i: int) -> Image.Image:
@@ -137,7 +137,8 @@ def _read(source: ImageSource, i: int) -> Image.Image:
 
     if i >= len(source):
         raise DataError(
-            f"the training data holds {len(source)} images, but the file names number {i}: it is another set."
+            f"--data holds {len(source)} images, but the guard file refers to image {i}: this is other data. Pass the "
+            "training data that the file was fitted on."
         )
     return read_image(source, i)
 

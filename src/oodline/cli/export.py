@@ -124,8 +124,6 @@ def _examples(data: str | None, loaded: LoadedClassifier, reading: DataOptions) 
         return next(iter(open_loader(data, loaded, reading, pixels=True))).inputs
     size = loaded.preprocessing.input_size
     if size is None:
-        raise SettingError(
-            "the preprocessing of this classifier does not say how large an image is. Pass --data with some images."
-        )
+        raise SettingError("the preprocessing of this classifier states no image size. Pass --data with some images.")
     generator = torch.Generator().manual_seed(0)
     return torch.rand(8, len(loaded.preprocessing.mode), *size, generator=generator)

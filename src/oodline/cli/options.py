@@ -133,8 +133,8 @@ def load_classifier(
             raise ModelError("no classifier is named. Pass --model, such as --model timm:resnet50.")
         if source.reference.startswith("python:"):
             raise ModelError(
-                f"the file was fitted on {source.reference}, and a file may not say which code to run. If you trust "
-                f"it, name it yourself: --model {source.reference}"
+                f"the guard file was fitted on {source.reference}, and a file may not say which code to run. If you "
+                f"trust it, pass --model {source.reference}"
             )
         reference = source.reference
     if is_features(reference):
@@ -150,7 +150,7 @@ def load_classifier(
     )
     if classifier.preprocessing is None:
         warn(
-            f"{reference} does not say how images are prepared for it: they are scaled to [0, 1] and nothing else. "
+            f"{reference} states no preprocessing, so images are only scaled to [0, 1], not resized or normalised. "
             "Pass --preprocessing.",
         )
     if artifact is not None:
@@ -174,7 +174,9 @@ def _load_features(
     from oodline.preprocessing.preprocessing import Preprocessing
 
     if data is None:
-        raise ModelError(f"{reference} stands for precomputed features, and images need the model. Pass --model.")
+        raise ModelError(
+            f"{reference} means precomputed features, but images were given, which need the model. Pass --model."
+        )
     if options.preprocessing is not None:
         raise SettingError("--preprocessing is for images, and features are read as they are. Leave it out.")
     classifier, reference = open_feature_classifier(

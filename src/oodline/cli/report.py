@@ -63,9 +63,9 @@ def report(
     check_least("--bootstrap", bootstrap, 0)
     id_data, slash, network = (published or "").partition("/")
     if published is not None and not (id_data and slash and network):
-        raise SettingError(f"--published takes ID data and network, such as cifar10/densenet100; not {published}.")
+        raise SettingError(f"`--published` must be ID data and network, such as cifar10/densenet100; got {published}.")
     if not run.is_dir():
-        raise ArtifactError(f"{run} is not a finished run: there is no such folder. Name one of `oodline bench`.")
+        raise ArtifactError(f"there is no folder {run}. Pass one that `oodline bench` wrote.")
     path = output or run / "report.html"
     check_writable(path)
     if tables is not None:

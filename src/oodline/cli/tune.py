@@ -204,7 +204,7 @@ def _grid(written: list[str]) -> dict[str, list[Any]]:
     for text in written:
         name, equals, values = text.partition("=")
         if not equals or not values:
-            raise SettingError(f"--try {text} names no value. Write --try p_a=0.1,0.5,0.9.")
+            raise SettingError(f"`--try` must be a setting and its values, such as p_a=0.1,0.5,0.9; got {text}.")
         grid[name] = [parse_value(value) for value in values.split(",")]
     return grid
 

@@ -140,7 +140,7 @@ def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | Non
     for name, asked, kept in (("alpha", alpha, monitor.alpha), ("window", window, monitor.window)):
         if asked is not None and asked != kept:
             raise SettingError(
-                f"--{name} {asked} does not fit {state}, which was begun with {kept}. Leave it out, or begin another."
+                f"`--{name}` must be {kept}, as in {state}; got {asked}. Leave it out, or name another state file."
             )
     return monitor
 
@@ -202,7 +202,7 @@ def _values(source: str, column: str) -> Iterator[float]:
 def _label(value: Any) -> int:
     label = int(value)
     if (not isinstance(value, str) and label != value) or not 0 <= label < 2**31:
-        raise ValueError(f"{value} is no class")
+        raise ValueError(f"{value} is not a class")
     return label
 
 
@@ -242,7 +242,7 @@ def check_scores(path: Path) -> str:
     """
     kind = ".parquet" if path.is_dir() else path.suffix.lower()
     if kind not in (".parquet", ".csv", ".jsonl"):
-        raise SettingError(f"scores are read from .parquet, .csv, .jsonl, or - for standard input; not {path}.")
+        raise SettingError(f"`scores` must be a .parquet, .csv or .jsonl file, or - for standard input; got {path}.")
     if path.is_dir() and not any(path.glob("*.parquet")):
         raise DataError(f"the folder {path} holds no .parquet file of scores. Check the path.")
     if not path.exists():

@@ -57,7 +57,9 @@ class ImageFolder:
         if order not in ("alphabetical", "natural"):
             raise DataError(f"`order` must be alphabetical or natural; got {order}.")
         if not self.root.exists():
-            raise DataError(f"there is no file or folder {root}. Check the path, or name a set: torchvision:CIFAR10.")
+            raise DataError(
+                f"there is no file or folder {root}. Check the path, or name a data set, such as torchvision:CIFAR10."
+            )
         self.files: list[str] = []
         self.class_names: tuple[str, ...] | None = None
         self.order_is_known = order == "natural"
@@ -93,7 +95,7 @@ class ImageFolder:
         beside = [file for file in files if not _folder(file)]
         held = {_folder(file) for file in files if _folder(file)}
         if not files:
-            raise DataError(f"{self.root} holds no image; files ending in {', '.join(SUFFIXES)} were looked for.")
+            raise DataError(f"{self.root} holds no image: no file ends in {', '.join(SUFFIXES)}. Check the path.")
         # one folder beside as many images is a folder of images; several are classes
         if held and len(files) - len(beside) >= len(beside) + (len(held) == 1 and len(beside) > 0):
             self.class_names = tuple(ordered(_class_folders(self.root)))
@@ -102,15 +104,15 @@ class ImageFolder:
                 files = [file for file in files if _folder(file)]
         elif len(held) > 1:
             warn(
-                f"{self.root} counts as images without labels: {len(beside)} images lie beside its folders, more than "
-                "in them. Move them away if the folders are classes.",
+                f"{self.root} is read as images without labels: {len(beside)} images are outside its subfolders, more "
+                "than inside them. If the subfolders are classes, move these images elsewhere.",
             )
         self.files = files
         if left_out:
             shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
             warn(
-                f"{len(left_out)} files and folders in {self.root} were left out, since they lie beside the class "
-                f"folders, are hidden, lead nowhere or back, or were left by an archive or a system: {shown}",
+                f"{len(left_out)} files and folders in {self.root} were left out: they are in no class folder, hidden, "
+                f"broken or circular links, or leftovers of an archive or an operating system: {shown}",
             )
 
 

@@ -77,7 +77,7 @@ class TensorSource:
         if only is not None and (wrong or not self.inputs):
             names = ", ".join(f"`{name}`" for name in rows) or "nothing"
             listed = " and ".join(f"`{name}`" for name in only)
-            raise DataError(f"{where} holds {names}; {listed}, or one of them, and perhaps `{LABELS}` are needed.")
+            raise DataError(f"{where} must hold {listed}, or one of them, and optionally `{LABELS}`; got {names}.")
         if not self.inputs:
             raise DataError(f"{where} holds no input: a tensor with one entry per sample is needed beside `{LABELS}`.")
         for name in self.inputs:
@@ -89,11 +89,11 @@ class TensorSource:
         if len(set(lengths.values())) > 1 or not self._length:
             listed = ", ".join(f"{name} {shapes[name]}" for name in sorted(shapes))
             raise DataError(
-                f"the tensors of {where} must have one entry per sample, and at least one; they are {listed}."
+                f"the tensors of {where} must have one entry per sample, and at least one sample; got {listed}."
             )
         if self.has_labels and (len(shapes[LABELS]) != 1 or rows[LABELS].kind not in KINDS):
             kind = rows[LABELS].kind
-            raise DataError(f"the labels of {where} must be integers (N,); they are {kind} {shapes[LABELS]}.")
+            raise DataError(f"`{LABELS}` of {where} must be integers (N,); got {kind} {shapes[LABELS]}.")
 
     def __len__(self) -> int:
         return self._length
@@ -255,7 +255,7 @@ class TensorLoader:
         label_offset: int = 0,
     ) -> None:
         if batch_size < 1 or (limit is not None and limit < 1):
-            raise InputError(f"batch_size and limit must be at least 1; they are {batch_size} and {limit}.")
+            raise InputError(f"`batch_size` and `limit` must be at least 1; got {batch_size} and {limit}.")
         self.source, self.batch_size, self.label_offset = source, batch_size, label_offset
         self.skipped: list[str] = []
         """Always empty: a file is read as a whole or not at all."""

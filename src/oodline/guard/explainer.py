@@ -35,8 +35,8 @@ def require_explainer(detector: Detector, neurons: Neurons | None) -> Explains:
     if explainer is None:
         known = ", ".join(name for name in CATALOG if issubclass(detector_class(name), Explains))
         raise SettingError(
-            f"'{detector.name}' does not say what speaks for a class; these detectors do: {known}. Or fit "
-            "Neurons in the same pass, and give them to the guard: fit([detector, neurons], ...), "
+            f"'{detector.name}' cannot explain a verdict by neurons; these detectors can: {known}. Or fit "
+            "`Neurons` in the same pass, and pass them to the guard: fit([detector, neurons], ...), "
             "Guard(classifier, detector, neurons=neurons)."
         )
     return explainer

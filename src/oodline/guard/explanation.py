@@ -176,7 +176,7 @@ def explanations(
         `top` is below 1.
     """
     if top < 1:
-        raise SettingError(f"an explanation lists at least one neuron; top={top} does not.")
+        raise SettingError(f"`top` must be at least 1; got {top}.")
     found = []
     for i, verdict in enumerate(verdicts):
         predicted_class = int(evidence.predicted_class[i])

@@ -67,7 +67,7 @@ class GuardGraph(nn.Module):
         super().__init__()
         if guard.calibration is None:
             raise NotFittedError(
-                "a guard without a threshold gives no verdicts that could be exported. Call "
+                "the guard has no threshold yet, so it has no verdicts to export. Call "
                 "guard.calibrate(held_out_loader) first, or pass --calibrate to `oodline fit`."
             )
         if why := guard.detector.why_not_exportable:

@@ -107,9 +107,9 @@ class Neurons:
         by_rank = (rows, head.num_features)
         shapes = dict(zip(cls.tensors, (by_class, by_class, by_rank, by_rank), strict=True))
         if rows == 0 or any(state[name].shape != shape for name, shape in shapes.items()):
-            raise StatisticsError(f"what the neurons did is kept in {', '.join(cls.tensors)}, for every neuron.")
+            raise StatisticsError(f"the state of Neurons must hold {', '.join(cls.tensors)}, with a column per neuron.")
         if state["top_index"].dtype != torch.int64 or any(state[n].dtype != torch.float32 for n in cls.tensors[:3]):
-            raise StatisticsError("what the neurons did is kept in float32, and their samples in int64.")
+            raise StatisticsError("the state of Neurons must be float32, and `top_index` int64.")
         neurons = cls(rows)
         for name in cls.tensors:
             setattr(neurons, name, state[name])

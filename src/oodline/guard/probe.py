@@ -174,7 +174,7 @@ def take_probe(
     "'energy' gives the same inputs"
     """
     if not 0 <= keep_inputs <= MOST_KEPT:
-        raise SettingError(f"keep_inputs must be between 0 and {MOST_KEPT}; got {keep_inputs}.")
+        raise SettingError(f"`keep_inputs` must be between 0 and {MOST_KEPT}; got {keep_inputs}.")
     if batch is None or classifier.lacking(Needs.INPUTS):
         return None  # it computes nothing that could change: its features came from elsewhere
     inputs, _, _ = unpack(batch, 0)

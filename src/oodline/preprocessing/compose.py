@@ -137,14 +137,14 @@ class _Reader:
 
     def _resizekeepratio(self, step: Any) -> None:
         if step.longest not in (0.0, 1.0) or step.random_scale_prob or step.random_aspect_prob:
-            raise SettingError("ResizeKeepRatio can be expressed with longest 0 or 1 and without chance only.")
+            raise SettingError("ResizeKeepRatio can be expressed only with longest 0 or 1, and without randomness.")
         aspect = "fit" if step.longest else "cover"
         self._add_resize(step, {"height": step.size[0], "width": step.size[1], "aspect": aspect, "rounding": "nearest"})
 
     def _add_resize(self, step: Any, box: dict[str, Any]) -> None:
         interpolation = step.interpolation
         if isinstance(interpolation, list | tuple):
-            raise SettingError("an interpolation that is drawn by chance cannot be expressed.")
+            raise SettingError("a random interpolation cannot be expressed.")
         self.resized_as = self.resized_as or self.kind
         antialias = getattr(step, "antialias", True) is not False or self.kind == "pil"
         name = (

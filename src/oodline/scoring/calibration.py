@@ -197,11 +197,11 @@ def check_enough(n: int, false_alarm: float) -> None:
     """Raise where n held-out samples cannot promise a false-alarm rate, saying how many can; see `calibrate`."""
     needed = samples_needed(false_alarm)
     if n == 0:
-        raise InputError("no score to calibrate on: the loader of held-out ID data was empty.")
+        raise InputError("no score to calibrate on: the loader of held-out ID data was empty. Check its data.")
     if n < needed:
         raise SettingError(
-            f"{n} held-out samples cannot promise a false-alarm rate of {false_alarm:g}: the smallest that they can is "
-            f"1/{n + 1} = {1 / (n + 1):.3g}. Calibrate on at least {needed} samples, or ask for a larger rate."
+            f"{n} held-out samples are too few for a false-alarm rate of {false_alarm:g}: the smallest that they allow "
+            f"is 1/{n + 1} = {1 / (n + 1):.3g}. Calibrate on at least {needed} samples, or ask for a larger rate."
         )
 
 

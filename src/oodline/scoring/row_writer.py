@@ -193,10 +193,10 @@ def check_output(path: Path, *, divided: bool) -> None:
     """
     if divided and path.suffix:
         raise SettingError(
-            f"several processes write several files: --output must be a folder, without an ending; {path.name} has one."
+            f"`--output` must be a folder, without an ending, since each process writes a file; got {path.name}."
         )
     if not divided and path.suffix not in _WRITERS:
-        raise SettingError(f"--output must end in {', '.join(_WRITERS)}; {path.name} does not.")
+        raise SettingError(f"`--output` must end in {', '.join(_WRITERS)}; got {path.name}.")
     if not divided:
         check_writable(path)
         return

@@ -62,7 +62,7 @@ class GuardService:
             raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
         known = guard.preprocessing if preprocessing is None else Preprocessing.of(preprocessing)
         if known is None:
-            raise SettingError("the guard does not know how images are prepared for it. Pass a Preprocessing.")
+            raise SettingError("the guard has no preprocessing for images. Pass a Preprocessing.")
         self.guard = guard
         self.preprocessing = known
         self.settings = settings or ServeSettings()

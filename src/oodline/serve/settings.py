@@ -66,14 +66,14 @@ class ServeSettings:
             if not isinstance(value, int | float) or field.name in ("max_wait_ms", "access_log"):
                 continue
             if not 0 < value < inf:
-                raise SettingError(f"the service needs {field.name} above 0, and finite; {value:g} is not.")
+                raise SettingError(f"`{field.name}` must be above 0 and finite; got {value:g}.")
         if not 0 <= self.max_wait_ms < inf:
-            raise SettingError(f"the service needs max_wait_ms of at least 0; {self.max_wait_ms:g} is not.")
+            raise SettingError(f"`max_wait_ms` must be at least 0 and finite; got {self.max_wait_ms:g}.")
         for small, large in (("max_images", "capacity"), ("max_body", "max_memory")):
             if getattr(self, small) > getattr(self, large):
                 raise SettingError(
-                    f"{small}={getattr(self, small)} is above {large}={getattr(self, large)}, so that a request as "
-                    f"large as it may be would never get in. Raise {large}, or lower {small}."
+                    f"`{large}` must be at least `{small}`, {getattr(self, small)}; got {getattr(self, large)}. "
+                    f"Otherwise the largest allowed request would always be refused: raise {large}, or lower {small}."
                 )
         for name in self.allowed_host:
             if not name.removeprefix("*.") or "/" in name or name.removeprefix("*.").strip() != name.removeprefix("*."):

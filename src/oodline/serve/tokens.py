@@ -46,7 +46,7 @@ class Tokens:
         assert not isinstance(source, Path)
         self._given = [source] if isinstance(source, str) else list(source)
         if not self._given or not all(token.strip() for token in self._given):
-            raise SettingError("the token is empty, so nothing would be asked for. Give one, or None for none.")
+            raise SettingError("`token` must not be empty. Give a token, or None to require none.")
 
     def accept(self, sent: str) -> bool:
         """Whether this is one of them; the time that it takes does not say how much of it is right."""
