@@ -1,4 +1,4 @@
-"""An image of any PIL mode as 8-bit pixels, upright: what is defined is scaled, the rest is refused.
+"""Convert an image of any PIL mode to 8-bit pixels, upright, or refuse it.
 
 Two choices hold everywhere, from `fit` to the page of `serve`. The orientation that EXIF states is applied: a
 photograph counts as a person sees it, not as the camera was held. Transparency is left out, as torchvision and timm

@@ -1,4 +1,4 @@
-"""A progress bar with rate and time left, on standard error, only where someone asked to see it."""
+"""A progress bar with rate and time left, on standard error, shown only on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a data set's classes are in the order of the logits, and how to bring them there by their names."""
+"""Check that a data set's classes are in the order of the logits, and reorder its labels by class name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a file or bytes to an image ready for preprocessing: the one place where data sets' images are decoded.
+"""Decode an image file or bytes, ready for preprocessing: the one place where data sets' images are decoded.
 
 Of a file with several frames or pages (GIF, APNG, WebP, TIFF, MPO) the first one counts. What orientation, transparency
 and more than 8 bits mean is said in `oodline._util.pixels`.

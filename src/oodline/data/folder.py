@@ -1,4 +1,4 @@
-"""Folders of images: which folders are classes, which files are images, and what is left out."""
+"""Folders of images: find class folders and image files, and warn of what is left out."""
 
 from __future__ import annotations
 

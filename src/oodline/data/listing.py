@@ -1,4 +1,4 @@
-"""Images that a text file lists, one `PATH LABEL` a line, as benchmarks say exactly which images count."""
+"""Data sets given by a text file with one `PATH LABEL` per line, as benchmarks publish them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a source to batches: decode, prepare, and skip or refuse what cannot be read."""
+"""Load batches of images from a source: decode, preprocess, and skip or refuse unreadable images."""
 
 from __future__ import annotations
 

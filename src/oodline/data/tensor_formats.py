@@ -1,4 +1,4 @@
-"""Named arrays of a file or of memory, read by runs of rows: safetensors, NumPy and PyTorch files. None runs code."""
+"""Read named arrays from safetensors, NumPy and PyTorch files or memory, by ranges of rows, without running code."""
 
 from __future__ import annotations
 

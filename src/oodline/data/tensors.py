@@ -1,4 +1,4 @@
-"""Inputs that are not images: features, logits, tokens, spectra, rows of a table, as arrays of a file or of memory."""
+"""Data sets of tensors other than images: features, logits, tokens, spectra, table rows; from files or memory."""
 
 from __future__ import annotations
 

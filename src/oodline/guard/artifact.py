@@ -1,4 +1,4 @@
-"""One safetensors file that holds fitted detectors, their calibration and all that is needed to use them again.
+"""Read and write a guard file: fitted detectors, their calibration and all that is needed to use them again.
 
 Tensors are the detectors' buffers and calibration scores; everything else is one JSON document in the file's metadata.
 Nothing in it is code. A digest over manifest and tensors finds damage and careless edits; it is not a signature.

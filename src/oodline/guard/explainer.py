@@ -1,4 +1,4 @@
-"""Which part of a guard says what speaks for a class: a detector, a member of it, or `Neurons`."""
+"""Find the part of a guard that can explain verdicts: the detector, one of its members, or `Neurons`."""
 
 from __future__ import annotations
 

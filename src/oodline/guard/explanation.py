@@ -1,4 +1,4 @@
-"""Why an input was judged as it was: which neurons its class expected and did not find, and which it did not expect."""
+"""Explain a verdict: the neurons that are missing or unexpected for the predicted class."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Write a guard as ONNX, as a `torch.export` program or as a Triton model repository, verified before it is there.
+"""Write a guard as ONNX, `torch.export` program or Triton model repository, after comparing it with the guard.
 
-What is written was run at several batch sizes and compared with the guard; a file that would not agree is not written.
+The graph is run at several batch sizes and compared with the guard; one that does not agree is not written.
 """
 
 from __future__ import annotations

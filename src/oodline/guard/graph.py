@@ -1,7 +1,7 @@
-"""A guard as one graph of tensors: from pixels or tokens to logits, label, score, p-value and verdict.
+"""`GuardGraph`: a guard as one graph of tensors, from pixels or tokens to logits, score, p-value and verdict.
 
 The graph is traced from the guard's own code, the classifier, the detector and the calibration, so there is no second
-formula that could differ. What no runtime has an operator for is spelled out in operators that all have.
+formula that could differ. Operations that some runtimes lack are expressed by operators that all have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the neurons did on the training data: how active each is for each class, and which images excite it the most.
+"""`Neurons`: mean activation of each neuron per class, and the training images that activate it most.
 
 Kept on demand, for explanations: `fit([detector, Neurons()], classifier, loader)` fills it in the same pass.
 """

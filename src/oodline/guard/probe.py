@@ -1,7 +1,7 @@
-"""What a classifier and its detectors make of a few stored inputs: the last word on whether they are those of a file.
+"""Check a loaded classifier and its detectors by their outputs for a few stored inputs.
 
-Equal weights do not make equal networks: the code of `forward`, a constant that is not a buffer, another version of a
-library, and another oodline show in the numbers only. The inputs are a pattern made from a formula, in the shape, type
+Equal weights do not make equal networks: another `forward`, a constant that is not a buffer, another version of a
+library or of oodline show only in the outputs. The inputs are a pattern made from a formula, in the shape, type
 and range of the held-out data, so a file holds none of that data, unless it is asked to.
 """
 

@@ -1,4 +1,4 @@
-"""Features, logits and labels as a user has them: arrays, tensors, or files of them."""
+"""Open precomputed features, logits and labels: arrays, tensors, or files of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From arrays or files of features and logits to a classifier and a loader."""
+"""Build a classifier and a loader from arrays or files of features and logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model reference to a classifier with its preprocessing: `timm:`, `torchvision:`, `hf:` and `python:`.
+"""Load a classifier and its preprocessing by reference: `timm:`, `torchvision:`, `hf:` and `python:`.
 
 A `python:` reference runs the code it names, which is why it is followed only when a user writes it, never when a file
 does.

@@ -1,7 +1,7 @@
-"""One forward pass over the ID training data fits any number of detectors.
+"""Fit any number of detectors in one forward pass over the ID training data.
 
-The detectors say which statistics they need; equal ones are the same one; the pass fills them; each detector then
-estimates its state. Nothing is changed before the pass is over, so an interrupted fit leaves no half-fitted detector.
+The detectors say which statistics they need; equal statistics are computed once; the pass fills them; then each
+detector estimates its state. No detector changes before the pass is over, so an interrupted fit leaves none half-fitted.
 """
 
 from __future__ import annotations

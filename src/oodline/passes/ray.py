@@ -1,8 +1,8 @@
-"""Blocks of the data go to Ray workers, which hold the model; what each block gave comes back and is merged once.
+"""The Ray engine: workers hold the model and process blocks of the data; each block's result is merged once.
 
-A block is the unit of everything: what one worker reads and counts, what is done again where a worker is lost, and what
-a run that was interrupted has or has not. Its collectors return as the result of its task, so that a lost worker takes
-with it what it had counted, and another one starts that block anew. Results are merged in the order of the blocks.
+A block is the unit of work: what one worker reads, what is repeated if a worker is lost, and what an interrupted run
+has finished or not. Its collectors are the result of its task, so that the results of a lost worker are lost with it, and
+another worker starts that block anew. Results are merged in the order of the blocks.
 """
 
 from __future__ import annotations

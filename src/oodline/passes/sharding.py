@@ -1,4 +1,4 @@
-"""Divide a loader into shares, each in whole batches, so that every batch holds the samples it holds undivided.
+"""Divide a loader among processes in whole batches, so that every batch is the same as in a single process.
 
 A matrix product may round differently in a batch of another size. With the same batches, features are the same to the
 last bit however many processes computed them.

@@ -1,7 +1,7 @@
-"""The ranks of a torch.distributed process group make the pass together, each its share.
+"""The torchrun engine: each rank of a torch.distributed process group processes a part of the data.
 
 Every rank fills its own collectors; then they are merged in the order of the ranks on every rank, which makes the
-result the same everywhere and in every run. A state travels as the safetensors bytes that a file would hold.
+result the same everywhere and in every run. A state is sent as safetensors bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a `Preprocessing` gives the pixels of a library's own transform: asked by test images, not by names."""
+"""Check by test images that a `Preprocessing` gives the same pixels as a library's own transform."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Transforms of torchvision (v1 and v2) and timm, read step by step as a `Preprocessing`.
+"""Read transforms of torchvision (v1 and v2) and timm as a `Preprocessing`, step by step.
 
-Steps are known by the names of their classes; whether they were understood is found out by comparing pixels.
+Steps are recognised by their class names; comparing pixels checks that they were understood.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From an image file's pixels to the tensor a classifier was trained on, as plain data that an artifact can carry."""
+"""`Preprocessing`: from an image's pixels to the tensor that a classifier expects, as plain data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From held-out ID scores to conformal p-values, and to a threshold that keeps a promised false-alarm rate.
+"""From held-out ID scores to conformal p-values, and to a threshold that bounds the false-alarm rate.
 
 Split conformal prediction (Vovk, Gammerman and Shafer, 2005; for OOD: Bates et al., Annals of Statistics 2023). The one
 assumption is exchangeability: the held-out inputs and the new ID input could have come in any order, and the detector

@@ -1,4 +1,4 @@
-"""A false-alarm rate that is promised for each predicted class, not only on average over them.
+"""Calibrate each predicted class separately, so that the false-alarm rate holds for each class.
 
 Mondrian conformal prediction (Vovk et al., 2005, Sec. 4.5): an input is compared with the held-out inputs of the same
 predicted class alone.

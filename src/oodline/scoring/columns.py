@@ -1,4 +1,4 @@
-"""The scores of a pass as columns in memory: 8 bytes per sample and detector."""
+"""Collect the scores of a pass in memory, one column per detector: 8 bytes per sample and detector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a batch to flag so that few of the flagged are false alarms (Benjamini and Hochberg, JRSS B 1995)."""
+"""Flag OOD inputs of a batch at a bounded false discovery rate (Benjamini and Hochberg, JRSS B 1995)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One row per sample on disk, written while the pass goes on: memory does not grow with the number of samples."""
+"""Write one row per sample to disk during a pass, in memory that does not grow with the number of samples."""
 
 from __future__ import annotations
 

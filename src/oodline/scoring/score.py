@@ -1,4 +1,4 @@
-"""Score once: one forward pass over a data set gives the scores of any number of detectors."""
+"""Score a data set with any number of detectors in one forward pass."""
 
 from __future__ import annotations
 

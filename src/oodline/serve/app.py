@@ -1,4 +1,4 @@
-"""The service: a FastAPI app around a guard."""
+"""Create the service: a FastAPI app for a guard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a request to verdicts: read, decode beside the event loop, judge in a batch with others, in time."""
+"""`GuardService`: from a request to verdicts: read, decode, and judge in a batch, within a time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a service until it is told to stop; then answer what was accepted."""
+"""Run a service until it is told to stop; then answer the requests that it has accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokens that open a service: given, or lines of a file that is read for every request."""
+"""Check access tokens: given directly, or lines of a file that is read again for every request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images of a request: a body that is one, or a form that holds some; counted while they arrive."""
+"""Read the images of a request, in the body or in a form, and count their bytes as they arrive."""
 
 from __future__ import annotations
 
