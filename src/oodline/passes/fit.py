@@ -1,7 +1,7 @@
 """Fit any number of detectors in one forward pass over the ID training data.
 
 The detectors say which statistics they need; equal statistics are computed once; the pass fills them; then each
-detector estimates its state. No detector changes before the pass is over, so an interrupted fit leaves none half-fitted.
+detector estimates its state. No detector changes before the pass is over: an interrupted fit leaves none half-fitted.
 """
 
 from __future__ import annotations

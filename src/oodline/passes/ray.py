@@ -1,7 +1,7 @@
 """The Ray engine: workers hold the model and process blocks of the data; each block's result is merged once.
 
 A block is the unit of work: what one worker reads, what is repeated if a worker is lost, and what an interrupted run
-has finished or not. Its collectors are the result of its task, so that the results of a lost worker are lost with it, and
+has finished or not. Its collectors are the result of its task, so what a lost worker had counted is lost with it, and
 another worker starts that block anew. Results are merged in the order of the blocks.
 """
 
