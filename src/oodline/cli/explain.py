@@ -89,7 +89,7 @@ def explain(
 
     show_warnings()
     loaded = load_classifier(model, read_artifact(guard), image)
-    this = Guard.load(
+    loaded_guard = Guard.load(
         guard,
         loaded.classifier,
         detector,
@@ -110,11 +110,11 @@ def explain(
         picture = _read(source, index)
         inputs = loaded.preprocessing(picture).unsqueeze(0)
     training = None if data is None else open_images(data)
-    [explanation] = this.explain(inputs, top=top)
+    [explanation] = loaded_guard.explain(inputs, top=top)
     if output is not None:
         figure = draw_explanation(
             explanation,
-            held_out=None if this.calibration is None else this.calibration.scores,
+            held_out=None if loaded_guard.calibration is None else loaded_guard.calibration.scores,
             image=picture,
             sample=None if training is None else lru_cache(lambda i: _read(training, i)),
         )

@@ -81,8 +81,8 @@ def export(
     show_warnings()
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact, data)
-    judge = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)
-    judge.preprocessing = None if data is not None and is_tensors(data) else loaded.classifier.preprocessing
+    loaded_guard = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)
+    loaded_guard.preprocessing = None if data is not None and is_tensors(data) else loaded.classifier.preprocessing
     inside = loaded.preprocessing if preprocess_inside else None
     images: Any = _examples(data, loaded, reading)
     if data is not None and is_tensors(data):
@@ -93,16 +93,16 @@ def export(
     else:
         images = loaded.preprocessing.normalise(images)
     if triton is not None:
-        made = export_triton(judge, output, triton, images, preprocessing=inside, progress=True)
+        made = export_triton(loaded_guard, output, triton, images, preprocessing=inside, progress=True)
     else:
         write = export_onnx if output.suffix == ".onnx" else export_program
-        made = write(judge, output, images, preprocessing=inside, progress=True)
+        made = write(loaded_guard, output, images, preprocessing=inside, progress=True)
     if json:
         print_json(
             {
                 "output": str(made.path),
                 "bytes": made.size,
-                "detector": judge.detector.name,
+                "detector": loaded_guard.detector.name,
                 "inputs": made.inputs,
                 "batch_sizes": made.batch_sizes,
                 "differences": made.differences,

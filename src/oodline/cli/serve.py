@@ -71,15 +71,15 @@ def serve(
     show_warnings()
     token, metrics_token = token_file or _of_environment(TOKEN), metrics_token_file or _of_environment(METRICS_TOKEN)
     loaded = load_classifier(model, read_artifact(guard))
-    this = Guard.load(
+    served = Guard.load(
         guard,
         loaded.classifier,
         detector,
         class_names=loaded.class_names,
         allow_other_weights=model.allow_other_weights,
     )
-    monitor = None if this.calibration is None else DriftMonitor(this.calibration)
-    app = create_app(this, loaded.preprocessing, settings, token=token, metrics_token=metrics_token, monitor=monitor)
+    monitor = None if served.calibration is None else DriftMonitor(served.calibration)
+    app = create_app(served, loaded.preprocessing, settings, token=token, metrics_token=metrics_token, monitor=monitor)
     if not is_local(host):
         if token is None:
             print(f"warning: {host} may be reached from other machines, and no token is asked for.", file=sys.stderr)
@@ -95,10 +95,14 @@ def serve(
             import json as json_module
 
             print(
-                json_module.dumps({"url": url, "detector": this.detector.name, "token": token is not None}), flush=True
+                json_module.dumps({"url": url, "detector": served.detector.name, "token": token is not None}),
+                flush=True,
             )
         else:
-            print(f"'{this.detector.name}' serves at {url}: page at /, API in /openapi.json. Ctrl-C stops.", flush=True)
+            print(
+                f"'{served.detector.name}' serves at {url}: page at /, API in /openapi.json. Ctrl-C stops.",
+                flush=True,
+            )
 
     try:
         run(app, host, port, listening)

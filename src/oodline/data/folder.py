@@ -141,11 +141,11 @@ def _images(root: Path) -> tuple[list[str], list[str]]:
             is_image = entry.name[1:].lower().endswith(SUFFIXES)
             if entry.is_dir():
                 state = entry.stat()
-                this = (state.st_dev, state.st_ino)
-                if _is_aside(entry.name) or this in above:  # a link to a folder that holds it would never end
+                identity = (state.st_dev, state.st_ino)
+                if _is_aside(entry.name) or identity in above:  # a link to a folder that holds it would never end
                     left_out.append(place + os.sep)
                 else:
-                    walk(entry.path, place + os.sep, above | {this})
+                    walk(entry.path, place + os.sep, above | {identity})
             elif is_image and entry.is_file() and not entry.name.startswith("."):
                 found.append(place)
             elif is_image or (not below and entry.is_symlink() and not entry.is_file()):

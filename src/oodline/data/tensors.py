@@ -83,7 +83,7 @@ class TensorSource:
         for name in self.inputs:
             if not rows[name].numbers:
                 raise DataError(f"`{name}` of {where} must be numbers; got {rows[name].kind}. Convert it to float32.")
-        shapes = {name: this.shape for name, this in rows.items()}
+        shapes = {name: array.shape for name, array in rows.items()}
         lengths = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
         self._length = lengths[self.inputs[0]]
         if len(set(lengths.values())) > 1 or not self._length:
@@ -138,9 +138,9 @@ class TensorSource:
         if self.path is not None:
             return file_digest(self.path)
         digests = []
-        for name, this in sorted(self.arrays.items()):
-            values = this.read(0, len(self)).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            digests.append((name, this.kind, this.shape, hashlib.sha256(values.data).hexdigest()))
+        for name, array in sorted(self.arrays.items()):
+            values = array.read(0, len(self)).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digests.append((name, array.kind, array.shape, hashlib.sha256(values.data).hexdigest()))
         return combine(digests)
 
 

@@ -71,7 +71,7 @@ def reads(detectors: Iterable[Fittable]) -> Reads:
     return Reads(needs=needs, layers=tuple(layers))
 
 
-def share(requests: Iterable[dict[str, Statistic]]) -> list[Statistic]:
+def share_equal(requests: Iterable[dict[str, Statistic]]) -> list[Statistic]:
     """Let requests that ask for equal statistics hold the same one, in place; return each of them once."""
     shared: dict[tuple[object, ...], Statistic] = {}
     for request in requests:
@@ -199,7 +199,7 @@ def fit(
     order = None if known or classifier.lacking(TrainingAccuracy.all_needs) else TrainingAccuracy()
     beside = [{}] if order is None else [order.requests(head)]
     wanted = [*requests, *assumed]
-    shared = share(wanted) and share([*wanted, *beside])  # no pass is made for the accuracy alone
+    shared = share_equal(wanted) and share_equal([*wanted, *beside])  # no pass is made for the accuracy alone
     if shared:
         (engine or Local()).fill(shared, classifier, loader, reads(detectors), task="fitting", progress=progress)
         head = classifier.head

@@ -36,7 +36,7 @@ from oodline.errors import EngineError, InputError, OodlineError, missing_extra
 from oodline.model.classifier import Classifier
 from oodline.passes.engine import Collector, Reads
 from oodline.passes.local import Local
-from oodline.passes.sharding import count_by_position, note_skipped, share
+from oodline.passes.sharding import count_by_position, note_skipped, shard
 from oodline.statistics import Seen
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class _Work:
                 for collector in collectors:
                     if isinstance(collector, AbstractContextManager):
                         stack.enter_context(collector)
-                batches = iter(share(self.loader, block, self.blocks))
+                batches = iter(shard(self.loader, block, self.blocks))
                 if (first := next(batches, None)) is not None:
                     Local().fill(collectors, self.classifier, chain([first], batches), self.wanted, task="")
                 states = [collector.state_dict() for collector in collectors]
