@@ -206,7 +206,7 @@ def test_a_rate_for_each_predicted_class(place, capsys):
     assert re.search(
         r"threshold of energy: one for each of \d predicted classes \(flags at most 10 % of ID images", out
     )
-    assert re.search(r"\d of 3 classes have too few held-out images for one of their own; they share one", out)
+    assert re.search(r"\d of 3 classes have too few held-out images for a threshold of their own; they share one", out)
     run("score", "guard.safetensors", "held_out", *MODEL, "-o", "scores.parquet")
     rows = parquet.read_table("scores.parquet").to_pylist()
     assert len({r["threshold"] for r in rows}) == len({r["label"] for r in rows if r["label"] is not None})

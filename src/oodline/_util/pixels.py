@@ -30,7 +30,7 @@ _STATES_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xm
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 """Tags of a TIFF file."""
 
-_LARGE = "Save it with 8 or 16 bits a channel."
+_LARGE = "Save it with 8 or 16 bits per channel."
 
 
 def standard_image(image: Image.Image) -> Image.Image:

@@ -29,7 +29,7 @@ DATA = ("list", "torchvision", "hf")
 
 
 def check_guard(path: Path) -> None:
-    """Raise `ArtifactError` where there is no file of a guard."""
+    """Raise `ArtifactError` unless the path is a guard file."""
     if path.is_dir():
         raise ArtifactError(f"{path} is a folder, not a guard file. Check the path.")
     if not path.is_file():
@@ -139,7 +139,7 @@ def check_fraction(option: str, value: float | None) -> None:
 
 
 def check_rates(false_alarm: float | None, tpr: float | None) -> None:
-    """Raise `SettingError` for a promise that is given twice or is none."""
+    """Raise `SettingError` if both rates are given, or one is outside (0, 1)."""
     if false_alarm is not None and tpr is not None:
         raise SettingError(
             f"--false-alarm {false_alarm:g} and --tpr {tpr:g} say the same thing twice. Give one of them."

@@ -189,7 +189,9 @@ def fit(
         promise = f"flags at most {100 * rate:.3g} % of ID images, after {len(calibration.scores)} held-out ones"
         print(f"threshold of {name}: {threshold} ({promise})")
         if small:
-            print(f"  {small} of {classes} classes have too few held-out images for one of their own; they share one")
+            print(
+                f"  {small} of {classes} classes have too few held-out images for a threshold of their own; they share one"
+            )
     print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
     if not calibrations:
         print("No threshold yet: pass --calibrate HELD_OUT_ID_DATA for verdicts.")

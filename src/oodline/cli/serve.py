@@ -82,11 +82,14 @@ def serve(
     app = create_app(served, loaded.preprocessing, settings, token=token, metrics_token=metrics_token, monitor=monitor)
     if not is_local(host):
         if token is None:
-            print(f"warning: {host} may be reached from other machines, and no token is asked for.", file=sys.stderr)
+            print(
+                f"warning: {host} may be reached from other machines, and no token is required. Pass --token-file.",
+                file=sys.stderr,
+            )
         if settings.tls_cert is None:
             print(
-                f"warning: what is sent to {host} can be read on its way. Pass --tls-cert and --tls-key, or "
-                "put a proxy that ends TLS before it.",
+                f"warning: connections to {host} are not encrypted. Pass --tls-cert and --tls-key, or put a proxy "
+                "with TLS in front.",
                 file=sys.stderr,
             )
 

@@ -25,7 +25,7 @@ are not images of pixels, and decoders that nobody uses are those that nobody ch
 
 
 def decode(content: str | Path | bytes, name: str | None = None) -> Image.Image:
-    """Decode an image file's first frame, upright and with 8 bits a channel.
+    """Decode an image file's first frame, upright and with 8 bits per channel.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def decode(content: str | Path | bytes, name: str | None = None) -> Image.Image:
 
 
 def read_image(source: ImageSource, i: int) -> Image.Image:
-    """Image `i` of a source, upright and with 8 bits a channel.
+    """Image `i` of a source, upright and with 8 bits per channel.
 
     Raises
     ------

@@ -80,7 +80,7 @@ class ImageLoader:
     dataset : ImageDataset
         What to read.
     batch_size : int
-        Images a batch; fewer where some were skipped, and in the last one.
+        Images per batch; fewer if some were skipped, and in the last one.
     workers : int
         Processes that read beside the main one.
     limit : int, optional

@@ -235,7 +235,7 @@ class TensorLoader:
     source : TensorSource or TensorSample
         What to read.
     batch_size : int
-        Samples a batch; fewer in the last one.
+        Samples per batch; fewer in the last one.
     limit : int, optional
         Read at most this many samples, evenly over classes; of samples without labels the first ones.
     label_offset : int

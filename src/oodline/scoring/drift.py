@@ -5,10 +5,10 @@ Under the hypothesis, the probability that the capital ever reaches 1/alpha time
 1939), however often it is checked. The bets are on conformal p-values (Vovk, Gammerman and Shafer, 2005,
 Ch. 7; Vovk, 2021): each score is ranked among the held-out scores *and those seen since*, ties broken at random. Ranked
 among the held-out scores alone, all p-values would share the luck of one sample, and a long stream would expose it as
-a drift that is none.
+a false drift.
 
-Memory is bounded. While there is room a score joins the others; once there is none, a score drawn at random leaves for
-it. Which one leaves says nothing of the rank that the new one had, so the p-values stay independent and uniform.
+Memory is bounded. Up to a fixed number of scores are kept; after that, each new score replaces a random one. Which one
+is replaced is independent of the new one's rank, so the p-values stay independent and uniform.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ class GuardService:
         try:
             return self.preprocessing(load_image(image, self.settings))
         except OodlineError as error:  # it was decoded, but says nothing that the classifier could see
-            raise Problem(UNREADABLE_IMAGE, str(error), "Send an image of 8 bits a channel.") from error
+            raise Problem(UNREADABLE_IMAGE, str(error), "Send an image of 8 bits per channel.") from error
 
     def _judge(self, inputs: Tensor) -> list[dict[str, Any]]:
         rows = self.guard(inputs).rows()

@@ -60,10 +60,10 @@ class Tokens:
         try:
             tokens = self._read(self._file)
         except DataError as error:
-            LOG.error("nobody is let in: %s", error)
+            LOG.error("all requests are refused: %s", error)
             return []
         if not tokens:
-            LOG.error("nobody is let in: the token file %s is empty", self._file)
+            LOG.error("all requests are refused: the token file %s is empty. Write a token into it.", self._file)
         return tokens
 
     @staticmethod
@@ -71,5 +71,7 @@ class Tokens:
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
-            raise DataError(f"the token file {path} cannot be read: {error}.") from error
+            raise DataError(
+                f"the token file {path} cannot be read: {error}. Check the path and its permissions."
+            ) from error
         return [line for line in lines if line and not line.startswith("#")]
