@@ -190,7 +190,8 @@ def fit(
         print(f"threshold of {name}: {threshold} ({promise})")
         if small:
             print(
-                f"  {small} of {classes} classes have too few held-out images for a threshold of their own; they share one"
+                f"  {small} of {classes} classes have too few held-out images for a threshold of their own; "
+                "they share one"
             )
     print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
     if not calibrations:
