@@ -20,7 +20,7 @@ from oodline.passes.engine import Engine
 from oodline.passes.fit import check_served, reads
 from oodline.passes.local import Local
 from oodline.passes.named import name_detectors
-from oodline.scoring.columns import Columns
+from oodline.scoring.columns import ScoreCollector
 
 Detectors = Detector | Mapping[str, Detector] | Iterable[Detector]
 """One, several, or several by a name of one's choice. A public function also takes a detector's name in its place."""
@@ -131,7 +131,7 @@ def score_all(
     named = name_detectors(detectors)
     check_served(named.values(), classifier)
     check_fitted_on(named, classifier)
-    columns = Columns(named)
+    columns = ScoreCollector(named)
     (engine or Local()).fill([columns], classifier, loader, reads(named.values()), task="scoring", progress=progress)
     found = columns.ordered()
     return Scores(
