@@ -288,7 +288,7 @@ def test_export_writes_what_score_says(place, capsys):
     assert "largest differences to the guard at batch sizes 1, 3, 8: logits" in out
     before = sorted(p.name for p in place.iterdir())
     for arguments, sentence in (
-        (["-o", "g.txt"], "--output must end in .onnx, .pt2; g.txt does not"),
+        (["-o", "g.txt"], "`--output` must end in .onnx, .pt2; got g.txt."),
         (["-o", "nowhere/g.onnx"], "there is no folder nowhere"),
         (["-o", "h.onnx", "-d", "odin"], "ODIN runs the classifier again"),
         (["-o", "h.onnx", "-d", "lime"], "unknown detector"),

@@ -179,13 +179,13 @@ def test_a_benchmark_of_features(place, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--model", "features:none.npz", "--data", "train.npz"), "there is no file none.npz"),
+        (("--model", "features:none.npz", "--data", "train.npz"), "there is no head file none.npz"),
         (("--model", "features:train.npz", "--data", "train.npz"), "no layer with a weight of shape (C, 16)"),
         (("--model", "features:head.npz,head=fc", "--data", "train.npz"), "no layer 'fc'"),
         (("--model", "features:head.npz", "--data", "train-logits.npz"), "holds no `features`"),
-        (("--model", "features:head.npz", "--data", "head.npz"), "holds `W`, `b`; `features` and `logits`"),
+        (("--model", "features:head.npz", "--data", "head.npz"), "must hold `features` and `logits`, or one of them"),
         (("--model", "features", "--data", "images"), "is a folder"),
-        (("--model", "features,x=1", "--data", "train.npz"), "sets x"),
+        (("--model", "features,x=1", "--data", "train.npz"), "unknown option, x;"),
         (("--model", "features", "--head", "fc", "--data", "train.npz"), "no file that holds it"),
         (("--model", "features", "--data", "train.npz", "--preprocessing", "{}"), "--preprocessing is for images"),
         (("--model", "features", "--data", "train.npz", "-d", "msp"), "'msp' needs logits"),

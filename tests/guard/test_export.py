@@ -91,7 +91,7 @@ def test_a_model_of_triton_has_a_plain_name_and_a_batch(tmp_path):
     ):
         with pytest.raises(SettingError, match=sentence):
             export_triton(toy_guard(), tmp_path, name, torch.zeros(1, 4), max_batch_size=size)
-    with pytest.raises(InputError, match="'inputs' has none"):
+    with pytest.raises(InputError, match="`inputs` must hold at least one example"):
         export_onnx(toy_guard(), tmp_path / "guard.onnx", torch.zeros(0, 4))
     assert list(tmp_path.iterdir()) == []
 
@@ -264,8 +264,8 @@ def test_an_operator_that_onnx_lacks(tmp_path):
     [
         (torch.zeros(2, 5), "refused a batch of shape"),
         (torch.full((2, 4), torch.nan), "NaN or infinite"),
-        ({"x": torch.zeros(2, 4), "n": 3}, "'n' is a int"),
-        (torch.tensor(1.0), "'inputs' is a Tensor"),
+        ({"x": torch.zeros(2, 4), "n": 3}, "`n` must be a tensor with a batch dimension; got int"),
+        (torch.tensor(1.0), "`inputs` must be a tensor with a batch dimension; got a scalar"),
     ],
 )
 def test_an_example_that_the_classifier_does_not_take(tmp_path, example, sentence):

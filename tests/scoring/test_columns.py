@@ -1,4 +1,4 @@
-"""ScoreCollector grow, merge and travel without losing or moving a value."""
+"""Columns of scores grow, merge and travel without losing or moving a value."""
 
 from __future__ import annotations
 

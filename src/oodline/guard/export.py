@@ -258,7 +258,8 @@ def _prepare(guard: Guarded, example: Inputs, preprocessing: Preprocessing | Non
     tensors = example if isinstance(example, Mapping) else {"inputs": example}
     for name, value in tensors.items():
         if not isinstance(value, Tensor) or value.ndim == 0:
-            raise InputError(f"`{name}` must be a tensor with a batch dimension; got {type(value).__name__}.")
+            kind = "a scalar" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"`{name}` must be a tensor with a batch dimension; got {kind}.")
         if len(value) == 0:
             raise InputError(f"`{name}` must hold at least one example, to compare the graph with the guard; got none.")
     batch = rows_of(example, max(BATCH_SIZES))
