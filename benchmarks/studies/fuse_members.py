@@ -23,7 +23,7 @@ from oodline.detectors.parts.combining import fisher
 from oodline.detectors.parts.p_values import log_p_values, scale_of
 from oodline.errors import FewSamplesWarning, OodlineError
 from oodline.model.activations import Activations
-from oodline.passes.fit import share
+from oodline.passes.fit import share_equal
 from oodline.tuning.pseudo_outliers import FAR, NEAR
 from oodline.tuning.trial import take
 
@@ -84,7 +84,7 @@ def score_members(setup: Setup, passes: Passes) -> Scored:
     head = passes.test.head
     detectors = {name: create_detector(reference) for name, reference in POOL.items()}
     requests = {name: detector._requests(head) for name, detector in detectors.items()}
-    shared = share(requests.values())
+    shared = share_equal(requests.values())
     activations, labels = passes.fit
     for rows in torch.arange(len(activations)).split(CHUNK):
         for statistic in shared:

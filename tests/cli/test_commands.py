@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save_file
 
-from oodline.cli import main
+from oodline.cli import COMMANDS, main
 from oodline.cli.options import named
 from oodline.detectors.catalog import CATALOG
 from oodline.errors import SettingError
@@ -206,7 +206,7 @@ def test_a_rate_for_each_predicted_class(place, capsys):
     assert re.search(
         r"threshold of energy: one for each of \d predicted classes \(flags at most 10 % of ID images", out
     )
-    assert re.search(r"\d of 3 classes have too few held-out images for one of their own; they share one", out)
+    assert re.search(r"\d of 3 classes have too few held-out images for a threshold of their own; they share one", out)
     run("score", "guard.safetensors", "held_out", *MODEL, "-o", "scores.parquet")
     rows = parquet.read_table("scores.parquet").to_pylist()
     assert len({r["threshold"] for r in rows}) == len({r["label"] for r in rows if r["label"] is not None})
@@ -250,9 +250,9 @@ def test_what_explain_cannot_do_is_one_sentence(place, capsys):
     run(*FIT, "--detector", "energy", "--calibrate", "held_out")
     explain = ["explain", "guard.safetensors", "noise/3.png", *MODEL]
     for arguments, sentence in (
-        ([], "'energy' does not say what speaks for a class; these detectors do: line, soft-line."),
-        (["-o", "why.jpg"], "--output must end in .png, .svg, .pdf"),
-        (["--index", "1"], "noise/3.png holds 1 images; there is no number 1"),
+        ([], "'energy' cannot explain a verdict by neurons; these detectors can: line, soft-line."),
+        (["-o", "why.jpg"], "`--output` must end in .png, .svg, .pdf; got why.jpg."),
+        (["--index", "1"], "`--index` must be between 0 and 0, since noise/3.png holds 1 images; got 1."),
         (["--data", "nowhere"], "there is no file or folder nowhere"),
         (["--detector", "line"], "unknown detector in guard.safetensors 'line'"),
     ):
@@ -288,7 +288,7 @@ def test_export_writes_what_score_says(place, capsys):
     assert "largest differences to the guard at batch sizes 1, 3, 8: logits" in out
     before = sorted(p.name for p in place.iterdir())
     for arguments, sentence in (
-        (["-o", "g.txt"], "--output must end in .onnx, .pt2; g.txt does not"),
+        (["-o", "g.txt"], "`--output` must end in .onnx, .pt2; got g.txt."),
         (["-o", "nowhere/g.onnx"], "there is no folder nowhere"),
         (["-o", "h.onnx", "-d", "odin"], "ODIN runs the classifier again"),
         (["-o", "h.onnx", "-d", "lime"], "unknown detector"),
@@ -357,7 +357,7 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
         ([*MODEL, "--data", "nowhere"], "no file or folder nowhere"),
         ([*MODEL, "--data", "noise"], "yields no labels"),
         ([*MODEL, "-o", "nowhere/guard.safetensors"], "could not write nowhere/guard.safetensors"),
-        ([*MODEL, "--calibrate", "noise"], "9 held-out samples cannot promise a false-alarm rate of 0.05"),
+        ([*MODEL, "--calibrate", "noise"], "9 held-out samples are too few for a false-alarm rate of 0.05"),
         ([*MODEL, "--false-alarm", "0.05", "--tpr", "0.95"], "say the same thing twice"),
         ([*MODEL, "--false-alarm", "5"], "`--false-alarm` must be between 0 and 1, both excluded; got 5."),
     ],
@@ -439,6 +439,16 @@ def test_help_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "evaluate" in done.stdout
+
+
+def test_help_of_a_command_is_its_whole_docstring(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "The columns are name and index of the image" in shown  # of `oodline score`, below the first line
+    assert "0.5*head + 0.5*head_dist" in shown
 
 
 def test_names_of_data_sets():

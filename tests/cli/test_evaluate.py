@@ -97,9 +97,9 @@ def test_printed_tables_say_how_they_count(place, capsys):
     [
         ((), "there is no OOD data set"),
         (("--ood", "noise", "--near", "noise"), "two data sets are called 'noise'"),
-        (("--ood", "noise", "-o", "t.html"), "--output must end in .md, .tex, .csv, .json, .parquet; t.html does not"),
+        (("--ood", "noise", "-o", "t.html"), "`--output` must end in .md, .tex, .csv, .json, .parquet; got t.html."),
         (("--ood", "noise", "-o", "t.csv", "-o", "nowhere/t.md"), "there is no folder nowhere"),
-        (("--ood", "noise", "--bootstrap", "1"), "`--bootstrap` needs at least 2 resamples, or 0 for none; got 1."),
+        (("--ood", "noise", "--bootstrap", "1"), "`--bootstrap` must be at least 2, or 0 for no intervals; got 1."),
         (("--ood", "noise", "--bootstrap", "9", "--seed", "-1"), "`--seed` must be at least 0; got -1."),
         (("--ood", "id=noise"), "two data sets are called 'id'"),
     ],

@@ -179,17 +179,17 @@ def test_a_benchmark_of_features(place, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--model", "features:none.npz", "--data", "train.npz"), "there is no file none.npz"),
+        (("--model", "features:none.npz", "--data", "train.npz"), "there is no head file none.npz"),
         (("--model", "features:train.npz", "--data", "train.npz"), "no layer with a weight of shape (C, 16)"),
         (("--model", "features:head.npz,head=fc", "--data", "train.npz"), "no layer 'fc'"),
         (("--model", "features:head.npz", "--data", "train-logits.npz"), "holds no `features`"),
-        (("--model", "features:head.npz", "--data", "head.npz"), "holds `W`, `b`; `features` and `logits`"),
+        (("--model", "features:head.npz", "--data", "head.npz"), "must hold `features` and `logits`, or one of them"),
         (("--model", "features", "--data", "images"), "is a folder"),
-        (("--model", "features,x=1", "--data", "train.npz"), "sets x"),
+        (("--model", "features,x=1", "--data", "train.npz"), "unknown option, x;"),
         (("--model", "features", "--head", "fc", "--data", "train.npz"), "no file that holds it"),
         (("--model", "features", "--data", "train.npz", "--preprocessing", "{}"), "--preprocessing is for images"),
         (("--model", "features", "--data", "train.npz", "-d", "msp"), "'msp' needs logits"),
-        (("--model", "features", "--data", "train.npz,x=labels.npy"), "labels=FILE and logits=FILE are known"),
+        (("--model", "features", "--data", "train.npz,x=labels.npy"), "unknown option, x; the options are"),
         (("--model", "features", "--data", "train.npy,labels=train.npy", "-d", "knn"), "must be integers"),
     ],
 )  # fmt: skip
@@ -204,4 +204,4 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, argumen
 def test_a_guard_of_features_is_not_served(place, capsys):
     run("fit", "--model", "features:head.npz", "--data", "train.npz", "-d", "energy", *FIT[1:])
     run("serve", "guard.safetensors", code=1)
-    assert "images need the model" in capsys.readouterr().err
+    assert "images were given, which need the model" in capsys.readouterr().err

@@ -68,16 +68,16 @@ def test_tables_for_papers_with_their_intervals(place, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["report", "nothing"], "nothing is not a finished run"),
+        (["report", "nothing"], "there is no folder nothing."),
         (["report", "toy", "-d", "enregy"], "Did you mean 'energy'"),
         (["report", "toy", "--images", "-1"], "`--images` must be at least 0; got -1."),
         (["report", "toy", "--data", "elsewhere=there"], "unknown data set with images to show 'elsewhere'"),
-        (["report", "toy", "--published", "cifar10"], "--published takes ID data and network"),
+        (["report", "toy", "--published", "cifar10"], "`--published` must be ID data and network"),
         (["report", "toy", "--published", "cifar11/densenet100"], "Did you mean 'cifar10"),
         (["report", "toy", "-o", "no/page.html"], "there is no folder no"),
         (
             ["report", "toy", "--tables", "tables.docx"],
-            "--tables must end in .md, .tex, .csv, .json; tables.docx does not.",
+            "`--tables` must end in .md, .tex, .csv, .json; got tables.docx.",
         ),
     ],
 )

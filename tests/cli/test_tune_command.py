@@ -109,7 +109,7 @@ def test_values_to_try_may_be_named(place, capsys):
         (["-d", "msp"], "MSP declares no setting to tune"),
         (["--held-out", "train.parquet"], "36 of 36 held-out samples are among the fit data"),
         (["--held-out", "val/a-red"], "held-out samples for one class"),
-        (["--try", "p_a"], "names no value"),
+        (["--try", "p_a"], "`--try` must be a setting and its values, such as p_a=0.1,0.5,0.9; got p_a."),
         (["--try", "p_b=1"], "unknown setting of LINe 'p_b'"),
         (["-o", "nowhere/settings.json"], "there is no folder nowhere"),
         (["--held-out", "absent"], "no file or folder absent"),

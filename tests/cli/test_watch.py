@@ -90,7 +90,7 @@ def test_it_goes_on_from_its_state(place, capsys):
     assert run("scores.jsonl", "--window", "300") == 3
     assert [line for line in capsys.readouterr().out.splitlines() if line not in resumed] == []
     assert run("second.jsonl", "--state", "state.json", "--window", "200") == 1
-    assert "--window 200 does not fit state.json, which was begun with 300" in capsys.readouterr().err
+    assert "`--window` must be 300, as in state.json; got 200." in capsys.readouterr().err
 
 
 def test_a_live_stream_is_answered_as_it_comes_and_shown_to_prometheus(place):
@@ -196,7 +196,7 @@ def test_the_same_scores_fed_again_are_noticed_whatever_the_file(place, capsys):
     ("arguments", "sentence"),
     [
         (["nowhere.csv"], "nowhere.csv cannot be read"),
-        (["scores.txt"], "scores are read from .parquet, .csv, .jsonl, or -"),
+        (["scores.txt"], "`scores` must be a .parquet, .csv or .jsonl file, or - for standard input; got scores.txt."),
         (["bad.jsonl"], "line 2 is not JSON: nonsense"),
         (["words.jsonl"], "row 1 of words.jsonl has no number as 'score'"),
         (["nan.jsonl"], "1 of 1 scores are NaN"),

@@ -89,11 +89,11 @@ def test_what_is_not_there_is_said_so(tmp_path, folder):
         with pytest.raises(DataError, match=r"there is no (file or folder|Parquet file) .*no.* Check the path"):
             open_images(tmp_path / path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty holds no image; files ending in .jpg, .* were looked for"):
+    with pytest.raises(DataError, match=r"empty holds no image: no file ends in \.jpg, "):
         open_images(tmp_path / "empty")
     with pytest.raises(DataError, match="there is no file or folder tochvision:CIFAR10"):
         open_images("tochvision:CIFAR10")
-    with pytest.raises(InputError, match="must be at least 1; they are 64 and 0"):
+    with pytest.raises(InputError, match="`limit` must be at least 1; got 64 and 0"):
         image_loader(open_images(folder), PIXELS, limit=0)
 
 

@@ -174,7 +174,7 @@ def test_a_list_is_known_by_its_paths_labels_and_bytes(listed):
     ("text", "sentence"),
     [
         ("", "is empty"),
-        ("my cat 2.png seven", r"line 1 of .* is not PATH LABEL, with an integer label: 'my cat 2.png seven'"),
+        ("my cat 2.png seven", r"line 1 of .* must be PATH LABEL, with an integer label; got 'my cat 2.png seven'"),
         ("dog.png 1", "lists dog.png, which is not in .*Pass root=FOLDER"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_list_that_is_none_is_said(listed, text, sentence):
     (listed / "list.txt").write_text(text)
     with pytest.raises(DataError, match=sentence):
         ImageList(listed / "list.txt", listed / "pictures")
-    with pytest.raises(DataError, match="there is no list of images"):
+    with pytest.raises(DataError, match=r"the list of images nowhere\.txt cannot be read"):
         open_images("list:nowhere.txt")
     with pytest.raises(DataError, match="takes root=FOLDER and nothing else; not split"):
         open_images("list:nowhere.txt,split=test")

@@ -76,12 +76,12 @@ def test_a_cache_knows_it_by_content(toys, tmp_path):
     ("tensors", "sentence"),
     [
         ({"labels": torch.arange(3)}, r"holds no input: a tensor with one entry per sample is needed"),
-        ({"a": torch.ones(3, 2), "b": torch.ones(4)}, r"must have one entry per sample.*they are a \(3, 2\), b \(4,\)"),
+        ({"a": torch.ones(3, 2), "b": torch.ones(4)}, r"must have one entry per sample.*got a \(3, 2\), b \(4,\)"),
         ({"a": torch.ones(3), "labels": torch.arange(2)}, r"must have one entry per sample"),
-        ({"a": torch.ones(0, 2)}, r"and at least one; they are a \(0, 2\)"),
-        ({"a": torch.tensor(1.0)}, r"and at least one; they are a \(\)"),
-        ({"a": torch.ones(3), "labels": torch.ones(3)}, r"labels of .* must be integers \(N,\); they are F32 \(3,\)"),
-        ({"a": torch.ones(3), "labels": torch.ones(3, 1).long()}, r"they are I64 \(3, 1\)"),
+        ({"a": torch.ones(0, 2)}, r"and at least one sample; got a \(0, 2\)"),
+        ({"a": torch.tensor(1.0)}, r"and at least one sample; got a \(\)"),
+        ({"a": torch.ones(3), "labels": torch.ones(3)}, r"`labels` of .* must be integers \(N,\); got F32 \(3,\)"),
+        ({"a": torch.ones(3), "labels": torch.ones(3, 1).long()}, r"got I64 \(3, 1\)"),
     ],
 )
 def test_what_is_no_data_set_is_refused(tmp_path, tensors, sentence):
@@ -97,7 +97,7 @@ def test_damage_is_refused_whenever_it_comes(toys, tmp_path):
     toys.write_bytes(content[:-100])
     with pytest.raises(DataError, match="can no longer be read"):
         list(loader)
-    with pytest.raises(DataError, match="no safetensors file of samples, or damaged"):
+    with pytest.raises(DataError, match="not a safetensors file of samples, or is damaged"):
         TensorFile(toys)
     for changed in ({"labels": LABELS.float()}, {"inputs": INPUTS[:30]}, {"labels": LABELS[:30]}):
         loader = TensorLoader(TensorFile(written(toys, inputs=INPUTS, labels=LABELS)))
@@ -105,7 +105,7 @@ def test_damage_is_refused_whenever_it_comes(toys, tmp_path):
         with pytest.raises(DataError, match="has changed since it was opened"):
             list(loader)
     for names in ("[1, 2]", '"a"', "[", '{"a": 1}', "[" * 100_000):
-        with pytest.raises(DataError, match="no safetensors file of samples, or damaged"):
+        with pytest.raises(DataError, match="not a safetensors file of samples, or is damaged"):
             TensorFile(written(toys, {"class_names": names}, inputs=INPUTS))
     for wrong in ({"batch_size": 0}, {"limit": 0}):
         with pytest.raises(InputError, match="must be at least 1"):

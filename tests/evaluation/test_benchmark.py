@@ -43,7 +43,7 @@ def bench(protocol, tmp_path, **options):
 
 def test_too_few_images_to_calibrate_on_end_a_run_before_it_begins(protocol, tmp_path):
     wanted = changed(protocol, calibration={"data": protocol.test.data, "name": "held-out"})
-    with pytest.raises(SettingError, match=r"12 held-out samples cannot promise .* at least 19 samples"):
+    with pytest.raises(SettingError, match=r"12 held-out samples are too few for .* at least 19 samples"):
         bench(wanted, tmp_path, cache=tmp_path / "cache")
     assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()
 

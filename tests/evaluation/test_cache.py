@@ -358,7 +358,7 @@ def test_a_loader_that_does_not_know_its_content_is_refused(toy, tmp_path):
     with pytest.raises(InputError, match="a list does not know its content"):
         score(Energy(), cached(classifier, tmp_path), list(loader))
     opaque = image_loader(loader.source, lambda image: Preprocessing()(image))
-    with pytest.raises(InputError, match="a function, does not say what it does"):
+    with pytest.raises(InputError, match="a function, has no `fingerprint`"):
         score(Energy(), cached(classifier, tmp_path), opaque)
     with pytest.raises(SettingError, match="images_a_shard=0"):
         cached(classifier, tmp_path, images_a_shard=0)

@@ -218,13 +218,13 @@ def test_a_key_that_stands_twice_is_refused_in_header_metadata_and_manifest(refu
 @pytest.mark.parametrize(
     ("manifest", "words"),
     [
-        ("", "is not the JSON document it should be"),
+        ("", "is not a valid JSON document"),
         ("[]", "it has no format version"),
         ("null", "it has no format version"),
         ('{"format_version": "2"}', "it has no format version"),
         ('{"format_version": -1}', "it has no format version"),
         ('{"format_version": 1e999}', "it has no format version"),
-        ('{"format_version": ' + "9" * 5000 + "}", "is not the JSON document it should be"),
+        ('{"format_version": ' + "9" * 5000 + "}", "is not a valid JSON document"),
         ('{"format_version": 2, "a": ' + "[" * 100_000, "nested too deeply"),
         ('{"format_version": 2, "a": ' + '{"a":' * 100_000 + "1" + "}" * 100_001, "nested too deeply"),
         ('{"format_version": 2}', "was changed after it was written"),

@@ -98,7 +98,7 @@ def test_ood_inputs_lack_more_of_what_is_expected(guards):
 
 def test_a_detector_without_contributions_says_which_have_them(guards):
     with pytest.raises(
-        SettingError, match=r"'energy' does not say .*: line, soft-line\. Or fit Neurons in the same pass"
+        SettingError, match=r"'energy' cannot explain .*: line, soft-line\. Or fit `Neurons` in the same pass"
     ):
         guards["energy"].explain(IMAGES)
 
@@ -178,5 +178,5 @@ def test_a_fused_guard_without_contributions_says_which_have_them():
     classifier, loader = toy_problem()
     guard = ol.Guard(classifier, ol.Fuse("energy+msp").fit(classifier, loader)).calibrate(toy_loader(seed=1))
     assert not guard.explains
-    with pytest.raises(SettingError, match="'fuse' does not say"):
+    with pytest.raises(SettingError, match="'fuse' cannot explain a verdict"):
         guard.explain(IMAGES)

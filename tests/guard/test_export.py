@@ -85,13 +85,13 @@ def test_a_graph_flags_what_the_guard_refuses(tmp_path, name, by):
 
 def test_a_model_of_triton_has_a_plain_name_and_a_batch(tmp_path):
     for name, size, sentence in (
-        ('a"b', 4, "named by letters"),
-        ("../a", 4, "named by letters"),
+        ('a"b', 4, "must be letters, digits"),
+        ("../a", 4, "must be letters, digits"),
         ("a", 0, "at least 1"),
     ):
         with pytest.raises(SettingError, match=sentence):
             export_triton(toy_guard(), tmp_path, name, torch.zeros(1, 4), max_batch_size=size)
-    with pytest.raises(InputError, match="'inputs' has none"):
+    with pytest.raises(InputError, match="`inputs` must hold at least one example"):
         export_onnx(toy_guard(), tmp_path / "guard.onnx", torch.zeros(0, 4))
     assert list(tmp_path.iterdir()) == []
 
@@ -219,7 +219,7 @@ def refused(tmp_path: Path, guard: ol.Guard, error: type[Exception], sentence: s
 def test_a_guard_without_a_threshold(tmp_path):
     guard = toy_guard()
     guard.calibration = None
-    refused(tmp_path, guard, NotFittedError, "without a threshold .* Call guard.calibrate")
+    refused(tmp_path, guard, NotFittedError, "has no threshold yet, .* Call guard.calibrate")
 
 
 def test_a_detector_that_runs_the_classifier_again(tmp_path):
@@ -264,8 +264,8 @@ def test_an_operator_that_onnx_lacks(tmp_path):
     [
         (torch.zeros(2, 5), "refused a batch of shape"),
         (torch.full((2, 4), torch.nan), "NaN or infinite"),
-        ({"x": torch.zeros(2, 4), "n": 3}, "'n' is a int"),
-        (torch.tensor(1.0), "'inputs' is a Tensor"),
+        ({"x": torch.zeros(2, 4), "n": 3}, "`n` must be a tensor with a batch dimension; got int"),
+        (torch.tensor(1.0), "`inputs` must be a tensor with a batch dimension; got a scalar"),
     ],
 )
 def test_an_example_that_the_classifier_does_not_take(tmp_path, example, sentence):

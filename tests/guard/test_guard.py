@@ -131,7 +131,7 @@ def test_both_spellings_and_both_kinds_of_calibration_survive_a_file(guard, tmp_
         assert torch.equal(getattr(loaded(images), name), getattr(guard(images), name))
     with pytest.raises(SettingError, match="`by` must be 'all' or 'predicted'; got 'class'"):
         guard.calibrate(held_out, by="class")
-    with pytest.raises(SettingError, match=r"60 held-out samples cannot promise a false-alarm rate of 0\.01"):
+    with pytest.raises(SettingError, match=r"60 held-out samples are too few for a false-alarm rate of 0\.01"):
         guard.calibrate(held_out, false_alarm=0.01)
 
 

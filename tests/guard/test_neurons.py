@@ -74,7 +74,7 @@ def test_a_state_that_does_not_fit_is_refused(problem):
         {"top_values": state["top_values"][:, :3]},
         {"more": state["mean"]},
     ):
-        with pytest.raises(StatisticsError, match="what the neurons did is kept in"):
+        with pytest.raises(StatisticsError, match="the state of Neurons must"):
             Neurons.from_state_dict({**state, **change}, head)
-    with pytest.raises(StatisticsError, match="what the neurons did"):
+    with pytest.raises(StatisticsError, match="the state of Neurons must"):
         Neurons.from_state_dict({"mean": state["mean"]}, head)

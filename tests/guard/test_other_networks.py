@@ -172,7 +172,7 @@ def test_inputs_are_kept_only_where_that_is_asked_for(made, tmp_path):
     activations = guard.classifier(held_out[0][0][:3])
     torch.testing.assert_close(probe.logits, activations.logits)
     torch.testing.assert_close(probe.scores["line"], guard.detector(activations).double())
-    with pytest.raises(SettingError, match="keep_inputs must be between 0 and 8; got 9"):
+    with pytest.raises(SettingError, match="`keep_inputs` must be between 0 and 8; got 9"):
         guard.calibrate(held_out, keep_inputs=9)
 
 

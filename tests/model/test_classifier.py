@@ -267,7 +267,7 @@ def test_the_feature_map_is_found_before_the_pooling_or_by_name():
 
 
 def test_a_feature_map_that_is_not_there_is_asked_for_by_name():
-    with pytest.raises(HeadError, match=r"no module named 'maps'. Its last ones: .*fc"):
+    with pytest.raises(HeadError, match=r"no module named 'maps'. Its last modules: .*fc"):
         ol.Classifier(ConvNet(), feature_map="maps")
     with pytest.raises(HeadError, match=r"no feature map .* was found in ConvNet. Name the module .*feature_map='NAM"):
         ol.Classifier(ConvNet(), feature_map="drop")(torch.ones(2, 3, 8, 8), needs=Needs.FEATURE_MAP)

@@ -115,7 +115,7 @@ def test_a_guard_refuses_a_transform_that_it_cannot_carry(classifier):
 
 def test_a_service_takes_a_transform_too(guard):
     guard.preprocessing = None
-    with pytest.raises(SettingError, match="does not know how images are prepared"):
+    with pytest.raises(SettingError, match="has no preprocessing for images"):
         create_app(guard)
     file = BytesIO()
     pictures()["a landscape"].save(file, "PNG")

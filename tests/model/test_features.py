@@ -223,8 +223,8 @@ def bad(**changes):
         (bad(features=FEATURES[:0], labels=LABELS[:0]), DataError, "at least one"),
         (bad(features=[[1.0], [1.0, 2.0]], labels=None), DataError, "`features` must be an array"),
         (bad(features=None), DataError, "nothing to read"),
-        (bad(labels=LABELS.numpy().astype(float)), DataError, r"labels .* must be integers \(N,\); they are float64"),
-        (bad(labels=LABELS[:, None]), DataError, r"integers \(N,\); they are int64 \(60, 1\)"),
+        (bad(labels=LABELS.numpy().astype(float)), DataError, r"labels .* must be integers \(N,\); got float64"),
+        (bad(labels=LABELS[:, None]), DataError, r"integers \(N,\); got int64 \(60, 1\)"),
         (bad(logits=LOGITS[:, :2]), DataError, r"`logits` .* must have shape \(N, C\) = \(N, 3\)"),
         (bad(logits=LOGITS[:50]), DataError, "one entry per sample"),
         (bad(head=(HEAD[0].T, HEAD[1])), HeadError, r"\(C, 30\), one column per feature; got \(30, 3\). Pass W.T"),
@@ -237,7 +237,7 @@ def bad(**changes):
         (bad(head={"a.weight": HEAD[0].T}), HeadError, r"no layer with a weight of shape \(C, 30\).*'a' \(30, 3\)"),
         (bad(head={"fc.weight": HEAD[0]}, head_name="head"), HeadError, "no layer 'head'"),
         (bad(num_classes=0, head=None), SettingError, "`num_classes` must be an integer of at least 1; got 0"),
-        ({"logits": LOGITS, "head": HEAD}, DataError, "a head turns features into logits"),
+        ({"logits": LOGITS, "head": HEAD}, DataError, "a head is for features, and .* Leave out the head"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named(arguments, error, sentence):

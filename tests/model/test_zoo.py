@@ -154,7 +154,7 @@ def test_a_factory_in_a_file_or_a_module_is_called_with_its_options(own, monkeyp
     ("reference", "message"),
     [
         ("{own}:bild", r"unknown factory in .*own_models.py 'bild'\. Did you mean 'build'\?"),
-        ("{own}:odd", "the preprocessing that .*:odd states is not one"),
+        ("{own}:odd", "`preprocessing` of the model of .*:odd is not a valid Preprocessing"),
         ("{own}:number", "gave a int, not an nn.Module"),
         ("{own}:failing", "could not be built with {}: OSError: no such disk"),
         ("{own}:build,colour=1", "unexpected keyword argument 'colour'"),

@@ -16,7 +16,7 @@ import oodline as ol
 from oodline.data.batch import Batch
 from oodline.errors import OodlineError
 from oodline.passes.engine import Engine
-from oodline.passes.sharding import share
+from oodline.passes.sharding import shard
 from oodline.passes.torchrun import ROUND, launched, process_group
 from oodline.scoring.score import score_all
 
@@ -40,7 +40,7 @@ class Counted(DataLoader):
     read = 0
 
     def part(self, i: int, n: int) -> Iterator[object]:
-        for batch in share(DataLoader(self.dataset, BATCH), i, n):
+        for batch in shard(DataLoader(self.dataset, BATCH), i, n):
             Counted.read += 1
             yield batch
 

@@ -298,7 +298,7 @@ REFUSALS: dict[str, tuple[Any, str]] = {
     "a function": (lambda image: image, "the function <lambda> cannot be expressed"),
     "a function that matters": (v1.Compose([v1.ToTensor(), v1.Lambda(lambda x: x * x)]), "differs by .* on average"),
     "a turned image": (v1.Compose([v1.Lambda(lambda i: i.rotate(90, expand=True)), v1.ToTensor()]), "becomes"),
-    "an image that stays one": (v1.Compose([v1.Resize(32)]), "it makes a Image, where one tensor"),
+    "an image that stays one": (v1.Compose([v1.Resize(32)]), "it returns a Image instead of one tensor"),
     "five crops": (v1.Compose([v1.FiveCrop(32)]), "the step FiveCrop cannot be expressed"),
     "reflected borders": (v1.Compose([v1.Pad(4, padding_mode="reflect"), v1.ToTensor()]), "padding with reflect"),
     "one value for three channels": (

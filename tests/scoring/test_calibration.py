@@ -121,7 +121,7 @@ def test_bad_input_is_refused():
     for bad in (math.nan, math.inf, -math.inf):
         with pytest.raises(InputError, match="1 of 20 held-out scores are NaN or infinite"):
             calibrate(torch.tensor([bad] + [0.0] * 19))
-    with pytest.raises(SettingError, match=r"10 held-out samples cannot promise .* of 0.05: .*1/11 = 0.0909"):
+    with pytest.raises(SettingError, match=r"10 held-out samples are too few for .* of 0.05: .*1/11 = 0.0909"):
         calibrate(torch.zeros(10))
 
 

@@ -120,13 +120,13 @@ def test_scores_without_their_class_are_refused():
             with pytest.raises(InputError, match=sentence):
                 judge(torch.zeros(2), torch.tensor(predicted))
     for predicted, sentence in (
-        ([0, 1, 2], r"shape \(3,\) for scores of shape \(2,\)"),
-        ([0.0, 1.9], r"are integers; these are torch\.float32"),
-        ([True, False], r"are integers; these are torch\.bool"),
+        ([0, 1, 2], r"one class per score, shape \(2,\); got \(3,\)"),
+        ([0.0, 1.9], r"must be integers; got torch\.float32"),
+        ([True, False], r"must be integers; got torch\.bool"),
     ):
         with pytest.raises(InputError, match=sentence):
             check_classes(torch.tensor(predicted), torch.zeros(2), 3)
     with pytest.raises(InputError, match="first: 3"):
         calibrate_by_class(torch.zeros(60), torch.arange(60) % 4, 3)
-    with pytest.raises(SettingError, match="10 held-out samples cannot promise"):
+    with pytest.raises(SettingError, match="10 held-out samples are too few"):
         calibrate_by_class(torch.zeros(10), torch.zeros(10).long(), 3)

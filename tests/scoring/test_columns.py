@@ -1,4 +1,4 @@
-"""Columns grow, merge and travel without losing or moving a value."""
+"""Columns of scores grow, merge and travel without losing or moving a value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from oodline.detectors.energy import Energy
 from oodline.detectors.msp import MSP
 from oodline.detectors.react import ReAct
-from oodline.scoring.columns import Column, Columns, fingerprint
+from oodline.scoring.columns import GrowingTensor, ScoreCollector, fingerprint
 from oodline.testing import toy_problem
 
 CLASSIFIER, [(INPUTS, LABELS)] = toy_problem()
@@ -17,7 +17,7 @@ CLASSIFIER, [(INPUTS, LABELS)] = toy_problem()
 
 @given(st.lists(st.integers(0, 1500), max_size=8))
 def test_a_column_is_what_was_appended(lengths):
-    column, parts = Column(torch.float64), [torch.rand(length, dtype=torch.float64) for length in lengths]
+    column, parts = GrowingTensor(torch.float64), [torch.rand(length, dtype=torch.float64) for length in lengths]
     for part in parts:
         column.append(part)
     assert torch.equal(column.values, torch.cat([torch.zeros(0, dtype=torch.float64), *parts]))
@@ -27,15 +27,15 @@ def test_a_column_is_what_was_appended(lengths):
 
 
 def test_a_column_is_one_tensor_that_seldom_moves():
-    column, places = Column(torch.int64), set()
+    column, places = GrowingTensor(torch.int64), set()
     for i in range(10_000):
         column.append(torch.tensor([i]))
         places.add(column.values.data_ptr())
     assert len(places) <= 5
 
 
-def filled(rows: torch.Tensor, labels: bool = True) -> Columns:
-    columns = Columns({"energy": Energy(), "index": MSP()})  # a name that columns have of their own
+def filled(rows: torch.Tensor, labels: bool = True) -> ScoreCollector:
+    columns = ScoreCollector({"energy": Energy(), "index": MSP()})  # a name that columns have of their own
     for batch in rows.split(7):
         columns.update(CLASSIFIER(INPUTS[batch], index=batch), LABELS[batch] if labels else None)
     return columns
@@ -67,7 +67,7 @@ class FromTen(Energy):
 
 def test_a_failure_travels_with_the_scores_of_the_others():
     detectors = {"energy": Energy(), "from-ten": FromTen()}
-    shares = [Columns(detectors, "skip") for _ in range(2)]
+    shares = [ScoreCollector(detectors, "skip") for _ in range(2)]
     for share, rows in zip(shares, torch.arange(60).split(30), strict=True):
         for batch in rows[rows < 60].flip(0).split(15):
             share.update(CLASSIFIER(INPUTS[batch], index=batch), LABELS[batch])
@@ -80,7 +80,7 @@ def test_a_failure_travels_with_the_scores_of_the_others():
     }
     assert "15 of 15 samples of a batch (first: sample 29 of" in str(merged.failures["from-ten"])
     torch.testing.assert_close(merged.ordered()["score/energy"], filled(torch.arange(60)).ordered()["score/energy"])
-    assert merged.key != Columns(detectors).key
+    assert merged.key != ScoreCollector(detectors).key
 
 
 def test_a_fingerprint_tells_names_settings_and_state_apart():

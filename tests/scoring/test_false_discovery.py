@@ -48,5 +48,5 @@ def test_none_and_all_may_be_flagged():
 
 @pytest.mark.parametrize("bad", [[-1.0, 0.5], [1.5], [np.nan, 0.1], [[0.1, 0.2]], 0.1], ids=str)
 def test_what_are_no_p_values_is_refused(bad):
-    with pytest.raises(InputError, match="p-values must be"):
+    with pytest.raises(InputError, match="`p_values` must be"):
         inspect.unwrap(benjamini_hochberg)(torch.tensor(bad))

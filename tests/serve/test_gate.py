@@ -159,7 +159,7 @@ def test_a_file_of_tokens_is_read_again_and_where_it_is_gone_nobody_gets_in(serv
 
 def test_tokens_that_open_nothing_are_refused(tmp_path):
     for empty in ("", [], ["a", ""], " "):
-        with pytest.raises(SettingError, match="token is empty"):
+        with pytest.raises(SettingError, match="`token` must not be empty"):
             Tokens(empty)
     with pytest.raises(DataError, match="cannot be read"):
         Tokens(tmp_path / "nowhere")

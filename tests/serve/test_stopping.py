@@ -175,7 +175,7 @@ def test_what_cannot_be_served_ends_in_a_sentence(place, capsys, monkeypatch):
         assert stop.value.code == 1
         return capsys.readouterr().err
 
-    assert "ports go from 0 to 65535; 99999 is none" in refused("--port", "99999")
+    assert "`port` must be between 0 and 65535; got 99999." in refused("--port", "99999")
     assert "could not listen on 192.0.2.1, port 0" in refused("--host", "192.0.2.1", "--port", "0")
     assert "the token file nowhere cannot be read" in refused("--token-file", "nowhere")
     (place / "empty").write_text("\n")

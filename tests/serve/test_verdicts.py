@@ -240,7 +240,7 @@ def test_a_service_that_cannot_begin_leaves_the_model_as_it_was():
         create_app(guard, Preprocessing(mode="L", resize=8, crop=8))
     assert guard.classifier.model.training
     assert threading.active_count() == threads
-    with pytest.raises(SettingError, match="token is empty"):
+    with pytest.raises(SettingError, match="`token` must not be empty"):
         create_app(guard, token="")
 
 
@@ -254,9 +254,9 @@ def test_the_model_is_evaluated_while_it_is_served_and_then_as_it_was():
 
 
 def test_limits_that_no_request_could_keep_are_refused():
-    with pytest.raises(SettingError, match="max_images=16 is above capacity=8"):
+    with pytest.raises(SettingError, match=r"`capacity` must be at least `max_images`, 16; got 8."):
         ServeSettings(capacity=8)
-    with pytest.raises(SettingError, match="max_batch above 0, and finite; 0 is not"):
+    with pytest.raises(SettingError, match=r"`max_batch` must be above 0 and finite; got 0."):
         ServeSettings(max_batch=0)
-    with pytest.raises(SettingError, match="max_wait_ms of at least 0"):
+    with pytest.raises(SettingError, match=r"`max_wait_ms` must be at least 0 and finite; got -1."):
         ServeSettings(max_wait_ms=-1)

@@ -1,1 +1,1 @@
-"""Small things that many modules use, and that know nothing of classifiers."""
+"""Helpers that many modules use, and that know nothing of classifiers."""

@@ -1,4 +1,4 @@
-"""What annotations of a program's own classes and functions mean, resolved by `typing`."""
+"""Resolve the annotations of classes and functions with `typing`."""
 
 from __future__ import annotations
 

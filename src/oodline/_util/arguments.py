@@ -1,7 +1,6 @@
-"""Values against annotations: a wrong one ends in one sentence. `checked` applies it to arguments.
+"""Check values against annotations; a wrong value is an error of one sentence. `checked` applies it to arguments.
 
-An annotation may say more
-than a type: a range (`ranges.py`), or any object with `accept` and `words`.
+An annotation may hold more than a type: a range (`ranges.py`), or any object with `accept` and `words`.
 """
 
 from __future__ import annotations

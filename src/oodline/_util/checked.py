@@ -1,4 +1,4 @@
-"""Arguments checked against their annotations, before anything is done.
+"""Decorate functions so that arguments are checked against their annotations before the call.
 
 `checked` wraps a function; detectors have their `__init__` wrapped when the class is made.
 """

@@ -1,4 +1,4 @@
-"""Python code that a user names: a file, or a module."""
+"""Import Python code that a user names: a file or a module."""
 
 from __future__ import annotations
 

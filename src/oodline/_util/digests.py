@@ -1,4 +1,4 @@
-"""SHA-256 of the content of files and of decoded images: by what a data set is known, wherever it lies."""
+"""SHA-256 of files and of decoded images, to identify a data set wherever it is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a folder whole or not at all."""
+"""Write a folder completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image of any PIL mode as 8-bit pixels, upright: what is defined is scaled, the rest is refused.
+"""Convert an image of any PIL mode to 8-bit pixels, upright, or refuse it.
 
 Two choices hold everywhere, from `fit` to the page of `serve`. The orientation that EXIF states is applied: a
 photograph counts as a person sees it, not as the camera was held. Transparency is left out, as torchvision and timm
@@ -30,7 +30,7 @@ _STATES_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xm
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 """Tags of a TIFF file."""
 
-_LARGE = "Save it with 8 or 16 bits a channel."
+_LARGE = "Save it with 8 or 16 bits per channel."
 
 
 def standard_image(image: Image.Image) -> Image.Image:

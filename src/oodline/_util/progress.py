@@ -1,4 +1,4 @@
-"""A progress bar with rate and time left, on standard error, only where someone asked to see it."""
+"""A progress bar with rate and time left, on standard error, shown only on request."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def track(batches: Iterable[T], task: str, loader: Iterable[Any], *, shown: bool
     columns += [TextColumn(unit + ", {task.fields[rate]}/s, left"), TimeRemainingColumn()]
     with Progress(*columns, console=console, transient=True) as bar:
         total = len(loader) if isinstance(loader, Sized) else None
-        this = bar.add_task(task, total=total, rate="?")
+        bar_id = bar.add_task(task, total=total, rate="?")
         for batch in batches:
             yield batch
-            bar.advance(this)
+            bar.advance(bar_id)
             speed = bar.tasks[0].speed
-            bar.update(this, rate="?" if speed is None else f"{speed:.1f}")
+            bar.update(bar_id, rate="?" if speed is None else f"{speed:.1f}")
 
 
 @contextmanager

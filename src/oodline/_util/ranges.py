@@ -1,4 +1,4 @@
-"""Ranges of numbers that an annotation can say: `k: Count`, `p: Fraction`, `Annotated[float, Range(1, above=True)]`."""
+"""Ranges of numbers for annotations: `k: Count`, `p: Fraction`, `Annotated[float, Range(1, above=True)]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one grammar for naming things on a command line: `SCHEME:NAME,key=value,key=value`.
+"""Parse references, the one grammar for names on the command line: `SCHEME:NAME,key=value,key=value`.
 
 `timm:mobilenetv2_100,num_classes=1001`, `torchvision:CIFAR10,root=data`, `line,p_a=0.9,clip=1.0`.
 It needs no quoting in a shell.

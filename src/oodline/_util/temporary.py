@@ -1,4 +1,4 @@
-"""Temporary files and folders that nobody has to clear away: not after a signal to end, nor after a kill."""
+"""Temporary files and folders that are removed later even if the process is stopped or killed."""
 
 from __future__ import annotations
 

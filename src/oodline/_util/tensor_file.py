@@ -1,7 +1,7 @@
-"""A safetensors file that a stranger may have written: read in memory that its size bounds, or refused.
+"""Read a safetensors file from an untrusted source in bounded memory, or refuse it.
 
-The library checks that every tensor lies inside the file. Beyond that, a header here has a largest length, no key
-twice, and only kinds of numbers that oodline writes, which is seen before a tensor is read.
+safetensors checks that every tensor lies inside the file. Here, the header must also have a bounded length, no
+duplicate key, and only dtypes that oodline writes, which is checked before a tensor is read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A TOML file as a document, or a sentence that says why not."""
+"""Read a TOML file, or raise an error that says why it cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, as one sentence: which entry, what it must be, what it is."""
+"""Turn a validation error of pydantic into one sentence: which entry, what it must be, what it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings that point at the line that called oodline, however deep inside they arise."""
+"""Issue warnings that point at the line of the user's code that called oodline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Commands are imported when they run, so `--help` is quick."""
+"""The command line: one module per command, imported only when it runs, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -11,39 +11,44 @@ from cyclopts import App
 from oodline._version import __version__
 from oodline.errors import OodlineError
 
+COMMANDS = {
+    "demo": "Train, fit and evaluate on a small data set, offline, in under a minute.",
+    "methods": "List the detectors: paper, needs, settings.",
+    "tune": "Choose a detector's settings from ID data alone, no OOD data.",
+    "fit": "Fit detectors on ID training data in one forward pass; write one guard file.",
+    "score": "Score images with a guard file; write one row per image.",
+    "export": "Write a guard file and its classifier as one graph: ONNX or torch.export.",
+    "evaluate": "Compare the detectors of a guard file on ID and OOD data sets.",
+    "explain": "Show which neurons led to the verdict on an image.",
+    "serve": "Serve a guard file over HTTP, with a web page for trying images.",
+    "watch": "Watch a stream of scores for drift towards OOD; exit code 3 after an alarm.",
+    "bench": "Run a benchmark file: all its detectors on all its data sets, one pass per data set.",
+    "report": "Show a benchmark run as a self-contained HTML page, or as figures.",
+}
+"""The commands with one line each for `oodline --help`, which imports none of them."""
+
 app = App(
     name="oodline",
     help="Post-hoc out-of-distribution detection for trained PyTorch classifiers, led by LINe.",
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
-app.command(
-    "oodline.cli.demo:demo", help="The main job in under a minute, offline, on data that ships with scikit-learn."
-)
-app.command("oodline.cli.methods:methods", help="List the detectors: paper, what each needs, settings.")
-app.command("oodline.cli.tune:tune", help="Choose a detector's settings from ID data alone, no OOD data.")
-app.command("oodline.cli.fit:fit", help="Fit detectors on ID training data in one forward pass; write one file.")
-app.command("oodline.cli.score:score", help="Score images with a fitted file; write one row per image.")
-app.command("oodline.cli.export:export", help="Write a fitted file and its classifier as one ONNX graph.")
-app.command("oodline.cli.evaluate:evaluate", help="Compare fitted detectors on ID and OOD data sets.")
-app.command("oodline.cli.explain:explain", help="Say which neurons make an image what it is judged to be.")
-app.command("oodline.cli.serve:serve", help="Serve a fitted file over HTTP, with a page to drop images on.")
-app.command(
-    "oodline.cli.watch:watch", help="Watch a stream of scores for a drift towards OOD; exits with 3 after an alarm."
-)
-app.command("oodline.cli.bench:bench", help="Run a benchmark file: every detector on every data set, one pass each.")
-app.command(
-    "oodline.cli.report:report", help="Show a benchmark's run as one page that needs no network, or as figures."
-)
+for _name, _line in COMMANDS.items():
+    app.command(f"oodline.cli.{_name}:{_name}", help=_line)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exit with 0, 1 for an error that says what to do, 2 for wrong usage, 130 for Ctrl-C.
+    """Run the command line.
 
-    `oodline watch` exits with 3 after an alarm.
+    Exit codes: 0, 1 for an error that says what to do, 2 for wrong usage, 3 for an alarm of `oodline watch`, 130 for
+    Ctrl-C.
     """
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(arguments)
+        if tokens and tokens[0] in COMMANDS:
+            command = app[tokens[0]]
+            command.help = command.default_command.__doc__ or ""  # `CMD --help` shows all of it, not the one line
+        app(tokens)
     except OodlineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -51,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("interrupted; nothing was written.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # whoever read our output, like `head`, has seen enough
+        # the reader of our output, such as `head`, closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`oodline bench`: a published protocol, or one of your own, from a TOML file to tables and a folder of results."""
+"""`oodline bench`: run the benchmark that a TOML protocol file describes, and write tables and results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bench(
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     data: Path | None = None,
     model: str | None = None,
-    detector: Annotated[list[str] | None, Parameter(name=["--detector", "-d"])] = None,
+    detector: Annotated[list[str] | None, Parameter(name=["--detector", "-d"], negative="")] = None,
     cache: Path | None = None,
     no_cache: Annotated[bool, Parameter(negative="")] = False,
     skip_missing: Annotated[bool, Parameter(negative="")] = False,
@@ -37,40 +37,45 @@ def bench(
 ) -> None:
     """Run a benchmark: fit detectors, score ID and OOD data sets, print the tables, write everything to a folder.
 
-    The network runs once over each data set. Features and logits stay on disk, so a second run with other detectors
-    takes seconds, and a run that was stopped goes on where it was.
+    The network runs once over each data set. Features and logits are cached on disk, so that a second run with other
+    detectors takes seconds, and an interrupted run resumes.
 
     Parameters
     ----------
     protocol
-        A TOML file, such as those in protocols/: classifier, data sets, detectors. It runs no code: a python: model
-        must be named with --model.
+        A TOML file that names classifier, data sets and detectors, such as those in protocols/. It cannot run code: a
+        python: model must be given with --model.
     output
-        The folder to write. If omitted, runs/NAME_OF_THE_FILE. An earlier run there is replaced.
+        The folder to write. If omitted, runs/NAME, after the protocol's file name. An earlier run there is replaced.
     data
-        Where the file's paths of data and weights begin, in place of its own `folder`.
+        Folder that the protocol's paths of data and weights are relative to. If omitted, its `folder` entry.
     model
-        The classifier, in place of the file's: timm:NAME, torchvision:NAME, hf:NAME, python:FILE:FACTORY.
+        The classifier: timm:NAME, torchvision:NAME, hf:NAME or python:FILE_OR_MODULE:FACTORY. If omitted, the
+        protocol's.
     detector
-        A method with settings, in place of the file's; repeat it for several, or "all".
+        A detector, with settings if wanted: line,p_a=0.9, or LABEL=line,p_a=0.9 to name it in the tables; repeat for
+        several, or "all". If omitted, the protocol's.
     cache
-        Where features and logits are kept. If omitted, ~/.cache/oodline (XDG_CACHE_HOME is heeded).
+        Folder to cache features and logits in. If omitted, the user's cache folder: on Linux, $XDG_CACHE_HOME/oodline
+        or ~/.cache/oodline.
     no_cache
-        Keep nothing on disk and use nothing from there.
+        Neither read nor write cached features and logits.
     skip_missing
-        Go on without those OOD sets that are not there; the run records which.
+        Continue without OOD data sets that are not found; the run records which.
     limit
-        Read at most this many images of each data set, evenly over classes; without labels the first ones.
+        Read at most this many images of each data set, evenly over classes, or the first ones if there are no labels.
+        If omitted, the protocol's.
     batch_size
-        Images a batch.
+        Images per batch. If omitted, the protocol's.
     workers
-        Processes that read images beside the main one.
+        Worker processes that load images; 0 loads them in the main process.
     on_error
-        raise or skip: what to do with an image that cannot be read; skipped ones are counted.
+        For an image that cannot be read: stop with an error (raise), or leave it out and report how many (skip). If
+        omitted, the protocol's.
     device
-        cpu, cuda, cuda:1, mps; the GPU if there is one.
+        cpu, cuda, cuda:1 or mps. If omitted, cuda if available, else cpu.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     if cache is not None and no_cache:
         raise SettingError("--cache and --no-cache contradict each other. Pass one of them.")
@@ -107,7 +112,7 @@ def bench(
 
 
 def print_run(run: Run) -> None:
-    """Print the tables, with the means of each group, and what the run took."""
+    """Print the tables, with the mean of each group, and the seconds that the run took."""
     from oodline.evaluation.rendering import print_table
 
     record = run.record

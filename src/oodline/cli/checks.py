@@ -1,4 +1,4 @@
-"""Mistakes that can be seen before the seconds in which torch is imported: paths, names, numbers."""
+"""Check paths, names and numbers of the command line before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ DATA = ("list", "torchvision", "hf")
 
 
 def check_guard(path: Path) -> None:
-    """Raise `ArtifactError` where there is no file of a guard."""
+    """Raise `ArtifactError` unless the path is a guard file."""
     if path.is_dir():
-        raise ArtifactError(f"{path} is a folder, and the file of a guard is needed. Check the path.")
+        raise ArtifactError(f"{path} is a folder, not a guard file. Check the path.")
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}. Check the path, or write it with `oodline fit`.")
     if not path.stat().st_size:
@@ -50,7 +50,8 @@ def check_data(*specs: str | None) -> None:
             continue
         if not Path(reference.name).exists():
             raise DataError(
-                f"there is no file or folder {reference.name}. Check the path, or name a set: torchvision:CIFAR10."
+                f"there is no file or folder {reference.name}. Check the path, or name a data set, such as "
+                "torchvision:CIFAR10."
             )
 
 
@@ -68,7 +69,8 @@ def check_model(options: ModelOptions, *, needed: bool = True) -> None:
         parsed = parse_reference(options.model, MODELS)
         if parsed.scheme is None and parsed.name != "features":
             raise ModelError(
-                f"'{options.model}' does not say where the model comes from. Write {', '.join(MODELS.values())}."
+                f"'{options.model}' does not say where the model comes from. Write, for example, "
+                f"{', '.join(MODELS.values())}."
             )
         file, _, factory = parsed.name.rpartition(":")
         if parsed.scheme == "python" and (not file or not factory.isidentifier()):
@@ -76,7 +78,7 @@ def check_model(options: ModelOptions, *, needed: bool = True) -> None:
         if parsed.scheme == "python" and file.endswith(".py") and not Path(file).is_file():
             raise ModelError(f"there is no Python file {file}. Check --model.")
         if parsed.scheme == "features" and not Path(parsed.name).is_file():
-            raise ModelError(f"there is no file {parsed.name} of a head. Check --model.")
+            raise ModelError(f"there is no head file {parsed.name}. Check --model.")
     if options.weights is not None and not options.weights.is_file():
         raise ModelError(f"there is no weight file {options.weights}. Check --weights.")
     if options.preprocessing is not None:
@@ -97,10 +99,10 @@ def preprocessing_text(text: str) -> str:
         document = json.loads(content)
     except OSError as error:
         raise SettingError(
-            f"--preprocessing must be JSON or a file of it; {name!r} is neither: {error.strerror}."
+            f"--preprocessing must be JSON or a JSON file; {name!r} is neither: {error.strerror}."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise SettingError(f"--preprocessing must be JSON or a file of it; {name!r} is not: {error}.") from error
+        raise SettingError(f"--preprocessing must be JSON or a JSON file; {name!r} is neither: {error}.") from error
     if not isinstance(document, dict):
         raise SettingError(f"--preprocessing must be a JSON object; got {type(document).__name__}.")
     return content
@@ -137,7 +139,7 @@ def check_fraction(option: str, value: float | None) -> None:
 
 
 def check_rates(false_alarm: float | None, tpr: float | None) -> None:
-    """Raise `SettingError` for a promise that is given twice or is none."""
+    """Raise `SettingError` if both rates are given, or one is outside (0, 1)."""
     if false_alarm is not None and tpr is not None:
         raise SettingError(
             f"--false-alarm {false_alarm:g} and --tpr {tpr:g} say the same thing twice. Give one of them."
@@ -190,7 +192,7 @@ def check_detectors(references: Iterable[str], *, labelled: bool = False) -> Non
 def check_suffix(option: str, path: Path, known: Iterable[str]) -> None:
     """Raise `SettingError` where a file to write does not have one of the known endings."""
     if path.suffix not in known:
-        raise SettingError(f"{option} must end in {', '.join(known)}; {path.name} does not.")
+        raise SettingError(f"`{option}` must end in {', '.join(known)}; got {path.name}.")
 
 
 def check_engine(reference: str | None) -> None:

@@ -1,4 +1,4 @@
-"""`oodline demo`: the main job from training to verdicts, offline, on data that ships with scikit-learn."""
+"""`oodline demo`: train, fit, calibrate and evaluate, offline, on data that ships with scikit-learn."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ SHOWN = ("line", "msp", "max-logit", "energy", "react", "dice", "ash-s", "mahala
 def demo(
     *, output: Annotated[Path, cyclopts.Parameter(name=["--output", "-o"])] = Path("oodline-demo"), json: Json = False
 ) -> None:
-    """Train a small network on 8 of the 10 digits, fit detectors in one pass, and meet what it was never taught.
+    """Train a small network on 8 of the 10 digits, fit detectors, and evaluate them on OOD images.
 
-    Near OOD are the two digits that were held out; far OOD are patches of photographs, and noise.
+    Near-OOD images are the other two digits; far-OOD images are patches of photographs, and noise. It takes under a
+    minute, and needs no internet connection: the data ships with scikit-learn.
 
     Parameters
     ----------
     output
-        Folder for the picture, the table and the fitted guard.
+        Folder to write the figure, the table and the guard file to.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     try:
         import matplotlib  # noqa: F401
@@ -137,7 +138,7 @@ def train(images: Tensor, labels: Tensor, epochs: int = 20) -> nn.Module:
 
 
 def batches(images: Tensor, labels: Tensor) -> torch.utils.data.DataLoader[tuple[Tensor, ...]]:
-    """An ordinary loader, such as a user has."""
+    """A PyTorch `DataLoader`."""
     from torch.utils.data import DataLoader, TensorDataset
 
     return DataLoader(TensorDataset(images, labels), batch_size=100)
@@ -161,7 +162,9 @@ def draw(guard: Guard, sets: dict[str, Tensor], path: Path) -> Path:
     threshold = float(guard(sets["test"][:1]).threshold)
     axes.axvline(threshold, color="black", linestyle="--", label="threshold (5 % false alarms)")
     axes.set(
-        xlabel="LINe score (higher = more in-distribution)", ylabel="density", title="What the network was never taught"
+        xlabel="score of the default detector (higher = more in-distribution)",
+        ylabel="density",
+        title="ID and OOD scores",
     )
     axes.legend(frameon=False)
     return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -1,4 +1,4 @@
-"""Detectors as the command line names them."""
+"""Create the detectors that `--detector` names."""
 
 from __future__ import annotations
 

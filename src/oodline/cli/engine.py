@@ -1,4 +1,4 @@
-"""Who makes the pass, as the command line names it."""
+"""Open the engine that `--engine` names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`oodline evaluate`: every detector of a file on ID and OOD data sets."""
+"""`oodline evaluate`: compare the detectors of a guard file on ID and OOD data sets."""
 
 from __future__ import annotations
 
@@ -56,41 +56,42 @@ def evaluate(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Compare the detectors of a fitted file: AUROC and FPR@95TPR, under both conventions, on every OOD set.
+    """Compare the detectors of a guard file: AUROC and FPR@95TPR on every OOD data set.
 
-    The network runs once over each data set. In a mean every set counts the same; in a pooled column every image does,
-    at one threshold for all.
+    The network runs once over each data set. A mean weights every OOD data set equally; a pooled column weights every
+    image equally, with one threshold for all.
 
     Parameters
     ----------
     guard
-        A file by `oodline fit` or `Guard.save`.
+        A guard file, written by `oodline fit` or `Guard.save`.
     id
-        ID test data.
+        ID test data, in any form that `oodline score` accepts.
     ood
-        An OOD data set, as a path or NAME=path; repeat it for several.
+        An OOD data set, as PATH or NAME=PATH; repeat for several.
     near
-        The same for near-OOD, which gets a mean of its own.
+        A near-OOD data set, as for --ood; the table then also shows the mean over near-OOD data sets.
     far
-        The same for far-OOD.
+        A far-OOD data set, as for --ood; the table then also shows the mean over far-OOD data sets.
     csid
-        Covariate-shifted ID data; a second table then counts it as ID (full-spectrum).
+        A covariate-shifted ID data set, as for --ood. A second table counts it as ID (full-spectrum OOD detection).
     output
-        Also write to this file; repeat it for several. The table as .md, .tex, .csv or .json, or the scores of every
-        image as .parquet.
+        Also write the table to this file (.md, .tex, .csv or .json), or the scores of every image (.parquet); repeat
+        for several.
     convention
-        How metrics count ties and areas: exact, or paper for the code of the LINe, DICE and ReAct papers.
+        How to compute the metrics: exact, or paper, which treats ties and areas as the code of the LINe, DICE and
+        ReAct papers does.
     bootstrap
-        Resamples for 95 % confidence intervals, such as 1000; 0 for none.
+        Number of bootstrap resamples for 95 % confidence intervals, such as 1000; 0 for no intervals.
     seed
-        Of the resamples.
+        Random seed for the resamples.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     check_reading(reading)
     check_least("--seed", seed, 0)
     if bootstrap not in (0,) and bootstrap < 2:
-        raise SettingError(f"`--bootstrap` needs at least 2 resamples, or 0 for none; got {bootstrap}.")
+        raise SettingError(f"`--bootstrap` must be at least 2, or 0 for no intervals; got {bootstrap}.")
     for path in output or ():
         check_suffix("--output", path, (*WRITERS, _SCORES))
         check_writable(path)

@@ -1,4 +1,4 @@
-"""`oodline explain`: which neurons the class of an image expected and did not find, and which it did not expect."""
+"""`oodline explain`: which neurons are missing or unexpected for the predicted class of an image."""
 
 from __future__ import annotations
 
@@ -45,26 +45,31 @@ def explain(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Explain the verdict on one image, as a table, a picture, or JSON.
+    """Explain the verdict on one image by its neurons, as a table, a figure, or JSON.
+
+    Lists the neurons that usually contribute to the predicted class but do not for this image, and those that
+    contribute although they usually do not.
 
     Parameters
     ----------
     guard
-        A file by `oodline fit`, with a calibration; with --neurons, it also gives z-scores and training images.
+        A guard file with a threshold, written by `oodline fit --calibrate`. If fitted with --neurons, the explanation
+        also shows z-scores and training images.
     image
-        An image, or a data set of images or features of which --index names one.
+        An image file, or a data set of images or features from which --index selects one.
     index
-        Which image of a data set, from 0.
+        Position in the data set, from 0.
     top
-        Neurons of each kind to list.
+        Number of neurons to show in each of the two lists.
     detector
-        Which of several detectors of the file; the first if not given.
+        Name of the detector in the file. If omitted, the first.
     data
-        The training data that the file was fitted on, to draw the images that excite each neuron most.
+        The training data that the file was fitted on, to show the most activating images of each neuron in the figure.
+        If omitted, the figure shows none.
     output
-        The picture to write (.png, .svg, .pdf).
+        Also write a figure to this file: .png, .svg or .pdf.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     if output is not None:
         check_suffix("--output", output, _FORMATS)
@@ -84,7 +89,7 @@ def explain(
 
     show_warnings()
     loaded = load_classifier(model, read_artifact(guard), image)
-    this = Guard.load(
+    loaded_guard = Guard.load(
         guard,
         loaded.classifier,
         detector,
@@ -95,7 +100,7 @@ def explain(
     inputs: Inputs
     if loaded.of_features:
         if data is not None:
-            raise SettingError("--data draws training images, and features show none. Leave it out.")
+            raise SettingError("--data is for images, and the classifier reads precomputed features. Leave it out.")
         loader = open_loader(image, loaded, _DATA)
         _check_index(image, index, loader.num_samples, "samples")
         inputs = next(iter(loader.over([range(index, index + 1)]))).inputs
@@ -105,11 +110,11 @@ def explain(
         picture = _read(source, index)
         inputs = loaded.preprocessing(picture).unsqueeze(0)
     training = None if data is None else open_images(data)
-    [explanation] = this.explain(inputs, top=top)
+    [explanation] = loaded_guard.explain(inputs, top=top)
     if output is not None:
         figure = draw_explanation(
             explanation,
-            held_out=None if this.calibration is None else this.calibration.scores,
+            held_out=None if loaded_guard.calibration is None else loaded_guard.calibration.scores,
             image=picture,
             sample=None if training is None else lru_cache(lambda i: _read(training, i)),
         )
@@ -124,7 +129,7 @@ def explain(
 
 def _check_index(spec: str, index: int, size: int, what: str) -> None:
     if not 0 <= index < size:
-        raise DataError(f"{spec} holds {size} {what}; there is no number {index}.")
+        raise DataError(f"`--index` must be between 0 and {size - 1}, since {spec} holds {size} {what}; got {index}.")
 
 
 def _read(source: ImageSource, i: int) -> Image.Image:
@@ -132,7 +137,8 @@ def _read(source: ImageSource, i: int) -> Image.Image:
 
     if i >= len(source):
         raise DataError(
-            f"the training data holds {len(source)} images, but the file names number {i}: it is another set."
+            f"--data holds {len(source)} images, but the guard file refers to image {i}: this is other data. Pass the "
+            "training data that the file was fitted on."
         )
     return read_image(source, i)
 

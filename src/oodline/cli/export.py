@@ -1,4 +1,4 @@
-"""`oodline export`: a fitted file and its classifier as one graph for other runtimes."""
+"""`oodline export`: write a guard file and its classifier as one graph for other runtimes."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ def export(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Write classifier, detector and threshold as one graph: logits, label, score, p_value, is_ood.
+    """Write classifier, detector and threshold as one graph, as ONNX or for torch.export.
 
-    The graph takes batches of any size. It is run beside the guard before the file is written, and the largest
-    differences are printed.
+    The outputs are logits, label, score, p_value and is_ood, for batches of any size. Before the file is written, the
+    graph's outputs are compared with the guard's, and the largest differences are printed.
 
     Parameters
     ----------
     guard
-        A calibrated file by `oodline fit` or `Guard.save`.
+        A guard file with a threshold, written by `oodline fit --calibrate` or `Guard.save`.
     output
-        The file to write, .onnx or .pt2 (torch.export); with --triton, the folder of the model repository.
+        The file to write: .onnx or .pt2 (torch.export). With --triton, the folder of the model repository.
     detector
-        Which of several detectors. If omitted, the first.
+        Name of the detector to export. If omitted, the first in the file.
     data
-        Images to compare on. If omitted, noise.
+        Images for the comparison, in any form that `oodline score` accepts. If omitted, random noise.
     preprocess_inside
-        Let the graph take pixels, uint8 or float in [0, 1], and normalise them itself. Images must still be resized
-        and cropped before.
+        Include normalisation in the graph: its input is pixels as uint8 in [0, 255], or as float in [0, 1]. Images must
+        still be resized and cropped before. If omitted, the input is normalised images.
     triton
-        Write a model of this name for the Triton Inference Server.
+        Write a model repository for the Triton Inference Server, with the model under this name.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     if triton is None:
         check_suffix("--output", output, (".onnx", ".pt2"))
@@ -81,8 +81,8 @@ def export(
     show_warnings()
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact, data)
-    judge = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)
-    judge.preprocessing = None if data is not None and is_tensors(data) else loaded.classifier.preprocessing
+    loaded_guard = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)
+    loaded_guard.preprocessing = None if data is not None and is_tensors(data) else loaded.classifier.preprocessing
     inside = loaded.preprocessing if preprocess_inside else None
     images: Any = _examples(data, loaded, reading)
     if data is not None and is_tensors(data):
@@ -93,16 +93,16 @@ def export(
     else:
         images = loaded.preprocessing.normalise(images)
     if triton is not None:
-        made = export_triton(judge, output, triton, images, preprocessing=inside, progress=True)
+        made = export_triton(loaded_guard, output, triton, images, preprocessing=inside, progress=True)
     else:
         write = export_onnx if output.suffix == ".onnx" else export_program
-        made = write(judge, output, images, preprocessing=inside, progress=True)
+        made = write(loaded_guard, output, images, preprocessing=inside, progress=True)
     if json:
         print_json(
             {
                 "output": str(made.path),
                 "bytes": made.size,
-                "detector": judge.detector.name,
+                "detector": loaded_guard.detector.name,
                 "inputs": made.inputs,
                 "batch_sizes": made.batch_sizes,
                 "differences": made.differences,
@@ -117,15 +117,13 @@ def export(
 
 
 def _examples(data: str | None, loaded: LoadedClassifier, reading: DataOptions) -> Inputs:
-    """Tensors as they are, or pixels in [0, 1] of the size that the classifier reads."""
+    """The first batch of the data, or random images; images as pixels in [0, 1] at the classifier's input size."""
     import torch
 
     if data is not None:
         return next(iter(open_loader(data, loaded, reading, pixels=True))).inputs
     size = loaded.preprocessing.input_size
     if size is None:
-        raise SettingError(
-            "the preprocessing of this classifier does not say how large an image is. Pass --data with some images."
-        )
+        raise SettingError("the preprocessing of this classifier states no image size. Pass --data with some images.")
     generator = torch.Generator().manual_seed(0)
     return torch.rand(8, len(loaded.preprocessing.mode), *size, generator=generator)

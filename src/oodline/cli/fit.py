@@ -1,4 +1,4 @@
-"""`oodline fit`: from a classifier and its training data to one file of fitted, calibrated detectors."""
+"""`oodline fit`: fit detectors on training data, calibrate them, and write one guard file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fit(
     *,
     data: str,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    detector: Annotated[list[str], Parameter(name=["--detector", "-d"])] | None = None,
+    detector: Annotated[list[str] | None, Parameter(name=["--detector", "-d"], negative="")] = None,
     calibrate: str | None = None,
     false_alarm: float | None = None,
     tpr: float | None = None,
@@ -53,37 +53,42 @@ def fit(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Fit detectors on ID training data in one forward pass, calibrate them on held-out ID data, write one file.
+    """Fit detectors on ID training data in one forward pass and write them to one guard file.
+
+    With --calibrate, the file also holds a threshold per detector, chosen on held-out ID data.
 
     Parameters
     ----------
     data
-        ID training data with labels: a folder of class folders, Parquet files, torchvision:NAME, hf:NAME; or a file of
-        tensors: .npz, .npy, .pt, .safetensors. With --model features these are `features`, `logits` and `labels`.
+        ID training data with labels: a folder with one subfolder per class, Parquet files, torchvision:NAME or
+        hf:NAME; or a file of tensors: .npz, .npy, .pt or .safetensors. With --model features, its arrays are
+        `features`, `logits` and `labels`.
     output
-        The file to write (.safetensors).
+        The guard file to write (.safetensors).
     detector
-        A method with settings, such as line,p_a=0.9,p_w=0.9,clip=1.0; repeat it for several, or "all". The first
-        decides. See `oodline methods`. If omitted, LINe, GEN, fDBD and ViM are fused.
+        A detector, with settings if wanted: line,p_a=0.9,p_w=0.9,clip=1.0; repeat for several, or "all". The verdicts
+        are by the first one. `oodline methods` lists them. If omitted, the default: LINe, GEN, fDBD and ViM fused.
     calibrate
-        Held-out ID data on which to choose the threshold. If omitted, the file gives scores and no verdicts. Fused
-        detectors take a fifth of it as their reference, where there is enough, and the thresholds rest on the others.
+        Held-out ID data to choose the threshold on. If omitted, the file gives scores but no verdicts. Fused detectors
+        use 20 % of it as reference scores, if there is enough, and choose the threshold on the rest.
     false_alarm
-        Fraction of ID images that may be flagged; 0.05 if not given. The file promises it for data like the held-out.
+        Largest fraction of ID images to flag as OOD, between 0 and 1; 0.05 if omitted. Holds for data that is
+        distributed as the held-out data is.
     tpr
-        The same promise in the papers' words: 0.95 is --false-alarm 0.05.
+        The same as a true-positive rate, as papers state it: --tpr 0.95 is --false-alarm 0.05. Give one of the two.
     by
-        Promise the rate on average over all images, or for each predicted class.
+        Keep the false-alarm rate on average over all images (all), or within each predicted class (predicted).
     neurons
-        Number of most activating training images to keep per neuron, for `oodline explain`.
+        Number of most activating training images to keep per neuron, for `oodline explain`; 0 for none.
     keep_inputs
-        Number of held-out inputs to keep in the file, at most 8, by which a classifier is known when it is loaded. If
-        omitted, a pattern in their shape is used, which shows nothing of the data.
+        Number of held-out inputs to store in the file, at most 8. When the file is loaded, the classifier must give the
+        same outputs for them, up to rounding. With 0, synthetic inputs are used, which reveal nothing of the data.
     engine
-        Who makes the pass: local; torchrun, the default where torchrun started the process; or ray, with settings such
-        as ray,workers=8,block=100000. A run by Ray that was interrupted goes on where it was.
+        How to run the forward pass: local (one process), torchrun (one process per rank), or ray with settings, such as
+        ray,workers=8,block=100000. If omitted, torchrun if it started this process, else local. An interrupted ray run
+        resumes when the command is repeated.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     check_rates(false_alarm, tpr)
     check_least("--neurons", neurons, 0)
@@ -184,7 +189,10 @@ def fit(
         promise = f"flags at most {100 * rate:.3g} % of ID images, after {len(calibration.scores)} held-out ones"
         print(f"threshold of {name}: {threshold} ({promise})")
         if small:
-            print(f"  {small} of {classes} classes have too few held-out images for one of their own; they share one")
+            print(
+                f"  {small} of {classes} classes have too few held-out images for a threshold of their own; "
+                "they share one"
+            )
     print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
     if not calibrations:
         print("No threshold yet: pass --calibrate HELD_OUT_ID_DATA for verdicts.")

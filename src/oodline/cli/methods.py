@@ -1,4 +1,4 @@
-"""`oodline methods`: the catalog as a table."""
+"""`oodline methods`: list the detectors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def methods(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """List the detectors: paper, what each reads, settings with their defaults.
+    """List the detectors: paper, which outputs of the classifier each reads, and settings with their defaults.
 
     Parameters
     ----------
     markdown
-        Print the page that docs/methods.md holds.
+        Print a Markdown page, the same as docs/methods.md.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     load_detectors(detectors_from)
 
@@ -68,7 +68,7 @@ def methods(
 
 
 def describe_method(name: str, *, state: bool) -> dict[str, Any]:
-    """What there is to say of a detector; with `state`, also the shapes that it keeps."""
+    """Paper, needs and settings of a detector; with `state`, also the shapes of its fitted tensors."""
     import torch
 
     from oodline.cli.state import state_shapes

@@ -1,4 +1,4 @@
-"""What several commands take: the classifier, the data, and how results are shown."""
+"""Options that several commands share (classifier, data, engine, JSON), and helpers to load and print."""
 
 from __future__ import annotations
 
@@ -32,23 +32,28 @@ WIDE = 400
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which classifier to use."""
+    """The classifier."""
 
     model: str | None = None
-    """timm:NAME, torchvision:NAME, hf:NAME, or python:FILE_OR_MODULE:FACTORY; options follow as ,key=value. For
-    precomputed features in the data's files (.npz, .npy, .pt, .safetensors): features:HEAD_FILE, or features."""
+    """The classifier: timm:NAME, torchvision:NAME, hf:NAME or python:FILE_OR_MODULE:FACTORY, with options appended as
+    ,key=value. If the data files hold precomputed features (.npz, .npy, .pt, .safetensors): features:HEAD_FILE, or
+    features alone for detectors that need no head. If omitted, the model that the guard file names."""
     weights: Path | None = None
-    """Weights to load: .safetensors, or .pt under weights_only."""
+    """File of weights to load into the model: .safetensors, or a PyTorch state_dict (read with weights_only=True). If
+    omitted, those of the guard file, or the model's own."""
     head: str | None = None
-    """Name of the head, where it is not found on its own: 'fc', or a sum, '0.5*head + 0.5*head_dist'."""
+    """Module that computes the logits: `fc`, or a weighted sum, `0.5*head + 0.5*head_dist`. If omitted, it is searched
+    for."""
     binary: bool = False
-    """The model returns one logit z, of the second of two classes: take (0, z)."""
+    """The model is a binary classifier that returns one logit z, for the second class: use (0, z) as the logits."""
     preprocessing: str | None = None
-    """JSON, or a file of it, in place of the model's own: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}."""
+    """Preprocessing as JSON, or the path of a JSON file: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}. If
+    omitted, that of the guard file, or the model's own."""
     device: str | None = None
-    """cpu, cuda, cuda:1, mps; the GPU if there is one."""
+    """cpu, cuda, cuda:1 or mps. If omitted, cuda if available, else cpu."""
     allow_other_weights: str | None = None
-    """Why a guard's file may be used with weights that are not those it was made with; a warning shows it."""
+    """A reason, as text, to use a guard file with weights other than those it was fitted with; a warning repeats it. If
+    omitted, other weights are an error."""
 
 
 @Parameter(name="*")
@@ -57,33 +62,34 @@ class DataOptions:
     """How to read data sets."""
 
     batch_size: int = 64
-    """Images a batch."""
+    """Images per batch."""
     workers: int = 0
-    """Processes that read images beside the main one."""
+    """Worker processes that load images; 0 loads them in the main process."""
     limit: int | None = None
-    """Read at most this many images of each data set, evenly over classes; without labels the first ones."""
+    """Read at most this many images of each data set, evenly over classes, or the first ones if there are no labels. If
+    omitted, all."""
     label_offset: int = 0
-    """Added to every label, for a head whose classes start later (1 for a background class at 0)."""
+    """Integer added to every label: 1 if class 0 of the head is a background class that the data does not have."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What to do with an image that cannot be read; skipped ones are counted."""
+    """For an image that cannot be read: stop with an error (raise), or leave it out and report how many (skip)."""
 
 
 EngineName = Annotated[str | None, Parameter(name="--engine")]
-"""Who makes the pass: local, torchrun (the default where torchrun started the process), or ray,workers=N."""
+"""How to run the forward pass: local, torchrun (the default if torchrun started this process), or ray,workers=N."""
 
 DetectorsFrom = Annotated[
     list[str] | None,
     Parameter(
         name="--detectors-from",
         negative="",
-        help="A Python file, or a module, whose own detectors get their names for this run; repeat it for several. It "
-        "is run, so name only what you trust.",
+        help="A Python file or module that defines your own detectors, so that this run knows their names; repeat for "
+        "several. Its code is run, so name only code that you trust.",
     ),
 ]
-"""Where own detectors are defined."""
+"""Files or modules that define the user's own detectors."""
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
-"""Print one JSON document on standard output, and nothing else there."""
+"""Print one JSON document on standard output and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +133,8 @@ def load_classifier(
             raise ModelError("no classifier is named. Pass --model, such as --model timm:resnet50.")
         if source.reference.startswith("python:"):
             raise ModelError(
-                f"the file was fitted on {source.reference}, and a file may not say which code to run. If you trust "
-                f"it, name it yourself: --model {source.reference}"
+                f"the guard file was fitted on {source.reference}, and a file may not say which code to run. If you "
+                f"trust it, pass --model {source.reference}"
             )
         reference = source.reference
     if is_features(reference):
@@ -144,7 +150,7 @@ def load_classifier(
     )
     if classifier.preprocessing is None:
         warn(
-            f"{reference} does not say how images are prepared for it: they are scaled to [0, 1] and nothing else. "
+            f"{reference} states no preprocessing, so images are only scaled to [0, 1], not resized or normalised. "
             "Pass --preprocessing.",
         )
     if artifact is not None:
@@ -168,7 +174,9 @@ def _load_features(
     from oodline.preprocessing.preprocessing import Preprocessing
 
     if data is None:
-        raise ModelError(f"{reference} stands for precomputed features, and images need the model. Pass --model.")
+        raise ModelError(
+            f"{reference} means precomputed features, but images were given, which need the model. Pass --model."
+        )
     if options.preprocessing is not None:
         raise SettingError("--preprocessing is for images, and features are read as they are. Leave it out.")
     classifier, reference = open_feature_classifier(

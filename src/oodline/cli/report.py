@@ -1,4 +1,4 @@
-"""`oodline report`: a run of `oodline bench` as one page that needs no network, and as figures for papers."""
+"""`oodline report`: show a run of `oodline bench` as one self-contained HTML page, and as figures for papers."""
 
 from __future__ import annotations
 
@@ -28,43 +28,44 @@ def report(
     tables: Path | None = None,
     json: Json = False,
 ) -> None:
-    """Write a run as one HTML file: tables, a threshold to move, curves, the most and least OOD images, costs.
+    """Write a benchmark run as one HTML page: tables, an adjustable threshold, curves, example images, costs.
 
-    The file holds all that it shows, and asks the network for nothing.
+    The page is one self-contained file and loads nothing from the internet.
 
     Parameters
     ----------
     run
-        The folder that `oodline bench` wrote.
+        A folder written by `oodline bench`.
     output
-        The file to write. If omitted, report.html in the run's folder.
+        The HTML file to write. If omitted, report.html in the run's folder.
     detector
-        A detector of the run that comes first, by its label; repeat it for several. Figures are of these only.
+        Label of a detector to show first; repeat for several. --figures then draws only these. If omitted, the run's
+        order.
     images
-        So many of the most and of the least OOD images of each set; 0 for none.
+        Number of images with the lowest, and of images with the highest scores to show of each data set; 0 for none.
     data
-        Where a set's images are now, as NAME=PATH, if not where the run read them; repeat it for several.
+        New location of a data set's images, as NAME=PATH; repeat for several. If omitted, where the run read them.
     bootstrap
-        Resamples for 95 % confidence intervals, such as 1000; 0 for none.
+        Number of bootstrap resamples for 95 % confidence intervals, such as 1000; 0 for no intervals.
     seed
-        Of the resamples.
+        Random seed for the resamples.
     published
-        ID data and network, such as cifar10/densenet100, to set published numbers beside the run's.
+        Show published results beside the run's: ID data and network, as cifar10/densenet100. If omitted, none.
     figures
-        Also write figures for papers to this folder, each as PDF and PNG.
+        Also write figures for papers to this folder, each as PDF and as PNG.
     tables
-        Also write the tables, with the intervals, to this file: .md, .tex, .csv or .json.
+        Also write the tables, with intervals if any, to this file: .md, .tex, .csv or .json.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     check_least("--images", images, 0)
     check_least("--seed", seed, 0)
     check_least("--bootstrap", bootstrap, 0)
     id_data, slash, network = (published or "").partition("/")
     if published is not None and not (id_data and slash and network):
-        raise SettingError(f"--published takes ID data and network, such as cifar10/densenet100; not {published}.")
+        raise SettingError(f"`--published` must be ID data and network, such as cifar10/densenet100; got {published}.")
     if not run.is_dir():
-        raise ArtifactError(f"{run} is not a finished run: there is no such folder. Name one of `oodline bench`.")
+        raise ArtifactError(f"there is no folder {run}. Pass one that `oodline bench` wrote.")
     path = output or run / "report.html"
     check_writable(path)
     if tables is not None:

@@ -1,4 +1,4 @@
-"""`oodline score`: one row per image, by a fitted file."""
+"""`oodline score`: score a data set with a guard file and write one row per image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from oodline.cli.options import (
 )
 
 ROWS = (".parquet", ".csv", ".jsonl")
-"""Endings of the files of rows."""
+"""File formats for rows of scores."""
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 
@@ -49,26 +49,27 @@ def score(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Score images with a fitted file and write one row per image.
+    """Score images with a guard file and write one row per image.
 
-    The columns are `name`, `index`, `label` and `class_name` of the predicted class; `score`, `p_value`, `threshold`
-    and `is_ood` of the file's first detector; and `score_NAME` of each further one.
+    The columns are `name` and `index` of the image; `label` and `class_name` of its predicted class; `score`,
+    `p_value`, `threshold` and `is_ood` by the file's first detector; and `score_NAME` by each further one.
 
     Parameters
     ----------
     guard
-        A file by `oodline fit` or `Guard.save`.
+        A guard file, written by `oodline fit` or `Guard.save`.
     data
-        Images: a folder, a file, Parquet, torchvision:NAME, hf:NAME; or a file of tensors: .npz, .npy, .pt,
-        .safetensors. Labels are not needed.
+        Images: a folder, an image file, Parquet files, torchvision:NAME or hf:NAME; or a file of tensors: .npz, .npy,
+        .pt or .safetensors. Labels are not needed.
     output
-        The file to write, row by row; its ending chooses the format: .parquet, .csv or .jsonl. Where several processes
-        make the pass, a folder in which each writes Parquet files.
+        The file to write: .parquet, .csv or .jsonl. With several processes (--engine), a folder, in which each process
+        writes Parquet files.
     engine
-        Who makes the pass: local; torchrun, the default where torchrun started the process; or ray, with settings such
-        as ray,workers=8,block=100000. A run by Ray that was interrupted goes on where it was.
+        How to run the forward pass: local (one process), torchrun (one process per rank), or ray with settings, such as
+        ray,workers=8,block=100000. If omitted, torchrun if it started this process, else local. An interrupted ray run
+        resumes when the command is repeated.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     check_engine(engine)
     check_reading(reading)

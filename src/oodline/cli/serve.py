@@ -1,4 +1,4 @@
-"""`oodline serve`: a fitted file as a service, with a page."""
+"""`oodline serve`: serve a guard file over HTTP, with a web page."""
 
 from __future__ import annotations
 
@@ -35,29 +35,30 @@ def serve(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Serve a fitted file over HTTP: verdicts and explanations of images, metrics, and a page at /.
+    """Serve a guard file over HTTP: verdicts and explanations of images, metrics, and a web page at /.
 
-    SIGTERM and Ctrl-C end it when everything that it accepted is answered. A token that clients must send as
-    "Authorization: Bearer TOKEN" is read from the environment variable OODLINE_TOKEN or from --token-file, and another
-    for /metrics alone from OODLINE_METRICS_TOKEN or --metrics-token-file. Without TLS, let a proxy that ends it stand
-    between the service and a network that others can read.
+    On SIGTERM or Ctrl-C the service answers the requests it has accepted, then stops. To require a token, sent as
+    "Authorization: Bearer TOKEN", set the environment variable OODLINE_TOKEN or pass --token-file; for another one for
+    /metrics, OODLINE_METRICS_TOKEN or --metrics-token-file. On a network that others can read, pass --tls-cert and
+    --tls-key, or put a proxy with TLS in front.
 
     Parameters
     ----------
     guard
-        A file by `oodline fit`, with a calibration.
+        A guard file with a threshold, written by `oodline fit --calibrate`.
     host
-        Address to listen on; 127.0.0.1 is reached from this machine alone, 0.0.0.0 from everywhere.
+        Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for all machines.
     port
-        0 takes a free one.
+        Port to listen on; 0 for any free one.
     detector
-        Which of several detectors of the file; the first if not given.
+        Name of the detector in the file. If omitted, the first.
     token_file
-        A file of tokens, one per line, read again for every request: any of them is accepted.
+        A file of accepted tokens, one per line, read again for every request. If omitted, OODLINE_TOKEN; if that is not
+        set, no token is required.
     metrics_token_file
-        The same for /metrics, in place of --token-file.
+        The same for /metrics. If omitted, OODLINE_METRICS_TOKEN; if that is not set, the tokens of the service.
     json
-        Print one JSON document once it listens, and nothing else on standard output.
+        Print one JSON document on standard output once the service listens, and nothing else.
     """
     load_detectors(detectors_from)
 
@@ -70,22 +71,25 @@ def serve(
     show_warnings()
     token, metrics_token = token_file or _of_environment(TOKEN), metrics_token_file or _of_environment(METRICS_TOKEN)
     loaded = load_classifier(model, read_artifact(guard))
-    this = Guard.load(
+    served = Guard.load(
         guard,
         loaded.classifier,
         detector,
         class_names=loaded.class_names,
         allow_other_weights=model.allow_other_weights,
     )
-    monitor = None if this.calibration is None else DriftMonitor(this.calibration)
-    app = create_app(this, loaded.preprocessing, settings, token=token, metrics_token=metrics_token, monitor=monitor)
+    monitor = None if served.calibration is None else DriftMonitor(served.calibration)
+    app = create_app(served, loaded.preprocessing, settings, token=token, metrics_token=metrics_token, monitor=monitor)
     if not is_local(host):
         if token is None:
-            print(f"warning: {host} may be reached from other machines, and no token is asked for.", file=sys.stderr)
+            print(
+                f"warning: {host} may be reached from other machines, and no token is required. Pass --token-file.",
+                file=sys.stderr,
+            )
         if settings.tls_cert is None:
             print(
-                f"warning: what is sent to {host} can be read on its way. Pass --tls-cert and --tls-key, or "
-                "put a proxy that ends TLS before it.",
+                f"warning: connections to {host} are not encrypted. Pass --tls-cert and --tls-key, or put a proxy "
+                "with TLS in front.",
                 file=sys.stderr,
             )
 
@@ -94,10 +98,14 @@ def serve(
             import json as json_module
 
             print(
-                json_module.dumps({"url": url, "detector": this.detector.name, "token": token is not None}), flush=True
+                json_module.dumps({"url": url, "detector": served.detector.name, "token": token is not None}),
+                flush=True,
             )
         else:
-            print(f"'{this.detector.name}' serves at {url}: page at /, API in /openapi.json. Ctrl-C stops.", flush=True)
+            print(
+                f"'{served.detector.name}' serves at {url}: page at /, API in /openapi.json. Ctrl-C stops.",
+                flush=True,
+            )
 
     try:
         run(app, host, port, listening)

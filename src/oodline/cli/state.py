@@ -1,4 +1,4 @@
-"""What a fitted detector keeps, as shapes in letters, from what its class declares."""
+"""Shapes of the tensors that a fitted detector keeps, in letters such as `C x D`, for `oodline methods`."""
 
 from __future__ import annotations
 

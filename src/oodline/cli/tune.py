@@ -1,4 +1,4 @@
-"""`oodline tune`: settings of a detector, chosen from ID data alone."""
+"""`oodline tune`: choose a detector's settings from ID data alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tune(
     held_out: str,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     detector: Annotated[str, Parameter(name=["--detector", "-d"])] = "line",
-    try_: Annotated[list[str] | None, Parameter(name="--try")] = None,
+    try_: Annotated[list[str] | None, Parameter(name="--try", negative="")] = None,
     held_out_limit: int = 1000,
     seed: int = 0,
     model: ModelOptions = _MODEL,
@@ -47,28 +47,29 @@ def tune(
 ) -> None:
     """Choose a detector's settings from ID data alone; no OOD data is read.
 
-    Held-out images are turned into pseudo-outliers: near ones (turned, blended, parts of several) and far ones
-    (magnified, blurred, noisy, shuffled). Every combination of settings is fitted in one pass over the training data.
-    The one is kept that tells held-out images from pseudo-outliers best.
+    Pseudo-outliers are made from held-out images: near ones (rotated, blended, parts of several) and far ones
+    (magnified, blurred, noisy, shuffled). All combinations of settings are fitted in one pass over the training data;
+    the one whose scores separate held-out images from pseudo-outliers best is chosen.
 
     Parameters
     ----------
     data
-        ID training data with labels, as `oodline fit` takes it.
+        ID training data with labels, in any form that `oodline fit` accepts.
     held_out
-        Other ID data, such as a validation split. It must not be among the training data.
+        ID data that the model was not trained on, such as a validation split.
     output
-        Write settings, all candidates, and which data was touched to this JSON file.
+        Also write the chosen settings, all candidates, and which data was read to this JSON file.
     detector
-        A method, with the settings that are not to be tuned, such as line,contribution=absolute.
+        A detector, with settings that are to stay fixed: line,contribution=absolute.
     try_
-        Values to try for a setting in place of the usual ones: p_a=0.1,0.5,0.9; repeat it for several settings.
+        Values to try for one setting: p_a=0.1,0.5,0.9; repeat for several settings. If omitted, the detector's default
+        search grid.
     held_out_limit
-        Use at most this many held-out images, evenly spaced over the set.
+        Use at most this many held-out images, evenly spaced over the data set.
     seed
-        Of the pseudo-outliers and of the choice of images.
+        Random seed for the pseudo-outliers and the choice of images.
     json
-        Print one JSON document on standard output, and nothing else there.
+        Print one JSON document on standard output and nothing else.
     """
     check_reading(reading)
     check_least("--held-out-limit", held_out_limit, 2)
@@ -146,7 +147,7 @@ def tune(
 
 
 def describe(tuned: Tuned) -> dict[str, Any]:
-    """What was chosen and what was tried, as plain data."""
+    """Chosen settings and all candidates, ready for JSON."""
     from oodline._version import __version__
 
     return {
@@ -170,7 +171,7 @@ def describe(tuned: Tuned) -> dict[str, Any]:
 
 
 def print_table(tuned: Tuned, most: int = 10) -> None:
-    """Print the best candidates, and the one that the detector came with."""
+    """Print the best candidates, and the settings that the detector had before."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -203,7 +204,7 @@ def _grid(written: list[str]) -> dict[str, list[Any]]:
     for text in written:
         name, equals, values = text.partition("=")
         if not equals or not values:
-            raise SettingError(f"--try {text} names no value. Write --try p_a=0.1,0.5,0.9.")
+            raise SettingError(f"`--try` must be a setting and its values, such as p_a=0.1,0.5,0.9; got {text}.")
         grid[name] = [parse_value(value) for value in values.split(",")]
     return grid
 

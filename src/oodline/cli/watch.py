@@ -1,4 +1,4 @@
-"""`oodline watch`: a stream of scores against the calibration, window by window, and an alarm when they drift."""
+"""`oodline watch`: compare a stream of scores with the calibration, and raise an alarm when they drift."""
 
 from __future__ import annotations
 
@@ -38,34 +38,34 @@ def watch(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Watch scores for a drift towards OOD: a line a window, and an alarm as soon as the evidence is enough.
+    """Watch a stream of scores for drift towards OOD: one line per window, and an alarm when the evidence suffices.
 
-    The alarm is a sequential test: on ID data it comes, ever, with probability at most alpha, however long it runs.
-    Exit code: 0 without an alarm, 3 after one, 1 for an error, 130 for Ctrl-C, which also ends a stream in good order.
+    The alarm is a sequential test: on ID data, the probability that it is ever raised is at most alpha, however long
+    the stream. Exit code: 0 without an alarm, 3 after one, 1 for an error, 130 after Ctrl-C, which saves the state.
 
     Parameters
     ----------
     scores
-        A file that `oodline score` wrote (.parquet, .csv, .jsonl, or a folder of .parquet), or - for standard input as
-        it comes: CSV with the names of its columns, or JSON lines, each an object with "score", and "label" where the
-        calibration is by class, or a bare number.
+        A file written by `oodline score` (.parquet, .csv, .jsonl, or a folder of .parquet), or - for standard input:
+        CSV with a header line, or one JSON value per line, either a number or an object with "score", and also "label"
+        if the file was fitted with --by predicted.
     guard
-        The file that the scores were made with; it must hold a calibration.
+        The guard file that the scores were made with; it must hold a threshold (`oodline fit --calibrate`).
     detector
-        Which of several detectors of the file; the first if not given.
+        Name of the detector in the file. If omitted, the first.
     alpha
-        Probability of a false alarm; 0.01 if not given.
+        Largest probability that a false alarm is ever raised, between 0 and 1; 0.01 if omitted.
     window
-        Inputs a line; 500 if not given.
+        Number of scores per line; 500 if omitted.
     state
-        A JSON file in which the monitor remembers: it goes on from there, and is saved there after each window and at
-        the end. A file of scores that it has taken in before is refused.
+        A JSON file that keeps the monitor's state: read at the start if it exists, written after each window and at the
+        end. A file of scores that is already counted in it is refused. If omitted, every run starts anew.
     again
-        Take in a file of scores again, although the state says that it has been.
+        Accept a file of scores that is already counted in the state, and count it again.
     prometheus
-        Also serve metrics on this port of 127.0.0.1 while it runs.
+        Also serve Prometheus metrics on this port of 127.0.0.1 while the command runs. If omitted, none.
     json
-        Print one JSON document a line, and nothing else on standard output.
+        Print one JSON object per window on standard output, one per line, and nothing else.
     """
     check_fraction("--alpha", alpha)
     check_least("--window", window, 1)
@@ -140,7 +140,7 @@ def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | Non
     for name, asked, kept in (("alpha", alpha, monitor.alpha), ("window", window, monitor.window)):
         if asked is not None and asked != kept:
             raise SettingError(
-                f"--{name} {asked} does not fit {state}, which was begun with {kept}. Leave it out, or begin another."
+                f"`--{name}` must be {kept}, as in {state}; got {asked}. Leave it out, or name another state file."
             )
     return monitor
 
@@ -202,7 +202,7 @@ def _values(source: str, column: str) -> Iterator[float]:
 def _label(value: Any) -> int:
     label = int(value)
     if (not isinstance(value, str) and label != value) or not 0 <= label < 2**31:
-        raise ValueError(f"{value} is no class")
+        raise ValueError(f"{value} is not a class")
     return label
 
 
@@ -242,7 +242,7 @@ def check_scores(path: Path) -> str:
     """
     kind = ".parquet" if path.is_dir() else path.suffix.lower()
     if kind not in (".parquet", ".csv", ".jsonl"):
-        raise SettingError(f"scores are read from .parquet, .csv, .jsonl, or - for standard input; not {path}.")
+        raise SettingError(f"`scores` must be a .parquet, .csv or .jsonl file, or - for standard input; got {path}.")
     if path.is_dir() and not any(path.glob("*.parquet")):
         raise DataError(f"the folder {path} holds no .parquet file of scores. Check the path.")
     if not path.exists():

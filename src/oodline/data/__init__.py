@@ -1,4 +1,4 @@
-"""Data sets as a user has them: folders, Parquet files, torchvision and Hugging Face data sets of images; tensors.
+"""Data sets: folders, Parquet files, torchvision and Hugging Face data sets of images; files of tensors.
 
 A source knows its images by position: a name to print, a label, and the image itself. A loader turns a source into
 batches that carry those positions, so that a skipped image never shifts the identity of the others.

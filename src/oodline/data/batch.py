@@ -1,4 +1,4 @@
-"""What a loader yields: a record of ours, or any of the usual ways to say inputs and labels."""
+"""Read inputs, labels and positions from a batch in any usual form: tensor, tuple, mapping or `Batch`."""
 
 from __future__ import annotations
 

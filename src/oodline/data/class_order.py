@@ -1,4 +1,4 @@
-"""Whether a data set's classes are in the order of the logits, and how to bring them there by their names."""
+"""Check that a data set's classes are in the order of the logits, and reorder its labels by class name."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def compare_classes(data: Sequence[str] | None, model: Sequence[str] | None) -> 
             return ClassOrder(tuple(range(len(ours))))
         if len(set(ours)) == len(ours) and len(set(theirs)) == len(theirs) and set(ours) <= set(theirs):
             place = {name: i for i, name in enumerate(theirs)}
-            absent = [name for name, this in zip(model, theirs, strict=True) if this not in set(ours)]
+            absent = [name for name, own in zip(model, theirs, strict=True) if own not in set(ours)]
             return ClassOrder(tuple(place[name] for name in ours), _absent(absent, len(model)))
     return ClassOrder(None, _difference(data, known))
 

@@ -1,4 +1,4 @@
-"""Which columns of a table hold images and labels, and what their values mean."""
+"""Find the image and label columns of a table, and convert its labels to class numbers."""
 
 from __future__ import annotations
 

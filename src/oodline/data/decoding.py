@@ -1,4 +1,4 @@
-"""From a file or bytes to an image ready for preprocessing: the one place where data sets' images are decoded.
+"""Decode an image file or bytes, ready for preprocessing: the one place where data sets' images are decoded.
 
 Of a file with several frames or pages (GIF, APNG, WebP, TIFF, MPO) the first one counts. What orientation, transparency
 and more than 8 bits mean is said in `oodline._util.pixels`.
@@ -25,7 +25,7 @@ are not images of pixels, and decoders that nobody uses are those that nobody ch
 
 
 def decode(content: str | Path | bytes, name: str | None = None) -> Image.Image:
-    """Decode an image file's first frame, upright and with 8 bits a channel.
+    """Decode an image file's first frame, upright and with 8 bits per channel.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def decode(content: str | Path | bytes, name: str | None = None) -> Image.Image:
 
 
 def read_image(source: ImageSource, i: int) -> Image.Image:
-    """Image `i` of a source, upright and with 8 bits a channel.
+    """Image `i` of a source, upright and with 8 bits per channel.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Folders of images: which folders are classes, which files are images, and what is left out."""
+"""Folders of images: find class folders and image files, and warn of what is left out."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ class ImageFolder:
         if order not in ("alphabetical", "natural"):
             raise DataError(f"`order` must be alphabetical or natural; got {order}.")
         if not self.root.exists():
-            raise DataError(f"there is no file or folder {root}. Check the path, or name a set: torchvision:CIFAR10.")
+            raise DataError(
+                f"there is no file or folder {root}. Check the path, or name a data set, such as torchvision:CIFAR10."
+            )
         self.files: list[str] = []
         self.class_names: tuple[str, ...] | None = None
         self.order_is_known = order == "natural"
@@ -93,7 +95,7 @@ class ImageFolder:
         beside = [file for file in files if not _folder(file)]
         held = {_folder(file) for file in files if _folder(file)}
         if not files:
-            raise DataError(f"{self.root} holds no image; files ending in {', '.join(SUFFIXES)} were looked for.")
+            raise DataError(f"{self.root} holds no image: no file ends in {', '.join(SUFFIXES)}. Check the path.")
         # one folder beside as many images is a folder of images; several are classes
         if held and len(files) - len(beside) >= len(beside) + (len(held) == 1 and len(beside) > 0):
             self.class_names = tuple(ordered(_class_folders(self.root)))
@@ -102,15 +104,15 @@ class ImageFolder:
                 files = [file for file in files if _folder(file)]
         elif len(held) > 1:
             warn(
-                f"{self.root} counts as images without labels: {len(beside)} images lie beside its folders, more than "
-                "in them. Move them away if the folders are classes.",
+                f"{self.root} is read as images without labels: {len(beside)} images are outside its subfolders, more "
+                "than inside them. If the subfolders are classes, move these images elsewhere.",
             )
         self.files = files
         if left_out:
             shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
             warn(
-                f"{len(left_out)} files and folders in {self.root} were left out, since they lie beside the class "
-                f"folders, are hidden, lead nowhere or back, or were left by an archive or a system: {shown}",
+                f"{len(left_out)} files and folders in {self.root} were left out: they are in no class folder, hidden, "
+                f"broken or circular links, or leftovers of an archive or an operating system: {shown}",
             )
 
 
@@ -139,11 +141,11 @@ def _images(root: Path) -> tuple[list[str], list[str]]:
             is_image = entry.name[1:].lower().endswith(SUFFIXES)
             if entry.is_dir():
                 state = entry.stat()
-                this = (state.st_dev, state.st_ino)
-                if _is_aside(entry.name) or this in above:  # a link to a folder that holds it would never end
+                identity = (state.st_dev, state.st_ino)
+                if _is_aside(entry.name) or identity in above:  # a link to a folder that holds it would never end
                     left_out.append(place + os.sep)
                 else:
-                    walk(entry.path, place + os.sep, above | {this})
+                    walk(entry.path, place + os.sep, above | {identity})
             elif is_image and entry.is_file() and not entry.name.startswith("."):
                 found.append(place)
             elif is_image or (not below and entry.is_symlink() and not entry.is_file()):

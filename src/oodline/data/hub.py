@@ -1,4 +1,4 @@
-"""Data sets that torchvision and Hugging Face `datasets` know by name."""
+"""Data sets of torchvision and Hugging Face `datasets`, opened by name."""
 
 from __future__ import annotations
 

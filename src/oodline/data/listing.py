@@ -1,4 +1,4 @@
-"""Images that a text file lists, one `PATH LABEL` a line, as benchmarks say exactly which images count."""
+"""Data sets given by a text file with one `PATH LABEL` per line, as benchmarks publish them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ImageList:
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"there is no list of images {path}, or it is not text: {error}.") from error
+            raise DataError(f"the list of images {path} cannot be read: {error}. Check the path.") from error
         self.files: list[str] = []
         self.labels: list[int | None] = []
         for number, line in enumerate(lines, start=1):
@@ -46,7 +46,7 @@ class ImageList:
                 value = int(label) if space else -1
             except ValueError:
                 raise DataError(
-                    f"line {number} of {path} is not PATH LABEL, with an integer label: {line!r}."
+                    f"line {number} of {path} must be PATH LABEL, with an integer label; got {line!r}."
                 ) from None
             self.files.append(file if space else label)
             self.labels.append(value if value >= 0 else None)

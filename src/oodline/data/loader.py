@@ -1,4 +1,4 @@
-"""From a source to batches: decode, prepare, and skip or refuse what cannot be read."""
+"""Load batches of images from a source: decode, preprocess, and skip or refuse unreadable images."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
         if isinstance(stated, str):
             return stated
         raise InputError(
-            f"the preprocessing, a {type(self.preprocessing).__name__}, does not say what it does, so activations "
-            "could not be told from those of another one. Use oodline.Preprocessing, or give it a "
-            "`fingerprint`, a text that changes when it does."
+            f"the preprocessing, a {type(self.preprocessing).__name__}, has no `fingerprint`, so stored activations "
+            "could not be told from those of another preprocessing. Use oodline.Preprocessing, or add an attribute "
+            "`fingerprint`: a text that changes when the preprocessing does."
         )
 
     def __getitem__(self, i: int) -> tuple[int, Tensor | None, int | None, str]:
@@ -80,7 +80,7 @@ class ImageLoader:
     dataset : ImageDataset
         What to read.
     batch_size : int
-        Images a batch; fewer where some were skipped, and in the last one.
+        Images per batch; fewer if some were skipped, and in the last one.
     workers : int
         Processes that read beside the main one.
     limit : int, optional
@@ -103,7 +103,7 @@ class ImageLoader:
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         if batch_size < 1 or (limit is not None and limit < 1):
-            raise InputError(f"batch_size and limit must be at least 1; they are {batch_size} and {limit}.")
+            raise InputError(f"`batch_size` and `limit` must be at least 1; got {batch_size} and {limit}.")
         self.dataset, self.batch_size, self.workers, self.on_error = dataset, batch_size, workers, on_error
         self.source = dataset.source
         self.skipped: list[str] = []

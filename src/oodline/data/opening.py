@@ -1,4 +1,4 @@
-"""One way to name a data set: a path, or a library and a name."""
+"""Open a data set by its reference: a path, or a library and a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet files in the Hugging Face layout, one row group in memory at a time."""
+"""Parquet files of images in the Hugging Face layout, read one row group at a time."""
 
 from __future__ import annotations
 

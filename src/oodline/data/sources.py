@@ -1,4 +1,4 @@
-"""What an image data set is to oodline: images by position, each with a name and perhaps a label."""
+"""The interface of an image data set: images by position, each with a name and an optional label."""
 
 from __future__ import annotations
 

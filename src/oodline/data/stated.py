@@ -1,4 +1,4 @@
-"""What a loader knows of its data besides the batches: class names, and how images are prepared."""
+"""Read class names and preprocessing from a loader, if it states them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some images of a source: which, and in which order."""
+"""Subsets of an image data set: at given positions, evenly over classes, or sampled at random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named arrays of a file or of memory, read by runs of rows: safetensors, NumPy and PyTorch files. None runs code."""
+"""Read named arrays from safetensors, NumPy and PyTorch files or memory, by ranges of rows, without running code."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def open_rows(path: Path) -> tuple[dict[str, Rows], tuple[str, ...] | None]:
         raise
     except (SafetensorError, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         kind = path.suffix[1:]
-        raise DataError(f"{path} is no {kind} file of samples, or damaged: {_first_line(error)}.") from error
+        raise DataError(
+            f"{path} is not a {kind} file of samples, or is damaged: {_first_line(error)}. Save or copy it again."
+        ) from error
 
 
 def rows_of(name: str, array: Any) -> Rows:

@@ -1,4 +1,4 @@
-"""Inputs that are not images: features, logits, tokens, spectra, rows of a table, as arrays of a file or of memory."""
+"""Data sets of tensors other than images: features, logits, tokens, spectra, table rows; from files or memory."""
 
 from __future__ import annotations
 
@@ -77,23 +77,23 @@ class TensorSource:
         if only is not None and (wrong or not self.inputs):
             names = ", ".join(f"`{name}`" for name in rows) or "nothing"
             listed = " and ".join(f"`{name}`" for name in only)
-            raise DataError(f"{where} holds {names}; {listed}, or one of them, and perhaps `{LABELS}` are needed.")
+            raise DataError(f"{where} must hold {listed}, or one of them, and optionally `{LABELS}`; got {names}.")
         if not self.inputs:
             raise DataError(f"{where} holds no input: a tensor with one entry per sample is needed beside `{LABELS}`.")
         for name in self.inputs:
             if not rows[name].numbers:
                 raise DataError(f"`{name}` of {where} must be numbers; got {rows[name].kind}. Convert it to float32.")
-        shapes = {name: this.shape for name, this in rows.items()}
+        shapes = {name: array.shape for name, array in rows.items()}
         lengths = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
         self._length = lengths[self.inputs[0]]
         if len(set(lengths.values())) > 1 or not self._length:
             listed = ", ".join(f"{name} {shapes[name]}" for name in sorted(shapes))
             raise DataError(
-                f"the tensors of {where} must have one entry per sample, and at least one; they are {listed}."
+                f"the tensors of {where} must have one entry per sample, and at least one sample; got {listed}."
             )
         if self.has_labels and (len(shapes[LABELS]) != 1 or rows[LABELS].kind not in KINDS):
             kind = rows[LABELS].kind
-            raise DataError(f"the labels of {where} must be integers (N,); they are {kind} {shapes[LABELS]}.")
+            raise DataError(f"`{LABELS}` of {where} must be integers (N,); got {kind} {shapes[LABELS]}.")
 
     def __len__(self) -> int:
         return self._length
@@ -138,9 +138,9 @@ class TensorSource:
         if self.path is not None:
             return file_digest(self.path)
         digests = []
-        for name, this in sorted(self.arrays.items()):
-            values = this.read(0, len(self)).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            digests.append((name, this.kind, this.shape, hashlib.sha256(values.data).hexdigest()))
+        for name, array in sorted(self.arrays.items()):
+            values = array.read(0, len(self)).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digests.append((name, array.kind, array.shape, hashlib.sha256(values.data).hexdigest()))
         return combine(digests)
 
 
@@ -235,7 +235,7 @@ class TensorLoader:
     source : TensorSource or TensorSample
         What to read.
     batch_size : int
-        Samples a batch; fewer in the last one.
+        Samples per batch; fewer in the last one.
     limit : int, optional
         Read at most this many samples, evenly over classes; of samples without labels the first ones.
     label_offset : int
@@ -255,7 +255,7 @@ class TensorLoader:
         label_offset: int = 0,
     ) -> None:
         if batch_size < 1 or (limit is not None and limit < 1):
-            raise InputError(f"batch_size and limit must be at least 1; they are {batch_size} and {limit}.")
+            raise InputError(f"`batch_size` and `limit` must be at least 1; got {batch_size} and {limit}.")
         self.source, self.batch_size, self.label_offset = source, batch_size, label_offset
         self.skipped: list[str] = []
         """Always empty: a file is read as a whole or not at all."""

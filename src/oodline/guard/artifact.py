@@ -1,4 +1,4 @@
-"""One safetensors file that holds fitted detectors, their calibration and all that is needed to use them again.
+"""Read and write a guard file: fitted detectors, their calibration and all that is needed to use them again.
 
 Tensors are the detectors' buffers and calibration scores; everything else is one JSON document in the file's metadata.
 Nothing in it is code. A digest over manifest and tensors finds damage and careless edits; it is not a signature.
@@ -150,7 +150,7 @@ class Artifact:
             raise MismatchError(
                 f"this file was fitted on a head of {self.head.num_classes} classes and {self.head.num_features} "
                 f"features; the classifier's head '{classifier.head_name}' has {now.num_classes} and "
-                f"{now.num_features}."
+                f"{now.num_features}. Load the classifier it was fitted on, or fit again."
             )
         difference = self._other_weights(classifier, now)
         if difference and allow_other_weights is None:
@@ -317,10 +317,14 @@ def _document(path: Path, text: str) -> dict[str, Any]:
     try:
         found = parse_json(text)
     except ValueError as error:
-        raise ArtifactError(f"the manifest of {path} is not the JSON document it should be: {error}.") from error
+        raise ArtifactError(
+            f"the manifest of {path} is not a valid JSON document: {error}. Copy or fit the file again."
+        ) from error
     version = found.get("format_version") if isinstance(found, dict) else None
     if not isinstance(version, int) or version < 1:
-        raise ArtifactError(f"the manifest of {path} is not the JSON document it should be: it has no format version.")
+        raise ArtifactError(
+            f"the manifest of {path} is not valid: it has no format version. Copy or fit the file again."
+        )
     known: dict[str, Any] = found
     return known
 
@@ -330,7 +334,7 @@ def _check_names(manifest: Manifest, tensors: Iterable[str]) -> None:
     known += ("neurons/",) * manifest.neurons + ("probe/",) * (manifest.probe is not None)
     exact = {f"{part}/{name}" for name in manifest.calibrations for part in ("calibration", "predicted")}
     if strange := [key for key in tensors if key not in exact and not key.startswith(known)]:
-        raise ArtifactError(f"the tensor {strange[0][:80]!r} belongs to nothing that it names.")
+        raise ArtifactError(f"the tensor {strange[0][:80]!r} belongs to no detector or calibration of the manifest.")
 
 
 def _below(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -360,7 +364,7 @@ def _calibration(name: str, record: CalibrationRecord, tensors: dict[str, Tensor
     predicted = tensors[f"predicted/{name}"]
     known = predicted.dtype == torch.int64 and predicted.shape == scores.shape
     if not known or not bool(((predicted >= 0) & (predicted < head.num_classes)).all()):
-        raise ArtifactError(f"the calibration of '{name}' does not hold one predicted class a score.")
+        raise ArtifactError(f"the calibration of '{name}' does not hold one predicted class per score.")
     return split_by_class(overall, predicted, head.num_classes)
 
 

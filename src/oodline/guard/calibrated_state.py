@@ -1,4 +1,4 @@
-"""What classifier and detector held when a threshold was chosen: it is void once either changes."""
+"""Detect that classifier or detector changed after calibration, which makes the threshold invalid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How detectors are calibrated on held-out data: by `Guard.calibrate`, `fit_guards` and `oodline fit` alike."""
+"""Calibrate detectors on held-out data, for `Guard.calibrate`, `fit_guards` and `oodline fit`."""
 
 from __future__ import annotations
 

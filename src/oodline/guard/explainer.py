@@ -1,4 +1,4 @@
-"""Which part of a guard says what speaks for a class: a detector, a member of it, or `Neurons`."""
+"""Find the part of a guard that can explain verdicts: the detector, one of its members, or `Neurons`."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def require_explainer(detector: Detector, neurons: Neurons | None) -> Explains:
     if explainer is None:
         known = ", ".join(name for name in CATALOG if issubclass(detector_class(name), Explains))
         raise SettingError(
-            f"'{detector.name}' does not say what speaks for a class; these detectors do: {known}. Or fit "
-            "Neurons in the same pass, and give them to the guard: fit([detector, neurons], ...), "
+            f"'{detector.name}' cannot explain a verdict by neurons; these detectors can: {known}. Or fit "
+            "`Neurons` in the same pass, and pass them to the guard: fit([detector, neurons], ...), "
             "Guard(classifier, detector, neurons=neurons)."
         )
     return explainer

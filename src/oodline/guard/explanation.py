@@ -1,4 +1,4 @@
-"""Why an input was judged as it was: which neurons its class expected and did not find, and which it did not expect."""
+"""Explain a verdict: the neurons that are missing or unexpected for the predicted class."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def explanations(
         `top` is below 1.
     """
     if top < 1:
-        raise SettingError(f"an explanation lists at least one neuron; top={top} does not.")
+        raise SettingError(f"`top` must be at least 1; got {top}.")
     found = []
     for i, verdict in enumerate(verdicts):
         predicted_class = int(evidence.predicted_class[i])

@@ -1,4 +1,4 @@
-"""An explanation as a picture: the input, where its score lies, and the neurons that are missing or too loud."""
+"""Draw an explanation: the input, its score among the held-out scores, and its missing and unexpected neurons."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Write a guard as ONNX, as a `torch.export` program or as a Triton model repository, verified before it is there.
+"""Write a guard as ONNX, `torch.export` program or Triton model repository, after comparing it with the guard.
 
-What is written was run at several batch sizes and compared with the guard; a file that would not agree is not written.
+The graph is run at several batch sizes and compared with the guard; one that does not agree is not written.
 """
 
 from __future__ import annotations
@@ -166,9 +166,9 @@ def export_triton(
         There is a model of that name already, or the folder cannot be written; nothing is left half-written.
     """
     if not NAME.fullmatch(name):
-        raise SettingError(f"a model of Triton is named by letters, digits, '.', '_' and '-'; {name!r} is not.")
+        raise SettingError(f"`name` of a Triton model must be letters, digits, '.', '_' and '-'; got {name!r}.")
     if max_batch_size < 1:
-        raise SettingError(f"max_batch_size must be at least 1; {max_batch_size} is not.")
+        raise SettingError(f"`max_batch_size` must be at least 1; got {max_batch_size}.")
     home = Path(folder) / name
     if home.exists():
         raise DataError(f"could not write {home}: there is a model of that name already. Remove it, or choose another.")
@@ -258,9 +258,10 @@ def _prepare(guard: Guarded, example: Inputs, preprocessing: Preprocessing | Non
     tensors = example if isinstance(example, Mapping) else {"inputs": example}
     for name, value in tensors.items():
         if not isinstance(value, Tensor) or value.ndim == 0:
-            raise InputError(f"a graph takes tensors with a batch dimension; '{name}' is a {type(value).__name__}.")
+            kind = "a scalar" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"`{name}` must be a tensor with a batch dimension; got {kind}.")
         if len(value) == 0:
-            raise InputError(f"a graph is tried on examples, and '{name}' has none. Pass one or more.")
+            raise InputError(f"`{name}` must hold at least one example, to compare the graph with the guard; got none.")
     batch = rows_of(example, max(BATCH_SIZES))
     # a first pass of the ordinary kind, which checks the head, the shapes and the values
     plain = batch if preprocessing is None or isinstance(batch, Mapping) else preprocessing.normalise(batch)

@@ -1,4 +1,4 @@
-"""From a classifier and its data to fitted, calibrated guards: what `oodline fit` does, from Python."""
+"""Fit detectors and calibrate them in one call: `oodline fit`, from Python."""
 
 from __future__ import annotations
 

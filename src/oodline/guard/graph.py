@@ -1,7 +1,7 @@
-"""A guard as one graph of tensors: from pixels or tokens to logits, label, score, p-value and verdict.
+"""`GuardGraph`: a guard as one graph of tensors, from pixels or tokens to logits, score, p-value and verdict.
 
 The graph is traced from the guard's own code, the classifier, the detector and the calibration, so there is no second
-formula that could differ. What no runtime has an operator for is spelled out in operators that all have.
+formula that could differ. Operations that some runtimes lack are expressed by operators that all have.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class GuardGraph(nn.Module):
         super().__init__()
         if guard.calibration is None:
             raise NotFittedError(
-                "a guard without a threshold gives no verdicts that could be exported. Call "
+                "the guard has no threshold yet, so it has no verdicts to export. Call "
                 "guard.calibrate(held_out_loader) first, or pass --calibrate to `oodline fit`."
             )
         if why := guard.detector.why_not_exportable:

@@ -1,4 +1,4 @@
-"""A guard: classifier, detector and threshold together, which says of each input whether to trust the classifier."""
+"""`Guard`: classifier, detector and threshold together, which accepts or flags each input."""
 
 from __future__ import annotations
 

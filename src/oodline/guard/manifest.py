@@ -1,4 +1,4 @@
-"""The JSON document of a guard's file: records of plain data, checked as they are read."""
+"""The JSON document in a guard file: records of plain data, validated as they are read."""
 
 from __future__ import annotations
 

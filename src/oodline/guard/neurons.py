@@ -1,4 +1,4 @@
-"""What the neurons did on the training data: how active each is for each class, and which images excite it the most.
+"""`Neurons`: mean activation of each neuron per class, and the training images that activate it most.
 
 Kept on demand, for explanations: `fit([detector, Neurons()], classifier, loader)` fills it in the same pass.
 """
@@ -107,9 +107,9 @@ class Neurons:
         by_rank = (rows, head.num_features)
         shapes = dict(zip(cls.tensors, (by_class, by_class, by_rank, by_rank), strict=True))
         if rows == 0 or any(state[name].shape != shape for name, shape in shapes.items()):
-            raise StatisticsError(f"what the neurons did is kept in {', '.join(cls.tensors)}, for every neuron.")
+            raise StatisticsError(f"the state of Neurons must hold {', '.join(cls.tensors)}, with a column per neuron.")
         if state["top_index"].dtype != torch.int64 or any(state[n].dtype != torch.float32 for n in cls.tensors[:3]):
-            raise StatisticsError("what the neurons did is kept in float32, and their samples in int64.")
+            raise StatisticsError("the state of Neurons must be float32, and `top_index` int64.")
         neurons = cls(rows)
         for name in cls.tensors:
             setattr(neurons, name, state[name])

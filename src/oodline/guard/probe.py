@@ -1,7 +1,7 @@
-"""What a classifier and its detectors make of a few stored inputs: the last word on whether they are those of a file.
+"""Check a loaded classifier and its detectors by their outputs for a few stored inputs.
 
-Equal weights do not make equal networks: the code of `forward`, a constant that is not a buffer, another version of a
-library, and another oodline show in the numbers only. The inputs are a pattern made from a formula, in the shape, type
+Equal weights do not make equal networks: another `forward`, a constant that is not a buffer, another version of a
+library or of oodline show only in the outputs. The inputs are a pattern made from a formula, in the shape, type
 and range of the held-out data, so a file holds none of that data, unless it is asked to.
 """
 
@@ -174,7 +174,7 @@ def take_probe(
     "'energy' gives the same inputs"
     """
     if not 0 <= keep_inputs <= MOST_KEPT:
-        raise SettingError(f"keep_inputs must be between 0 and {MOST_KEPT}; got {keep_inputs}.")
+        raise SettingError(f"`keep_inputs` must be between 0 and {MOST_KEPT}; got {keep_inputs}.")
     if batch is None or classifier.lacking(Needs.INPUTS):
         return None  # it computes nothing that could change: its features came from elsewhere
     inputs, _, _ = unpack(batch, 0)

@@ -1,4 +1,4 @@
-"""Detectors as plain data, and back."""
+"""Convert detectors to plain data, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the state that a file gave to a detector has the kinds of numbers and the sizes that its score needs."""
+"""Check that the state of a detector from a file has the types and shapes that its score needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a guard says of a batch of inputs."""
+"""`Verdict`: scores, p-values and decisions of a guard for a batch of inputs."""
 
 from __future__ import annotations
 

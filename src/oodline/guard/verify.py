@@ -1,4 +1,4 @@
-"""Whether a graph gives what the guard gives that it was made of."""
+"""Check that the outputs of an exported graph equal those of its guard."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What belongs to a model: preprocessing, its head, and what stands in for a model where features are given."""
+"""Classifiers: model, head, activations and hooks; precomputed features in place of a model."""

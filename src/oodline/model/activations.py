@@ -1,4 +1,4 @@
-"""What a classifier computed for a batch: the one record that statistics and detectors read."""
+"""`Activations`: what a classifier computed for a batch, the one record that statistics and detectors read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why what a model returns is not `W f + b` of any layer: which function follows the layer, told by the numbers."""
+"""Explain why no layer's `W f + b` equals the logits: find the function that follows the layer, by its values."""
 
 from __future__ import annotations
 

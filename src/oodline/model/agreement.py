@@ -1,4 +1,4 @@
-"""Whether `W f + b` is what a model returned, up to the rounding of its arithmetic."""
+"""Check that a head's `W f + b` equals the logits that the model returned, up to rounding."""
 
 from __future__ import annotations
 

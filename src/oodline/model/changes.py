@@ -1,9 +1,9 @@
-"""Whether modules still hold what they held, at a cost that a verdict does not notice.
+"""Detect changes of a model's modules and tensors, cheaply enough to run at every verdict.
 
-Most changes leave a trace that needs no look at the values: another module or tensor in a place, or the version that
-PyTorch counts with each change in place. Writes through `.data` and by batch-norm in training mode leave none, so a few
-values of each tensor are compared as well. Where any of these says that something happened, digests of all values
-decide: moving a model to another device changes nothing.
+Most changes are found without reading values: another module or tensor in a place, or another version counter, which
+PyTorch increments with each in-place operation. Writes through `.data` and by batch-norm in training mode do not
+increment it, so a few values of each tensor are compared as well. If any of these differs, digests of all values
+decide: moving a model to another device is not a change.
 """
 
 from __future__ import annotations

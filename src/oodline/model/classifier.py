@@ -1,7 +1,7 @@
-"""Split a frozen classifier once: features and logits in the same forward pass, the model left as it was.
+"""`Classifier`: features and logits of a frozen model from one forward pass, which leaves the model unchanged.
 
-What the head reads and returns is overheard for one call and by its own thread alone (`listening`), so any number of
-detectors, guards and threads share one model and never see each other's values.
+Inputs and outputs of the head are captured by forward hooks for one call and in its own thread only (`listening`), so
+any number of detectors, guards and threads can share one model without seeing each other's values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Evaluation mode for the length of a pass, whatever other threads do with the same model."""
+"""Put a model in evaluation mode for the duration of a pass, safely if several threads use the model."""
 
 from __future__ import annotations
 

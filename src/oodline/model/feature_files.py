@@ -1,4 +1,4 @@
-"""Features, logits and labels as a user has them: arrays, tensors, or files of them."""
+"""Open precomputed features, logits and labels: arrays, tensors, or files of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def open_features(features: Any = None, labels: Any = None, *, logits: Any = Non
         reference = parse_reference(str(features))
         more = {name: str(value) for name, value in reference.options.items()}
         if strange := more.keys() - {LABELS, "logits"}:
-            raise DataError(f"{features} sets {min(strange)}; labels=FILE and logits=FILE are known.")
+            raise DataError(
+                f"{features} has an unknown option, {min(strange)}; the options are labels=FILE and logits=FILE."
+            )
         labels = more.get(LABELS) if labels is None else labels
         logits = more.get("logits") if logits is None else logits
         if labels is None and logits is None:

@@ -1,4 +1,4 @@
-"""Precomputed features and logits in place of a model: a classifier that computes nothing but what its head gives."""
+"""`FeatureClassifier`: precomputed features and logits in place of a model; only the head is computed."""
 
 from __future__ import annotations
 

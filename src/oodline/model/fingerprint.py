@@ -1,4 +1,4 @@
-"""Which weights a classifier has: one short digest per tensor, so that a difference can be named.
+"""Fingerprint the weights of a classifier, one short digest per tensor, so that a difference can be named.
 
 A head alone does not tell one classifier from another: with another first layer, or with batch-norm statistics that
 moved, the same head reads features that no threshold was made for.

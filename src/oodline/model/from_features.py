@@ -1,4 +1,4 @@
-"""From arrays or files of features and logits to a classifier and a loader."""
+"""Build a classifier and a loader from arrays or files of features and logits."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def feature_classifier(
         raise DataError(f"`num_classes` must be at least 1; got {num_classes}.")
     if head is not None:
         if "features" not in width:
-            raise DataError(f"a head turns features into logits, and {source.where} holds no `features`. Leave it out.")
+            raise DataError(f"a head is for features, and {source.where} holds no `features`. Leave out the head.")
         made = make_head(head, width["features"], width.get("logits"), head_name)
         found = FeatureClassifier(made)
         if found.head.num_features != width["features"]:
@@ -146,7 +146,7 @@ def open_feature_classifier(
     """
     parsed = parse_reference(reference, (SCHEME,))
     if unknown := parsed.options.keys() - {"head"}:
-        raise ModelError(f"{reference} sets {min(unknown)}; head=NAME is all that it takes.")
+        raise ModelError(f"{reference} has an unknown option, {min(unknown)}; the only option is head=NAME.")
     file = parsed.name if parsed.scheme else None
     if file and weights is not None:
         raise ModelError(f"the file of the head is named twice, {file} and {weights}. Leave out --weights.")

@@ -1,4 +1,4 @@
-"""What differentiating a classifier gives."""
+"""`Gradients`: derivatives of one number per sample by the inputs and by the outputs of layers."""
 
 from __future__ import annotations
 

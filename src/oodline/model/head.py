@@ -1,4 +1,4 @@
-"""The head of a classifier: what maps penultimate features to logits.
+"""The head of a classifier: the layer that maps penultimate features to logits.
 
 Most post-hoc detectors read the weight of the last linear layer, so it is found once, as plain tensors, and handed to
 them inside `Activations`. A head is a small record that shares its tensors with the model and is built anew for

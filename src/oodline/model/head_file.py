@@ -1,4 +1,4 @@
-"""The head alone: a matrix and a bias, a linear layer, or a file of weights of which one layer is the head."""
+"""Load a head without its model: a matrix and a bias, a linear layer, or one layer of a file of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes the logits, in writing: `fc`, `0.5*head + 0.5*head_dist`, `binary(classifier)`."""
+"""Parse the name of a head: `fc`, `0.5*head + 0.5*head_dist`, `binary(classifier)`."""
 
 from __future__ import annotations
 

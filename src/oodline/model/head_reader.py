@@ -1,4 +1,4 @@
-"""The head of one model: named or searched for, and proven on every pass by `W f + b == logits`."""
+"""Read the head of one model, named or searched for, and check on every pass that `W f + b == logits`."""
 
 from __future__ import annotations
 

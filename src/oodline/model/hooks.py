@@ -78,7 +78,7 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
         return model.get_submodule(name)
     except AttributeError:
         last = ", ".join(n for n, _ in list(model.named_modules())[-5:])
-        raise HeadError(f"{type(model).__name__} has no module named '{name}'. Its last ones: {last}.") from None
+        raise HeadError(f"{type(model).__name__} has no module named '{name}'. Its last modules: {last}.") from None
 
 
 def last_pooling(model: nn.Module) -> str | None:

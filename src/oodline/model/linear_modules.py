@@ -1,6 +1,6 @@
-"""Modules whose tensors say that they may compute `W f + b`; whether they do, only numbers can tell.
+"""Find modules that may compute `W f + b`, by the shapes of their tensors; comparing values decides later.
 
-A weight of two dimensions, or a convolution of size 1, is all that is asked for: no list of classes could name every
+A candidate has a weight of two dimensions, or is a convolution of size 1: no list of classes could name every
 library's own `Linear`. transformers' `Conv1D` keeps its weight transposed.
 """
 

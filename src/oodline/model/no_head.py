@@ -1,4 +1,4 @@
-"""The head of a classifier of which features or logits are at hand, and the head is not."""
+"""`NoHead`: in place of the head, if only precomputed features or logits are available."""
 
 from __future__ import annotations
 

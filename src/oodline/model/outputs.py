@@ -1,4 +1,4 @@
-"""What models take and return: the logits of an output, and the tensors of inputs."""
+"""Read the logits from a model's output, and the tensors from its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what the head's modules read and returned in a pass to one row of features per sample.
+"""Turn the captured inputs and outputs of the head's modules into one row of features per sample.
 
 A head may be applied to one vector per sample, or to all of its tokens or pixels, of which the model then selects one
 or takes the mean. Which it was is found by comparing numbers, and written in operations that a graph can hold.

@@ -1,4 +1,4 @@
-"""Find the head of a model in a pass: the layers, and the way of adding them, that give what the model returns."""
+"""Search for the head of a model: the layer, or sum of layers, whose output equals the logits."""
 
 from __future__ import annotations
 

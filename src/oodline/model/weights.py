@@ -1,4 +1,4 @@
-"""Weights from a file into a model: safetensors, or a PyTorch file read with `weights_only`. Neither runs code."""
+"""Load weights from a file into a model: safetensors, or PyTorch with `weights_only`. Neither runs code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models inside wrappers, and models that were turned into something whose layers cannot be listened to."""
+"""Unwrap models (such as `DataParallel` or `torch.compile`), and refuse those whose layers cannot be hooked."""
 
 from __future__ import annotations
 

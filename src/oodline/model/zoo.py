@@ -1,4 +1,4 @@
-"""From a model reference to a classifier with its preprocessing: `timm:`, `torchvision:`, `hf:` and `python:`.
+"""Load a classifier and its preprocessing by reference: `timm:`, `torchvision:`, `hf:` and `python:`.
 
 A `python:` reference runs the code it names, which is why it is followed only when a user writes it, never when a file
 does.
@@ -318,7 +318,9 @@ def _load_python(reference: Reference) -> _Source:
         try:
             return Preprocessing.model_validate(stated) if isinstance(stated, dict) else stated, None
         except ValidationError as error:
-            raise ModelError(f"the preprocessing that {home}:{factory_name} states is not one: {error}") from error
+            raise ModelError(
+                f"`preprocessing` of the model of {home}:{factory_name} is not a valid Preprocessing: {error}"
+            ) from error
 
     names = getattr(model, "class_names", None)
     return _Source(model, transform, names_in_config(model) if names is None else tuple(names))

@@ -1,4 +1,4 @@
-"""One pass over a data set: who makes it, and what it fills.
+"""Passes over a data set: the engines that run them, and the collectors that they fill.
 
-All engines fill the same collectors by `update` and bring them together by `merge`, and give the same numbers.
+All engines fill collectors by `update`, combine them by `merge`, and give the same numbers.
 """

@@ -1,4 +1,4 @@
-"""The contract of an engine: fill empty collectors with every sample of a data set, each sample once."""
+"""The interface of an engine: fill empty collectors with every sample of a data set, each sample once."""
 
 from __future__ import annotations
 

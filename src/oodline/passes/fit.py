@@ -1,7 +1,7 @@
-"""One forward pass over the ID training data fits any number of detectors.
+"""Fit any number of detectors in one forward pass over the ID training data.
 
-The detectors say which statistics they need; equal ones are the same one; the pass fills them; each detector then
-estimates its state. Nothing is changed before the pass is over, so an interrupted fit leaves no half-fitted detector.
+The detectors say which statistics they need; equal statistics are computed once; the pass fills them; then each
+detector estimates its state. No detector changes before the pass is over: an interrupted fit leaves none half-fitted.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def reads(detectors: Iterable[Fittable]) -> Reads:
     return Reads(needs=needs, layers=tuple(layers))
 
 
-def share(requests: Iterable[dict[str, Statistic]]) -> list[Statistic]:
+def share_equal(requests: Iterable[dict[str, Statistic]]) -> list[Statistic]:
     """Let requests that ask for equal statistics hold the same one, in place; return each of them once."""
     shared: dict[tuple[object, ...], Statistic] = {}
     for request in requests:
@@ -235,7 +235,7 @@ def fit(
     order = None if known or classifier.lacking(TrainingAccuracy.all_needs) else TrainingAccuracy()
     beside = [{}] if order is None else [order._requests(head)]
     wanted = [*requests, *assumed]
-    shared = share(wanted) and share([*wanted, *beside])  # no pass is made for the accuracy alone
+    shared = share_equal(wanted) and share_equal([*wanted, *beside])  # no pass is made for the accuracy alone
     if shared:
         passes.fill(shared, classifier, loader, reads(named.values()), task="fitting", progress=progress)
         head = classifier.head

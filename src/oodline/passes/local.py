@@ -1,4 +1,4 @@
-"""One process makes the whole pass."""
+"""The local engine: one process runs the whole pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectors as people give them, one, several or by name, as a mapping from names."""
+"""Convert one detector, several, or a mapping of them to a mapping from names to detectors."""
 
 from __future__ import annotations
 

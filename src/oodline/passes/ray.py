@@ -1,8 +1,8 @@
-"""Blocks of the data go to Ray workers, which hold the model; what each block gave comes back and is merged once.
+"""The Ray engine: workers hold the model and process blocks of the data; each block's result is merged once.
 
-A block is the unit of everything: what one worker reads and counts, what is done again where a worker is lost, and what
-a run that was interrupted has or has not. Its collectors return as the result of its task, so that a lost worker takes
-with it what it had counted, and another one starts that block anew. Results are merged in the order of the blocks.
+A block is the unit of work: what one worker reads, what is repeated if a worker is lost, and what an interrupted run
+has finished or not. Its collectors are the result of its task, so what a lost worker had counted is lost with it, and
+another worker starts that block anew. Results are merged in the order of the blocks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from oodline.errors import EngineError, InputError, OodlineError, missing_extra
 from oodline.model.classifier import Classifier
 from oodline.passes.engine import Collector, Reads
 from oodline.passes.local import Local
-from oodline.passes.sharding import count_by_position, note_skipped, share
+from oodline.passes.sharding import count_by_position, note_skipped, shard
 from oodline.statistics import Seen
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class _Work:
                 for collector in collectors:
                     if isinstance(collector, AbstractContextManager):
                         stack.enter_context(collector)
-                batches = iter(share(self.loader, block, self.blocks))
+                batches = iter(shard(self.loader, block, self.blocks))
                 if (first := next(batches, None)) is not None:
                     Local().fill(collectors, self.classifier, chain([first], batches), self.wanted, task="")
                 states = [collector.state_dict() for collector in collectors]

@@ -1,4 +1,4 @@
-"""Divide a loader into shares, each in whole batches, so that every batch holds the samples it holds undivided.
+"""Divide a loader among processes in whole batches, so that every batch is the same as in a single process.
 
 A matrix product may round differently in a batch of another size. With the same batches, features are the same to the
 last bit however many processes computed them.
@@ -38,7 +38,7 @@ def bounds(total: int, i: int, n: int) -> tuple[int, int]:
     return math.ceil(i * total / n), math.ceil((i + 1) * total / n)
 
 
-def share(loader: Iterable[Any], i: int, n: int) -> Iterable[Any]:
+def shard(loader: Iterable[Any], i: int, n: int) -> Iterable[Any]:
     """The i-th of `n` shares of a loader.
 
     Parameters
@@ -55,7 +55,7 @@ def share(loader: Iterable[Any], i: int, n: int) -> Iterable[Any]:
     Examples
     --------
     >>> import torch
-    >>> [batch.index.tolist() for batch in share([torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 3)], 0, 2)]
+    >>> [batch.index.tolist() for batch in shard([torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 3)], 0, 2)]
     [[0, 1], [3, 4]]
     """
     if isinstance(loader, Divisible):
@@ -82,7 +82,7 @@ def count_by_position(loader: Iterable[Any]) -> int:
     InputError
         It has no length, or every share would have to read all of it.
     """
-    if not isinstance(loader, Sized) or isinstance(share(loader, 0, 1), _EveryNth):
+    if not isinstance(loader, Sized) or isinstance(shard(loader, 0, 1), _EveryNth):
         raise InputError(
             "the workers of this engine read by position, and this loader has none. Pass an oodline.data.image_loader, "
             "or DataLoader(dataset, shuffle=False)."

@@ -1,7 +1,7 @@
-"""The ranks of a torch.distributed process group make the pass together, each its share.
+"""The torchrun engine: each rank of a torch.distributed process group processes a part of the data.
 
 Every rank fills its own collectors; then they are merged in the order of the ranks on every rank, which makes the
-result the same everywhere and in every run. A state travels as the safetensors bytes that a file would hold.
+result the same everywhere and in every run. A state is sent as safetensors bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from oodline._util.progress import track
 from oodline.errors import EngineError, MismatchError, OodlineError, RankError
 from oodline.model.classifier import Classifier
 from oodline.passes.engine import Collector, Reads
-from oodline.passes.sharding import note_skipped, share
+from oodline.passes.sharding import note_skipped, shard
 from oodline.statistics import Seen
 
 ROUND = 16
@@ -114,7 +114,7 @@ class Torchrun:
         with self.synchronised():
             self._check_same(repr(([c.key for c in collectors], classifier.head.fingerprint, wanted)))
             others = [collector.fresh() for collector in collectors]
-            mine = share(loader, self.rank, self.size)
+            mine = shard(loader, self.rank, self.size)
             batches = iter(mine)
             first = next(batches, None)
         with self.synchronised():

@@ -1,6 +1,7 @@
-"""Whether the classifier knows its own training data: where it does not, a fit looks like any other, and is useless.
+"""Warn if the classifier is hardly accurate on its own training data, or its classes are in another order.
 
-And whether it knows some classes and none of others: then labels and logits are in two orders.
+With wrong weights, labels or preprocessing a fit raises no error, and its scores are useless. If some classes are right
+and others never, labels and logits are likely in different class orders.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""How a model's images are prepared, compared with the transforms of its library."""
+"""Preprocessing of images for a model, and its comparison with the transforms of other libraries."""

@@ -1,4 +1,4 @@
-"""Scaling and normalising in any number of steps, as one mean and one standard deviation a channel."""
+"""Combine several scaling and normalising steps into one mean and one standard deviation per channel."""
 
 from __future__ import annotations
 

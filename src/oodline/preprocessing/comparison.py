@@ -1,4 +1,4 @@
-"""Whether a `Preprocessing` gives the pixels of a library's own transform: asked by test images, not by names."""
+"""Check by test images that a `Preprocessing` gives the same pixels as a library's own transform."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def samples_of(transform: Callable[[Image.Image], Any], mode: Literal["RGB", "L"
         if expected is None or len(expected) not in (1, 3):
             if optional and found:
                 continue
-            raise SettingError(f"of {name} it makes {_kind(made)}, where one tensor (channels, height, width) is due.")
+            raise SettingError(f"for {name} it returns {_kind(made)} instead of one tensor (channels, height, width).")
         if not found or len(expected) == len(found[0].expected):
             found.append(Sample(name, picture, expected))
     return found
@@ -130,7 +130,7 @@ def nearest(families: Iterable[Sequence[Preprocessing]], samples: list[Sample]) 
             if found.amount <= least.amount:
                 best, least = candidate, found
     if best is None or least.amount > TOLERANCE:
-        raise SettingError(f"of all that can be said, the nearest is not the same: {least.text}.")
+        raise SettingError(f"the nearest Preprocessing gives other pixels: {least.text}.")
     return best
 
 

@@ -1,6 +1,6 @@
-"""Transforms of torchvision (v1 and v2) and timm, read step by step as a `Preprocessing`.
+"""Read transforms of torchvision (v1 and v2) and timm as a `Preprocessing`, step by step.
 
-Steps are known by the names of their classes; whether they were understood is found out by comparing pixels.
+Steps are recognised by their class names; comparing pixels checks that they were understood.
 """
 
 from __future__ import annotations
@@ -137,14 +137,14 @@ class _Reader:
 
     def _resizekeepratio(self, step: Any) -> None:
         if step.longest not in (0.0, 1.0) or step.random_scale_prob or step.random_aspect_prob:
-            raise SettingError("ResizeKeepRatio can be expressed with longest 0 or 1 and without chance only.")
+            raise SettingError("ResizeKeepRatio can be expressed only with longest 0 or 1, and without randomness.")
         aspect = "fit" if step.longest else "cover"
         self._add_resize(step, {"height": step.size[0], "width": step.size[1], "aspect": aspect, "rounding": "nearest"})
 
     def _add_resize(self, step: Any, box: dict[str, Any]) -> None:
         interpolation = step.interpolation
         if isinstance(interpolation, list | tuple):
-            raise SettingError("an interpolation that is drawn by chance cannot be expressed.")
+            raise SettingError("a random interpolation cannot be expressed.")
         self.resized_as = self.resized_as or self.kind
         antialias = getattr(step, "antialias", True) is not False or self.kind == "pil"
         name = (

@@ -153,7 +153,7 @@ class Crop(_Step):
     @model_validator(mode="after")
     def _one_size(self) -> Self:
         if (self.height is None) != (self.width is None) or (self.height is None) == (self.share is None):
-            raise ValueError("a crop takes height and width, or a share")
+            raise ValueError("a crop must have either height and width, or share")
         return self
 
     def __call__(self, image: Picture) -> Picture:

@@ -1,4 +1,4 @@
-"""From a library's own transform to a `Preprocessing` that gives the same pixels, or a sentence that none does."""
+"""Convert a library's transform to a `Preprocessing` with the same pixels, or raise with the reason."""
 
 from __future__ import annotations
 

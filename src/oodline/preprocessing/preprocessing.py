@@ -1,4 +1,4 @@
-"""From an image file's pixels to the tensor a classifier was trained on, as plain data that an artifact can carry."""
+"""`Preprocessing`: from an image's pixels to the tensor that a classifier expects, as plain data."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Preprocessing(BaseModel):
     @model_validator(mode="after")
     def _one_way_to_say_the_size(self) -> Self:
         if self.steps and not self.resize is self.crop is None:
-            raise ValueError("steps take the place of resize and crop; give either")
+            raise ValueError("steps replaces resize and crop; give one or the other")
         return self
 
     def __call__(self, image: Image.Image) -> Tensor:

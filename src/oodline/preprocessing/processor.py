@@ -1,7 +1,7 @@
-"""Image processors of transformers, read as candidates for a `Preprocessing`.
+"""Read image processors of transformers as candidates for a `Preprocessing`.
 
-Most classes resize, crop, scale and normalise by the settings they state; some have rules of their own, which no
-setting names. So all rules that the settings allow are candidates, and pixels decide; see `comparison`.
+Most classes resize, crop, scale and normalise by their settings; some have further rules that no setting names. So all
+rules that the settings allow are candidates, and comparing pixels decides; see `comparison`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From detectors to scores, thresholds and p-values, and what watches them."""
+"""Scores, thresholds and p-values, and the monitoring of scores for drift."""

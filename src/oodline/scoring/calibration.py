@@ -1,4 +1,4 @@
-"""From held-out ID scores to conformal p-values, and to a threshold that keeps a promised false-alarm rate.
+"""From held-out ID scores to conformal p-values, and to a threshold that bounds the false-alarm rate.
 
 Split conformal prediction (Vovk, Gammerman and Shafer, 2005; for OOD: Bates et al., Annals of Statistics 2023). The one
 assumption is exchangeability: the held-out inputs and the new ID input could have come in any order, and the detector
@@ -197,11 +197,11 @@ def check_enough(n: int, false_alarm: float) -> None:
     """Raise where n held-out samples cannot promise a false-alarm rate, saying how many can; see `calibrate`."""
     needed = samples_needed(false_alarm)
     if n == 0:
-        raise InputError("no score to calibrate on: the loader of held-out ID data was empty.")
+        raise InputError("no score to calibrate on: the loader of held-out ID data was empty. Check its data.")
     if n < needed:
         raise SettingError(
-            f"{n} held-out samples cannot promise a false-alarm rate of {false_alarm:g}: the smallest that they can is "
-            f"1/{n + 1} = {1 / (n + 1):.3g}. Calibrate on at least {needed} samples, or ask for a larger rate."
+            f"{n} held-out samples are too few for a false-alarm rate of {false_alarm:g}: the smallest that they allow "
+            f"is 1/{n + 1} = {1 / (n + 1):.3g}. Calibrate on at least {needed} samples, or ask for a larger rate."
         )
 
 

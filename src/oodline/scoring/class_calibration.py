@@ -1,4 +1,4 @@
-"""A false-alarm rate that is promised for each predicted class, not only on average over them.
+"""Calibrate each predicted class separately, so that the false-alarm rate holds for each class.
 
 Mondrian conformal prediction (Vovk et al., 2005, Sec. 4.5): an input is compared with the held-out inputs of the same
 predicted class alone.
@@ -199,7 +199,7 @@ def calibrate_all(
             name: calibrate_by_class(scores, found.predicted, num_classes, false_alarm)
             for name, scores in found.scores.items()
         }
-    raise SettingError(f"a calibration is by='all' or 'predicted', not {by!r}.")
+    raise SettingError(f"`by` must be 'all' or 'predicted'; got {by!r}.")
 
 
 def split_by_class(overall: Calibration, predicted: Int[Tensor, " n"], num_classes: int) -> ClassCalibration:
@@ -225,11 +225,10 @@ def check_classes(predicted: Tensor, scores: Tensor, num_classes: int) -> None:
     """Raise `InputError` unless `predicted` has one class in [0, num_classes) for each score."""
     if predicted.shape != scores.shape:
         raise InputError(
-            f"there are predicted classes of shape {tuple(predicted.shape)} for scores of shape {tuple(scores.shape)}. "
-            "Give one a score."
+            f"`predicted` must have one class per score, shape {tuple(scores.shape)}; got {tuple(predicted.shape)}."
         )
     if predicted.dtype == torch.bool or predicted.is_floating_point() or predicted.is_complex():
-        raise InputError(f"predicted classes are integers; these are {predicted.dtype}.")
+        raise InputError(f"`predicted` must be integers; got {predicted.dtype}.")
     outside = (predicted < 0) | (predicted >= num_classes)
     if bool(outside.any()):
         raise InputError(

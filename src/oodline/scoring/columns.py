@@ -1,4 +1,4 @@
-"""The scores of a pass as columns in memory: 8 bytes per sample and detector."""
+"""Collect the scores of a pass in memory, one column per detector: 8 bytes per sample and detector."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def fingerprint(detectors: Mapping[str, Detector]) -> str:
     return digest.hexdigest()
 
 
-class Columns:
+class ScoreCollector:
     """The collector behind `score_all`: the scores of every batch, predicted classes, positions and labels.
 
     With `on_failure="skip"`, a detector that fails has NaN from that batch on, and its error in `failures`.
@@ -64,7 +64,7 @@ class Columns:
     >>> from oodline import MSP
     >>> from oodline.testing import toy_problem
     >>> classifier, [(inputs, labels)] = toy_problem()
-    >>> columns = Columns({"msp": MSP()})
+    >>> columns = ScoreCollector({"msp": MSP()})
     >>> columns.update(classifier(inputs), labels)
     >>> sorted(columns.ordered())
     ['content', 'index', 'labels', 'predicted', 'score/msp']
@@ -123,7 +123,7 @@ class Columns:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore from `state_dict()`."""
-        self.columns: dict[str, Column] = {}
+        self.columns: dict[str, GrowingTensor] = {}
         about = {name for name in state if name in ("seconds", "labelled") or name.startswith("failure/")}
         self._append({name: tensor for name, tensor in state.items() if name not in about})
         spent = state["seconds"].tolist() if state else [0.0] * len(self.detectors)
@@ -159,10 +159,10 @@ class Columns:
 
     def _append(self, batch: Mapping[str, Tensor]) -> None:
         for name, values in batch.items():
-            self.columns.setdefault(name, Column(values.dtype)).append(values.cpu())
+            self.columns.setdefault(name, GrowingTensor(values.dtype)).append(values.cpu())
 
 
-class Column:
+class GrowingTensor:
     """Values that are appended to one tensor, which doubles where it is full.
 
     A list of the small tensors of all batches would hold as many values, but each of them would keep the memory around
@@ -170,7 +170,7 @@ class Column:
 
     Examples
     --------
-    >>> column = Column(torch.int64)
+    >>> column = GrowingTensor(torch.int64)
     >>> column.append(torch.tensor([1, 2]))
     >>> column.append(torch.tensor([3]))
     >>> column.values

@@ -1,14 +1,14 @@
-"""Watch a stream of scores for a drift towards OOD, with one promise for as long as it runs.
+"""Monitor a stream of scores for drift towards OOD, with a bounded probability that a false alarm is ever raised.
 
-A test martingale: money that bets against "these scores are exchangeable with the held-out ones". While that is true
-no strategy is expected to win, and the chance that it ever holds 1/alpha times what it began with is at most alpha
-(Ville, 1939), however often someone looks. What it bets on are conformal p-values (Vovk, Gammerman and Shafer, 2005,
+A test martingale: capital that is bet against the hypothesis that the scores are exchangeable with the held-out ones.
+Under the hypothesis, the probability that the capital ever reaches 1/alpha times its start is at most alpha (Ville,
+1939), however often it is checked. The bets are on conformal p-values (Vovk, Gammerman and Shafer, 2005,
 Ch. 7; Vovk, 2021): each score is ranked among the held-out scores *and those seen since*, ties broken at random. Ranked
 among the held-out scores alone, all p-values would share the luck of one sample, and a long stream would expose it as
-a drift that is none.
+a false drift.
 
-Memory is bounded. While there is room a score joins the others; once there is none, a score drawn at random leaves for
-it. Which one leaves says nothing of the rank that the new one had, so the p-values stay independent and uniform.
+Memory is bounded. Up to a fixed number of scores are kept; after that, each new score replaces a random one. Which one
+is replaced is independent of the new one's rank, so the p-values stay independent and uniform.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A drift monitor's report as Prometheus metrics; `deploy/grafana/oodline.json` draws them."""
+"""Export a drift monitor's report as Prometheus metrics, which `deploy/grafana/oodline.json` plots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a batch to flag so that few of the flagged are false alarms (Benjamini and Hochberg, JRSS B 1995)."""
+"""Flag OOD inputs of a batch at a bounded false discovery rate (Benjamini and Hochberg, JRSS B 1995)."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def benjamini_hochberg(p_values: Float[Tensor, " n"], fdr: Rate = 0.1) -> Bool[T
     tensor([ True, False,  True,  True])
     """
     if p_values.ndim != 1:
-        raise InputError(f"p-values must be one row (N,); got shape {tuple(p_values.shape)}.")
+        raise InputError(f"`p_values` must be one row (N,); got shape {tuple(p_values.shape)}.")
     if bad := int((~((p_values >= 0) & (p_values <= 1))).sum()):
-        raise InputError(f"p-values must be in [0, 1]; {bad} of {len(p_values)} are not, or are NaN.")
+        raise InputError(f"`p_values` must be in [0, 1]; {bad} of {len(p_values)} are not, or are NaN.")
     ascending = p_values.double().sort().values
     n = len(ascending)
     steps = torch.arange(1, n + 1, dtype=torch.float64, device=ascending.device)

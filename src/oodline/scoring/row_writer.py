@@ -1,4 +1,4 @@
-"""One row per sample on disk, written while the pass goes on: memory does not grow with the number of samples."""
+"""Write one row per sample to disk during a pass, in memory that does not grow with the number of samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oodline.detectors.base import Detector
 from oodline.errors import DataError, SettingError
 from oodline.model.activations import Activations
 from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration
-from oodline.scoring.columns import Column, fingerprint, score_batch
+from oodline.scoring.columns import GrowingTensor, fingerprint, score_batch
 
 UNFINISHED = "_unfinished"
 """Folder among the rows that says that they are not complete, and how far they are; readers of Parquet pass it by."""
@@ -73,8 +73,8 @@ class RowWriter:
         self.path, self.detectors, self.calibration = path, detectors, calibration
         self.class_names, self.name = class_names, name
         self.count = self.flagged = 0
-        self._index, self._labels = Column(torch.int64), Column(torch.int64)
-        self._scores = {name: Column(torch.float64) for name in detectors}
+        self._index, self._labels = GrowingTensor(torch.int64), GrowingTensor(torch.int64)
+        self._scores = {name: GrowingTensor(torch.float64) for name in detectors}
         self._file: GrowingFile | None = None
         self._writer: Any = None
         others = list(detectors)[1:]
@@ -193,10 +193,10 @@ def check_output(path: Path, *, divided: bool) -> None:
     """
     if divided and path.suffix:
         raise SettingError(
-            f"several processes write several files: --output must be a folder, without an ending; {path.name} has one."
+            f"`--output` must be a folder, without an ending, since each process writes a file; got {path.name}."
         )
     if not divided and path.suffix not in _WRITERS:
-        raise SettingError(f"--output must end in {', '.join(_WRITERS)}; {path.name} does not.")
+        raise SettingError(f"`--output` must end in {', '.join(_WRITERS)}; got {path.name}.")
     if not divided:
         check_writable(path)
         return

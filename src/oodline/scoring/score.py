@@ -1,4 +1,4 @@
-"""Score once: one forward pass over a data set gives the scores of any number of detectors."""
+"""Score a data set with any number of detectors in one forward pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from oodline.passes.engine import Engine
 from oodline.passes.fit import check_served, reads, unsupported
 from oodline.passes.local import Local
 from oodline.passes.named import name_detectors
-from oodline.scoring.columns import Columns
+from oodline.scoring.columns import ScoreCollector
 
 Detectors = Detector | Mapping[str, Detector] | Iterable[Detector]
 """One, several, or several by a name of one's choice. A public function also takes a detector's name in its place."""
@@ -166,7 +166,7 @@ def score_all(
             except MismatchError as error:
                 failures[name] = error
         named = {name: detector for name, detector in named.items() if name not in failures}
-    columns = Columns(named, on_failure)
+    columns = ScoreCollector(named, on_failure)
     passes.fill([columns], classifier, loader, reads(named.values()), task="scoring", progress=progress)
     found = columns.ordered()
     failures |= columns.failures

@@ -1,7 +1,7 @@
-"""Whether calibration data is held out, or is what the detectors were fitted on.
+"""Warn if calibration data is not held out, but is the data that the detectors were fitted on.
 
-Scores of data that a detector has seen are too good, the threshold becomes too high, and more ID inputs are flagged
-than was promised. Nobody notices: the held-out data itself looks fine.
+Scores of fitting data are too high, so the threshold is too high and more new ID inputs are flagged than promised. The
+calibration data itself does not show it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Held-out data in two parts, for two uses that must not see the same samples."""
+"""Split held-out data in two: one part as reference scores of a detector, the other to calibrate on."""
 
 from __future__ import annotations
 

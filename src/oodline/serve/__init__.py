@@ -1,4 +1,4 @@
-"""A guard over HTTP: a service of its own with a page, or a dependency for a FastAPI service that exists.
+"""Serve a guard over HTTP: as a service with a web page, or as a dependency of an existing FastAPI service.
 
 Imported when used, so that the command line can read `ServeSettings` without FastAPI and PyTorch.
 """

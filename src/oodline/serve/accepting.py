@@ -1,4 +1,4 @@
-"""Connections are accepted, and never more than there are files for: those that only wait make room for new ones."""
+"""Accept connections up to a limit, and close waiting ones to make room for new ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service: a FastAPI app around a guard."""
+"""Create the service: a FastAPI app for a guard."""
 
 from __future__ import annotations
 
@@ -152,7 +152,8 @@ def create_app(
         **locked,
     )
     async def explain(
-        request: Request, top: Annotated[int, Query(ge=1, le=100, description="Neurons of each kind.")] = 8
+        request: Request,
+        top: Annotated[int, Query(ge=1, le=100, description="Number of neurons in each of the two lists.")] = 8,
     ) -> Any:
         """The neurons that the class expected and did not find, and those that it did not expect and found."""
         if not guard.explains:
@@ -174,8 +175,8 @@ def create_app(
     async def scores(label: Annotated[int, Query(ge=0, description="The predicted class.")]) -> ScoreHistogram:
         """The scores that an image of this predicted class is compared with: all, unless the promise is by class."""
         if label >= known["classes"]:
-            detail = f"`label` is {label}; the classes are 0 to {known['classes'] - 1}."
-            raise p.Problem(p.INVALID_PARAMETER, detail, "Ask for one of them.")
+            detail = f"`label` must be between 0 and {known['classes'] - 1}; got {label}."
+            raise p.Problem(p.INVALID_PARAMETER, detail, "Ask for one of the classes.")
         return ScoreHistogram.model_validate(histogram(calibration, label))
 
     @app.get("/healthz", summary="Does it live?", responses=p.documented(*_ALWAYS))
@@ -215,7 +216,7 @@ def _check(tokens: Tokens) -> Callable[..., Awaitable[None]]:
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
     ) -> None:
         if given is None or not tokens.accept(given.credentials):
-            what = "The one that was sent is not." if given else "None was sent."
+            what = "The token that was sent is not valid." if given else "No token was sent."
             remedy = "Send the header `Authorization: Bearer TOKEN`."
             raise p.Problem(p.UNAUTHORISED, what, remedy, {"WWW-Authenticate": "Bearer"})
 
@@ -241,9 +242,9 @@ def _add_problems(app: FastAPI, service: GuardService) -> None:
         assert isinstance(error, HTTPException)
         what, headers = f"{request.method} {request.url.path}"[:200], dict(error.headers or {})
         if error.status_code == 405:
-            problem = p.Problem(p.METHOD_NOT_ALLOWED, f"It was {what}.", "See the header Allow.", headers)
+            problem = p.Problem(p.METHOD_NOT_ALLOWED, f"The request was {what}.", "See the header Allow.", headers)
         else:
-            problem = p.Problem(p.NOT_FOUND, f"It was {what}.", "See /openapi.json for what there is.", headers)
+            problem = p.Problem(p.NOT_FOUND, f"The request was {what}.", "See /openapi.json for all paths.", headers)
         return answer(request, problem)
 
     async def invalid(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""One thread owns the classifier; what many requests bring is judged in batches."""
+"""Run the classifier in one thread, on batches of images from many requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A number of which many requests take parts, first come, first served."""
+"""`Budget`: a limited amount, such as memory, that requests share in order of arrival."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection that reads HTTP strictly, and waits for its client for a limited time."""
+"""An HTTP connection that parses strictly, and waits for its client for a limited time."""
 
 from __future__ import annotations
 

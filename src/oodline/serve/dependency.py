@@ -1,4 +1,4 @@
-"""Verdicts inside a service that exists already."""
+"""`verdicts`: a dependency for FastAPI that gives verdicts inside an existing service."""
 
 from __future__ import annotations
 

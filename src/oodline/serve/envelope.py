@@ -1,4 +1,4 @@
-"""Around every answer: an id, headers, a time in the metrics, and never a stack trace."""
+"""Middleware around every response: request id, headers, timing, and no stack traces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a multipart form (RFC 7578), taken from it while it arrives, in memory that its reader counts."""
+"""Read the files of a multipart form (RFC 7578) while they arrive, in bounded memory."""
 
 from __future__ import annotations
 

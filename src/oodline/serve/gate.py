@@ -1,4 +1,4 @@
-"""Which requests are heard at all: well framed, sent to this service by name, and not by the page of another site."""
+"""Refuse requests that are malformed, for another host, or sent by the page of another site."""
 
 from __future__ import annotations
 

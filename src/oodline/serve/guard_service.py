@@ -1,4 +1,4 @@
-"""From a request to verdicts: read, decode beside the event loop, judge in a batch with others, in time."""
+"""`GuardService`: from a request to verdicts: read, decode, and judge in a batch, within a time limit."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class GuardService:
             raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
         known = guard.preprocessing if preprocessing is None else Preprocessing.of(preprocessing)
         if known is None:
-            raise SettingError("the guard does not know how images are prepared for it. Pass a Preprocessing.")
+            raise SettingError("the guard has no preprocessing for images. Pass a Preprocessing.")
         self.guard = guard
         self.preprocessing = known
         self.settings = settings or ServeSettings()
@@ -204,7 +204,7 @@ class GuardService:
         try:
             return self.preprocessing(load_image(image, self.settings))
         except OodlineError as error:  # it was decoded, but says nothing that the classifier could see
-            raise Problem(UNREADABLE_IMAGE, str(error), "Send an image of 8 bits a channel.") from error
+            raise Problem(UNREADABLE_IMAGE, str(error), "Send an image of 8 bits per channel.") from error
 
     def _judge(self, inputs: Tensor) -> list[dict[str, Any]]:
         rows = self.guard(inputs).rows()

@@ -1,4 +1,4 @@
-"""From bytes that a stranger sent to an image, at a cost that is known before anything is decoded."""
+"""Decode an image from an untrusted client, at a cost that is checked before decoding."""
 
 from __future__ import annotations
 

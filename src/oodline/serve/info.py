@@ -1,4 +1,4 @@
-"""What a service tells of its guard: detector, promise, and the held-out scores as a histogram."""
+"""The content of /v1/info and /v1/histogram: detector, false-alarm rate, limits, held-out scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a service writes to its log: bounded, whatever strangers do; and a line a request, by choice."""
+"""Logging of a service: bounded, whatever clients send, with an optional access log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a service did, as Prometheus metrics."""
+"""Prometheus metrics of a service: requests, verdicts, latency, queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a service says no: one format for every error (RFC 9457), with the fact, its context and the remedy."""
+"""Error responses: one format for all (RFC 9457), with the fact, its context and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a service until it is told to stop; then answer what was accepted."""
+"""Run a service until it is told to stop; then answer the requests that it has accepted."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def listen(host: str, port: int) -> socket.socket:
         As `run`.
     """
     if not 0 <= port < 2**16:
-        raise SettingError(f"ports go from 0 to {2**16 - 1}; {port} is none.")
+        raise SettingError(f"`port` must be between 0 and {2**16 - 1}; got {port}.")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=2048)
@@ -175,7 +175,7 @@ def _tls(settings: ServeSettings) -> ssl.SSLContext | None:
         return None
 
     def passphrase() -> str:
-        raise DataError(f"the key {settings.tls_key} needs a passphrase, and nobody is there to type it. Decrypt it.")
+        raise DataError(f"the key {settings.tls_key} needs a passphrase, which cannot be entered here. Decrypt it.")
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

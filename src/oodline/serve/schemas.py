@@ -1,4 +1,4 @@
-"""What a service answers with, for its OpenAPI description."""
+"""The content of responses, as pydantic models for the OpenAPI description."""
 
 from __future__ import annotations
 

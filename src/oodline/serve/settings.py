@@ -1,4 +1,4 @@
-"""What a service takes at most, how long it waits, and whom it answers."""
+"""Settings of a service: limits, timeouts, host names, TLS."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from oodline.errors import SettingError
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """Settings of a service, the same from Python and from the command line. Each limit has a refusal that names it.
+    """Settings of a service, the same in Python and on the command line. A request over a limit is refused by its name.
 
     Raises
     ------
     SettingError
-        A limit is not positive, a request could never get in, a name of a host is none, or half of TLS is missing.
+        A limit is not positive, the largest request would exceed another limit, a host name is malformed, or one of
+        `tls_cert` and `tls_key` is missing.
 
     Examples
     --------
@@ -25,41 +26,39 @@ class ServeSettings:
     """
 
     max_body: int = 16 * 2**20
-    """Bytes of one request's body, counted while it arrives."""
+    """Largest size of a request's body, in bytes."""
     max_images: int = 16
-    """Images of one request."""
+    """Largest number of images per request."""
     max_pixels: int = 32_000_000
-    """Width times height of an image, read from its header before it is decoded, and of all images that are being
-    decoded at a time."""
+    """Largest number of pixels (width times height) of an image, and in total of all images being decoded at once."""
     max_input: int = 1_000_000
-    """Where the preprocessing states no size: width times height of what one pass of the classifier sees, one image or
-    a batch."""
+    """Largest number of pixels (width times height) per batch, used only if the preprocessing has no fixed size."""
     max_batch: int = 32
-    """Images that the classifier sees at a time."""
+    """Largest number of images per batch of the classifier."""
     max_wait_ms: float = 5.0
-    """How long a batch waits for images that are being decoded; it waits for nothing else."""
+    """Longest time that a batch waits for images that are still being decoded, in milliseconds."""
     capacity: int = 128
-    """Images in the service at a time, from their arrival to their answer; what comes on top is answered with 503."""
+    """Largest number of images in the service at once, from arrival to answer; further ones are refused with 503."""
     max_memory: int = 256 * 2**20
-    """Bytes of all bodies held at a time; what comes on top is answered with 503."""
+    """Largest total size of request bodies in memory, in bytes; further ones are refused with 503."""
     timeout: float = 30.0
-    """Seconds from the arrival of a request to its answer; then it is answered with 408 or 504."""
+    """Seconds until a request must be answered; after that, it is refused with 408 or 504."""
     decoders: int = 2
-    """Threads that decode images."""
+    """Number of threads that decode images."""
     max_connections: int = 1000
-    """Connections open at a time, fewer where the limit of open files leaves fewer; for one on top, the one that has
-    kept the service waiting longest is closed."""
+    """Largest number of open connections, or fewer if the limit of open files requires it. For a further one, the
+    connection that has waited longest for its client is closed."""
     header_timeout: float = 10.0
-    """Seconds in which a client must have sent the header of its request."""
+    """Seconds within which a client must send the header of its request."""
     allowed_host: tuple[str, ...] = ()
-    """Names under which clients reach the service, such as ood.example.org or *.example.org, beside addresses and
-    localhost; * is every name."""
+    """A host name under which clients reach the service: `ood.example.org`, `*.example.org`, or `*` for any; repeat for
+    several. Addresses and localhost are always allowed."""
     access_log: bool = False
-    """Write one line for each request to standard error."""
+    """Write one line per request to standard error."""
     tls_cert: Path | None = None
-    """PEM file of the certificate chain, to serve over HTTPS; read at the start."""
+    """PEM file of the certificate chain, to serve HTTPS. If omitted, HTTP."""
     tls_key: Path | None = None
-    """PEM file of its private key, without a passphrase."""
+    """PEM file of the certificate's private key, without a passphrase."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -67,14 +66,14 @@ class ServeSettings:
             if not isinstance(value, int | float) or field.name in ("max_wait_ms", "access_log"):
                 continue
             if not 0 < value < inf:
-                raise SettingError(f"the service needs {field.name} above 0, and finite; {value:g} is not.")
+                raise SettingError(f"`{field.name}` must be above 0 and finite; got {value:g}.")
         if not 0 <= self.max_wait_ms < inf:
-            raise SettingError(f"the service needs max_wait_ms of at least 0; {self.max_wait_ms:g} is not.")
+            raise SettingError(f"`max_wait_ms` must be at least 0 and finite; got {self.max_wait_ms:g}.")
         for small, large in (("max_images", "capacity"), ("max_body", "max_memory")):
             if getattr(self, small) > getattr(self, large):
                 raise SettingError(
-                    f"{small}={getattr(self, small)} is above {large}={getattr(self, large)}, so that a request as "
-                    f"large as it may be would never get in. Raise {large}, or lower {small}."
+                    f"`{large}` must be at least `{small}`, {getattr(self, small)}; got {getattr(self, large)}. "
+                    f"Otherwise the largest allowed request would always be refused: raise {large}, or lower {small}."
                 )
         for name in self.allowed_host:
             if not name.removeprefix("*.") or "/" in name or name.removeprefix("*.").strip() != name.removeprefix("*."):

@@ -1,4 +1,4 @@
-"""The tokens that open a service: given, or lines of a file that is read for every request."""
+"""Check access tokens: given directly, or lines of a file that is read again for every request."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Tokens:
         assert not isinstance(source, Path)
         self._given = [source] if isinstance(source, str) else list(source)
         if not self._given or not all(token.strip() for token in self._given):
-            raise SettingError("the token is empty, so nothing would be asked for. Give one, or None for none.")
+            raise SettingError("`token` must not be empty. Give a token, or None to require none.")
 
     def accept(self, sent: str) -> bool:
         """Whether this is one of them; the time that it takes does not say how much of it is right."""
@@ -60,10 +60,10 @@ class Tokens:
         try:
             tokens = self._read(self._file)
         except DataError as error:
-            LOG.error("nobody is let in: %s", error)
+            LOG.error("all requests are refused: %s", error)
             return []
         if not tokens:
-            LOG.error("nobody is let in: the token file %s is empty", self._file)
+            LOG.error("all requests are refused: the token file %s is empty. Write a token into it.", self._file)
         return tokens
 
     @staticmethod
@@ -71,5 +71,7 @@ class Tokens:
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
-            raise DataError(f"the token file {path} cannot be read: {error}.") from error
+            raise DataError(
+                f"the token file {path} cannot be read: {error}. Check the path and its permissions."
+            ) from error
         return [line for line in lines if line and not line.startswith("#")]

@@ -1,4 +1,4 @@
-"""The images of a request: a body that is one, or a form that holds some; counted while they arrive."""
+"""Read the images of a request, in the body or in a form, and count their bytes as they arrive."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ class Body:
                 return [Upload(None, b"".join([chunk async for chunk in self._chunks()]))]
         except ClientDisconnect as error:
             raise Problem(CLIENT_LEFT, "The connection was closed.", "Send the request again.") from error
-        raise Problem(UNSUPPORTED_TYPE, f"The content type is {kind!r:.80}." if kind else "There is none.", HOW)
+        raise Problem(
+            UNSUPPORTED_TYPE, f"The content type is {kind!r:.80}." if kind else "No content type was sent.", HOW
+        )
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         limit = self._settings.max_body

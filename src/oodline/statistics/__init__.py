@@ -1,4 +1,4 @@
-"""Mergeable sufficient statistics of the ID training data: what one pass over it leaves behind."""
+"""Statistics of the ID training data that detectors are fitted from: filled in one pass, mergeable."""
 
 from oodline.statistics.base import Statistic
 from oodline.statistics.class_moments import ClassMoments

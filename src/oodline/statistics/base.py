@@ -1,4 +1,4 @@
-"""The contract of a statistic: update with batches, merge with another, a size that does not grow with the data.
+"""The interface of a statistic: update with batches, merge with another, at a size that is independent of the data.
 
 Any way of cutting the data into batches, orders and workers gives the same statistic, up to float64 rounding. All of
 them accumulate on the CPU, in float64 or in integers, whatever device and dtype the classifier uses.

@@ -1,4 +1,4 @@
-"""How often samples of each label are predicted as each class: what shows that labels and logits are in two orders."""
+"""Count how often samples of each label are predicted as each class, to detect labels in another class order."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A few thousand fingerprints of samples, by which other data can be asked how much of it was among them.
+"""A sketch of the samples seen, to estimate how much of other data was among them.
 
 Bottom-k sketch (Cohen and Kaplan, PODC 2007): a sample's features are hashed to 64 bits, and the k lowest hashes are
-kept. Any sample that hashes no higher than the largest of them is in the sketch or was never seen, so the share of such
-samples that is in the sketch estimates the share of all.
+kept. A sample whose hash is at most the largest of these is in the sketch if and only if it was seen, so the fraction
+of such samples that is in the sketch estimates the fraction of all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scatter of a source around its class means, pooled or class by class, in one pass."""
+"""Scatter matrix of a source around its class means, pooled or per class, in one pass."""
 
 from __future__ import annotations
 

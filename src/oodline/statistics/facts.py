@@ -1,4 +1,4 @@
-"""What kind of features the data shows: how many samples, how many zeros and negatives, and a small sample of them."""
+"""Basic facts of the features: number of samples, fraction of zeros and of negatives, and a small sample."""
 
 from __future__ import annotations
 

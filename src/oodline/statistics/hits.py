@@ -1,4 +1,4 @@
-"""How many samples the classifier gets right: a cheap sign that weights, labels and preprocessing belong together."""
+"""Count the samples that the classifier predicts correctly: a check that weights, labels and preprocessing fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A uniform sample of fixed size: the k samples whose index hashes lowest.
+"""A uniform random sample of fixed size: the k samples whose index has the lowest hash.
 
 Which samples are kept depends on their indices alone, so one worker or many, in any order, keep the same ones.
 """

@@ -1,4 +1,4 @@
-"""Which samples were taken in, as intervals of their positions: what makes counting one twice an error.
+"""Record which samples were counted, as intervals of their positions, so that counting one twice is an error.
 
 A sum cannot tell that a shard went into it twice. The engines therefore keep this record beside the statistics that
 they merge. Shares that are read in order are a few intervals, however many samples they hold.

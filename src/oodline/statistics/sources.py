@@ -1,4 +1,4 @@
-"""What a statistic is computed of: a function from activations to one vector per sample, comparable by value."""
+"""Sources of a statistic: functions from activations to one vector per sample, comparable by value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The samples that excite each neuron the most: their indices and values, for every component of a source."""
+"""The samples that activate each neuron most: their indices and values, per component of a source."""
 
 from __future__ import annotations
 

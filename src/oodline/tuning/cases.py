@@ -12,7 +12,7 @@ from oodline.errors import InputError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, LinearHead
 from oodline.model.no_head import NoHead
-from oodline.passes.fit import share
+from oodline.passes.fit import share_equal
 from oodline.statistics import Statistic
 from oodline.statistics.sources import group as by_class
 from oodline.tuning.feature_space import MADE_UP
@@ -41,7 +41,7 @@ class Case:
     ) -> None:
         self.head, self.trial, self.fold = head, trial, fold
         self.requests: list[dict[str, Statistic]] = [{} if d is None else d._requests(head) for d in detectors]
-        self._shared = share(self.requests)
+        self._shared = share_equal(self.requests)
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Take in a batch of the fit data."""
