@@ -85,6 +85,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.guard.fit_guards import fit_guards as fit_guards
     from oodline.guard.guard import Guard as Guard
     from oodline.guard.neurons import Neurons as Neurons
+    from oodline.guard.probe import UnsteadyClassifierWarning as UnsteadyClassifierWarning
     from oodline.guard.verdict import Verdict as Verdict
     from oodline.model.activations import Activations as Activations
     from oodline.model.activations import Needs as Needs
@@ -150,6 +151,7 @@ _HOMES = {
     "FittedGuards": "oodline.guard.fit_guards",
     "fit_guards": "oodline.guard.fit_guards",
     "OtherWeightsWarning": "oodline.model.fingerprint",
+    "UnsteadyClassifierWarning": "oodline.guard.probe",
     "Verdict": "oodline.guard.verdict",
     "FeatureClassifier": "oodline.model.features",
     "from_features": "oodline.model.from_features",

@@ -389,3 +389,36 @@ def test_tensors_with_names_are_matched_too(tmp_path):
     assert plain.identity() != swapped.identity()
     with pytest.warns(UserWarning, match="1 of 2 of the data's are not among the classifier's"):
         open_loader(path, Preprocessing(), class_names=["dog", "emu"])
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "positions"),
+    [
+        (["c", "c++", "c#"], ["c#", "c", "c++"], (1, 2, 0)),
+        (["+", "-", "*"], ["*", "+", "-"], (1, 2, 0)),
+        (["Cat", "cat"], ["cat", "Cat"], (1, 0)),
+        (["😀", "😡"], ["😡", "😀"], (1, 0)),
+    ],
+)
+def test_what_alone_tells_names_apart_is_not_left_out(data, model, positions):
+    order = compare_classes(data, model)
+    assert (order.positions, order.warning) == (positions, "")
+
+
+def test_names_that_only_look_alike_are_not_matched_by_position():
+    order = compare_classes(["c", "c+"], ["C-", "C#"])
+    assert order.positions is None
+    assert "differ" in order.warning
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        sorted([*(f"c{i}" for i in range(12)), "background"]),
+        sorted(f"class_{i}_{letter}" for i, letter in enumerate("abcdefghijkl")),
+        ["cat1", "cat10", "cat2", "dog1"],
+        ["-1", "0", "1", "10", "2"],
+    ],
+)
+def test_numbers_in_some_names_tell_an_order_too(names):
+    assert "alphabetical, not in natural order" in doubtful_order(SimpleNamespace(class_names=names), len(names))

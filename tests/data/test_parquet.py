@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from oodline.data import ParquetImages, image_loader, open_images, open_loader
 from oodline.data import parquet as module
+from oodline.data.columns import Labels, join_labels
 from oodline.errors import DataError, ImageError
 from oodline.preprocessing.preprocessing import Preprocessing
 
@@ -228,3 +229,31 @@ def test_hugging_face_columns_are_found_likewise_and_not_decoded_by_datasets(tmp
     with pytest.raises(ImageError, match="#1 cannot be read: cannot identify image file"):
         source.read(1)
     assert labels(open_images(f"hf:{tmp_path / 'set'}")) == [None] * 3
+
+
+def labels_of(tmp_path, *columns):
+    """Labels of one file per column, read as one data set."""
+    for i, column in enumerate(columns):
+        picture = io.BytesIO()
+        Image.new("RGB", (4, 4)).save(picture, "PNG")
+        image = [{"bytes": picture.getvalue(), "path": None}] * len(column)
+        parquet.write_table(pa.table({"image": image, "label": column}), tmp_path / f"{i}.parquet")
+    source = open_images(tmp_path)
+    return [source.label(i) for i in range(len(source))], source.class_names
+
+
+def test_text_that_means_no_label_is_no_class(tmp_path):
+    assert labels_of(tmp_path, ["-1", "0", "", "2"]) == ([None, 0, None, 2], None)
+
+
+@pytest.mark.parametrize("other", [["1", "2"], [7, 8]])
+def test_names_in_one_file_and_numbers_in_another_are_refused(other, tmp_path):
+    with pytest.raises(DataError, match=r"class names in some files .* and class numbers in others"):
+        labels_of(tmp_path, ["cat", "dog"], other)
+
+
+def test_class_names_that_stand_twice_keep_the_numbers():
+    labels = Labels(np.array([0, 1, 2, 1], np.int32), ("a", "a", "c"))
+    assert join_labels([labels]).values.tolist() == [0, 1, 2, 1]
+    with pytest.raises(DataError, match="names 'a' twice"):
+        join_labels([labels, Labels(np.array([0], np.int32), ("c",))])

@@ -12,7 +12,7 @@ import torch
 from oodline.detectors.energy import Energy
 from oodline.detectors.knn import KNN
 from oodline.detectors.msp import MSP
-from oodline.errors import InputError, SettingError
+from oodline.errors import InputError, LabelError, SettingError
 from oodline.evaluation.evaluate import Table, evaluate, tabulate
 from oodline.evaluation.metric import METRICS
 from oodline.evaluation.metrics import Metrics, compute_metrics
@@ -132,3 +132,10 @@ def test_python_gives_what_the_command_line_gives(tmp_path):
         evaluate(Energy(), classifier, loader, {"blob": near}, convention="papers")
     with pytest.raises(SettingError, match="at least 2 resamples"):
         evaluate(Energy(), classifier, loader, {"blob": near}, bootstrap=1)
+
+
+def test_labels_that_the_classifier_does_not_have_are_refused():
+    classifier, loader = toy_problem()
+    (inputs, labels) = loader[0][:2]
+    with pytest.raises(LabelError, match=r"60 of the 60 ID samples have labels outside \[0, 2\].*empty class folder"):
+        evaluate(Energy(), classifier, [(inputs, labels + 3)], {"zeros": [torch.zeros(5, inputs.shape[1])]})

@@ -180,3 +180,33 @@ def test_several_detectors_share_one_calibration_set():
     found = calibrate_detectors(detectors, classifier, held_out(), 0.05)
     assert len(found.calibrations["fuse"].scores) == len(found.calibrations["energy"].scores) < 300
     assert set(found.probe.scores) == {"fuse", "energy"}
+
+
+class Unsteady(torch.nn.Module):
+    """A classifier whose logits for one input are random, or depend on the batch."""
+
+    def __init__(self, change):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head, self.change = torch.nn.Linear(4, 8), torch.nn.Linear(8, 3), change
+
+    def forward(self, x):
+        return self.head(self.change(self.layer(x)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: torch.nn.functional.dropout(f, 0.5, training=True), "Run twice: the same inputs give logits"),
+        (lambda f: f - f.mean(0), "Run alone: an input has logits that differ by up to"),
+        (torch.nn.BatchNorm1d(8, track_running_stats=False), "Run alone: "),
+    ],
+)
+def test_a_classifier_without_one_answer_per_input_is_noticed(change, words):
+    guard = ol.Guard(ol.Classifier(Unsteady(change), "head"), ol.Energy())
+    with pytest.warns(ol.UnsteadyClassifierWarning, match=words):
+        guard.calibrate([torch.randn(60, 4)], 0.1)
+
+
+def test_a_classifier_with_one_answer_per_input_is_not_complained_of():
+    ol.Guard(ol.Classifier(Unsteady(torch.relu), "head"), ol.Energy()).calibrate([torch.randn(60, 4)], 0.1)

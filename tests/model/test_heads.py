@@ -370,8 +370,11 @@ def test_a_row_for_each_token_is_not_a_row_for_each_sample():
 
 
 def test_an_unreadable_sum_is_refused():
-    for name in ("0.5*a + nothing", "a + ", "x*a"):
-        with pytest.raises(HeadError, match="has no module named"):
+    for name, words in (
+        ("0.5*a + nothing", "has no module named 'nothing'"),
+        ("a + ", "must be a module's name"),
+    ):
+        with pytest.raises(HeadError, match=words):
             ol.Classifier(TwoHeads(), name)
     with pytest.raises(HeadError, match=r"output of 'a'.*They are the output of '0.5\*a \+ 0.5\*b': pass that as head"):
         ol.Classifier(TwoHeads(), "a")(X)
@@ -386,3 +389,18 @@ def test_a_subclass_of_sequential_that_computes_something_else_is_no_layered_hea
     with pytest.raises(HeadError, match="output of 'fc'"):
         ol.Classifier(Net(tail), "fc")(X)
     assert read_head(tail, "fc").num_classes == 5
+
+
+@pytest.mark.parametrize("name", ["1e400*0", "0*0", "nan*0"])
+def test_a_factor_that_is_no_factor_is_refused(name):
+    with pytest.raises(HeadError, match="`head` must be a module's name, or a sum such as"):
+        ol.Classifier(nn.Sequential(nn.Linear(3, 2)), head=name)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_logit_is_not_called_a_soft_cap_of_itself(seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    with pytest.raises(HeadError, match="binary=True") as caught:
+        ol.Classifier(model)(torch.randn(20, 6))
+    assert "tanh" not in str(caught.value)

@@ -69,10 +69,11 @@ def compare_classes(data: Sequence[str] | None, model: Sequence[str] | None) -> 
         if len(data) == len(model) == 1000 and list(data) == sorted(data):
             return ClassOrder(tuple(range(1000)))  # the order of ILSVRC 2012
         known = _synsets(len(model)) or model
-    for plain in (_plain, lambda name: _plain(name.split(",")[0])):
+    if list(data) == list(known):
+        return ClassOrder(tuple(range(len(data))))
+    # the strictest first: where 'c' and 'c++' are two classes, what `_plain` leaves out tells them apart
+    for plain in (str, _folded, _plain, lambda name: _plain(name.split(",")[0])):
         ours, theirs = [plain(name) for name in data], [plain(name) for name in known]
-        if ours == theirs:
-            return ClassOrder(tuple(range(len(ours))))
         if len(set(ours)) == len(ours) and len(set(theirs)) == len(theirs) and set(ours) <= set(theirs):
             place = {name: i for i, name in enumerate(theirs)}
             absent = [name for name, own in zip(model, theirs, strict=True) if own not in set(ours)]
@@ -222,11 +223,20 @@ def _token(part: str) -> tuple[int, int]:
 
 
 def _are_numbered(names: Sequence[str]) -> bool:
-    return all(name[:1].isdecimal() for name in names) or len({re.sub(r"\d+", "#", name) for name in names}) == 1
+    """Whether names that begin alike up to a number stand in another order than their numbers."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        if number := re.match(r"(\D*)\d+", name):
+            alike.setdefault(number[1], []).append(name)
+    return any(these != natural_order(these) for these in alike.values())
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+    return re.sub(r"[\W_]+", " ", _folded(name)).strip()
 
 
 def _synsets(size: int) -> list[str] | None:

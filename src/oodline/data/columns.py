@@ -37,6 +37,9 @@ LABELS = ("label", "labels", "fine_label", "class", "class_label", "class_id", "
 
 LARGEST = 2**31 - 1
 
+NO_LABEL = ("", "-1")
+"""Text that says, among class numbers, that a row has no label."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -193,8 +196,17 @@ def join_labels(parts: Sequence[Labels]) -> Labels:
     named = [part.names for part in parts if part.names]
     if not named:
         return Labels(np.concatenate([part.values for part in parts]))
+    if any(part.names is None and len(part.values) and part.values.max() >= 0 for part in parts):
+        raise DataError(
+            f"labels are class names in some files ({', '.join(map(repr, named[0][:3]))}, ...) and class numbers in "
+            "others, so that one class may have two numbers. Write all of them in one way."
+        )
+    if all(these == named[0] for these in named):
+        return Labels(np.concatenate([part.values for part in parts]), named[0])
+    if twice := [name for these in named for name in these if these.count(name) > 1]:
+        raise DataError(f"files have different class names, and one names {twice[0]!r} twice. Name each class once.")
     names = tuple(dict.fromkeys(name for these in named for name in these))
-    if any(these != named[0] for these in named) and all(these == tuple(sorted(these)) for these in named):
+    if all(these == tuple(sorted(these)) for these in named):
         names = tuple(sorted(names))
     place = {name: i for i, name in enumerate(names)}
     values = []
@@ -213,8 +225,9 @@ def _from_text(column: pa.ChunkedArray, names: tuple[str, ...] | None, where: st
     encoded = column.combine_chunks().dictionary_encode()
     texts = [str(text) for text in encoded.dictionary.to_pylist()]
     index = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
-    if names is None and texts and all(text.isascii() and text.isdecimal() for text in texts):
-        values = np.array([*map(int, texts), -1], np.object_)
+    numbers = [text for text in texts if text not in NO_LABEL]
+    if names is None and numbers and all(text.isascii() and text.isdecimal() for text in numbers):
+        values = np.array([*(-1 if text in NO_LABEL else int(text) for text in texts), -1], np.object_)
     else:
         names = tuple(sorted(texts)) if names is None else names
         place = {name: i for i, name in enumerate(names)}

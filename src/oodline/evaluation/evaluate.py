@@ -13,7 +13,7 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline._util.progress import track
 from oodline.data.batch import Loader
-from oodline.errors import InputError, unknown_name
+from oodline.errors import InputError, LabelError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap, Interval
 from oodline.evaluation.metric import METRICS
 from oodline.evaluation.metrics import EXACT, Convention
@@ -130,6 +130,12 @@ def score_sets(
         return {name: score_all(named, classifier, loader, progress=progress) for name, loader in loaders.items()}
 
     ours = score_all(named, classifier, id_loader, progress=progress)
+    classes = classifier.head.num_classes
+    if ours.labels is not None and (outside := int((ours.labels >= classes).sum())):
+        raise LabelError(
+            f"{outside} of the {len(ours.labels)} ID samples have labels outside [0, {classes - 1}], the classes of "
+            "this classifier. Check that the data names the same classes; an empty class folder counts as a class."
+        )
     return ScoredSets(ours, scores(ood_loaders), scores(csid_loaders or {}), groups or {})
 
 

@@ -199,6 +199,8 @@ class Guard:
         -----
         SeenDataWarning
             The loader seems to hold the data that the detector was fitted on.
+        UnsteadyClassifierWarning
+            The classifier is random, or its answer for one input depends on the others in the batch.
         """
         rate = false_alarm_of(false_alarm, tpr)
         check_false_alarm(rate)

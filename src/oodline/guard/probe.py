@@ -19,6 +19,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
+from oodline._util.warning import warn
 from oodline.data.batch import Inputs, unpack
 from oodline.detectors.base import Detector
 from oodline.errors import ArtifactError, OodlineError, SettingError
@@ -146,6 +147,24 @@ class Probe:
                 )
         return ""
 
+    def depends_on_batch(self, classifier: Classifier) -> str:
+        """Say how the logits of each input alone differ from those of all together; "" where they do not."""
+        named = self.inputs
+        count, allowed = len(self.logits), _allowed(self.logits)
+        for i in range(count):
+            row = {k: v[i : i + 1] for k, v in named.items()} if isinstance(named, Mapping) else named[i : i + 1]
+            try:
+                off = float((_run(classifier, {}, row)[0] - self.logits[i]).abs().max())
+            except OodlineError as error:
+                return f"alone: {error}"
+            if off > allowed:
+                return f"alone: an input has logits that differ by up to {off:.3g} from those it has beside others"
+        return ""
+
+
+class UnsteadyClassifierWarning(UserWarning):
+    """A classifier is random, or its answer for one input depends on the others in the batch."""
+
 
 def take_probe(
     classifier: Classifier, detectors: Mapping[str, Detector], batch: Any, keep_inputs: int = 0
@@ -156,6 +175,11 @@ def take_probe(
     -------
     Probe or None
         None where it would prove nothing: the classifier refuses the pattern, is random, or its inputs are not tensors.
+
+    Warns
+    -----
+    UnsteadyClassifierWarning
+        The same inputs have other logits when they are run again, or alone.
 
     Raises
     ------
@@ -194,7 +218,15 @@ def take_probe(
     try:
         logits, scores = _run(classifier, detectors, probe.inputs)
         probe = replace(probe, logits=logits, scores=scores)
-        return None if probe.difference(classifier, detectors, {}) else probe
+        again = probe.difference(classifier, detectors, {})
+        if why := f"twice: {again}" if again else probe.depends_on_batch(classifier):
+            warn(
+                f"the classifier does not give one answer per input. Run {why}. No false-alarm rate can be promised "
+                "for such a classifier: switch off dropout and what else is random, and keep running statistics in "
+                "batch norms.",
+                UnsteadyClassifierWarning,
+            )
+        return None if again else probe
     except OodlineError:
         return None
 

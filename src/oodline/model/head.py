@@ -223,10 +223,14 @@ def find_head(model: nn.Module, name: str | None = None) -> str:
     modules = dict(model.named_modules())
     if name is not None:
         parsed = HeadName.parse(name, modules)
-        for part in parsed.names if parsed else (name,):
+        if parsed is None:
+            raise HeadError(
+                f"`head` must be a module's name, or a sum such as '0.5*head + 0.5*head_dist' with factors other than "
+                f"0; got {name!r}. {candidates(model)}"
+            )
+        for part in parsed.names:
             if part not in modules:
                 raise HeadError(f"{type(model).__name__} has no module named '{part}'. {candidates(model)}")
-        assert parsed is not None
         head_of(model, parsed)
         return str(parsed)
     stated = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Container
 from dataclasses import dataclass
@@ -47,7 +48,9 @@ class HeadName:
             terms = tuple((float(m["factor"] or 1), m["name"]) for m in found if m)
         except ValueError:
             return None
-        return cls(terms, binary=bool(inside)) if len(terms) == len(found) else None
+        if len(terms) < len(found) or not all(math.isfinite(factor) and factor for factor, _ in terms):
+            return None
+        return cls(terms, binary=bool(inside))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from oodline._util.checked import checked
+from oodline._util.ranges import Rate
 from oodline._util.validation import shown
 from oodline._util.warning import warn
 from oodline.errors import InputError, SettingError
@@ -100,7 +102,8 @@ class Calibration:
         return (below + u * (1 + up_to - below)) / (len(self.scores) + 1)
 
 
-def calibrate(scores: Float[Tensor, " n"], false_alarm: float = 0.05) -> Calibration:
+@checked
+def calibrate(scores: Float[Tensor, " n"], false_alarm: Rate = 0.05) -> Calibration:
     """Choose the threshold at which at most a fraction `false_alarm` of ID data is flagged.
 
     Parameters

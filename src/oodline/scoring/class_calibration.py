@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from oodline._util.checked import checked
+from oodline._util.ranges import Count, Rate
 from oodline.errors import InputError, SettingError
 from oodline.scoring.calibration import (
     Calibration,
@@ -156,8 +158,9 @@ class ClassCalibration:
 AnyCalibration = Calibration | ClassCalibration
 
 
+@checked
 def calibrate_by_class(
-    scores: Float[Tensor, " n"], predicted: Int[Tensor, " n"], num_classes: int, false_alarm: float = 0.05
+    scores: Float[Tensor, " n"], predicted: Int[Tensor, " n"], num_classes: Count, false_alarm: Rate = 0.05
 ) -> ClassCalibration:
     """Choose one threshold a predicted class.
 
