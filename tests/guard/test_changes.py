@@ -199,3 +199,54 @@ def test_layouts_views_and_inference_tensors_are_watched():
         with torch.inference_mode():
             tensor.div_(2)
     assert snapshot.change() == ""
+
+
+class Scaled(nn.Module):
+    """A classifier that computes with an attribute, and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.head, self.scale, self.calls = nn.BatchNorm1d(4), nn.Linear(4, 3), 1.0, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.head(self.scale * self.norm(x))
+
+
+class Negative(Scaled):
+    def forward(self, x):
+        return self.head(-self.norm(x))
+
+
+def set_forward(model):
+    model.norm.forward = torch.zeros_like
+
+
+CHANGES_OF_BEHAVIOUR = {
+    "scale": lambda model: setattr(model, "scale", -5.0),
+    "eps": lambda model: setattr(model.norm, "eps", 50.0),
+    "class": lambda model: setattr(model, "__class__", Negative),
+    "hooks": lambda model: model.norm.register_forward_hook(lambda module, inputs, output: output + 3),
+    "forward": set_forward,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES_OF_BEHAVIOUR)
+def test_a_classifier_that_computes_otherwise_is_refused(name):
+    model = Scaled()
+    guard = ol.Guard(ol.Classifier(model), ol.Energy()).calibrate([torch.randn(60, 4)], 0.1)
+    guard(torch.randn(5, 4))  # the count of calls changes, and no number
+    CHANGES_OF_BEHAVIOUR[name](model)
+    with pytest.raises(MismatchError, match=rf"another '{name}' in .*, and the same inputs give logits that differ"):
+        guard(torch.randn(5, 4))
+
+
+def test_what_changes_no_number_is_accepted_and_tried_out_once():
+    model = Scaled()
+    guard = ol.Guard(ol.Classifier(model), ol.Energy()).calibrate([torch.randn(60, 4)], 0.1)
+    model.norm.register_forward_hook(lambda *_: None)
+    guard(torch.randn(5, 4))
+    before = model.calls
+    guard(torch.randn(5, 4))
+    assert model.calls == before + 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from oodline.detectors.base import Detector
 from oodline.errors import MismatchError
-from oodline.model.changes import Snapshot
+from oodline.guard.probe import Probe
+from oodline.model.changes import Behaviour, Snapshot
 from oodline.model.classifier import Classifier
 
 
@@ -33,9 +34,13 @@ class CalibratedState:
     def __init__(self, classifier: Classifier, detector: Detector, volatile: frozenset[str] = frozenset()) -> None:
         self.classifier = Snapshot(classifier.model, volatile=volatile)
         self.detector = Snapshot(detector, settings=True)
+        self._behaviour = Behaviour(classifier.model)
 
-    def check(self, classifier: Classifier, detector: Detector) -> None:
-        """Raise `MismatchError` where one of them changed since, or is another one."""
+    def check(self, classifier: Classifier, detector: Detector, probe: Probe | None = None) -> None:
+        """Raise `MismatchError` where one of them changed since, or is another one.
+
+        Another class, attribute or hook of the classifier counts where the probe then has other logits.
+        """
         for what, module, before in (
             ("classifier", classifier.model, self.classifier),
             ("detector", detector, self.detector),
@@ -45,3 +50,10 @@ class CalibratedState:
                     f"the {what} changed after the guard was calibrated: {difference}. Fit the detector again where "
                     "the classifier is another one, and call guard.calibrate(held_out_loader) again."
                 )
+        if probe is not None and (changed := self._behaviour.change()):
+            if difference := probe.difference(classifier, {}, {}):
+                raise MismatchError(
+                    f"the classifier changed after the guard was calibrated: {changed}, and {difference}. Undo the "
+                    "change, or call guard.calibrate(held_out_loader) again."
+                )
+            self._behaviour.accept()

@@ -147,7 +147,7 @@ class Guard:
         device(type='cpu')
         """
         if self.calibration is not None:
-            self._state.check(self.classifier, self.detector)
+            self._state.check(self.classifier, self.detector, self.probe)
         move(self.classifier.model, str(device))
         self.detector.to(device)
         return self
@@ -278,7 +278,7 @@ class Guard:
     def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:
             raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
-        self._state.check(self.classifier, self.detector)
+        self._state.check(self.classifier, self.detector, self.probe)
         return self.calibration
 
     def _judge(self, activations: Activations, calibration: AnyCalibration) -> Verdict:
@@ -299,7 +299,7 @@ class Guard:
         """
         name = self.detector.name
         if self.calibration is not None:
-            self._state.check(self.classifier, self.detector)
+            self._state.check(self.classifier, self.detector, self.probe)
         artifact = Artifact.of(
             self.classifier,
             {name: self.detector},

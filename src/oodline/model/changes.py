@@ -9,6 +9,7 @@ decide: moving a model to another device is not a change.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -76,6 +77,51 @@ class Snapshot:
         return self._trace.touched()
 
 
+class Behaviour:
+    """What decides how a module computes beside its tensors: classes, plain attributes, hooks, a `forward` of its own.
+
+    Such a change may be harmless, a counter for one: who asks tries the module out, and says `accept` where it is.
+
+    Examples
+    --------
+    >>> layer = nn.BatchNorm1d(2)
+    >>> before = Behaviour(layer)
+    >>> layer.eps = 50.0
+    >>> before.change()
+    "another 'eps' in BatchNorm1d"
+    >>> before.accept()
+    >>> before.change()
+    ''
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._known = [(m, _behaviour(m)) for m in module.modules()]
+        # looked at for every verdict: a list of the same objects is compared in no time
+        plain = [(m, tuple(_plain(m))) for m in module.modules()]
+        self._quick = [(type(m), names, [*map(vars(m).get, names)], _counts(vars(m))) for m, names in plain]
+        self._harmless: set[tuple[int, str]] = set()
+
+    def change(self) -> str:
+        """Say what changed since; "" where nothing did that was not accepted."""
+        found = [f"another '{name}' in {type(self._known[i][0]).__name__}" for i, name in self._changed()]
+        return ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+
+    def accept(self) -> None:
+        """Leave out what changed from now on."""
+        self._harmless.update(self._changed())
+
+    def _changed(self) -> Iterator[tuple[int, str]]:
+        for i, ((module, known), (kind, names, values, counts)) in enumerate(
+            zip(self._known, self._quick, strict=True)
+        ):
+            own = vars(module)
+            if type(module) is kind and [*map(own.get, names)] == values and _counts(own) == counts:
+                continue
+            if (now := _behaviour(module)) != known:
+                changed = (name for name in {**known, **now} if known.get(name) != now.get(name))
+                yield from ((i, name) for name in changed if (i, name) not in self._harmless)
+
+
 class _Trace:
     """Identities, versions and a few values of a module's tensors."""
 
@@ -129,6 +175,18 @@ def _few(tensor: Tensor) -> Tensor:
     else:
         few = tensor[(0,) * tensor.ndim].reshape(1)
     return few.view(INTEGERS[few.element_size()])
+
+
+def _counts(own: dict[str, Any]) -> tuple[int, int, int]:
+    return len(own), len(own.get("_forward_hooks", ())), len(own.get("_forward_pre_hooks", ()))
+
+
+def _behaviour(module: nn.Module) -> dict[str, Any]:
+    found = _plain(module)
+    found["class"], found["forward"] = type(module), vars(module).get("forward")
+    if module._forward_hooks or module._forward_pre_hooks:
+        found["hooks"] = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return found
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
