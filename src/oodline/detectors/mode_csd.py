@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from oodline._util.ranges import Count
+from oodline.detectors.assumptions import PerClass
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -73,6 +74,7 @@ class ModeCSD(Detector):
 
     name: ClassVar = "mode-csd"
     needs: ClassVar = Needs.FEATURE_MAP
+    assumes: ClassVar = (PerClass(10, "a neighbour of its class"),)
     paper: ClassVar = Paper(
         "From Global to Local: Multi-scale Out-of-Distribution Detection", "IEEE TIP 2023", "2308.10239"
     )

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import Positive
-from oodline.detectors.assumptions import Rectified
+from oodline.detectors.assumptions import PerClass, Rectified
 from oodline.detectors.base import Detector
 from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
@@ -47,7 +47,7 @@ class NAP(Detector):
 
     name: ClassVar = "nap"
     needs: ClassVar = Needs.FEATURE_MAP
-    assumes: ClassVar = (Rectified(),)
+    assumes: ClassVar = (Rectified(), PerClass(10, "an estimate of each class"))
     paper: ClassVar = Paper("Neural Activation Prior for Out-of-Distribution Detection", "arXiv 2024", "2402.18162")
 
     def __init__(self, *, epsilon: Positive = 1.0) -> None:
