@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from oodline.cli import main
 from oodline.evaluation.protocol import parse_protocol
@@ -256,3 +258,21 @@ def test_malformed_benchmarks_never_end_in_a_raw_error():
                     or "lacks" in text
                 )
     assert refused > 100
+
+
+def test_a_guard_file_is_not_written_over_what_is_read(tmp_path, capsys):
+    features = tmp_path / "features.safetensors"
+    save_file({"features": torch.rand(30, 4), "labels": torch.arange(30) % 3}, features)
+    before = features.read_bytes()
+    for output, words in ((tmp_path / "0.png", "must end in .safetensors"), (features, "must not be a file that is")):
+        with pytest.raises(SystemExit) as end:
+            main(["fit", "--model", "features", "--data", str(features), "-d", "knn", "-o", str(output)])
+        assert end.value.code != 0
+        assert words in " ".join(capsys.readouterr().err.split())
+    assert features.read_bytes() == before
+
+
+def test_an_empty_name_is_no_data_set(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--model", "features", "--data", "", "-d", "knn", "-o", str(tmp_path / "a.safetensors")])
+    assert "must not be empty" in " ".join(capsys.readouterr().err.split())

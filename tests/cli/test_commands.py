@@ -344,7 +344,7 @@ def test_a_file_names_a_library_model_and_its_weights(place, capsys):
             "the device 'meta' cannot be used: it holds no numbers. Choose another",
         ),
         ([*MODEL, "--device", "gpu7"], "the device 'gpu7' cannot be used: "),
-        ([*MODEL, "-o", "x" * 300], "xx: File name too long. Name another file."),
+        ([*MODEL, "-o", f"{'x' * 300}.safetensors"], "x.safetensors: File name too long. Name another file."),
         (["--model", "python:models.py:build,classes=2"], "labels are outside [0, 1]"),
         (["--model", "python:models.py:build,classes=4", "--detector", "line"], "1 of 4 classes have no sample"),
         ([*MODEL, "--label-offset", "1"], "labels are outside [0, 2]"),

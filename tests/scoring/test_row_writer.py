@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,14 @@ def test_rows_are_what_the_scores_in_memory_are(tmp_path, monkeypatch, suffix, g
     assert [row["class_name"] for row in found] == [names[label] for label in FOUND.predicted.tolist()]
     if suffix == ".parquet":
         assert parquet.ParquetFile(path).num_row_groups == {1: 9, 20: 3, 10_000: 1}[group]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_file_name_that_is_not_utf8_is_escaped(tmp_path, suffix):
+    path = tmp_path / f"rows{suffix}"
+    with RowWriter(path, DETECTORS, name=lambda i: os.fsdecode(b"caf\xe9.png")) as rows:
+        write(rows)
+    assert {row["name"] for row in read(path)} == {r"caf\udce9.png"}
 
 
 def test_without_a_calibration_there_is_no_verdict(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oodline._util.files import check_writable
 from oodline._util.spec import parse_reference
 from oodline.detectors.catalog import is_known, unknown_detector
 from oodline.errors import ArtifactError, DataError, DetectorError, ModelError, SettingError, unknown_name
@@ -38,10 +39,25 @@ def check_guard(path: Path) -> None:
         raise ArtifactError(f"{path} is empty. Copy or fit it again.")
 
 
+def check_guard_output(path: Path, *read: str | Path | None) -> None:
+    """Raise where a guard file cannot be written there: another ending, a file that is read, or no folder for it.
+
+    Raises
+    ------
+    SettingError, DataError
+        As the message says.
+    """
+    if path.suffix != ".safetensors":
+        raise SettingError(f"`--output` must end in .safetensors; got {path}.")
+    if any(other is not None and Path(other).exists() and path.exists() and path.samefile(other) for other in read):
+        raise SettingError(f"`--output` must not be a file that is read; got {path}. Choose another name.")
+    check_writable(path)
+
+
 def check_data(*specs: str | None) -> None:
     """Raise `DataError` where a data set is named by a path that is not there."""
     for spec in specs:
-        if spec is None or Path(spec).exists():
+        if spec is None or (spec and Path(spec).exists()):
             continue
         if not spec:
             raise DataError("the name of a data set must not be empty. Name a file or folder, or torchvision:CIFAR10.")

@@ -13,6 +13,7 @@ from oodline.cli.checks import (
     check_data,
     check_detectors,
     check_engine,
+    check_guard_output,
     check_least,
     check_model,
     check_rates,
@@ -98,7 +99,7 @@ def fit(
     check_detectors(detector or [])
     check_model(model)
     check_data(data, calibrate)
-    check_writable(output)
+    check_guard_output(output, data, calibrate, model.weights)
 
     from oodline.cli.detectors import create_all
     from oodline.data import names_of_logits

@@ -168,7 +168,7 @@ class RowWriter:
         is_ood = None if known is None else known.is_ood(scores, labels)
         self.flagged += 0 if is_ood is None else int(is_ood.sum())
         columns: dict[str, Any] = {
-            "name": [self.name(i) for i in index.tolist()],
+            "name": [_as_text(self.name(i)) for i in index.tolist()],
             "index": index.numpy(),
             "label": [label if label >= 0 else None for label in labels.tolist()],
             "class_name": [names[label] if names and 0 <= label < len(names) else None for label in labels.tolist()],
@@ -226,3 +226,8 @@ _WRITERS: dict[str, Callable[[IO[bytes], pa.Schema], Any]] = {
     ".csv": csv.CSVWriter,
     ".jsonl": _JsonLines,
 }
+
+
+def _as_text(name: str) -> str:
+    # bytes of a file name that are not UTF-8 are written as \udcNN, since no format of rows holds them
+    return name.encode("utf-8", "backslashreplace").decode()
