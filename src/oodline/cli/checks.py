@@ -49,9 +49,9 @@ def check_guard_output(path: Path, *read: str | Path | None) -> None:
     """
     if path.suffix != ".safetensors":
         raise SettingError(f"`--output` must end in .safetensors; got {path}.")
+    check_writable(path)
     if any(other is not None and Path(other).exists() and path.exists() and path.samefile(other) for other in read):
         raise SettingError(f"`--output` must not be a file that is read; got {path}. Choose another name.")
-    check_writable(path)
 
 
 def check_data(*specs: str | None) -> None:

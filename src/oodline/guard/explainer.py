@@ -37,7 +37,7 @@ def require_explainer(detector: Detector, neurons: Neurons | None) -> Explains:
         raise SettingError(
             f"'{detector.name}' cannot explain a verdict by neurons; these detectors can: {known}. Or fit "
             "`Neurons` in the same pass, and pass them to the guard: fit([detector, neurons], ...), "
-            "Guard(classifier, detector, neurons=neurons). On the command line: --detector NAME of another one in the file, "
-            "or oodline fit --neurons 5."
+            "Guard(classifier, detector, neurons=neurons). On the command line: --detector NAME of another one in "
+            "the file, or oodline fit --neurons 5."
         )
     return explainer
