@@ -223,7 +223,7 @@ def bad(**changes):
         (bad(features=FEATURES[:0], labels=LABELS[:0]), DataError, "at least one"),
         (bad(features=[[1.0], [1.0, 2.0]], labels=None), DataError, "`features` must be an array"),
         (bad(features=None), DataError, "nothing to read"),
-        (bad(labels=LABELS.numpy().astype(float)), DataError, r"labels .* must be integers \(N,\); got float64"),
+        (bad(labels=LABELS.numpy().astype(float)), DataError, r"labels.* must be integers \(N,\); got float64"),
         (bad(labels=LABELS[:, None]), DataError, r"integers \(N,\); got int64 \(60, 1\)"),
         (bad(logits=LOGITS[:, :2]), DataError, r"`logits` .* must have shape \(N, C\) = \(N, 3\)"),
         (bad(logits=LOGITS[:50]), DataError, "one entry per sample"),

@@ -180,7 +180,7 @@ def test_what_cannot_be_served_ends_in_a_sentence(place, capsys, monkeypatch):
     assert "the token file nowhere cannot be read" in refused("--token-file", "nowhere")
     (place / "empty").write_text("\n")
     assert "the token file empty is empty" in refused("--token-file", "empty")
-    assert "max_images=16 is above capacity=1" in refused("--capacity", "1")
+    assert "`capacity` must be at least `max_images`, 16; got 1" in refused("--capacity", "1")
     assert "`tls_key` must be given with tls_cert" in refused("--tls-cert", "empty")
     assert "`allowed_host` must be names of hosts" in refused("--allowed-host", "http://a.example")
     assert "refused a batch of shape (1, 1, 8, 8)" in refused("--preprocessing", '{"mode": "L", "crop": 8}')
