@@ -250,3 +250,13 @@ def test_what_changes_no_number_is_accepted_and_tried_out_once():
     before = model.calls
     guard(torch.randn(5, 4))
     assert model.calls == before + 1
+
+
+def test_a_change_that_was_harmless_is_looked_at_again_when_it_goes_on():
+    model = Scaled()
+    guard = ol.Guard(ol.Classifier(model), ol.Energy()).calibrate([torch.randn(60, 4)], 0.1)
+    model.norm.eps = 2e-5
+    guard(torch.randn(5, 4))
+    model.norm.eps = 50.0
+    with pytest.raises(MismatchError, match="another 'eps' in BatchNorm1d"):
+        guard(torch.randn(5, 4))

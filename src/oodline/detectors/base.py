@@ -16,36 +16,31 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from oodline._util.checked import checked
 from oodline._util.ranges import Refused
-from oodline._util.warning import warn
-from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
-from oodline.detectors.declaration import check_declaration, check_estimate, check_scores
-from oodline.detectors.fitted import FittedTensor, fitted_tensors
+from oodline.detectors.declaration import check_declaration, check_scores
+from oodline.detectors.fitted import fitted_tensors
+from oodline.detectors.fitting import Fitting
 from oodline.detectors.head_check import check_head
 from oodline.detectors.paper import Paper, Preset
 from oodline.errors import (
-    AssumptionWarning,
     DetectorError,
     InputError,
     NotFittedError,
-    SettingError,
     unknown_name,
 )
-from oodline.model.activations import Activations, Needs
+from oodline.model.activations import Activations, Needs, needs_network
 from oodline.model.classifier import Classifier
-from oodline.model.head import Head, HeadInfo
 from oodline.passes.engine import Engine
 from oodline.passes.fit import fit
-from oodline.statistics import ContentSketch, Statistic
 
 if TYPE_CHECKING:
     from oodline.preprocessing.preprocessing import Preprocessing
 
 
-class Detector(nn.Module, abc.ABC):
+class Detector(Fitting):
     """Base of every detector.
 
     A subclass takes its settings as keyword arguments and keeps each under its own name, as scikit-learn does. They are
@@ -76,17 +71,11 @@ class Detector(nn.Module, abc.ABC):
     """The publication whose formula it computes, where there is one."""
     needs: ClassVar[Needs]
     """What it reads of the activations."""
-    fitted_tensors: ClassVar[Mapping[str, FittedTensor]] = {}
-    """Kind and shape of the fitted tensors by name, as annotated; a detector without any needs no fitting."""
-
     presets: ClassVar[Mapping[str, Preset]] = {}
     """Settings by data set and network, as papers state them."""
 
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """Settings that depend on classifier and data, each with the values that `tune` tries, the mildest first."""
-
-    assumes: ClassVar[tuple[Assumption, ...]] = ()
-    """What it supposes of the features; `oodline.fit` compares that with the data, and warns."""
 
     unstated: ClassVar[Mapping[str, Any]] = {}
     """What settings that an older file does not state meant when it was written, where that is not their default."""
@@ -112,12 +101,6 @@ class Detector(nn.Module, abc.ABC):
     unreliable: str = ""
     """Why its scores say little on the data that it was fitted on; empty where they do. Set by `estimate`; `Fuse` does
     without such a member. Not kept in files."""
-
-    seen: Tensor | None
-    """Hashes of the samples it was fitted on (S,), int64, by which held-out data is told apart; see `ContentSketch`."""
-
-    fitted_on: HeadInfo | None = None
-    """The head it was fitted on; None before, and for detectors that need no fitting."""
 
     argument_remedy: ClassVar = "A detector is an object such as LINe(), or a name such as 'line'."
 
@@ -162,39 +145,6 @@ class Detector(nn.Module, abc.ABC):
         if name not in cls.presets:
             raise unknown_name(f"preset of {cls.__name__}", name, cls.presets)
         return cls(**{**cls.presets[name].settings, **changes})
-
-    def statistics(self, head: Head) -> dict[str, Statistic]:
-        """What must be known of the ID training data; called by `oodline.fit` before its pass.
-
-        Parameters
-        ----------
-        head : LinearHead, LayeredHead or NoHead
-            The classifier's.
-
-        Returns
-        -------
-        dict of str to Statistic
-            Empty statistics, which the pass fills, by the name of the argument of `estimate` that takes each.
-        """
-        return {}
-
-    def estimate(self, head: Head, *args: Any, **statistics: Any) -> None:
-        """Set every fitted tensor; called by `oodline.fit` after its pass, once the members are fitted.
-
-        Written as `estimate(self, head, moments: ClassMoments)` where `statistics` gives `{"moments": ClassMoments()}`.
-
-        Parameters
-        ----------
-        head : LinearHead, LayeredHead or NoHead
-            The classifier's.
-        **statistics : Statistic
-            What `statistics` asked for, filled, by name. Other detectors read the same: they must not be changed.
-
-        Raises
-        ------
-        OodlineError
-            The data does not suffice; the detector then keeps the state that it had.
-        """
 
     @abc.abstractmethod
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
@@ -252,18 +202,6 @@ class Detector(nn.Module, abc.ABC):
         return self
 
     @property
-    def fitted(self) -> bool:
-        """Whether it can score: all buffers are there, of its members too."""
-        return all(self._buffers[name] is not None for name in self.fitted_tensors) and all(
-            m.fitted for _, m in self.members
-        )
-
-    @property
-    def has_state(self) -> bool:
-        """Whether it or a member needs fitting."""
-        return bool(self.fitted_tensors) or any(member.has_state for _, member in self.members)
-
-    @property
     def members(self) -> list[tuple[str, Detector]]:
         """The detectors it is made of, by attribute name."""
         return [(name, child) for name, child in self.named_children() if isinstance(child, Detector)]
@@ -291,7 +229,7 @@ class Detector(nn.Module, abc.ABC):
         >>> LINe().needs_network, NAP().needs_network
         (False, True)
         """
-        return bool(self.all_layers or self.all_needs & ~Needs.FROM_FEATURES)
+        return needs_network(self.all_needs, self.all_layers)
 
     @property
     def why_not_exportable(self) -> str:
@@ -327,81 +265,6 @@ class Detector(nn.Module, abc.ABC):
                 f"Write self.{missing[0]} = {missing[0]} in __init__."
             )
         return {name: getattr(self, name) for name in names}
-
-    def _requests(self, head: Head) -> dict[str, Statistic]:
-        """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""
-        check_head(self, head)
-        found = dict(self.statistics(head))
-        check_estimate(self, head, found, written=type(self).estimate is not Detector.estimate)
-        if self.fitted_tensors:
-            found["seen"] = ContentSketch()
-        for prefix, member in self.members:
-            found |= {f"{prefix}.{name}": statistic for name, statistic in member._requests(head).items()}
-        return found
-
-    def _settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
-        """Estimate its members' and its own buffers from the filled `_requests`; where that fails, keep the old."""
-        before = [(module, dict(module._buffers), getattr(module, "fitted_on", None)) for module in self.modules()]
-        try:
-            for prefix, member in self.members:
-                start = f"{prefix}."
-                own = {k.removeprefix(start): s for k, s in statistics.items() if k.startswith(start)}
-                self._settle_member(prefix, member, own, head)
-            own = {name: s for name, s in statistics.items() if "." not in name}
-            sketch = own.pop("seen", None)
-            self.estimate(head, **own)
-            if isinstance(sketch, ContentSketch) and not sketch.empty:
-                self.seen = sketch.hashes.clone()  # a file refuses tensors that share memory
-        except BaseException:
-            for module, buffers, head_info in before:
-                module._buffers.update(buffers)
-                if isinstance(module, Detector):
-                    module.fitted_on = head_info
-            raise
-        # the layout a file gives back: another one may round a matrix product in another way
-        self._buffers.update({k: v.contiguous() for k, v in self._buffers.items() if v is not None})
-        self.to(head.device)
-        self.mark_fitted(HeadInfo.of(head))
-
-    def assumed(self) -> dict[str, Statistic]:
-        """Empty statistics to fill for `check_assumptions`; none where it, and a scorer in it, supposes nothing."""
-        scorer = getattr(self, "scorer", None)
-        if self.assumes or (scorer is not None and scorer.assumed()):
-            return {name: make() for name, make in REQUESTS.items()}
-        return {}
-
-    def check_assumptions(self, statistics: Mapping[str, Statistic], head: Head) -> None:
-        """Warn where the filled `assumed` statistics do not bear out what it supposes; called by `oodline.fit`."""
-        with torch.autocast(head.device.type, enabled=False):
-            measured = Measured.of(dict(statistics), head)
-            found = [] if measured is None else list(broken_assumptions(self, measured))
-        for name, sentence in found:
-            warn(
-                f"{name} may do worse than MSP here: {sentence}. Change its settings (`oodline tune` finds some), or "
-                "choose another method.",
-                AssumptionWarning,
-            )
-
-    def _settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
-        """Settle one of its members; called by `_settle`, before its own estimate."""
-        member._settle(statistics, head)
-
-    def leave_out(self, members: Mapping[str, str]) -> None:
-        """Do without these members, for the reasons given.
-
-        Raises
-        ------
-        SettingError
-            It has no members that it could do without.
-        """
-        raise SettingError(f"{type(self).__name__} cannot do without {', '.join(members)}.")
-
-    def mark_fitted(self, head: HeadInfo) -> None:
-        """Record which head it was fitted on, for itself and its members; detectors without state record none."""
-        if self.has_state:
-            self.fitted_on = head
-        for _, member in self.members:
-            member.mark_fitted(head)
 
     def use_preprocessing(self, preprocessing: Preprocessing) -> None:
         """Take settings that depend on the preprocessing from it, where they were left open; called before scoring."""

@@ -20,7 +20,7 @@ from oodline.data.batch import KnownLoader, unpack
 from oodline.errors import InputError, SettingError
 from oodline.evaluation.identity import identity
 from oodline.evaluation.shards import Block, Shards
-from oodline.model.activations import Activations, Needs
+from oodline.model.activations import Activations, Needs, needs_network
 from oodline.model.classifier import Classifier
 
 IMAGES_A_SHARD = 256
@@ -125,7 +125,7 @@ class CachedClassifier(Classifier):
         shards = self.shards(loader)  # type: ignore[arg-type]  # it says so where it is none
         assert isinstance(loader, KnownLoader)
         missing = set(shards.missing())
-        live = bool(layers or needs & ~Needs.FROM_FEATURES)
+        live = needs_network(needs, layers)
         read: list[int] = []
         for absent, numbers in groupby(range(len(shards)), missing.__contains__):
             source = self._run_over if absent or live else self._replay

@@ -50,10 +50,12 @@ class CalibratedState:
                     f"the {what} changed after the guard was calibrated: {difference}. Fit the detector again where "
                     "the classifier is another one, and call guard.calibrate(held_out_loader) again."
                 )
-        if probe is not None and (changed := self._behaviour.change()):
+        if probe is not None and (changed := self._behaviour.changed()):
+            now = Behaviour(classifier.model)
             if difference := probe.difference(classifier, {}, {}):
                 raise MismatchError(
-                    f"the classifier changed after the guard was calibrated: {changed}, and {difference}. Undo the "
-                    "change, or call guard.calibrate(held_out_loader) again."
+                    f"the classifier changed after the guard was calibrated: {self._behaviour.describe(changed)}, and "
+                    f"{difference}. Undo the change, or call guard.calibrate(held_out_loader) again."
                 )
-            self._behaviour.accept()
+            # what the trial itself wrote, such as a count of calls, says nothing; the rest is as it is from now on
+            self._behaviour = Behaviour(classifier.model, self._behaviour.volatile | now.changed())

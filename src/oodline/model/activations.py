@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -43,6 +43,17 @@ class Needs(enum.Flag):
 
     FROM_FEATURES = LOGITS | FEATURES | HEAD | LINEAR_HEAD
     """All that features, logits and head give, so that kept activations serve it without the network."""
+
+
+def needs_network(needs: Needs, layers: Collection[str] = ()) -> bool:
+    """Whether more is read than features, logits and head give, so that the network itself must run.
+
+    Examples
+    --------
+    >>> needs_network(Needs.FEATURES | Needs.HEAD), needs_network(Needs.FEATURE_MAP), needs_network(Needs.LOGITS, ["1"])
+    (False, True, True)
+    """
+    return bool(layers) or bool(needs & ~Needs.FROM_FEATURES)
 
 
 class SecondPass(Protocol):

@@ -9,7 +9,6 @@ decide: moving a model to another device is not a change.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -80,46 +79,48 @@ class Snapshot:
 class Behaviour:
     """What decides how a module computes beside its tensors: classes, plain attributes, hooks, a `forward` of its own.
 
-    Such a change may be harmless, a counter for one: who asks tries the module out, and says `accept` where it is.
+    Such a change may be harmless: who asks runs the module, and takes a new record where its numbers are the same.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Not copied.
+    volatile : set of (int, str)
+        Which submodule, and which attribute of it, a pass itself writes, such as a counter; these are left out.
 
     Examples
     --------
     >>> layer = nn.BatchNorm1d(2)
     >>> before = Behaviour(layer)
     >>> layer.eps = 50.0
-    >>> before.change()
-    "another 'eps' in BatchNorm1d"
-    >>> before.accept()
-    >>> before.change()
-    ''
+    >>> before.changed(), before.describe(before.changed())
+    (frozenset({(0, 'eps')}), "another 'eps' in BatchNorm1d")
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, volatile: frozenset[tuple[int, str]] = frozenset()) -> None:
+        self.volatile = volatile
         self._known = [(m, _behaviour(m)) for m in module.modules()]
         # looked at for every verdict: a list of the same objects is compared in no time
         plain = [(m, tuple(_plain(m))) for m in module.modules()]
         self._quick = [(type(m), names, [*map(vars(m).get, names)], _counts(vars(m))) for m, names in plain]
-        self._harmless: set[tuple[int, str]] = set()
 
-    def change(self) -> str:
-        """Say what changed since; "" where nothing did that was not accepted."""
-        found = [f"another '{name}' in {type(self._known[i][0]).__name__}" for i, name in self._changed()]
-        return ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-
-    def accept(self) -> None:
-        """Leave out what changed from now on."""
-        self._harmless.update(self._changed())
-
-    def _changed(self) -> Iterator[tuple[int, str]]:
+    def changed(self) -> frozenset[tuple[int, str]]:
+        """Which attributes of which submodule are others now."""
+        found = set()
         for i, ((module, known), (kind, names, values, counts)) in enumerate(
             zip(self._known, self._quick, strict=True)
         ):
             own = vars(module)
             if type(module) is kind and [*map(own.get, names)] == values and _counts(own) == counts:
                 continue
-            if (now := _behaviour(module)) != known:
-                changed = (name for name in {**known, **now} if known.get(name) != now.get(name))
-                yield from ((i, name) for name in changed if (i, name) not in self._harmless)
+            now = _behaviour(module)
+            found |= {(i, name) for name in {**known, **now} if known.get(name) != now.get(name)}
+        return frozenset(found) - self.volatile
+
+    def describe(self, changed: frozenset[tuple[int, str]]) -> str:
+        """The first few of these, in words."""
+        found = [f"another '{name}' in {type(self._known[i][0]).__name__}" for i, name in sorted(changed)]
+        return ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
 
 
 class _Trace:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from oodline.data.batch import Inputs, as_tensors
 from oodline.data.tensors import TensorLoader, TensorSource
 from oodline.errors import DataError, HeadError, InputError
-from oodline.model.activations import Activations, Needs
+from oodline.model.activations import Activations, Needs, needs_network
 from oodline.model.classifier import Classifier
 from oodline.model.feature_files import NAMES, open_features
 from oodline.model.gradients import Gradients
@@ -113,7 +113,7 @@ class FeatureClassifier(Classifier):
             n for n, there in zip(NAMES, (Needs.FEATURES in has, self._logits_given), strict=True) if there
         )
         what = " and ".join(dict.fromkeys(thing for thing, _ in missing))
-        remedy = missing[-1][1] if layers or needs & ~Needs.FROM_FEATURES else missing[0][1]
+        remedy = missing[-1][1] if needs_network(needs, layers) else missing[0][1]
         return f"needs {what}, and only {given or 'a head'} {'are' if given else 'is'} given. {remedy}."
 
     @property

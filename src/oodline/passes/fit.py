@@ -15,7 +15,7 @@ from oodline._util.warning import warn
 from oodline.data.batch import KnownLoader, Loader, unpack
 from oodline.data.class_order import doubtful_order
 from oodline.errors import HeadError, InputError, OodlineError
-from oodline.model.activations import Needs
+from oodline.model.activations import Needs, needs_network
 from oodline.model.classifier import Classifier
 from oodline.model.head import Head
 from oodline.passes.engine import Engine, Reads
@@ -107,10 +107,6 @@ def check_served(detectors: Iterable[Fittable], classifier: Classifier) -> None:
             raise InputError(f"'{detector.name}' {why}")
 
 
-def _needs_network(detector: Fittable) -> bool:
-    return bool(detector.all_layers) or bool(detector.all_needs & ~Needs.FROM_FEATURES)
-
-
 def unsupported(
     detectors: Mapping[str, Fittable], classifier: Classifier, loader: Iterable[Any]
 ) -> dict[str, OodlineError]:
@@ -128,14 +124,14 @@ def unsupported(
     """
     failures: dict[str, OodlineError] = {}
     batch = None
-    if not isinstance(loader, Iterator) and any(map(_needs_network, detectors.values())):
+    if not isinstance(loader, Iterator) and needs_network(**reads(detectors.values())):
         few: Iterable[Any] = loader.over([loader.rows[:TRIED]]) if isinstance(loader, KnownLoader) else loader
         batch = next(iter(few), None)
     for name, detector in detectors.items():
         try:
             check_served([detector], classifier)
             requests = detector._requests(classifier.head)
-            if batch is not None and _needs_network(detector):
+            if batch is not None and needs_network(**reads([detector])):
                 inputs, labels, index = unpack(batch, 0)
                 activations = classifier(inputs, index=index, **reads([detector]))
                 # only a second pass shows whether the inputs can be differentiated

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline._util.checked import checked
+from oodline._util.warning import warn
 from oodline.data.batch import Loader
 from oodline.detectors.base import Detector
 from oodline.errors import MismatchError, OodlineError
@@ -126,7 +126,7 @@ def score(
     """
     found = score_all(detectors, classifier, loader, on_failure=on_failure, engine=engine, progress=progress)
     for name, error in found.failures.items():
-        warnings.warn(f"'{name}' is left out: {error}", stacklevel=3)
+        warn(f"'{name}' is left out: {error}")
     return found.scores
 
 
