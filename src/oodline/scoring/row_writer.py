@@ -19,7 +19,7 @@ from oodline.detectors.base import Detector
 from oodline.errors import DataError, SettingError
 from oodline.model.activations import Activations
 from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration
-from oodline.scoring.columns import GrowingTensor, fingerprint, score_batch
+from oodline.scoring.score_collector import GrowingTensor, fingerprint, score_batch
 
 UNFINISHED = "_unfinished"
 """Folder among the rows that says that they are not complete, and how far they are; readers of Parquet pass it by."""

@@ -20,7 +20,7 @@ from oodline.passes.engine import Engine
 from oodline.passes.fit import check_served, reads, unsupported
 from oodline.passes.local import Local
 from oodline.passes.named import name_detectors
-from oodline.scoring.columns import ScoreCollector
+from oodline.scoring.score_collector import ScoreCollector
 
 Detectors = Detector | Mapping[str, Detector] | Iterable[Detector]
 """One, several, or several by a name of one's choice. A public function also takes a detector's name in its place."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from oodline.detectors.energy import Energy
 from oodline.detectors.msp import MSP
 from oodline.detectors.react import ReAct
-from oodline.scoring.columns import GrowingTensor, ScoreCollector, fingerprint
+from oodline.scoring.score_collector import GrowingTensor, ScoreCollector, fingerprint
 from oodline.testing import toy_problem
 
 CLASSIFIER, [(INPUTS, LABELS)] = toy_problem()
