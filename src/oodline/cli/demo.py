@@ -80,7 +80,7 @@ def demo(
             {"accuracy": accuracy, "rows": table.rows(), "flagged": flagged, "seconds": seconds, "output": str(output)}
         )
         return
-    print(f"A network that knows the digits 0 to 7 ({accuracy:.1%} right), fitted and judged in {seconds:.1f} s.\n")
+    print(f"A network that knows the digits 0 to 7 ({accuracy:.1%} right), fitted and evaluated in {seconds:.1f} s.\n")
     print_table(table, table_console())
     print("\nFlagged by the default detector (fuse), calibrated to flag at most 5 % of ID images:")
     for name, rate in flagged.items():
@@ -166,5 +166,5 @@ def draw(guard: Guard, sets: dict[str, Tensor], path: Path) -> Path:
         ylabel="density",
         title="ID and OOD scores",
     )
-    axes.legend(frameon=False)
+    axes.legend()
     return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -179,12 +179,12 @@ def create_app(
             raise p.Problem(p.INVALID_PARAMETER, detail, "Ask for one of the classes.")
         return ScoreHistogram.model_validate(histogram(calibration, label))
 
-    @app.get("/healthz", summary="Does it live?", responses=p.documented(*_ALWAYS))
+    @app.get("/healthz", summary="Whether the process answers", responses=p.documented(*_ALWAYS))
     async def alive() -> Health:
         """Answers as long as the process does."""
         return Health(status="alive")
 
-    @app.get("/readyz", summary="Does it take requests?", responses=p.documented(*_ALWAYS, p.STOPPING))
+    @app.get("/readyz", summary="Whether requests are taken", responses=p.documented(*_ALWAYS, p.STOPPING))
     async def ready() -> Health:
         """503 once it stops."""
         if not service.ready:

@@ -114,8 +114,8 @@ function tell(verdict, histogram) {
   at("verdict").classList.toggle("ood", ood);
   say("mark", ood ? "!" : "✓");
   say("decision-words", ood ? "Flagged as out-of-distribution" : "Accepted as in-distribution");
-  say("says", ood ? `The classifier says ${name}. Do not rely on it: this image is unlike those that it knows.`
-    : `The classifier says ${name}, and this image is like those that it knows.`);
+  say("says", ood ? `The classifier says ${name}. Do not trust it: this image is unlike the training data.`
+    : `The classifier says ${name}. There is no sign that this image is unlike the training data.`);
   say("p-value", short(verdict.p_value));
   say("score", short(verdict.score));
   say("threshold", short(verdict.threshold));
