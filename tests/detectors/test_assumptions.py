@@ -220,3 +220,16 @@ def test_every_assumption_can_be_checked_on_every_detector():
         detector = create_detector(name)
         if not detector.needs_network:
             assert all(len(text.split()) > 8 for text in sentences(detector, classifier, loader))
+
+
+def test_a_map_whose_leading_part_decides_the_class_is_named():
+    layers = (nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    classifier, images, rankfeat = Classifier(nn.Sequential(*layers)), torch.rand(40, 1, 8, 8), ol.RankFeat()
+    with torch.no_grad():  # every class is predicted of some
+        layers[-1].bias -= classifier(images).logits.mean(0)
+    classifier = Classifier(nn.Sequential(*layers))
+    activations = classifier(images, needs=rankfeat.all_needs)
+    changed = rankfeat.rectify(activations).logits.argmax(1) != activations.logits.argmax(1)
+    assert 0.2 < changed.double().mean() < 1
+    with pytest.warns(AssumptionWarning, match=f"changes the predicted class of {changed.double().mean():.0%} of"):
+        rankfeat.fit(classifier, [images[:25], images[25:]])

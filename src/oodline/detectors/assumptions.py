@@ -6,9 +6,9 @@ A detector declares its assumptions as class data; `oodline.fit` compares them w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from oodline.errors import InputError
 from oodline.model.activations import Activations
 from oodline.model.head import Head
 from oodline.model.no_head import NoHead
-from oodline.statistics import Facts, Reservoir, Statistic
+from oodline.statistics import ClassChanges, Facts, Reservoir, Statistic
+from oodline.statistics.sources import Source
 
 if TYPE_CHECKING:
     from oodline.detectors.base import Detector
@@ -40,14 +41,16 @@ class Measured:
         Samples by class, zeros and negatives.
     sample : Activations
         At most `SAMPLE` of the samples, with logits as the head gives them.
+    watched : mapping of Watching to Statistic
+        What assumptions asked for on their own.
     """
 
     facts: Facts
     sample: Activations
-    _tried: dict[str, float] = field(default_factory=dict)
+    watched: Mapping[Watching, Statistic] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, statistics: dict[str, Statistic], head: Head) -> Measured | None:
+    def of(cls, statistics: Mapping[Any, Statistic], head: Head) -> Measured | None:
         """From the filled statistics; None where they were not asked for."""
         facts, trial = statistics.get("facts"), statistics.get("trial")
         if not isinstance(facts, Facts) or not isinstance(trial, Reservoir) or facts.empty or trial.empty:
@@ -56,7 +59,8 @@ class Measured:
             return None
         features = trial.rows.to(head.linear.weight.device, torch.float32)
         head = head.to(features)  # in half precision and under autocast, kinds of numbers would be mixed
-        return cls(facts, Activations(features, head(features), head, torch.arange(len(features))))
+        sample = Activations(features, head(features), head, torch.arange(len(features)))
+        return cls(facts, sample, {key: found for key, found in statistics.items() if isinstance(key, Watching)})
 
     @property
     def per_class(self) -> float:
@@ -69,6 +73,15 @@ class Assumption(Protocol):
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Say with the number what does not fit; nothing where all does."""
+        ...
+
+
+@runtime_checkable
+class Watching(Hashable, Protocol):
+    """An assumption about what no sample of features shows, such as feature maps."""
+
+    def statistic(self) -> Statistic:
+        """An empty statistic, which the pass fills and `Measured.watched` holds by the assumption."""
         ...
 
 
@@ -148,6 +161,24 @@ class LeavesMost:
         return (
             "" if changed <= self.classes else f"it changes the predicted class of {changed:.0%} of the training images"
         )
+
+
+@dataclass(frozen=True)
+class KeepsClasses:
+    """Most predictions stay where the head reads these vectors in place of the features."""
+
+    of: Source
+    most: ClassVar[float] = 0.2
+
+    def statistic(self) -> Statistic:
+        """Count the changes in the pass."""
+        return ClassChanges(self.of)
+
+    def broken(self, detector: Any, measured: Measured) -> str:
+        """Compare the share of training images whose class changes."""
+        changes = measured.watched.get(self)
+        share = changes.share if isinstance(changes, ClassChanges) else 0.0
+        return "" if share <= self.most else f"it changes the predicted class of {share:.0%} of the training images"
 
 
 @dataclass(frozen=True)

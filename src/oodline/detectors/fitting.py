@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from oodline._util.warning import warn
-from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, broken_assumptions
+from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, Watching, broken_assumptions
 from oodline.detectors.declaration import check_estimate
 from oodline.detectors.fitted import FittedTensor
 from oodline.detectors.head_check import check_head
@@ -122,17 +122,18 @@ class Fitting(nn.Module, abc.ABC):
         self.to(head.device)
         self.mark_fitted(HeadInfo.of(head))
 
-    def assumed(self) -> dict[str, Statistic]:
+    def assumed(self) -> dict[Any, Statistic]:
         """Empty statistics to fill for `check_assumptions`; none where it, and a scorer in it, supposes nothing."""
         scorer = getattr(self, "scorer", None)
         if self.assumes or (scorer is not None and scorer.assumed()):
-            return {name: make() for name, make in REQUESTS.items()}
+            watched = {each: each.statistic() for each in self.assumes if isinstance(each, Watching)}
+            return {**{name: make() for name, make in REQUESTS.items()}, **watched}
         return {}
 
-    def check_assumptions(self, statistics: Mapping[str, Statistic], head: Head) -> None:
+    def check_assumptions(self, statistics: Mapping[Any, Statistic], head: Head) -> None:
         """Warn where the filled `assumed` statistics do not bear out what it supposes; called by `oodline.fit`."""
         with torch.autocast(head.device.type, enabled=False):
-            measured = Measured.of(dict(statistics), head)
+            measured = Measured.of(statistics, head)
             found = [] if measured is None else list(broken_assumptions(cast("Detector", self), measured))
         for name, sentence in found:
             warn(

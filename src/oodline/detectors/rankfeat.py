@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from oodline.detectors.assumptions import KeepsClasses
 from oodline.detectors.paper import Paper
 from oodline.detectors.rectifier import Rectifier
 from oodline.model.activations import Activations, Needs
@@ -18,6 +20,19 @@ def leading_direction(feature_map: Float[Tensor, "n k s"]) -> Float[Tensor, "n s
     wide = feature_map.double()
     found: Tensor = torch.linalg.eigh(wide.transpose(1, 2) @ wide).eigenvectors[:, :, -1]
     return found.to(feature_map)
+
+
+@dataclass(frozen=True)
+class WithoutLeading:
+    """Mean over places of the feature map less its largest rank-1 part (N, K)."""
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
+        """The features that are left."""
+        feature_map = activations.require_feature_map().flatten(2)
+        direction = leading_direction(feature_map)
+        # the mean over places of (A v) v' is A v times the mean of v: the rank-1 part itself is never needed
+        leading = (feature_map @ direction.unsqueeze(2)).squeeze(2) * direction.mean(1, keepdim=True)
+        return feature_map.mean(2) - leading
 
 
 class RankFeat(Rectifier):
@@ -49,6 +64,7 @@ class RankFeat(Rectifier):
 
     name: ClassVar = "rankfeat"
     needs: ClassVar = Needs.FEATURES | Needs.FEATURE_MAP | Needs.HEAD
+    assumes: ClassVar = (KeepsClasses(WithoutLeading()),)
     paper: ClassVar = Paper(
         "RankFeat: Rank-1 Feature Removal for Out-of-distribution Detection", "NeurIPS 2022", "2209.08590"
     )
@@ -56,9 +72,5 @@ class RankFeat(Rectifier):
 
     def rectify(self, activations: Activations) -> Activations:
         """Remove the leading component and recompute features and logits."""
-        feature_map = activations.require_feature_map().flatten(2)
-        direction = leading_direction(feature_map)
-        # the mean over places of (A v) v' is A v times the mean of v: the rank-1 part itself is never needed
-        leading = (feature_map @ direction.unsqueeze(2)).squeeze(2) * direction.mean(1, keepdim=True)
-        features = feature_map.mean(2) - leading
+        features = WithoutLeading()(activations, activations.logits.argmax(1))
         return activations.replace(features=features, logits=activations.head(features))

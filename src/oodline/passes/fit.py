@@ -58,11 +58,11 @@ class Fittable(Protocol):
 class Supposes(Protocol):
     """A detector that can say whether what it supposes of the data holds."""
 
-    def assumed(self) -> dict[str, Statistic]:
+    def assumed(self) -> dict[Any, Statistic]:
         """Empty statistics to fill, beside those it is estimated from."""
         ...
 
-    def check_assumptions(self, statistics: Mapping[str, Any], head: Head) -> None:
+    def check_assumptions(self, statistics: Mapping[Any, Any], head: Head) -> None:
         """Warn where the filled ones do not bear it out."""
         ...
 
@@ -76,7 +76,7 @@ def reads(detectors: Iterable[Fittable]) -> Reads:
     return Reads(needs=needs, layers=tuple(layers))
 
 
-def share_equal(requests: Iterable[dict[str, Statistic]]) -> list[Statistic]:
+def share_equal(requests: Iterable[dict[Any, Statistic]]) -> list[Statistic]:
     """Let requests that ask for equal statistics hold the same one, in place; return each of them once."""
     shared: dict[tuple[object, ...], Statistic] = {}
     for request in requests:

@@ -1,6 +1,7 @@
 """Statistics of the ID training data that detectors are fitted from: filled in one pass, mergeable."""
 
 from oodline.statistics.base import Statistic
+from oodline.statistics.class_changes import ClassChanges
 from oodline.statistics.class_moments import ClassMoments
 from oodline.statistics.confusions import Confusions
 from oodline.statistics.content_sketch import ContentSketch
@@ -14,6 +15,7 @@ from oodline.statistics.sources import Contributions, Features, Logits, Probabil
 from oodline.statistics.top_samples import TopSamples
 
 __all__ = [
+    "ClassChanges",
     "ClassMoments",
     "Confusions",
     "ContentSketch",
