@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.ash import ASHP as ASHP
     from oodline.detectors.ash import ASHS as ASHS
     from oodline.detectors.ash import SCALE as SCALE
+    from oodline.detectors.band_energy import BandEnergy as BandEnergy
     from oodline.detectors.base import Detector as Detector
     from oodline.detectors.bats import BATS as BATS
     from oodline.detectors.cadref import CADRef as CADRef

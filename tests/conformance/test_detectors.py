@@ -105,6 +105,10 @@ def runs_again(reference: str) -> bool:
     return Needs.CLASSIFIER in create_detector(reference).all_needs
 
 
+OURS = ("band-energy",)
+"""Detectors without a paper."""
+
+
 def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -118,9 +122,10 @@ def test_traits_are_declared(name):
     cls = detector_class(name)
     assert cls.name == name
     assert isinstance(cls.needs, Needs) and cls.needs
-    assert isinstance(cls.paper, Paper)
-    assert cls.paper.title.strip()  # as short as authors like: "ViM", "GEN"
-    assert cls.paper.venue.rsplit(maxsplit=1)[-1].isdigit()  # venue and year
+    if name not in OURS:
+        assert isinstance(cls.paper, Paper)
+        assert cls.paper.title.strip()  # as short as authors like: "ViM", "GEN"
+        assert cls.paper.venue.rsplit(maxsplit=1)[-1].isdigit()  # venue and year
     assert "Higher = more in-distribution" in " ".join(cls.__doc__.split())
 
 

@@ -116,7 +116,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         link = f" [arXiv {row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else ""
         cells = [
             f"`{row['name']}`",
-            f"{row['paper']} ({row['venue']}){link}" if row["paper"] else "-",
+            f"{row['paper']} ({row['venue']}){link}" if row["paper"] else "ours",
             ", ".join(row["needs"]),
             ", ".join(row["statistics"]) or "nothing",
             "; ".join(f"{name} {shape}" for name, shape in row["state"].items()) or "none",

@@ -67,6 +67,7 @@ CATALOG: dict[str, str] = {
     "nac": "oodline.detectors.nac:NAC",
     "prior-normalised": "oodline.detectors.prior_normalised:PriorNormalised",
     "fuse": "oodline.detectors.fuse:Fuse",
+    "band-energy": "oodline.detectors.band_energy:BandEnergy",
     "hact": "oodline.detectors.experimental.hact:HAct",
     "sisom": "oodline.detectors.experimental.sisom:SISOM",
     "soft-line": "oodline.detectors.experimental.soft_line:SoftLINe",
