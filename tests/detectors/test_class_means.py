@@ -65,6 +65,23 @@ def test_she_needs_a_correct_sample_of_each_class(draw):
         wrong.fit(SHE())
 
 
+def test_she_can_leave_classes_out(draw, assert_equals):
+    case = draw(0)
+    predicted = torch.from_numpy(case.logits.argmax(1))
+    absent = int(predicted.bincount(minlength=4).argmax())
+    some = replace(case, labels=torch.where(predicted == absent, (absent + 1) % 4, predicted))
+    with pytest.raises(LabelError, match=r"of 4 classes .*unseen=skip"):
+        some.fit(SHE())
+    right = case.logits.argmax(1) == some.y
+    means = {c: case.f[right & (some.y == c)].mean(0) for c in set(some.y[right].tolist())}
+    assert absent not in means
+    expected = [x @ means[max(means, key=lambda c: z[c])] for x, z in zip(case.f, case.logits, strict=True)]
+    assert_equals(some.fit(SHE(unseen="skip"))(case.activations), np.array(expected))
+    none = replace(case, labels=(predicted + 1) % 4)
+    with pytest.raises(LabelError, match="4 of 4 classes"):
+        none.fit(SHE(unseen="skip"))
+
+
 def gen_of(z: np.ndarray) -> float:
     """One over the generalised entropy; of four classes all count, as there are fewer than ten."""
     return 1 / sum(p**0.1 * (1 - p) ** 0.1 for p in softmax(z))

@@ -90,3 +90,14 @@ def test_every_class_is_needed(draw, covariance):
 def test_invalid_settings(build, sentence):
     with pytest.raises(SettingError, match=sentence):
         build()
+
+
+@kinds
+def test_features_over_their_length(draw, covariance):
+    case, other = draw(0, n=200), draw(100)
+    length = case.features.double().norm(dim=1, keepdim=True)
+    given = replace(case, features=case.features.double() / length)
+    there = other.f / np.sqrt((other.f**2).sum(1, keepdims=True))
+    expected = gmm_of(given, there, covariance, 1e-5)
+    scores = case.fit(GMM(covariance=covariance, ridge=1e-5, normalise=1.0))(other.activations)
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-4, atol=1e-3)

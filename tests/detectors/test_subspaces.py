@@ -143,3 +143,18 @@ def test_features_of_zero_have_finite_scores(draw):
     silent = activations_of(torch.zeros(2, 12), case.head)
     for detector in (Residual(), ViM(), NNGuide(), FMPLS()):
         assert case.fit(detector)(silent).isfinite().all()
+
+
+def test_residual_and_vim_of_directions_are_seen_from_zero(draw, assert_equals):
+    case, other = draw(0, n=200), draw(100)
+
+    def directions(f: np.ndarray) -> np.ndarray:
+        return f / np.sqrt((f**2).sum(1, keepdims=True))
+
+    u, there = directions(case.f), directions(other.f)
+    rest = np.linalg.eigh(u.T @ u)[1][:, : 12 - 5]
+    expected = np.array([np.linalg.norm(rest.T @ x) for x in there])
+    assert_equals(case.fit(Residual(dimension=5, normalise=1.0))(other.activations), -expected)
+    alpha = case.logits.max(1).mean() / np.linalg.norm(u @ rest, axis=1).mean()
+    energy = np.log(np.exp(other.logits).sum(1))
+    assert_equals(case.fit(ViM(dimension=5, normalise=1.0))(other.activations), energy - alpha * expected)

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline._util.ranges import Positive
+from oodline._util.ranges import Positive, Share
 from oodline.detectors.assumptions import MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
-from oodline.statistics import ClassMoments, Covariance, Statistic
+from oodline.statistics import ClassMoments, Covariance, Statistic, features_scaled_by, scaled
 
 
 class GMM(Detector):
@@ -31,6 +31,9 @@ class GMM(Detector):
         numbers: 33 GB for C=1000, D=2048.
     ridge : float
         Added to the diagonal of each covariance, in squared units of the features, above 0.
+    normalise : float
+        In [0, 1]: `f / |f|^normalise` is read in place of f. Features of length 1 have variances of about 1 / D, beside
+        which the ridge must stay small.
 
     Raises
     ------
@@ -51,19 +54,28 @@ class GMM(Detector):
     needs: ClassVar = Needs.FEATURES
     assumes: ClassVar = (MoreThanDimensions(), TellsApart(below=0.08))
     paper: ClassVar = Paper("Deep Deterministic Uncertainty: A New Simple Baseline", "CVPR 2023", "2102.11582")
+    tunable: ClassVar = {"normalise": (0.0, 0.5, 1.0)}
     is_log: bool = True
     means: Fitted[Float[Tensor, "C D"]]
     whiten: Fitted[Float[Tensor, "C D ..."]]
     offset: Fitted[Float[Tensor, " C"]]
 
-    def __init__(self, *, covariance: Literal["diagonal", "full"] = "diagonal", ridge: Positive = 1e-3) -> None:
+    def __init__(
+        self,
+        *,
+        covariance: Literal["diagonal", "full"] = "diagonal",
+        ridge: Positive = 1e-3,
+        normalise: Share = 0.0,
+    ) -> None:
         super().__init__()
         self.covariance = covariance
         self.ridge = ridge
+        self.normalise = normalise
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means with variances, or with one covariance per class."""
-        return {"spread": Covariance(per_class=True) if self.covariance == "full" else ClassMoments(variance=True)}
+        source, full = features_scaled_by(self.normalise), self.covariance == "full"
+        return {"spread": Covariance(source, per_class=True) if full else ClassMoments(source, variance=True)}
 
     def estimate(self, head: Head, spread: Covariance | ClassMoments) -> None:
         """Whiten each class."""
@@ -87,7 +99,7 @@ class GMM(Detector):
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Log density (N,)."""
         # squares of far features are beyond single precision
-        features = activations.features.double()
+        features = scaled(activations.features, self.normalise).double()
         distances = [self._distance(features, c) for c in range(len(self.means))]
         return (self.offset - 0.5 * torch.stack(distances, dim=1)).logsumexp(1)
 

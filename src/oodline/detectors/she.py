@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,8 +24,16 @@ class SHE(Detector):
     Only training samples that the classifier gets right are stored. Higher = more in-distribution. Any real number, in
     squared units of the features.
 
+    Parameters
+    ----------
+    unseen : {"error", "skip"}
+        What becomes of a class of which no training sample is classified correctly: an error, or c is the most likely
+        of the other classes.
+
     Raises
     ------
+    SettingError
+        A setting is out of range.
     LabelError
         No sample of a class was classified correctly.
 
@@ -45,6 +54,10 @@ class SHE(Detector):
     )
     patterns: Fitted[Float[Tensor, "C D"]]
 
+    def __init__(self, *, unseen: Literal["error", "skip"] = "error") -> None:
+        super().__init__()
+        self.unseen = unseen
+
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Class means of the features of samples classified correctly."""
         return {"correct": ClassMoments(by="correct")}
@@ -52,14 +65,19 @@ class SHE(Detector):
     def estimate(self, head: Head, correct: ClassMoments) -> None:
         """Keep the means."""
         missing = [c for c, count in enumerate(correct.count[:-1].tolist()) if count == 0]
-        if missing:
+        if missing and (self.unseen == "error" or len(missing) == len(correct.count) - 1):
             names = ", ".join(str(c) for c in missing[:10]) + (", ..." if len(missing) > 10 else "")
             raise LabelError(
                 f"{len(missing)} of {len(correct.count) - 1} classes have no sample that is classified correctly, and "
-                f"SHE stores those: {names}. Fit on data that shows every class, labelled in the order of the logits."
+                f"SHE stores those: {names}. Fit on data that shows every class, labelled in the order of the logits, "
+                "or leave those classes out: unseen=skip."
             )
         self.patterns = correct.mean[:-1].float()
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Inner product with the pattern (N,)."""
-        return (activations.features * self.patterns[activations.logits.argmax(1)]).sum(1)
+        logits = activations.logits
+        if self.unseen == "skip":
+            # the mean of no samples was kept as zeros
+            logits = torch.where((self.patterns == 0).all(1), -torch.inf, logits)
+        return (activations.features * self.patterns[logits.argmax(1)]).sum(1)

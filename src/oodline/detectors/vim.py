@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline._util.ranges import Count, Range
+from oodline._util.ranges import Count, Range, Share
 from oodline._util.warning import warn
 from oodline.detectors.assumptions import Assumption, MoreThanDimensions, TellsApart
 from oodline.detectors.base import Detector
@@ -17,7 +17,7 @@ from oodline.detectors.paper import Paper
 from oodline.errors import FewSamplesWarning, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
-from oodline.statistics import Covariance, Reservoir, Statistic
+from oodline.statistics import Covariance, Reservoir, Statistic, features_scaled_by, scaled
 
 PAPER = Paper("ViM: Out-Of-Distribution with Virtual-logit Matching", "CVPR 2022", "2203.10807")
 
@@ -61,6 +61,9 @@ class Residual(Detector):
     dimension : int, optional
         Of the principal space, below D. If omitted, the paper's (1000 for D >= 2048, 512 for D >= 768, else D / 2), but
         at most one for every four training samples.
+    normalise : float
+        In [0, 1]: `f / |f|^normalise` is read in place of f. Above 0 the origin is zero, since logits are no function
+        of scaled features that could vanish at one point; this is not in the paper.
 
     Raises
     ------
@@ -88,13 +91,14 @@ class Residual(Detector):
     origin: Fitted[Float[Tensor, " D"]]
     directions: Fitted[Float[Tensor, "D R"]]
 
-    def __init__(self, *, dimension: Annotated[int, Range(0)] | None = None) -> None:
+    def __init__(self, *, dimension: Annotated[int, Range(0)] | None = None, normalise: Share = 0.0) -> None:
         super().__init__()
         self.dimension = dimension
+        self.normalise = normalise
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """Mean and covariance of all features as one group."""
-        return {"covariance": Covariance(by="all")}
+        return {"covariance": Covariance(features_scaled_by(self.normalise), by="all")}
 
     def estimate(self, head: Head, covariance: Covariance) -> None:
         """Find the directions of least second moment around the origin."""
@@ -128,7 +132,7 @@ class Residual(Detector):
                 f"Fuse that has it. Fit on more than {dimension} images, better on many more.",
                 FewSamplesWarning,
             )
-        origin = origin_of(head)
+        origin = origin_of(head) if self.normalise == 0 else torch.zeros(width, dtype=torch.float64)
         offset = covariance.mean[0] - origin
         moment = covariance.pooled() + torch.outer(offset, offset)
         directions = torch.linalg.eigh(moment).eigenvectors[:, : width - dimension]
@@ -142,7 +146,8 @@ class Residual(Detector):
 
     def length(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Length of the residual (N,)."""
-        found: Tensor = torch.linalg.vector_norm((features - self.origin) @ self.directions, dim=1)
+        points = scaled(features, self.normalise).to(self.directions)
+        found: Tensor = torch.linalg.vector_norm((points - self.origin) @ self.directions, dim=1)
         return found
 
 
@@ -153,8 +158,8 @@ class ViM(Residual):
 
     Parameters
     ----------
-    dimension : int, optional
-        As in `Residual`.
+    dimension, normalise
+        As in `Residual`; the logits are those of the features as they are.
     samples : int
         Training samples from which alpha is estimated, chosen by a hash of their index.
 
@@ -176,8 +181,14 @@ class ViM(Residual):
     assumes: ClassVar = (MoreThanDimensions(),)
     alpha: Fitted[Float[Tensor, ""]]
 
-    def __init__(self, *, dimension: Annotated[int, Range(0)] | None = None, samples: Count = 10_000) -> None:
-        super().__init__(dimension=dimension)
+    def __init__(
+        self,
+        *,
+        dimension: Annotated[int, Range(0)] | None = None,
+        samples: Count = 10_000,
+        normalise: Share = 0.0,
+    ) -> None:
+        super().__init__(dimension=dimension, normalise=normalise)
         self.samples = samples
 
     def statistics(self, head: Head) -> dict[str, Statistic]:

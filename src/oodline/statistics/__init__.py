@@ -11,7 +11,16 @@ from oodline.statistics.hits import Hits
 from oodline.statistics.quantiles import Quantiles
 from oodline.statistics.reservoir import Reservoir
 from oodline.statistics.seen import Seen
-from oodline.statistics.sources import Contributions, Features, Logits, Probabilities, Source
+from oodline.statistics.sources import (
+    Contributions,
+    Features,
+    Logits,
+    Probabilities,
+    ScaledFeatures,
+    Source,
+    features_scaled_by,
+    scaled,
+)
 from oodline.statistics.top_samples import TopSamples
 
 __all__ = [
@@ -28,8 +37,11 @@ __all__ = [
     "Probabilities",
     "Quantiles",
     "Reservoir",
+    "ScaledFeatures",
     "Seen",
     "Source",
     "Statistic",
     "TopSamples",
+    "features_scaled_by",
+    "scaled",
 ]

@@ -34,6 +34,44 @@ class Features:
         return activations.features
 
 
+def scaled(features: Float[Tensor, "n d"], power: float) -> Float[Tensor, "n d"]:
+    """`f / |f|^power`: the features as they are for 0, of length 1 for 1; in float64 above 0. Zero stays zero.
+
+    Examples
+    --------
+    >>> scaled(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 1.0)
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]], dtype=torch.float64)
+    """
+    if power == 0:
+        return features
+    features = features.double()  # squares of small single-precision numbers would be zero
+    length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / torch.where(length > 0, length, 1.0).pow(power)
+
+
+@dataclass(frozen=True)
+class ScaledFeatures:
+    """The features over a power of their length, `f / |f|^power` (N, D), in float64."""
+
+    power: float
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """The scaled features."""
+        return scaled(activations.features, self.power)
+
+
+def features_scaled_by(power: float) -> Source:
+    """`ScaledFeatures`, or for power 0 plain `Features`, so that statistics of these are shared with all detectors.
+
+    Examples
+    --------
+    >>> features_scaled_by(0.0), features_scaled_by(1.0)
+    (Features(), ScaledFeatures(power=1.0))
+    """
+    return Features() if power == 0 else ScaledFeatures(power)
+
+
 @dataclass(frozen=True)
 class Logits:
     """The logits (N, C)."""
