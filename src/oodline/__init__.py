@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.kl_matching import KLMatching as KLMatching
     from oodline.detectors.knn import KNN as KNN
     from oodline.detectors.line import LINe as LINe
+    from oodline.detectors.lts import LTS as LTS
     from oodline.detectors.mahalanobis import Mahalanobis as Mahalanobis
     from oodline.detectors.max_logit import MaxLogit as MaxLogit
     from oodline.detectors.mode_csd import ModeCSD as ModeCSD

@@ -175,6 +175,37 @@ def test_fuse_against_its_definition(rule):
     np.testing.assert_allclose(np.stack([v.log() for v in p.values()]), columns, atol=2e-3)
 
 
+def test_z_sum_is_a_sum_of_standardised_scores(tmp_path):
+    classifier, loader = toy_problem()
+    fuse = Fuse([Mahalanobis(), KNN(k=10)], rule="z-sum").fit(classifier, loader)
+    fresh = [Mahalanobis, lambda: KNN(k=10)]
+    new, expected = classifier(toy_loader(seed=1)[0][0]), 0.0
+    for make in fresh:
+        reference = slow_reference(make, classifier, loader[0][0])
+        scores = make().fit(classifier, loader)(new).double().numpy()
+        expected = expected + (scores - np.mean(reference)) / np.sqrt(np.mean((reference - np.mean(reference)) ** 2))
+    np.testing.assert_allclose(fuse(new), expected, rtol=1e-4, atol=1e-4)
+    # p-values of the members are those of any other rule
+    other = Fuse([Mahalanobis(), KNN(k=10)]).fit(classifier, loader)
+    assert all(torch.equal(p, other.p_values(new)[name]) for name, p in fuse.p_values(new).items())
+    held_out = samples(1)
+    fuse.set_reference(classifier, held_out)
+    standard = [m(classifier(held_out[0][0])) for _, m in fuse.members]
+    again = sum((m(new) - s.mean()) / s.std(unbiased=False) for (_, m), s in zip(fuse.members, standard, strict=True))
+    torch.testing.assert_close(fuse(new).double(), again.double(), rtol=1e-4, atol=1e-4)
+    guard = Guard(classifier, fuse).calibrate(toy_loader(seed=2))
+    assert torch.equal(Guard.load(guard.save(tmp_path / "guard"), classifier).detector(new), fuse(new))
+
+
+def test_z_sum_does_not_level_off():
+    classifier, loader = toy_problem()
+    fuse = Fuse([Mahalanobis(), KNN(k=10)], rule="z-sum").fit(classifier, loader)
+    inputs = loader[0][0][:1]
+    scores = torch.cat([fuse(classifier(size * inputs)) for size in (20.0, 200.0, 2000.0)])
+    assert scores[1] < 10 * scores[0] < 0  # a squared distance grows a hundredfold
+    assert scores[2] < 50 * scores[1]
+
+
 def test_refer_compares_with_held_out_data():
     classifier, loader = toy_problem()
     held_out, new = samples(1), samples(2)

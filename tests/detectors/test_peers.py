@@ -70,6 +70,15 @@ def scale(case, z: Tensor) -> Tensor:
     return -detector.predict_feature_maps(maps_of(z))
 
 
+def lts(p: float) -> Callable[..., Tensor]:
+    """Theirs is given the fraction that is kept."""
+
+    def scores(case, z: Tensor) -> Tensor:
+        return -peer.LTS(None, case.head, p=1 - p).predict_features(z)
+
+    return scores
+
+
 def relative_mahalanobis(case, z: Tensor) -> Tensor:
     # squared distances by scatters, not divided by the number of samples
     return -len(case.features) * peer.RMD(None).fit_features(case.features, case.labels).predict_features(z)
@@ -126,6 +135,8 @@ PEERS: dict[str, tuple[Callable[..., Tensor], float]] = {
     "knn,k=7": (knn, 1e-4),
     "kl-matching": (kl_matching, 1e-4),
     "scale,p=0.7": (scale, 1e-4),
+    "lts": (lts(0.95), 1e-4),
+    "lts,p=0.7": (lts(0.7), 1e-4),
     "fdbd": (fdbd, 1e-4),
     "nnguide,k=7": (nnguide, 1e-4),
     "nci,alpha=0.0": (nci(0.0), 1e-4),

@@ -26,6 +26,7 @@ CATALOG: dict[str, str] = {
     "ash-p": "oodline.detectors.ash:ASHP",
     "ash-b": "oodline.detectors.ash:ASHB",
     "scale": "oodline.detectors.ash:SCALE",
+    "lts": "oodline.detectors.lts:LTS",
     "feature-norm": "oodline.detectors.feature_norm:FeatureNorm",
     "gradnorm": "oodline.detectors.feature_norm:GradNorm",
     "she": "oodline.detectors.she:SHE",

@@ -22,8 +22,8 @@ from oodline.detectors.catalog import create_detector
 from oodline.detectors.cross_fitting import held_out_scores
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
-from oodline.detectors.parts.combining import RULES
-from oodline.detectors.parts.p_values import log_p_values, scale_of
+from oodline.detectors.parts.combining import RULES, moments_of, z_sum
+from oodline.detectors.parts.p_values import WIDTH, log_p_values, scale_of
 from oodline.errors import InputError, MismatchError, NotFittedError, OodlineError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
@@ -77,8 +77,11 @@ class Fuse(Detector):
     detectors : str or sequence of str or Detector
         At least two: detectors, references to them as on the command line, or such references in one text, joined by
         "+", their settings by ":", as in "line:p_a=0.5:clip=98%+energy+knn". They read features and logits only.
-    rule : {"fisher", "stouffer", "harmonic", "cauchy", "minimum"}
-        How p-values are combined.
+    rule : {"fisher", "stouffer", "harmonic", "cauchy", "minimum", "z-sum"}
+        How p-values are combined. With "z-sum" it is the scores themselves, `sum_i (s_i - mean_i) / deviation_i` by
+        mean and standard deviation of the reference, with range (-inf, inf): the rule of CombOOD (Rajasekaran et al.,
+        SDM 2024, arXiv 2602.07042), which sums a Mahalanobis distance and the distance to a near neighbour, here
+        `Fuse([Mahalanobis(), KNN(k=10)], rule="z-sum")`.
 
     Raises
     ------
@@ -115,7 +118,7 @@ class Fuse(Detector):
         self,
         detectors: str | Sequence[str | Detector] = DEFAULT,
         *,
-        rule: Literal["fisher", "stouffer", "harmonic", "cauchy", "minimum"] = "fisher",
+        rule: Literal["fisher", "stouffer", "harmonic", "cauchy", "minimum", "z-sum"] = "fisher",
     ) -> None:
         super().__init__()
         self.rule = rule
@@ -207,7 +210,8 @@ class Fuse(Detector):
             reason = f"it gives {len(reference)} reference samples the same score, or no number"
             self.leave_out(dict.fromkeys(silent, reason))
             reference = reference[:, says]
-        self.scale = scale_of(reference)
+        scale = scale_of(reference)
+        self.scale = torch.cat([scale, moments_of(reference)], dim=1) if self.rule == "z-sum" else scale
 
     def _warn_of_left_out(self, before: Collection[str] = ()) -> None:
         for name, reason in self.members_left_out.items():
@@ -266,7 +270,10 @@ class Fuse(Detector):
         return self
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
-        """The combined p-values (N,)."""
+        """The combined p-values, or standardised scores (N,)."""
+        if self.rule == "z-sum":
+            scores = self.member_scores(activations).to(self.scale)
+            return z_sum(scores, self.scale[:, WIDTH], self.scale[:, WIDTH + 1])
         return RULES[self.rule](self.log_p_values(activations))
 
     def member_scores(self, activations: Activations) -> Float[Tensor, "n m"]:
@@ -275,7 +282,7 @@ class Fuse(Detector):
 
     def log_p_values(self, activations: Activations) -> Float[Tensor, "n m"]:
         """Logarithm of each member's p-value (N, M)."""
-        return log_p_values(self.member_scores(activations).to(self.scale), self.scale)
+        return log_p_values(self.member_scores(activations).to(self.scale), self.scale[:, :WIDTH])
 
     def p_values(self, activations: Activations) -> dict[str, Float[Tensor, " n"]]:
         """Each member's p-value (N,), by its name: the smallest is of the member that finds an input strangest.

@@ -93,10 +93,47 @@ def minimum(log_p: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
     return log_p.amin(1)
 
 
+def z_sum(
+    scores: Float[Tensor, "n m"], mean: Float[Tensor, " m"], deviation: Float[Tensor, " m"]
+) -> Float[Tensor, " n"]:
+    """`sum_i (s_i - mean_i) / deviation_i` of the scores themselves (CombOOD, SDM 2024), any real number.
+
+    Unlike a p-value, a standardised score does not level off: one member may outweigh all others, either way.
+
+    Parameters
+    ----------
+    scores : Tensor (N, M)
+        Of M detectors, higher = more in-distribution.
+    mean, deviation : Tensor (M,)
+        Of each detector's ID scores; deviations above 0.
+
+    Examples
+    --------
+    >>> z_sum(torch.tensor([[3.0, 10.0]]), torch.tensor([1.0, 20.0]), torch.tensor([2.0, 5.0]))
+    tensor([-1.])
+    """
+    return ((scores - mean) / deviation).sum(1)
+
+
+def moments_of(scores: Float[Tensor, "r m"]) -> Float[Tensor, "m 2"]:
+    """What `z_sum` needs of reference scores (R, M): mean and standard deviation of each detector, above 0.
+
+    Examples
+    --------
+    >>> moments_of(torch.tensor([[1.0], [3.0]]))
+    tensor([[2., 1.]])
+    """
+    columns = scores.T.double()
+    number = torch.finfo(scores.dtype)
+    least = number.eps * columns.abs().amax(1) + number.tiny**0.5  # scores that are all the same tell nothing apart
+    found = torch.stack([columns.mean(1), torch.maximum(columns.std(1, unbiased=False), least)], dim=1)
+    return found.to(scores.dtype)
+
+
 RULES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"fisher": fisher, "stouffer": stouffer, "harmonic": harmonic, "cauchy": cauchy, "minimum": minimum}
 )
-"""Every rule by name."""
+"""Every rule for p-values by name; `z_sum` combines scores."""
 
 
 def normal_quantile(log_p: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:

@@ -16,6 +16,9 @@ from torch import Tensor
 LEVELS = tuple(i / 20 for i in range(2, 19))
 """Fractions of ID scores that lie below the knots: 10 %, 15 %, ..., 90 %. Beyond the outermost are the tails."""
 
+WIDTH = len(LEVELS) + 2
+"""Numbers that are kept for each detector: the quantiles at `LEVELS` and the two tails."""
+
 NARROWEST = 1e-3
 """Neighbouring knots lie at least this fraction of all their range apart, lest rounding decides between tied scores."""
 
