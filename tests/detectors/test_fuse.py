@@ -384,12 +384,45 @@ def test_the_default_suits_the_head():
     classifier, _ = toy_problem()
     loader = [toy_loader(seed=seed)[0] for seed in range(3)]
     for one, members in (
-        (classifier, ["line", "gen", "fdbd", "vim"]),
+        (classifier, ["line", "fdbd", "vim", "nci"]),
         (layered, ["line", "gen", "react", "knn"]),
     ):
         detector = default(one).fit(one, loader)
         assert [member.name for member in detector.detectors] == members
         assert detector(one(loader[0][0])).isfinite().all()
+
+
+def test_members_follow_from_the_features_at_every_fit():
+    torch.manual_seed(0)
+    features, labels = torch.randn(300, 16) + 3 * torch.eye(16)[torch.arange(300) % 4], torch.arange(300) % 4
+    classifier = Classifier(torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(16, 4)))
+    fuse = Fuse()
+    assert fuse.detectors == fuse.settings["detectors"] == "auto"
+    fuse.fit(classifier, [(features, labels)])
+    assert [name for name, _ in fuse.members] == ["band-energy", "nci"]
+    assert fuse.reason == f"features are signed, {float((features < 0).double().mean()):.0%} are negative"
+    assert [each.name for each in fuse.detectors] == ["band-energy", "nci"]
+    assert fuse.members_left_out == {}
+    assert write_reference(fuse) == "fuse,detectors=band-energy+nci"
+    fuse.fit(classifier, [(features.relu(), labels)])
+    assert [name for name, _ in fuse.members] == ["line", "fdbd", "vim", "nci"]
+    assert fuse.reason == "features are rectified, 0% are negative"
+    before = fuse.state_dict()
+    with pytest.raises(InputError, match="at least 10 ID samples; 4 were seen"):
+        fuse.fit(classifier, [(features[:4], labels[:4])])
+    assert [name for name, _ in fuse.members] == ["line", "fdbd", "vim", "nci"]
+    assert fuse.state_dict().keys() == before.keys()
+
+
+def test_a_file_holds_the_members_that_were_chosen_and_why(tmp_path):
+    classifier, loader = toy_problem()
+    guard = Guard(classifier, Fuse().fit(classifier, loader)).calibrate(toy_loader(seed=1))
+    guard.save(tmp_path / "guard.safetensors")
+    again = Guard.load(tmp_path / "guard.safetensors", classifier)
+    assert [name for name, _ in again.detector.members] == ["line", "fdbd", "vim", "nci"]
+    assert again.detector.reason == "features are rectified, 0% are negative"
+    assert again.detector.backbone == guard.detector.backbone
+    assert (again.detector.backbone.samples, again.detector.backbone.head) == (60, "linear")
 
 
 def test_a_member_that_has_too_little_data_to_mean_much_is_left_out_until_there_is_more():

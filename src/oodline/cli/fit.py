@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,7 +69,8 @@ def fit(
         The guard file to write (.safetensors).
     detector
         A detector, with settings if wanted: line,p_a=0.9,p_w=0.9,clip=1.0; repeat for several, or "all". The verdicts
-        are by the first one. `oodline methods` lists them. If omitted, the default: LINe, GEN, fDBD and ViM fused.
+        are by the first one. `oodline methods` lists them. If omitted, the default: several, fused, chosen to suit
+        the network's features.
     calibrate
         Held-out ID data to choose the threshold on. If omitted, the file gives scores but no verdicts. Fused detectors
         use 20 % of it as reference scores, if there is enough, and choose the threshold on the rest.
@@ -153,7 +155,7 @@ def fit(
         passes.finish()
     if not passes.is_main:
         return
-    calibrations, accuracy = fitted.artifact.calibrations, fitted.accuracy
+    calibrations, accuracy, backbone = fitted.artifact.calibrations, fitted.accuracy, fitted.artifact.backbone
     fitted_names = list(fitted.artifact.detectors)
     summary = {
         "output": str(output),
@@ -162,6 +164,8 @@ def fit(
         "failed": {name: str(reason) for name, reason in fitted.failures.items()},
         "left_out": fitted.left_out,
         "samples": samples,
+        "backbone": None if backbone is None else asdict(backbone),
+        "reason": {name: each.reason for name, each in fitted.artifact.detectors.items() if each.reason},
         "accuracy": accuracy.value,
         "skipped": skipped,
         "fit_seconds": round(fitted.seconds, 2),
@@ -178,6 +182,11 @@ def fit(
         "" if accuracy.value is None else f"; the classifier gets {100 * accuracy.value:.1f} % of their labels right"
     )
     print(f"fitted {', '.join(fitted_names)} on {samples} images in {fitted.seconds:.1f} s{right}")
+    if backbone is not None:
+        print(f"the network: {backbone.summary}")
+    for name, each in fitted.artifact.detectors.items():
+        if each.reason:
+            print(f"{name} is {', '.join(member for member, _ in each.members)}: {each.reason}")
     for name, reason in fitted.failures.items():
         print(f"left out {name}: {reason}")
     for name, members in fitted.left_out.items():

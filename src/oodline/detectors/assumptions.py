@@ -6,7 +6,7 @@ A detector declares its assumptions as class data; `oodline.fit` compares them w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -19,16 +19,11 @@ from oodline.model.activations import Activations
 from oodline.model.head import Head
 from oodline.model.no_head import NoHead
 from oodline.statistics import ClassChanges, Facts, Reservoir, Statistic
+from oodline.statistics.backbone import SIGNED
 from oodline.statistics.sources import Source
 
 if TYPE_CHECKING:
     from oodline.detectors.base import Detector
-
-SAMPLE = 300
-"""Training samples on which a fitted detector is tried."""
-
-REQUESTS: dict[str, Callable[[], Statistic]] = {"facts": Facts, "trial": lambda: Reservoir(SAMPLE)}
-"""Statistics that assumptions are compared with, by the name under which a detector asks for them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +35,7 @@ class Measured:
     facts : Facts
         Samples by class, zeros and negatives.
     sample : Activations
-        At most `SAMPLE` of the samples, with logits as the head gives them.
+        At most 300 of the samples, with logits as the head gives them.
     watched : mapping of Watching to Statistic
         What assumptions asked for on their own.
     """
@@ -89,12 +84,10 @@ class Watching(Hashable, Protocol):
 class Rectified:
     """Features lie behind a ReLU: at most one in a hundred is negative."""
 
-    most: ClassVar[float] = 0.01
-
     def broken(self, detector: Any, measured: Measured) -> str:
         """Compare the share of negative features."""
         share = measured.facts.negatives
-        return "" if share <= self.most else f"the features are signed, {share:.1%} are negative, and it assumes a ReLU"
+        return "" if share <= SIGNED else f"the features are signed, {share:.1%} are negative, and it assumes a ReLU"
 
 
 @dataclass(frozen=True)
@@ -233,24 +226,28 @@ class TellsApart:
     Parameters
     ----------
     below : float
-        How far below MSP it may lie, as a share of the pairs; anywhere down to `LEAST` if omitted.
+        How far below another detector it may lie, as a share of the pairs; anywhere down to `LEAST` if omitted.
+    beside : str
+        The other one, which needs no fitting.
     """
 
     LEAST: ClassVar[float] = 0.6
     below: float = 1.0
+    beside: str = "msp"
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Try it on both kinds."""
         if detector.needs_network:
             return ""
-        from oodline.detectors.msp import MSP
+        from oodline.detectors.catalog import create_detector
 
-        mine, theirs = preferences(detector, measured.sample), preferences(MSP(), measured.sample)
+        other = create_detector(self.beside)
+        mine, theirs = preferences(detector, measured.sample), preferences(other, measured.sample)
         for kind, share in mine.items():
             if share < self.LEAST or share < theirs[kind] - self.below:
                 return (
-                    f"it prefers a training image to {kind} in {share:.0%} of the pairs, where MSP does in "
-                    f"{theirs[kind]:.0%}"
+                    f"it prefers a training image to {kind} in {share:.0%} of the pairs, where "
+                    f"{type(other).__name__} does in {theirs[kind]:.0%}"
                 )
         return ""
 

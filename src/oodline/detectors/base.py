@@ -98,6 +98,9 @@ class Detector(Fitting):
     members_left_out: Mapping[str, str] = MappingProxyType({})
     """Members that it does without, and why; a detector made of detectors may have some."""
 
+    reason: str = ""
+    """Why it has the members it has, where the fit chose them; empty for all others."""
+
     unreliable: str = ""
     """Why its scores say little on the data that it was fitted on; empty where they do. Set by `estimate`; `Fuse` does
     without such a member. Not kept in files."""

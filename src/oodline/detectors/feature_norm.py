@@ -54,7 +54,7 @@ class GradNorm(Detector):
 
     name: ClassVar = "gradnorm"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (TellsApart(below=0.08),)
+    assumes: ClassVar = (TellsApart(below=0.1, beside="energy"),)
     paper: ClassVar = Paper(
         "On the Importance of Gradients for Detecting Distributional Shifts in the Wild", "NeurIPS 2021", "2110.00218"
     )

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from oodline._util.warning import warn
-from oodline.detectors.assumptions import REQUESTS, Assumption, Measured, Watching, broken_assumptions
+from oodline.detectors.assumptions import Assumption, Measured, Watching, broken_assumptions
 from oodline.detectors.declaration import check_estimate
 from oodline.detectors.fitted import FittedTensor
 from oodline.detectors.head_check import check_head
 from oodline.errors import AssumptionWarning, SettingError
 from oodline.model.head import Head, HeadInfo
-from oodline.statistics import ContentSketch, Statistic
+from oodline.statistics import Backbone, ContentSketch, Statistic
 
 if TYPE_CHECKING:
     from oodline.detectors.base import Detector
@@ -33,6 +33,9 @@ class Fitting(nn.Module, abc.ABC):
 
     seen: Tensor | None
     """Hashes of the samples it was fitted on (S,), int64, by which held-out data is told apart; see `ContentSketch`."""
+
+    backbone: Backbone | None = None
+    """What the features were like that it was fitted on; None before, and where no pass was made."""
 
     fitted_on: HeadInfo | None = None
     """The head it was fitted on; None before, and for detectors that need no fitting."""
@@ -127,7 +130,7 @@ class Fitting(nn.Module, abc.ABC):
         scorer = getattr(self, "scorer", None)
         if self.assumes or (scorer is not None and scorer.assumed()):
             watched = {each: each.statistic() for each in self.assumes if isinstance(each, Watching)}
-            return {**{name: make() for name, make in REQUESTS.items()}, **watched}
+            return {**Backbone.statistics(), **watched}
         return {}
 
     def check_assumptions(self, statistics: Mapping[Any, Statistic], head: Head) -> None:

@@ -21,6 +21,7 @@ from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.cross_fitting import held_out_scores
 from oodline.detectors.fitted import Fitted
+from oodline.detectors.member_rule import CANDIDATES, choose_members
 from oodline.detectors.paper import Paper
 from oodline.detectors.parts.combining import RULES, moments_of, z_sum
 from oodline.detectors.parts.p_values import WIDTH, log_p_values, scale_of
@@ -29,11 +30,7 @@ from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
 from oodline.model.head import Head, HeadInfo
 from oodline.passes.fit import reads
-from oodline.statistics import ContentSketch, Reservoir, Statistic
-
-DEFAULT = "line:clip=98%+gen+fdbd+vim"
-"""Of all that fuse up to four detectors, LINe among them, which says what an alarm is about, the best against
-pseudo-outliers made of ID data. `benchmarks/studies/fuse_study.py` shows how it was chosen, and what else was tried."""
+from oodline.statistics import Backbone, ContentSketch, Reservoir, Statistic
 
 SIZE = 1000
 """Samples of the training data that members are compared on, at most."""
@@ -76,7 +73,8 @@ class Fuse(Detector):
     ----------
     detectors : str or sequence of str or Detector
         At least two: detectors, references to them as on the command line, or such references in one text, joined by
-        "+", their settings by ":", as in "line:p_a=0.5:clip=98%+energy+knn". They read features and logits only.
+        "+", their settings by ":", as in "line:p_a=0.5:clip=98%+energy+knn". They read features and logits only. "auto"
+        lets the fit choose by what the network's features are like (`member_rule`).
     rule : {"fisher", "stouffer", "harmonic", "cauchy", "minimum", "z-sum"}
         How p-values are combined. With "z-sum" it is the scores themselves, `sum_i (s_i - mean_i) / deviation_i` by
         mean and standard deviation of the reference, with range (-inf, inf): the rule of CombOOD (Rajasekaran et al.,
@@ -116,12 +114,15 @@ class Fuse(Detector):
 
     def __init__(
         self,
-        detectors: str | Sequence[str | Detector] = DEFAULT,
+        detectors: str | Sequence[str | Detector] = "auto",
         *,
         rule: Literal["fisher", "stouffer", "harmonic", "cauchy", "minimum", "z-sum"] = "fisher",
     ) -> None:
         super().__init__()
         self.rule = rule
+        self._chooses = isinstance(detectors, str) and detectors == "auto"
+        if self._chooses:
+            detectors = CANDIDATES
         parts = detectors.split("+") if isinstance(detectors, str) else detectors
         for given in parts:
             self._add(create_detector(given.replace(":", ",")) if isinstance(given, str) else given)
@@ -132,31 +133,45 @@ class Fuse(Detector):
         """Whether `set_reference` was called; otherwise calibration takes a reference of its own."""
 
     @property
-    def detectors(self) -> tuple[Detector, ...]:
-        """The detectors that were given, in their order; `members` are those in use."""
-        return tuple(self._given.values())
+    def detectors(self) -> tuple[Detector, ...] | str:
+        """The detectors that were given, or chosen, in their order; `members` are those in use. "auto" before a fit."""
+        if self._chooses and not self.reason:
+            return "auto"
+        return tuple(each for name, each in self._given.items() if name in {**self._modules, **self.members_left_out})
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """A sample of the features, to be scored by the members once these are fitted."""
         return {"reference": Reservoir(SIZE, by="predicted")}
 
     def _requests(self, head: Head) -> dict[str, Statistic]:
-        """As of any detector, also for members that were left out before."""
+        """As of any detector, also for members that are not in use, and for the choice of them."""
         found = super()._requests(head)
-        for name in self.members_left_out:
-            found |= {f"{name}.{key}": statistic for key, statistic in self._given[name]._requests(head).items()}
-        return found
+        for name in self._given:
+            if name not in self._modules:
+                found |= {f"{name}.{key}": statistic for key, statistic in self._given[name]._requests(head).items()}
+        return {**found, **Backbone.statistics()} if self._chooses else found
 
     def _settle(self, statistics: Mapping[str, Statistic], head: Head) -> None:
-        """As of any detector, but a member whose estimate fails is left out."""
-        before, given = (dict(self._modules), self.members_left_out), self.reference_is_given
+        """As of any detector, but members may be chosen first, and one whose estimate fails is left out."""
+        before = dict(self._modules), self.members_left_out, self.reference_is_given, self.reason
         self._modules, self.members_left_out, self.reference_is_given = dict(self._given), {}, False
         try:
+            if self._chooses:
+                profile = {name: statistics[name] for name in Backbone.statistics()}
+                statistics = {name: each for name, each in statistics.items() if name not in profile}
+                self._choose(Backbone.of(profile, head))
             super()._settle(statistics, head)
         except BaseException:
-            (self._modules, self.members_left_out), self.reference_is_given = before, given
+            self._modules, self.members_left_out, self.reference_is_given, self.reason = before
             raise
         self._warn_of_left_out()
+
+    def _choose(self, backbone: Backbone | None) -> None:
+        if backbone is None:
+            raise InputError("Fuse chooses its members by the features that it sees, and it saw none. Give it data.")
+        choice = choose_members(backbone)
+        self._modules = {name: self._given[name] for name in choice.members}
+        self.reason = choice.reason
 
     def _settle_member(self, name: str, member: Detector, statistics: Mapping[str, Statistic], head: Head) -> None:
         """Settle a member, or leave it out; the last one may not fail."""

@@ -43,7 +43,7 @@ BLOCK = 64
 
 UNSEEN = (
     ", or, where it is a background class that no image shows, keep all its neurons: unseen=dense, as in "
-    "line,unseen=dense or in place of the default fuse,detectors=line:clip=98%:unseen=dense+gen+fdbd+vim"
+    "line,unseen=dense or in place of the default fuse,detectors=line:clip=98%:unseen=dense+fdbd+vim+nci"
 )
 """What else can be done about a class without samples, for the error that names it."""
 

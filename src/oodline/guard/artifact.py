@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ from oodline.errors import ArtifactError, MismatchError, OodlineError, SettingEr
 from oodline.guard.manifest import (
     FORMAT_VERSION,
     MAX_SIZE,
+    BackboneRecord,
     CalibrationRecord,
     FitInfo,
     HeadRecord,
@@ -46,6 +47,7 @@ from oodline.model.head import HeadInfo
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.calibration import Calibration
 from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration, split_by_class
+from oodline.statistics import Backbone
 
 __all__ = [
     "FORMAT_VERSION",
@@ -121,6 +123,11 @@ class Artifact:
         elif weights is None:
             weights = Fingerprint.of(classifier.model)
         return cls(detectors, HeadInfo.of(classifier.head), weights=weights, **known)
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """What the features were like that detectors were fitted on, where one was."""
+        return next((each.backbone for each in self.detectors.values() if each.backbone is not None), None)
 
     def check(self, classifier: Classifier, *, allow_other_weights: str | None = None) -> str:
         """Find out whether this is the classifier that the detectors were fitted on: by its weights, and by a trial.
@@ -238,6 +245,7 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
         model=artifact.model,
         fit=artifact.fit,
         neurons=artifact.neurons is not None,
+        backbone=None if artifact.backbone is None else BackboneRecord(**asdict(artifact.backbone)),
         weights=None
         if artifact.weights is None
         else WeightsRecord(**vars(artifact.weights), used_with_others=artifact.other_weights),
@@ -283,6 +291,8 @@ def read_artifact(path: str | Path) -> Artifact:
             detector.load_state_dict(_below(f"detector/{name}/", tensors))
             check_tensors(name, detector, head)
             detector.mark_fitted(head)
+            if detector.has_state and manifest.backbone is not None:
+                detector.backbone = Backbone(**manifest.backbone.model_dump())
         calibrations = {
             name: _calibration(name, record, tensors, head) for name, record in manifest.calibrations.items()
         }

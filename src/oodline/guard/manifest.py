@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from oodline.guard.probe import InputRecord
 from oodline.preprocessing.preprocessing import Preprocessing
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """2: calibrations promise a false-alarm rate, overall or by predicted class, where 1 aimed at a TPR; neurons.
-3: the fingerprint of all weights, a probe, and members that a detector does without; all of them may be missing."""
+3: the fingerprint of all weights, a probe, and members that a detector does without; all of them may be missing.
+4: what the network's features were like, and why members were chosen; both may be missing."""
 
 
 MAX_SIZE = 10**6
@@ -45,6 +46,22 @@ class DetectorRecord(_Record):
     settings: dict[str, Any]
     left_out: dict[str, str] = {}
     """Members that it does without, and why."""
+    reason: str = ""
+    """Why it has the members it has, where the fit chose them."""
+
+
+class BackboneRecord(_Record):
+    """What the features were like; see `oodline.statistics.Backbone`."""
+
+    features: int = Field(ge=1)
+    classes: int = Field(ge=0)
+    samples: int = Field(ge=1)
+    per_class: FiniteFloat
+    zeros: FiniteFloat = Field(ge=0, le=1)
+    negatives: FiniteFloat = Field(ge=0, le=1)
+    norm_spread: FiniteFloat = Field(ge=0)
+    effective_rank: FiniteFloat = Field(ge=0)
+    head: Literal["linear", "layers", "none"]
 
 
 class CalibrationRecord(_Record):
@@ -90,6 +107,7 @@ class Manifest(_Record):
     model: ModelSource | None
     fit: FitInfo | None
     neurons: bool = False
+    backbone: BackboneRecord | None = None
     weights: WeightsRecord | None = None
     probe: dict[str, InputRecord] | None = None
     """What the stored inputs are like, by argument; logits and scores are tensors, and inputs that were kept."""

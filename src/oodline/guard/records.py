@@ -29,7 +29,7 @@ def describe(detector: Detector) -> DetectorRecord:
     --------
     >>> from oodline import Energy
     >>> describe(Energy())
-    DetectorRecord(method='energy', settings={'temperature': 1.0}, left_out={})
+    DetectorRecord(method='energy', settings={'temperature': 1.0}, left_out={}, reason='')
     """
     name = type(detector).__name__
     if not is_named(detector):
@@ -42,7 +42,9 @@ def describe(detector: Detector) -> DetectorRecord:
         json.dumps(settings)
     except TypeError as error:
         raise ArtifactError(f"the settings of {name} are not plain data: {error}.") from error
-    return DetectorRecord(method=detector.name, settings=settings, left_out=dict(detector.members_left_out))
+    return DetectorRecord(
+        method=detector.name, settings=settings, left_out=dict(detector.members_left_out), reason=detector.reason
+    )
 
 
 def _plain(setting: Any) -> Any:
@@ -70,6 +72,7 @@ def rebuild(record: DetectorRecord) -> Detector:
         )
     settings = {**detector_class(record.method).unstated, **record.settings}
     detector = build_detector(record.method, {key: _built(value) for key, value in settings.items()})
+    detector.reason = record.reason
     if record.left_out:
         detector.leave_out(record.left_out)
     return detector

@@ -23,7 +23,7 @@ from oodline.passes.fit_result import FitResult, fit_error
 from oodline.passes.local import Local
 from oodline.passes.named import OneOrSeveral, name_detectors
 from oodline.passes.training_accuracy import TrainingAccuracy
-from oodline.statistics import Statistic
+from oodline.statistics import Backbone, Statistic
 
 TRIED = 4
 """Samples on which is tried whether the classifier can serve a detector that reads more than features and logits."""
@@ -57,6 +57,9 @@ class Fittable(Protocol):
 @runtime_checkable
 class Supposes(Protocol):
     """A detector that can say whether what it supposes of the data holds."""
+
+    backbone: Backbone | None
+    """What the features are like; set before it is fitted."""
 
     def assumed(self) -> dict[Any, Statistic]:
         """Empty statistics to fill, beside those it is estimated from."""
@@ -229,16 +232,20 @@ def fit(
     assumed = [detector.assumed() if isinstance(detector, Supposes) else {} for detector in named.values()]
     known = any(isinstance(d, TrainingAccuracy) for d in named.values())
     order = None if known or classifier.lacking(TrainingAccuracy.all_needs) else TrainingAccuracy()
-    beside = [{}] if order is None else [order._requests(head)]
+    profile: dict[Any, Statistic] = {**Backbone.statistics()}
+    beside = [profile, {} if order is None else order._requests(head)]
     wanted = [*requests, *assumed]
-    shared = share_equal(wanted) and share_equal([*wanted, *beside])  # no pass is made for the accuracy alone
+    shared = share_equal(wanted) and share_equal([*wanted, *beside])  # no pass is made for these alone
     if shared:
         passes.fill(shared, classifier, loader, reads(named.values()), task="fitting", progress=progress)
         head = classifier.head
-        _check_classes(loader, head, order, beside[0])
+        _check_classes(loader, head, order, beside[1])
+    backbone = Backbone.of(profile, head)
     seconds: dict[str, float] = {}
     for (name, detector), request, measured in zip(named.items(), requests, assumed, strict=True):
         started = perf_counter()
+        if isinstance(detector, Supposes):
+            detector.backbone = backbone
         try:
             detector._settle(request, head)
             seconds[name] = perf_counter() - started
@@ -249,7 +256,7 @@ def fit(
     fitted = {name: detector for name, detector in named.items() if name not in failures}
     if failures and on_failure == "raise":
         raise fit_error(failures, tuple(fitted))
-    return FitResult(fitted, failures, {name: seconds[name] for name in fitted})
+    return FitResult(fitted, failures, {name: seconds[name] for name in fitted}, backbone)
 
 
 def _check_classes(

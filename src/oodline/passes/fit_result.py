@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oodline.errors import OodlineError
+from oodline.statistics import Backbone
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,8 @@ class FitResult:
         Why the others are not, by name. Empty unless `on_failure="skip"`.
     seconds : dict of str to float
         Wall time of each one's own estimate, after the pass that all share.
+    backbone : Backbone, optional
+        What the features were like; None where no pass was made.
 
     Examples
     --------
@@ -36,6 +39,7 @@ class FitResult:
     detectors: dict[str, Any]
     failures: dict[str, OodlineError]
     seconds: dict[str, float]
+    backbone: Backbone | None = None
 
 
 class FitError(OodlineError, ValueError):

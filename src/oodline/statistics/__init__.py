@@ -1,5 +1,6 @@
 """Statistics of the ID training data that detectors are fitted from: filled in one pass, mergeable."""
 
+from oodline.statistics.backbone import Backbone
 from oodline.statistics.base import Statistic
 from oodline.statistics.class_changes import ClassChanges
 from oodline.statistics.class_moments import ClassMoments
@@ -24,6 +25,7 @@ from oodline.statistics.sources import (
 from oodline.statistics.top_samples import TopSamples
 
 __all__ = [
+    "Backbone",
     "ClassChanges",
     "ClassMoments",
     "Confusions",

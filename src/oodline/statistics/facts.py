@@ -1,4 +1,4 @@
-"""Basic facts of the features: number of samples, fraction of zeros and of negatives, and a small sample."""
+"""Basic facts of the features: number of samples, fraction of zeros and of negatives, and how their length varies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oodline.statistics.base import Statistic
 
 
 class Facts(Statistic):
-    """Samples by predicted class (C,), and of all features how many there are, are zero, and are negative.
+    """Samples by predicted class (C,); of all features how many there are, are zero, and are negative; their lengths.
 
     Needs no labels, so that any detector can ask for it.
 
@@ -30,7 +30,7 @@ class Facts(Statistic):
 
     def __init__(self) -> None:
         self.count: Int[Tensor, " c"] = None  # type: ignore[assignment]
-        self.entries: Float[Tensor, " 3"] = None  # type: ignore[assignment]
+        self.entries: Float[Tensor, " 5"] = None  # type: ignore[assignment]
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -52,6 +52,12 @@ class Facts(Statistic):
         """Share of the features that are below zero."""
         return float(self.entries[2] / self.entries[0])
 
+    @property
+    def norm_spread(self) -> float:
+        """Standard deviation of |f| over its mean; 0 where all are zero."""
+        mean, square = float(self.entries[3]) / self.samples, float(self.entries[4]) / self.samples
+        return float(max(0.0, square - mean**2) ** 0.5 / mean) if mean else 0.0
+
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Take in one batch; labels are not used."""
         features = activations.features
@@ -60,7 +66,9 @@ class Facts(Statistic):
             count = torch.bincount(activations.logits.argmax(1).cpu(), minlength=classes)
         else:  # features alone: nothing is predicted
             count = torch.tensor([len(features)])
-        sizes = [features.numel(), int((features == 0).sum()), int((features < 0).sum())]
+        norms = features.double().norm(dim=1)
+        signs = [int((features == 0).sum()), int((features < 0).sum())]
+        sizes = [float(features.numel()), *map(float, signs), float(norms.sum()), float(norms.square().sum())]
         entries = torch.tensor(sizes, dtype=torch.float64)
         self.count = count if self.count is None else self.count + count
         self.entries = entries if self.entries is None else self.entries + entries
