@@ -65,12 +65,15 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.odin import ODIN as ODIN
     from oodline.detectors.openmax import OpenMax as OpenMax
     from oodline.detectors.optfs import OptFS as OptFS
+    from oodline.detectors.ora import ORA as ORA
     from oodline.detectors.paper import Paper as Paper
     from oodline.detectors.prior_normalised import PriorNormalised as PriorNormalised
     from oodline.detectors.rankfeat import RankFeat as RankFeat
+    from oodline.detectors.ras import RAS as RAS
     from oodline.detectors.react import ReAct as ReAct
     from oodline.detectors.rectifier import Rectifier as Rectifier
     from oodline.detectors.registry import register as register
+    from oodline.detectors.relation import Relation as Relation
     from oodline.detectors.relative_mahalanobis import RelativeMahalanobis as RelativeMahalanobis
     from oodline.detectors.she import SHE as SHE
     from oodline.detectors.temperature_scaling import TemperatureScaling as TemperatureScaling
@@ -111,6 +114,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.scoring.drift import DriftMonitor as DriftMonitor
     from oodline.scoring.drift import DriftReport as DriftReport
     from oodline.scoring.false_discovery import benjamini_hochberg as benjamini_hochberg
+    from oodline.scoring.label_errors import LabelErrors as LabelErrors
+    from oodline.scoring.label_errors import find_label_errors as find_label_errors
     from oodline.scoring.score import Scores as Scores
     from oodline.scoring.score import score as score
     from oodline.scoring.seen_data import SeenDataWarning as SeenDataWarning
@@ -143,6 +148,8 @@ _HOMES = {
     "Torchrun": "oodline.passes.torchrun",
     "evaluate": "oodline.evaluation.evaluate",
     "benjamini_hochberg": "oodline.scoring.false_discovery",
+    "LabelErrors": "oodline.scoring.label_errors",
+    "find_label_errors": "oodline.scoring.label_errors",
     "Explanation": "oodline.guard.explanation",
     "FitError": "oodline.passes.fit_result",
     "FitResult": "oodline.passes.fit_result",

@@ -12,6 +12,7 @@ LETTERS = {
     "K": "channels, neurons or random features",
     "B": "bins",
     "M": "members",
+    "G": "Gaussians",
     "Q": "points of a reference",
     "T": "predicted classes that were seen",
     "V": "bins of all neurons",

@@ -76,7 +76,7 @@ class Mahalanobis(Detector):
     Parameters
     ----------
     normalise : float
-        In [0, 1]: `f / |f|^normalise` is read in place of f. 1 is Mahalanobis++ (Mueller and Hein, ICML 2025, Eq. 6),
+        In [0, 1]: `f / |f|^normalise` is read in place of f. 1 is Mahalanobis++ (Mueller and Hein, ICML 2025),
         which helps where the length of the features varies much.
     shrinkage : {"none", "ledoit-wolf"}
         Shrink the covariance towards a multiple of the identity, for fewer samples than about twice the features; see
