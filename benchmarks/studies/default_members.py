@@ -27,6 +27,7 @@ from oodline.detectors.parts.combining import fisher
 from oodline.detectors.parts.p_values import log_p_values, scale_of
 from oodline.errors import OodlineError
 from oodline.evaluation.metrics import auroc
+from oodline.evaluation.rendering import markdown
 from oodline.model.activations import Activations
 from oodline.statistics.backbone import SIGNED
 

@@ -44,11 +44,13 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.fuse import Fuse as Fuse
     from oodline.detectors.fuse import MemberLeftOutWarning as MemberLeftOutWarning
     from oodline.detectors.gmm import GMM as GMM
+    from oodline.detectors.gram import Gram as Gram
     from oodline.detectors.itp import ITP as ITP
     from oodline.detectors.kernel_pca import CoP as CoP
     from oodline.detectors.kernel_pca import CoRP as CoRP
     from oodline.detectors.kl_matching import KLMatching as KLMatching
     from oodline.detectors.knn import KNN as KNN
+    from oodline.detectors.layered_mahalanobis import LayeredMahalanobis as LayeredMahalanobis
     from oodline.detectors.line import LINe as LINe
     from oodline.detectors.lts import LTS as LTS
     from oodline.detectors.mahalanobis import Mahalanobis as Mahalanobis
@@ -68,6 +70,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.ora import ORA as ORA
     from oodline.detectors.paper import Paper as Paper
     from oodline.detectors.prior_normalised import PriorNormalised as PriorNormalised
+    from oodline.detectors.pro import PRO as PRO
     from oodline.detectors.rankfeat import RankFeat as RankFeat
     from oodline.detectors.ras import RAS as RAS
     from oodline.detectors.react import ReAct as ReAct

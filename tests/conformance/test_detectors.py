@@ -29,7 +29,7 @@ from oodline.passes.fit_result import FitError
 from oodline.scoring.score import score
 from oodline.statistics import ClassMoments, Statistic
 from oodline.testing import rules
-from oodline.testing.case import Case, read
+from oodline.testing.case import Case, read, requested
 from oodline.testing.problem import (
     CLASSES,
     HELD_OUT,
@@ -80,7 +80,7 @@ def fitted(reference: str) -> tuple[Detector, Classifier]:
 
 
 def statistics_of(reference: str) -> list[Statistic]:
-    return list(create_detector(reference)._requests(make_classifier().head).values())
+    return list(requested(create_detector(reference), make_classifier()).values())
 
 
 def grouped_by_label(reference: str) -> bool:
@@ -295,6 +295,7 @@ class Spy:
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
+        detector.use_classifier(make_classifier())
         self.name, self.all_needs, self.all_layers = detector.name, detector.all_needs, detector.all_layers
         self._requests = detector._requests
         self.statistics: list[Statistic] = []

@@ -22,12 +22,15 @@ from oodline.statistics import (
     ContentSketch,
     Contributions,
     Covariance,
+    Extremes,
+    Features,
     Hits,
     Logits,
     Probabilities,
     Quantiles,
     Reservoir,
     Seen,
+    SideBySide,
     Statistic,
     TopSamples,
 )
@@ -52,6 +55,8 @@ KINDS: dict[str, Any] = {
     "top logits": lambda: TopSamples(2, Logits()),
     "reservoir": lambda: Reservoir(5),
     "seen": Seen,
+    "extremes": lambda: Extremes(Features()),
+    "extremes of all": lambda: Extremes(SideBySide((Features(), Logits())), "all"),
     "reservoir with labels": lambda: Reservoir(7, Logits(), "label", seed=1),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -236,3 +241,16 @@ def test_contributions_are_features_times_the_weights_of_the_class():
 def test_one_matrix_a_class_must_have_been_kept():
     with pytest.raises(SettingError, match=r"only by Covariance\(per_class=True\)"):
         filled(Covariance(), *sample(20)).of_class(0)
+
+
+def test_extremes_are_the_two_outermost_of_each_class():
+    features, labels = torch.randn(23, WIDTH, generator=torch.Generator().manual_seed(0)), torch.arange(23) % 2
+    extremes = Extremes(Features())
+    head = LinearHead(torch.randn(CLASSES, WIDTH), torch.zeros(CLASSES))
+    for rows in torch.arange(23).split(5):
+        extremes.update(activations_of(features[rows], head), labels[rows])
+    for c in range(2):
+        ordered = np.sort(features[labels == c].numpy(), axis=0)
+        np.testing.assert_array_equal(extremes.low[:, c], ordered[:2])
+        np.testing.assert_array_equal(extremes.high[:, c], ordered[:-3:-1])
+    assert (extremes.low[:, 2] == torch.inf).all() and (extremes.high[:, 2] == -torch.inf).all()

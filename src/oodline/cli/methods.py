@@ -74,11 +74,14 @@ def describe_method(name: str, *, state: bool) -> dict[str, Any]:
     from oodline.cli.state import state_shapes
     from oodline.detectors.catalog import CATALOG, detector_class
     from oodline.detectors.registry import home_of
+    from oodline.model.classifier import Classifier
     from oodline.model.head import LinearHead
 
     cls = detector_class(name)
     example = cls()
-    statistics = example.statistics(LinearHead(torch.ones(2, 2), torch.zeros(2)))
+    asked = cls()
+    asked.use_classifier(Classifier(torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(2, 2))))
+    statistics = asked.statistics(LinearHead(torch.ones(2, 2), torch.zeros(2)))
     row = {
         "name": name,
         "class": f"oodline.{cls.__name__}" if name in CATALOG else home_of(cls),

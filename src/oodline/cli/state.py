@@ -14,8 +14,9 @@ LETTERS = {
     "M": "members",
     "G": "Gaussians",
     "Q": "points of a reference",
+    "L": "layers",
     "T": "predicted classes that were seen",
-    "V": "bins of all neurons",
+    "V": "bins of all neurons, or entries of all layers",
 }
 """What the letters stand for."""
 

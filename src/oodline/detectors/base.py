@@ -33,6 +33,7 @@ from oodline.errors import (
 )
 from oodline.model.activations import Activations, Needs, needs_network
 from oodline.model.classifier import Classifier
+from oodline.model.layers import Layer
 from oodline.passes.engine import Engine
 from oodline.passes.fit import fit
 
@@ -92,8 +93,8 @@ class Detector(Fitting):
     not_exportable: ClassVar[str] = ""
     """Why its score is not a graph of tensors that `oodline.guard.export` could write; empty for all others."""
 
-    layers: Collection[str] = ()
-    """Modules of the classifier whose output it reads, by name."""
+    layers: Collection[Layer] = ()
+    """Modules of the classifier whose output it reads, by name, or what it reads of them (`LayerReading`)."""
 
     members_left_out: Mapping[str, str] = MappingProxyType({})
     """Members that it does without, and why; a detector made of detectors may have some."""
@@ -218,7 +219,7 @@ class Detector(Fitting):
         return needs
 
     @property
-    def all_layers(self) -> tuple[str, ...]:
+    def all_layers(self) -> tuple[Layer, ...]:
         """Modules of the classifier whose output it and its members read."""
         return (*self.layers, *(layer for _, member in self.members for layer in member.all_layers))
 
@@ -273,6 +274,17 @@ class Detector(Fitting):
         """Take settings that depend on the preprocessing from it, where they were left open; called before scoring."""
         for _, member in self.members:
             member.use_preprocessing(preprocessing)
+
+    def use_classifier(self, classifier: Classifier) -> None:
+        """Take settings that depend on the network from it, where they were left open; called by `fit` before its pass.
+
+        Raises
+        ------
+        HeadError, InputError
+            The network does not have what it needs.
+        """
+        for _, member in self.members:
+            member.use_classifier(classifier)
 
     def extra_repr(self) -> str:
         """The settings, as they would be written."""

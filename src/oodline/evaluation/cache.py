@@ -22,6 +22,7 @@ from oodline.evaluation.identity import identity
 from oodline.evaluation.shards import Block, Shards
 from oodline.model.activations import Activations, Needs, needs_network
 from oodline.model.classifier import Classifier
+from oodline.model.layers import Layer
 
 IMAGES_A_SHARD = 256
 """As many images are computed again at most when a pass was interrupted; a file of 3 MB with 2048 features and 1000
@@ -113,7 +114,7 @@ class CachedClassifier(Classifier):
         return Shards(self.folder / "activations", parts, loader.rows, size)
 
     def stream(
-        self, loader: Iterable[Any], *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()
+        self, loader: Iterable[Any], *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()
     ) -> Iterator[tuple[Activations, Tensor | None]]:
         """As `Classifier.stream`, reading from disk what is there and recording what is not.
 
@@ -154,7 +155,7 @@ class CachedClassifier(Classifier):
         numbers: list[int],
         record: bool,
         needs: Needs,
-        layers: Sequence[str],
+        layers: Sequence[Layer],
     ) -> Iterator[tuple[Activations, Tensor | None]]:
         blocks: list[Block] = []
         waiting = numbers[0]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oodline.errors import InputError
 from oodline.model.head import Head
+from oodline.model.layers import Layer
 
 
 class Needs(enum.Flag):
@@ -40,12 +41,14 @@ class Needs(enum.Flag):
     """The batch itself."""
     CLASSIFIER = enum.auto()
     """The classifier, to run it again or to differentiate it: such a detector costs more than the one pass."""
+    LAYERS = enum.auto()
+    """Outputs of several modules, which it names or takes from the network: see `Detector.layers`."""
 
     FROM_FEATURES = LOGITS | FEATURES | HEAD | LINEAR_HEAD
     """All that features, logits and head give, so that kept activations serve it without the network."""
 
 
-def needs_network(needs: Needs, layers: Collection[str] = ()) -> bool:
+def needs_network(needs: Needs, layers: Collection[Layer] = ()) -> bool:
     """Whether more is read than features, logits and head give, so that the network itself must run.
 
     Examples
@@ -60,7 +63,7 @@ class SecondPass(Protocol):
     """What `Activations.classifier` can do; see `Classifier`."""
 
     def __call__(
-        self, inputs: Any, *, needs: Needs = ..., layers: Sequence[str] = ..., index: Tensor | None = ...
+        self, inputs: Any, *, needs: Needs = ..., layers: Sequence[Layer] = ..., index: Tensor | None = ...
     ) -> Activations:
         """Run the model over a batch."""
         ...
@@ -86,8 +89,8 @@ class Activations:
         Position of each sample in its data set, on the CPU.
     feature_map : Tensor (N, K, H, W), optional
         Only when some detector declares `Needs.FEATURE_MAP`.
-    layers : mapping of str to Tensor
-        Outputs of the modules that some detector named.
+    layers : mapping of str or LayerReading to Tensor
+        Outputs of the modules that some detector named, and what was read of them.
     inputs : Tensor or mapping, optional
         Only when some detector declares `Needs.INPUTS`.
     classifier : Classifier, optional
@@ -107,7 +110,7 @@ class Activations:
     head: Head
     index: Int[Tensor, " n"]
     feature_map: Tensor | None = None
-    layers: Mapping[str, Tensor] = field(default_factory=dict)
+    layers: Mapping[Layer, Tensor] = field(default_factory=dict)
     inputs: Tensor | Mapping[str, Tensor] | None = None
     classifier: SecondPass | None = None
 

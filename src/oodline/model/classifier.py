@@ -24,6 +24,7 @@ from oodline.model.gradients import Gradients
 from oodline.model.head import Head, HeadInfo
 from oodline.model.head_reader import HeadReader, Read
 from oodline.model.hooks import last_pooling, listening, submodule
+from oodline.model.layers import Layer, LayerReading, layer_key
 from oodline.model.outputs import first_rows, layer_output, logits_of, shapes_of, with_mask
 from oodline.model.reading import at_least_float32
 from oodline.model.wrappers import uncompiled, unwrapped
@@ -176,7 +177,7 @@ class Classifier:
         inputs: Inputs,
         *,
         needs: Needs = Needs.LOGITS,
-        layers: Sequence[str] = (),
+        layers: Sequence[Layer] = (),
         index: Tensor | None = None,
     ) -> Activations:
         """Run the model once over a batch.
@@ -187,8 +188,8 @@ class Classifier:
             What the model takes: a tensor as its one argument, a mapping as keyword arguments.
         needs : Needs
             Which optional fields to fill.
-        layers : sequence of str
-            Modules whose output to keep.
+        layers : sequence of str or LayerReading
+            Modules whose output to keep, or what to read of it, such as `PooledLayer("layer1")`.
         index : Tensor (N,), optional
             Position of each sample in its data set. If omitted, 0..N-1.
 
@@ -221,7 +222,7 @@ class Classifier:
             return activations.replace(feature_map=self._feature_map(seen, read.features))
         return activations
 
-    def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()) -> Activations:
+    def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()) -> Activations:
         """The same pass without data-dependent checks, so that `torch.export` can trace it.
 
         Call the classifier itself on the same inputs before, so that everything has been checked once.
@@ -234,8 +235,9 @@ class Classifier:
             return activations.replace(feature_map=at_least_float32(seen["feature map"]))
         return activations
 
-    def _pass(self, inputs: Inputs, needs: Needs, layers: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
-        with evaluating(self.model), torch.no_grad(), self._listening(needs, layers) as seen:
+    def _pass(self, inputs: Inputs, needs: Needs, layers: Sequence[Layer]) -> tuple[dict[str, Any], Tensor]:
+        mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+        with evaluating(self.model), torch.no_grad(), self._listening(needs, layers, mask) as seen:
             output = self._run(inputs)
         return with_mask(seen, inputs), self._logits(output, inputs)
 
@@ -252,7 +254,7 @@ class Classifier:
         read: Read,
         index: Tensor,
         needs: Needs,
-        layers: Sequence[str],
+        layers: Sequence[Layer],
     ) -> Activations:
         features = at_least_float32(read.features)
         return Activations(
@@ -305,7 +307,7 @@ class Classifier:
 
     @checked
     def stream(
-        self, loader: Loader, *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()
+        self, loader: Loader, *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()
     ) -> Iterator[tuple[Activations, Tensor | None]]:
         """Run the model once over a loader; yields (activations, labels or None) batch by batch.
 
@@ -329,7 +331,7 @@ class Classifier:
                 "was already used up."
             )
 
-    def lacking(self, needs: Needs, layers: Sequence[str] = ()) -> str:
+    def lacking(self, needs: Needs, layers: Sequence[Layer] = ()) -> str:
         """What it cannot give to a method that reads `needs` and `layers`, and what to do; empty: a model is asked."""
         return ""
 
@@ -347,21 +349,25 @@ class Classifier:
             return inputs.to(self.device, dtype)
         return inputs.to(self.device)
 
-    def _listening(self, needs: Needs, layers: Sequence[str]) -> AbstractContextManager[dict[str, Any]]:
+    def _listening(
+        self, needs: Needs, layers: Sequence[Layer], mask: Any = None
+    ) -> AbstractContextManager[dict[str, Any]]:
         inputs, outputs = self._reader.keys
-        outputs |= {f"layer {layer}": layer for layer in layers}
+        outputs |= {layer_key(layer): layer for layer in layers if isinstance(layer, str)}
         if Needs.FEATURE_MAP in needs:
             if self.feature_map_name is not None:
                 outputs["feature map"] = self.feature_map_name
             elif pool := last_pooling(self.model):
                 inputs["feature map"] = pool
-        return listening(self.model, inputs=inputs, outputs=outputs)
+        readings = [layer for layer in layers if isinstance(layer, LayerReading)]
+        mask = mask if isinstance(mask, Tensor) else None
+        return listening(self.model, inputs=inputs, outputs=outputs, readings=readings, mask=mask)
 
     def _run(self, inputs: Inputs) -> Any:
         try:
             with uncompiled(self.model):
                 return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, HeadError):  # the latter of a layer that cannot be read
             raise
         except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
             shape = shapes_of(inputs)

@@ -16,6 +16,7 @@ from oodline.model.classifier import Classifier
 from oodline.model.feature_files import NAMES, open_features
 from oodline.model.gradients import Gradients
 from oodline.model.head import Head, HeadInfo
+from oodline.model.layers import Layer
 from oodline.model.no_head import NoHead
 
 TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 1e-2}
@@ -30,6 +31,7 @@ _ASKED = {
     Needs.LINEAR_HEAD: ("the head", "Pass head=(W, b), or --model features:HEAD_FILE"),
     Needs.FEATURE_MAP: ("the feature map before pooling", "Fit it on the model itself"),
     Needs.INPUTS: ("the inputs of the model", "Fit it on the model itself"),
+    Needs.LAYERS: ("the outputs of layers of the model", "Fit it on the model itself"),
     Needs.CLASSIFIER: ("the model, to run it again or for gradients", "Fit it on the model itself"),
 }
 
@@ -94,7 +96,7 @@ class FeatureClassifier(Classifier):
     def _features_given(self) -> bool:
         return self._no_head is None or self._no_head.features
 
-    def lacking(self, needs: Needs, layers: Sequence[str] = ()) -> str:
+    def lacking(self, needs: Needs, layers: Sequence[Layer] = ()) -> str:
         """What is missing for a method that reads `needs` and `layers`, and what to do; empty where nothing is."""
         has = Needs.FEATURES if self._features_given else Needs(0)
         if self._no_head is None:
@@ -106,7 +108,7 @@ class FeatureClassifier(Classifier):
             lacks &= ~Needs.LOGITS  # the head brings them
         missing = [_ASKED[need] for need in lacks]
         if layers:
-            missing.append((f"the output of {', '.join(layers)}", "Fit it on the model itself"))
+            missing.append((f"the output of {', '.join(map(str, layers))}", "Fit it on the model itself"))
         if not missing:
             return ""
         given = " and ".join(
@@ -125,7 +127,7 @@ class FeatureClassifier(Classifier):
         inputs: Any,
         *,
         needs: Needs = Needs.LOGITS,
-        layers: Sequence[str] = (),
+        layers: Sequence[Layer] = (),
         index: Tensor | None = None,
     ) -> Activations:
         """The record of a batch.
@@ -165,7 +167,7 @@ class FeatureClassifier(Classifier):
             inputs=inputs if Needs.INPUTS in needs else None, classifier=self if Needs.CLASSIFIER in needs else None
         )
 
-    def trace(self, inputs: Any, *, needs: Needs = Needs.LOGITS, layers: Sequence[str] = ()) -> Activations:
+    def trace(self, inputs: Any, *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()) -> Activations:
         """The same for `torch.export`, without looking at values."""
         given = {name: _at_least_float32(value) for name, value in self._named(inputs).items()}
         return self._record(given, torch.arange(next(iter(given.values())).shape[0]))

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from oodline.errors import HeadError
+from oodline.model.layers import LayerReading, layer_key
 
 
 @contextmanager
-def listening(model: nn.Module, *, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def listening(
+    model: nn.Module,
+    *,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    readings: Collection[LayerReading] = (),
+    mask: Tensor | None = None,
+) -> Iterator[dict[str, Any]]:
     """Fill a dictionary while the block runs the model; no hook outlives the block.
 
     Parameters
@@ -22,6 +30,10 @@ def listening(model: nn.Module, *, inputs: Mapping[str, str], outputs: Mapping[s
         What is run.
     inputs, outputs : mapping of str to str
         From a key of the dictionary to the name of the module whose first argument, or whose output, it is to hold.
+    readings : collection of LayerReading
+        What to make of outputs at once, each under its `layer_key`; the outputs themselves are not held.
+    mask : Tensor (N, T), optional
+        Which tokens are not padding, for the readings.
 
     Raises
     ------
@@ -59,7 +71,15 @@ def listening(model: nn.Module, *, inputs: Mapping[str, str], outputs: Mapping[s
 
         return submodule(model, name).register_forward_hook(hook)
 
+    def reduced(reading: LayerReading) -> Any:
+        def hook(module: nn.Module, _args: Any, out: Any) -> None:
+            record(layer_key(reading), reading.heard(out, module, mask))
+
+        return submodule(model, reading.module).register_forward_hook(hook)
+
     with ExitStack() as stack:
+        for reading in readings:  # first, so that each sees what the module returned
+            stack.callback(reduced(reading).remove)
         for attach, names in ((before, inputs), (after, outputs)):
             for key, name in names.items():
                 stack.callback(attach(key, name).remove)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from oodline.data.batch import Inputs
 from oodline.errors import HeadError, InputError
+from oodline.model.layers import Layer, layer_key
 from oodline.model.linear_modules import candidates
 from oodline.model.reading import MASK
 
@@ -66,15 +67,15 @@ def logits_of(model: nn.Module, output: Any, inputs: Inputs, *, binary: bool = F
     return cast(Tensor, output)
 
 
-def layer_output(seen: Mapping[str, Any], name: str) -> Tensor:
-    """What a named layer returned in a pass.
+def layer_output(seen: Mapping[str, Any], name: Layer) -> Tensor:
+    """What a named layer returned in a pass, or what was read of it.
 
     Raises
     ------
     HeadError
         It was not called, or returned no tensor.
     """
-    found = seen.get(f"layer {name}")
+    found = seen.get(layer_key(name))
     if not isinstance(found, Tensor):
         what = "was not called in the forward pass" if found is None else f"returns a {type(found).__name__}"
         raise HeadError(f"the layer '{name}' {what}; name one that returns one tensor on the way to the logits.")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
+from oodline.model.layers import Layer
 
 
 class Collector(Protocol):
@@ -45,7 +46,7 @@ class Reads(TypedDict):
     """The arguments of `Classifier.stream` that say what a pass must compute."""
 
     needs: Needs
-    layers: tuple[str, ...]
+    layers: tuple[Layer, ...]
 
 
 class Engine(Protocol):

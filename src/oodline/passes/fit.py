@@ -18,6 +18,7 @@ from oodline.errors import HeadError, InputError, OodlineError
 from oodline.model.activations import Needs, needs_network
 from oodline.model.classifier import Classifier
 from oodline.model.head import Head
+from oodline.model.layers import Layer
 from oodline.passes.engine import Engine, Reads
 from oodline.passes.fit_result import FitResult, fit_error
 from oodline.passes.local import Local
@@ -41,8 +42,8 @@ class Fittable(Protocol):
         ...
 
     @property
-    def all_layers(self) -> tuple[str, ...]:
-        """Modules whose output they read."""
+    def all_layers(self) -> tuple[Layer, ...]:
+        """Modules whose output they read, or what they read of it."""
         ...
 
     def _requests(self, head: Head) -> dict[str, Statistic]:
@@ -70,9 +71,18 @@ class Supposes(Protocol):
         ...
 
 
+@runtime_checkable
+class ChoosesLayers(Protocol):
+    """A detector that may take settings that depend on the network from it."""
+
+    def use_classifier(self, classifier: Classifier) -> None:
+        """Take them, where they were left open."""
+        ...
+
+
 def reads(detectors: Iterable[Fittable]) -> Reads:
     """What one pass must compute for all of `detectors`."""
-    needs, layers = Needs.LOGITS, dict[str, None]()
+    needs, layers = Needs.LOGITS, dict[Layer, None]()
     for detector in detectors:
         needs |= detector.all_needs
         layers |= dict.fromkeys(detector.all_layers)
@@ -219,11 +229,20 @@ def fit(
     """
     named, passes = name_detectors(detectors), engine or Local()
     failures: dict[str, OodlineError] = {}
+    for name, detector in named.items():
+        try:
+            if isinstance(detector, ChoosesLayers):
+                detector.use_classifier(classifier)
+        except (HeadError, InputError) as error:
+            if on_failure == "raise":
+                raise
+            failures[name] = error
     if on_failure == "raise":
         check_served(named.values(), classifier)
     else:
+        named = {name: detector for name, detector in named.items() if name not in failures}
         with passes.synchronised():
-            failures = unsupported(named, classifier, loader)
+            failures |= unsupported(named, classifier, loader)
         named = {name: detector for name, detector in named.items() if name not in failures}
         if failures and not any(isinstance(detector, Supposes) for detector in named.values()):
             named = {}  # what only goes along with detectors, such as the training accuracy, is not worth a pass

@@ -7,6 +7,7 @@ from oodline.statistics.class_moments import ClassMoments
 from oodline.statistics.confusions import Confusions
 from oodline.statistics.content_sketch import ContentSketch
 from oodline.statistics.covariance import Covariance
+from oodline.statistics.extremes import Extremes
 from oodline.statistics.facts import Facts
 from oodline.statistics.hits import Hits
 from oodline.statistics.quantiles import Quantiles
@@ -18,6 +19,7 @@ from oodline.statistics.sources import (
     Logits,
     Probabilities,
     ScaledFeatures,
+    SideBySide,
     Source,
     features_scaled_by,
     scaled,
@@ -32,6 +34,7 @@ __all__ = [
     "ContentSketch",
     "Contributions",
     "Covariance",
+    "Extremes",
     "Facts",
     "Features",
     "Hits",
@@ -41,6 +44,7 @@ __all__ = [
     "Reservoir",
     "ScaledFeatures",
     "Seen",
+    "SideBySide",
     "Source",
     "Statistic",
     "TopSamples",

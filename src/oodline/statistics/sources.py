@@ -111,6 +111,17 @@ class Contributions:
         return (features * gradient).detach()
 
 
+@dataclass(frozen=True)
+class SideBySide:
+    """The vectors of several sources in one row (N, K1 + K2 + ...)."""
+
+    sources: tuple[Source, ...]
+
+    def __call__(self, activations: Activations, groups: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
+        """Joined in their order."""
+        return torch.cat([source(activations, groups) for source in self.sources], dim=1)
+
+
 def group(activations: Activations, labels: Tensor | None, by: Grouping) -> tuple[Int[Tensor, " n"], int]:
     """Class each sample counts for, on the CPU, and the number of classes there are.
 

@@ -48,9 +48,15 @@ def read(detector: Detector, classifier: Classifier, images: Tensor = IMAGES) ->
     return classifier(images, **reads([detector]))
 
 
+def requested(detector: Detector, classifier: Classifier) -> dict[str, Statistic]:
+    """The empty statistics that the detector asks for, once it has seen the classifier."""
+    detector.use_classifier(classifier)
+    return detector._requests(classifier.head)
+
+
 def filled(detector: Detector, classifier: Classifier, loader: Iterable[Batch]) -> dict[str, Statistic]:
     """Fill the statistics that the detector asks for, without settling it."""
-    statistics = detector._requests(classifier.head)
+    statistics = requested(detector, classifier)
     for activations, labels in classifier.stream(loader, **reads([detector])):
         for statistic in statistics.values():
             statistic.update(activations, labels)

@@ -20,7 +20,7 @@ from oodline.guard.guard import Guard
 from oodline.model.classifier import Classifier
 from oodline.passes.fit import reads
 from oodline.scoring.score import score
-from oodline.testing.case import Case, auroc, filled, plain, read, require, same_detector, same_scores
+from oodline.testing.case import Case, auroc, filled, plain, read, requested, require, same_detector, same_scores
 from oodline.testing.problem import (
     CLASSES,
     EVERYONE,
@@ -144,7 +144,7 @@ def merged_parts_equal_the_whole(case: Case) -> None:
         order = torch.randperm(SAMPLES).tolist()
         parts = [order[i:j] for i, j in zip([0, *cuts], [*cuts, SAMPLES], strict=True)]
         merged = case.make()
-        total = merged._requests(classifier.head)
+        total = requested(merged, classifier)
         for part in reversed(parts):
             for name, statistic in filled(merged, classifier, batches(13, part)).items():
                 total[name].merge(statistic)
@@ -157,7 +157,7 @@ def a_statistic_survives_saving_midway(case: Case) -> None:
     detector, classifier = case.fitted()
     resumed = case.make()
     first = filled(resumed, classifier, batches(20, EVERYONE[:40]))
-    second = resumed._requests(classifier.head)
+    second = requested(resumed, classifier)
     for name, statistic in second.items():
         statistic.load_state_dict(first[name].state_dict())
     for activations, labels in classifier.stream(batches(20, EVERYONE[40:]), **reads([resumed])):
@@ -171,6 +171,7 @@ def state_dict_round_trip(case: Case) -> None:
     """`state_dict` holds all that a fit changes, and refuses what does not belong to it."""
     detector, classifier = case.fitted()
     fresh = case.make()
+    fresh.use_classifier(classifier)
     fresh.load_state_dict(detector.state_dict(), strict=True)
     keep = "Annotate every fitted tensor as Fitted, and set nothing else in estimate."
     require(fresh.fitted, f"it is not fitted after load_state_dict. {keep}")
