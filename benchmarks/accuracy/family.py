@@ -124,7 +124,7 @@ CASES = {
             "line": "line,unseen=dense",
             "soft-line": "soft-line,unseen=dense",
             "knn": "knn,k=1",
-            "fuse": "fuse,detectors=line:clip=98%:unseen=dense+gen+fdbd+vim",
+            "fuse": "fuse,detectors=line:clip=98%:unseen=dense+fdbd+vim+nci",
         },
     ),
     "resnet20": Case(

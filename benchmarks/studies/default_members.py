@@ -42,12 +42,14 @@ POOL = {
     "vim++": "vim,normalise=1.0",
     "mahalanobis++": "mahalanobis,normalise=1.0,unseen=skip",
     "relative-mahalanobis": "relative-mahalanobis,unseen=skip",
-    "relative++": "relative-mahalanobis,normalise=1.0,unseen=skip",
     "cadref": "cadref",
     "knn": "knn",
     "scale": "scale",
-    "ash-s": "ash-s",
     "nci": "nci",
+    "optfs": "optfs",
+    "react": "react",
+    "ora": "ora,unseen=skip",
+    "ras": "ras",
 }
 """Candidates, each as it comes, but for classes without an image."""
 

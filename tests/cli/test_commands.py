@@ -183,7 +183,7 @@ def test_without_a_detector_four_are_fused_and_held_out_images_are_shared(place,
     summary = json.loads(capsys.readouterr().out)
     assert summary["detectors"] == ["fuse"]
     artifact = read_artifact("guard.safetensors")
-    assert [name for name, _ in artifact.detectors["fuse"].members] == ["line", "gen", "fdbd", "vim"]
+    assert [name for name, _ in artifact.detectors["fuse"].members] == ["line", "fdbd", "vim", "nci"]
     # 36 images are too few to spare some of them
     spared = 0 if copies == 1 else int(belongs(torch.arange(36 * copies), 0.2).sum())
     assert len(artifact.calibrations["fuse"].scores) == 36 * copies - spared

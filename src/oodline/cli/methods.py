@@ -54,6 +54,8 @@ def methods(
         paper = f"{row['paper']} ({row['venue']}{arxiv})" if row["paper"] else row["class"]
         reads = f"reads {', '.join(row['needs'])}; {'fitted on ID data' if row['fitted'] else 'needs no fitting'}"
         lines = [paper, reads, f"settings: {settings}"] if settings else [paper, reads]
+        if row["assumes"]:
+            lines.append(f"assumes: {'; '.join(row['assumes'])}")
         if row["not_exportable"]:
             lines.append(f"no graph: {row['not_exportable']}")
         if row["presets"]:
@@ -95,6 +97,7 @@ def describe_method(name: str, *, state: bool) -> dict[str, Any]:
         "not_exportable": example.why_not_exportable,
         "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
         "experimental": cls.experimental or None,
+        "assumes": [each.words for each in cls.assumes],
     }
     return row | {"state": state_shapes(example)} if state else row
 
@@ -110,10 +113,11 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"Printed by `oodline methods --markdown`: {len(rows)} of them. A higher score always means more",
         "in-distribution. The state is what a fitted one keeps and a file holds, with the shape of each tensor.",
         f"{letters}; a setting's name: its value.",
-        "What exports becomes one graph with the classifier (`oodline export`).",
+        "What exports becomes one graph with the classifier (`oodline export`). Where training data contradicts what a",
+        "method assumes, the fit warns, with the number.",
         "",
-        "| name | paper | reads | fitted from | state | exports | settings | presets |",
-        "|---|---|---|---|---|---|---|---|",
+        "| name | paper | reads | assumes | fitted from | state | exports | settings | presets |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         link = f" [arXiv {row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else ""
@@ -121,6 +125,7 @@ def page(rows: list[dict[str, Any]]) -> str:
             f"`{row['name']}`",
             f"{row['paper']} ({row['venue']}){link}" if row["paper"] else "ours",
             ", ".join(row["needs"]),
+            "; ".join(row["assumes"]),
             ", ".join(row["statistics"]) or "nothing",
             "; ".join(f"{name} {shape}" for name, shape in row["state"].items()) or "none",
             "no" if row["not_exportable"] else "yes",

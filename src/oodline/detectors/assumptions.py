@@ -66,6 +66,11 @@ class Measured:
 class Assumption(Protocol):
     """Something that a method supposes."""
 
+    @property
+    def words(self) -> str:
+        """What it supposes, in a few words, for tables."""
+        ...
+
     def broken(self, detector: Any, measured: Measured) -> str:
         """Say with the number what does not fit; nothing where all does."""
         ...
@@ -84,10 +89,16 @@ class Watching(Hashable, Protocol):
 class Rectified:
     """Features lie behind a ReLU: at most one in a hundred is negative."""
 
+    words: ClassVar[str] = "features behind a ReLU"
+
     def broken(self, detector: Any, measured: Measured) -> str:
         """Compare the share of negative features."""
         share = measured.facts.negatives
-        return "" if share <= SIGNED else f"the features are signed, {share:.1%} are negative, and it assumes a ReLU"
+        if share <= SIGNED:
+            return ""
+        return (
+            f"the features are signed, {share:.1%} are negative, and it assumes a ReLU (band-energy, nci, gen do not)"
+        )
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,11 @@ class PerClass:
 
     least: int | str
     purpose: str
+
+    @property
+    def words(self) -> str:
+        """The number, or the setting that holds it."""
+        return f"{self.least} images per class"
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Compare the median over the classes."""
@@ -109,6 +125,8 @@ class PerClass:
 @dataclass(frozen=True)
 class Neighbours:
     """The k-th neighbour can lie in the sample's own class: k is at most the samples of a class."""
+
+    words: ClassVar[str] = "k images per class"
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Compare k with the median over the classes, or with that of the bank where it is smaller."""
@@ -127,6 +145,11 @@ class MoreThanDimensions:
 
     times: int = 2
 
+    @property
+    def words(self) -> str:
+        """The number."""
+        return f"{self.times} D images"
+
     def broken(self, detector: Any, measured: Measured) -> str:
         """Compare N with D."""
         n, width = measured.facts.samples, measured.sample.features.shape[1]
@@ -141,6 +164,7 @@ class LeavesMost:
     values: ClassVar[float] = 0.2
     classes: ClassVar[float] = 0.2
     clips: bool = True
+    words: ClassVar[str] = "settings that leave most activations and predictions as they are"
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Rectify the sample and compare."""
@@ -162,6 +186,7 @@ class KeepsClasses:
 
     of: Source
     most: ClassVar[float] = 0.2
+    words: ClassVar[str] = "predictions that stay without the leading part of the map"
 
     def statistic(self) -> Statistic:
         """Count the changes in the pass."""
@@ -180,6 +205,7 @@ class GradedStates:
 
     most: ClassVar[float] = 0.4
     end: ClassVar[float] = 0.01
+    words: ClassVar[str] = "graded neuron states"
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Compare the share of states at 0 or 1."""
@@ -195,6 +221,7 @@ class FewDirections:
     """The principal space is at most half of all dimensions: otherwise the kernel sees each sample alone."""
 
     most: ClassVar[float] = 0.5
+    words: ClassVar[str] = "few principal dimensions"
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Compare what is kept with all."""
@@ -208,6 +235,8 @@ class FewDirections:
 @dataclass(frozen=True)
 class Published:
     """All of the formula is published, which `Detector.experimental` denies."""
+
+    words: ClassVar[str] = "what the paper leaves open"
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Say what is open."""
@@ -234,6 +263,7 @@ class TellsApart:
     LEAST: ClassVar[float] = 0.6
     below: float = 1.0
     beside: str = "msp"
+    words: ClassVar[str] = "training images score above mixtures of them"
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Try it on both kinds."""

@@ -44,6 +44,11 @@ POWERS: Mapping[str, Sequence[Any]] = {"normalise": (0.0, 0.5, 1.0)}
 class MoreThanDimensionsUnlessShrunk(MoreThanDimensions):
     """There are more samples than features, or the covariance is shrunk, as is done where there are not."""
 
+    @property
+    def words(self) -> str:
+        """The number, and what does without."""
+        return f"{super().words}, or shrinkage"
+
     def broken(self, detector: Any, measured: Any) -> str:
         """Compare N with D where nothing is shrunk."""
         return super().broken(detector, measured) if detector.shrinkage == "none" else ""

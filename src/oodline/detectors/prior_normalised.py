@@ -24,6 +24,8 @@ from oodline.statistics import ClassMoments, Statistic
 class Imbalanced:
     """Classes differ in size by more than chance: the largest is at least twice the smallest, or all are equal."""
 
+    words: ClassVar[str] = "classes of clearly different sizes, or of the same"
+
     def broken(self, detector: Any, measured: Measured) -> str:
         """Compare the largest class with the smallest."""
         ratio = float((detector.log_prior.amax() - detector.log_prior.amin()).exp())
