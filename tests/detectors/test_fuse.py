@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -406,11 +408,16 @@ def test_members_follow_from_the_features_at_every_fit():
     assert write_reference(fuse) == "fuse,detectors=band-energy+nci"
     fuse.fit(classifier, [(features.relu(), labels)])
     assert [name for name, _ in fuse.members] == ["line", "fdbd", "vim", "nci"]
-    assert fuse.reason == "features are rectified, 0% are negative"
+    assert fuse.reason == "features are rectified, 0% are negative; 300 images for 16 features"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fuse.fit(classifier, [(features[:28].relu(), labels[:28])])
+    assert fuse.reason == "features are rectified, 0% are negative; 28 images for 16 features"
+    assert [name for name, _ in fuse.members] == ["line", "optfs", "ora", "ras"]
     before = fuse.state_dict()
     with pytest.raises(InputError, match="at least 10 ID samples; 4 were seen"):
         fuse.fit(classifier, [(features[:4], labels[:4])])
-    assert [name for name, _ in fuse.members] == ["line", "fdbd", "vim", "nci"]
+    assert [name for name, _ in fuse.members] == ["line", "optfs", "ora", "ras"]
     assert fuse.state_dict().keys() == before.keys()
 
 
@@ -420,7 +427,7 @@ def test_a_file_holds_the_members_that_were_chosen_and_why(tmp_path):
     guard.save(tmp_path / "guard.safetensors")
     again = Guard.load(tmp_path / "guard.safetensors", classifier)
     assert [name for name, _ in again.detector.members] == ["line", "fdbd", "vim", "nci"]
-    assert again.detector.reason == "features are rectified, 0% are negative"
+    assert again.detector.reason == "features are rectified, 0% are negative; 60 images for 16 features"
     assert again.detector.backbone == guard.detector.backbone
     assert (again.detector.backbone.samples, again.detector.backbone.head) == (60, "linear")
 

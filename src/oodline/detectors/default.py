@@ -18,11 +18,10 @@ BINARY = "gen+fdbd+vim"
 def default_detector(classifier: Classifier) -> Fuse:
     """The detector that `oodline fit` uses where none is named: several detectors, fused, that suit the network.
 
-    Behind a ReLU or its like these are LINe, fDBD, ViM and NCI; where features have either sign, band energy and NCI.
-    The fit decides in its one forward pass, and `reason` says why (`member_rule`). Some are good near the training
-    data, others far from it; together they are better than each of them on average. With a class without samples
-    LINe is left out, with a warning; where it is a background class that no image shows, use
-    `Fuse("line:clip=98%:unseen=dense+fdbd+vim+nci")`.
+    Behind a ReLU or its like these are LINe, fDBD, ViM and NCI, or, with fewer images than two for each feature, LINe,
+    OptFS, ORA and RAS; where features have either sign, band energy and NCI. The fit decides in its one forward pass,
+    and `reason` says why (`member_rule`). Some are good near the training data, others far from it; together they are
+    better than each of them on average.
 
     Parameters
     ----------

@@ -41,10 +41,7 @@ FEW_SAMPLES = 10
 BLOCK = 64
 """Classes whose thresholds are found at once: a few MB."""
 
-UNSEEN = (
-    ", or, where it is a background class that no image shows, keep all its neurons: unseen=dense, as in "
-    "line,unseen=dense or in place of the default fuse,detectors=line:clip=98%:unseen=dense+fdbd+vim+nci"
-)
+UNSEEN = ", or, where it is a background class that no image shows, keep all its neurons: line,unseen=dense"
 """What else can be done about a class without samples, for the error that names it."""
 
 
@@ -129,7 +126,7 @@ class LINe(Rectifier):
     Warns
     -----
     FewSamplesWarning
-        A class has fewer than `FEW_SAMPLES` samples.
+        A class has fewer than `FEW_SAMPLES` samples, or none.
 
     Notes
     -----
@@ -262,6 +259,14 @@ def _check_something_is_kept(threshold: Tensor, moments: ClassMoments) -> None:
 def _warn_of_few_samples(moments: ClassMoments) -> None:
     count = moments.count
     few = torch.nonzero((count > 0) & (count < FEW_SAMPLES)).flatten()
+    if bool((count == 0).any()):
+        none = torch.nonzero(count == 0).flatten().tolist()
+        names = ", ".join(map(str, none[:10])) + (", ..." if len(none) > 10 else "")
+        warn(
+            f"{len(none)} of {len(count)} classes have no sample, and LINe keeps all their neurons: {names}. Fit on "
+            "data that shows every class the head knows, where there is any.",
+            FewSamplesWarning,
+        )
     if len(few):
         fewest = int(few[count[few].argmin()])
         warn(

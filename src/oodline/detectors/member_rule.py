@@ -1,8 +1,8 @@
 """Which detectors the default fuses, by what the network's features are like: one rule, in one place.
 
-Found by `benchmarks/studies/default_members.py`: of all choices of up to four out of sixteen detectors, the best for
-seven of eight networks, in the mean gain and the worst one, whichever network is left out. `docs/results/members.md`
-says which data sets that study read.
+Found by `benchmarks/studies/default_members.py`, which tries every choice of up to four out of eighteen detectors on
+twelve cases and shows what is chosen for each from the others; `docs/results/members.md` has its table and says which
+data sets it read.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from oodline.statistics import Backbone
 
-CANDIDATES = "line:clip=98%+band-energy+fdbd+vim+nci"
+CANDIDATES = "line:clip=98%:unseen=dense+band-energy+fdbd+vim+nci+optfs+ora:unseen=skip+ras"
 """All that the rule chooses from; they share one pass."""
 
-_RECTIFIED = ("line", "fdbd", "vim", "nci")
-_SIGNED = ("band-energy", "nci")
+RECTIFIED, FEW, SIGNED = ("line", "fdbd", "vim", "nci"), ("line", "optfs", "ora", "ras"), ("band-energy", "nci")
+"""Members for features behind a ReLU or its like, for such features of few images, and for features of either sign."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,10 @@ def choose_members(backbone: Backbone) -> Choice:
     >>> from oodline.testing import toy_problem
     >>> choice = choose_members(ol.fit(ol.LINe(), *toy_problem()).backbone)
     >>> choice.members, choice.reason
-    (('line', 'fdbd', 'vim', 'nci'), 'features are rectified, 0% are negative')
+    (('line', 'fdbd', 'vim', 'nci'), 'features are rectified, 0% are negative; 60 images for 16 features')
     """
-    members = _RECTIFIED if backbone.kind == "rectified" else _SIGNED
-    return Choice(members, f"features are {backbone.kind}, {backbone.negatives:.0%} are negative")
+    reason = f"features are {backbone.kind}, {backbone.negatives:.0%} are negative"
+    if backbone.kind == "signed":
+        return Choice(SIGNED, reason)
+    images = f"; {backbone.samples} images for {backbone.features} features"
+    return Choice(FEW if backbone.few else RECTIFIED, reason + images)

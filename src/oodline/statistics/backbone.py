@@ -90,6 +90,11 @@ class Backbone:
         return "rectified" if self.negatives <= SIGNED else "signed"
 
     @property
+    def few(self) -> bool:
+        """Whether there are fewer samples than a covariance of the features needs, two for each."""
+        return self.samples < 2 * self.features
+
+    @property
     def summary(self) -> str:
         """All of it in one sentence."""
         share = f"{self.zeros:.0%} zero" if self.kind == "rectified" else f"{self.negatives:.0%} negative"
