@@ -24,8 +24,8 @@ from torch import Tensor
 from oodline.cli.options import Json, print_json
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
+from oodline.detectors.member_rule import ENOUGH_TO_SHAPE, RECTIFIED
 from oodline.detectors.member_rule import FEW as FEW_IMAGES
-from oodline.detectors.member_rule import RECTIFIED
 from oodline.detectors.member_rule import SIGNED as SIGNED_FEATURES
 from oodline.detectors.parts.combining import fisher
 from oodline.detectors.parts.p_values import log_p_values, scale_of
@@ -60,7 +60,7 @@ POOL = {
 BEFORE = ("line", "gen", "fdbd", "vim")
 """The members for all networks alike, before there was a rule."""
 
-FEW = ("densenet100_cifar10@5", "densenet100_cifar100@1", "resnet20_cifar10@5", "convnext_cifar10@5")
+FEW = ("densenet100_cifar10@50", "densenet100_cifar10@5", "densenet100_cifar100@1", "resnet20_cifar10@5")
 """Networks fitted on fewer images than a covariance of their features needs."""
 
 RULE = {"rectified": RECTIFIED, "few": FEW_IMAGES, "signed": SIGNED_FEATURES}
@@ -128,7 +128,8 @@ def p_values(name: str, known: Known, reference: Activations) -> tuple[dict[str,
     features = known.sets["fit"][0].features
     if bool((features < 0).double().mean() > SIGNED):
         return found, "signed"
-    return found, "few" if len(features) < 2 * features.shape[1] else "rectified"
+    few = ENOUGH_TO_SHAPE <= len(features) < 2 * features.shape[1]
+    return found, "few" if few else "rectified"
 
 
 def areas(

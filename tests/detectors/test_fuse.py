@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,10 +29,12 @@ from oodline import (
 )
 from oodline.detectors.catalog import write_reference
 from oodline.detectors.fuse import MemberLeftOutWarning
+from oodline.detectors.member_rule import FEW, RECTIFIED, SIGNED, choose_members
 from oodline.detectors.parts.combining import RULES, normal_quantile
 from oodline.detectors.parts.p_values import log_p_values, scale_of
 from oodline.errors import InputError, LabelError, MismatchError, NotFittedError, SettingError
 from oodline.model.classifier import Classifier
+from oodline.statistics import Backbone
 from oodline.statistics.reservoir import splitmix64
 from oodline.testing import toy_loader, toy_problem
 from oodline.tuning.candidates import with_settings
@@ -413,12 +416,19 @@ def test_members_follow_from_the_features_at_every_fit():
         warnings.simplefilter("ignore")
         fuse.fit(classifier, [(features[:28].relu(), labels[:28])])
     assert fuse.reason == "features are rectified, 0% are negative; 28 images for 16 features"
-    assert [name for name, _ in fuse.members] == ["line", "optfs", "ora", "ras"]
+    assert [name for name, _ in fuse.members] == ["line", "fdbd", "vim", "nci"]
     before = fuse.state_dict()
     with pytest.raises(InputError, match="at least 10 ID samples; 4 were seen"):
         fuse.fit(classifier, [(features[:4], labels[:4])])
-    assert [name for name, _ in fuse.members] == ["line", "optfs", "ora", "ras"]
+    assert [name for name, _ in fuse.members] == ["line", "fdbd", "vim", "nci"]
     assert fuse.state_dict().keys() == before.keys()
+
+
+@pytest.mark.parametrize(("images", "members"), [(499, RECTIFIED), (500, FEW), (599, FEW), (600, RECTIFIED)])
+def test_few_images_for_many_features_change_the_members(images, members):
+    backbone = Backbone(300, 10, images, images / 10, 0.1, 0.0, 0.1, 20.0, "linear")
+    assert choose_members(backbone).members == members
+    assert choose_members(replace(backbone, negatives=0.5)).members == SIGNED
 
 
 def test_a_file_holds_the_members_that_were_chosen_and_why(tmp_path):

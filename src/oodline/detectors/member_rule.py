@@ -17,6 +17,9 @@ CANDIDATES = "line:clip=98%:unseen=dense+band-energy+fdbd+vim+nci+optfs+ora:unse
 RECTIFIED, FEW, SIGNED = ("line", "fdbd", "vim", "nci"), ("line", "optfs", "ora", "ras"), ("band-energy", "nci")
 """Members for features behind a ReLU or its like, for such features of few images, and for features of either sign."""
 
+ENOUGH_TO_SHAPE = 500
+"""Images from which OptFS, ORA and RAS are worth having: their state rests on means and bins of all features."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -40,5 +43,5 @@ def choose_members(backbone: Backbone) -> Choice:
     reason = f"features are {backbone.kind}, {backbone.negatives:.0%} are negative"
     if backbone.kind == "signed":
         return Choice(SIGNED, reason)
-    images = f"; {backbone.samples} images for {backbone.features} features"
-    return Choice(FEW if backbone.few else RECTIFIED, reason + images)
+    members = FEW if backbone.few and backbone.samples >= ENOUGH_TO_SHAPE else RECTIFIED
+    return Choice(members, f"{reason}; {backbone.samples} images for {backbone.features} features")
