@@ -459,3 +459,34 @@ def test_a_member_that_has_too_little_data_to_mean_much_is_left_out_until_there_
     assert alone.fit(classifier, [(images, labels)]).unreliable == ""
     stated = Fuse("energy+vim:dimension=3").fit(classifier, [(images[:32], labels[:32])])
     assert stated.members_left_out == {}  # who states a dimension knows
+
+
+def test_a_member_left_out_of_a_fitted_one_takes_its_reference_along(tmp_path):
+    classifier, loader = toy_problem()
+    fuse = Fuse("energy+knn:k=5+fdbd").fit(classifier, loader)
+    fuse.leave_out({"knn": "slow"})
+    activations = classifier(loader[0][0])
+    torch.testing.assert_close(fuse(activations), Fuse("energy+fdbd").fit(classifier, loader)(activations))
+    Guard(classifier, fuse).save(tmp_path / "guard.safetensors")
+    again = Guard.load(tmp_path / "guard.safetensors", classifier).detector
+    torch.testing.assert_close(again(activations), fuse(activations))
+
+
+def test_what_a_file_says_of_the_choice_is_gone_when_it_is_fitted_again(tmp_path):
+    classifier, loader = toy_problem()
+    Guard(classifier, Fuse().fit(classifier, loader)).save(tmp_path / "guard.safetensors")
+    detector = Guard.load(tmp_path / "guard.safetensors", classifier).detector
+    assert detector.reason
+    assert detector.fit(classifier, loader).reason == ""
+    assert [name for name, _ in detector.members] == ["line", "fdbd", "vim", "nci"]
+
+
+def test_a_fit_that_fails_leaves_what_is_known_of_the_network():
+    classifier, loader = toy_problem()
+    fuse = Fuse().fit(classifier, loader)
+    known = fuse.backbone
+    for few in (1, 5):
+        with pytest.raises(InputError, match=f"at least 10 ID samples; {few} were seen"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fuse.fit(classifier, [(loader[0][0][:few], loader[0][1][:few])])
+    assert fuse.backbone == known

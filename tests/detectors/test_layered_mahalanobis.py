@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from oodline import Classifier, Fuse, Guard, LayeredMahalanobis, create_detector, from_features, score
-from oodline.errors import HeadError, InputError, LabelError, SettingError
+from oodline.errors import FewSamplesWarning, HeadError, InputError, LabelError, SettingError
 from oodline.passes.fit import fit, reads
 from oodline.testing import check_detector
 
@@ -109,7 +109,9 @@ def test_the_layers_are_chosen_once_and_are_then_the_setting(tmp_path):
     assert again.detector.layers == detector.layers
     assert torch.equal(again(images(1)[0]).score, guard(images(1)[0]).score)
     other = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(108, 9), nn.ReLU(), nn.Linear(9, 3)))
-    assert detector.fit(other, loader).layers == ("0", "1", "2")
+    with pytest.warns(FewSamplesWarning, match=r"of '0' \(108\): there"):
+        detector.fit(other, loader)
+    assert detector.layers == ("0", "1", "2")
     assert (
         create_detector('layered-mahalanobis,layers=["0"],pool=mean-std').all_layers
         == named.__class__(layers=["0"], pool="mean-std").all_layers
@@ -142,3 +144,12 @@ def test_invalid_settings(setting):
 
 def test_it_keeps_the_contract():
     check_detector(LayeredMahalanobis)
+
+
+def test_a_layer_of_more_values_than_half_of_the_samples_is_named():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 8), nn.ReLU())
+    classifier = Classifier(nn.Sequential(*model, nn.Linear(8, 3)))
+    loader = [(torch.randn(100, 4), torch.arange(100) % 3)]
+    with pytest.warns(FewSamplesWarning, match=r"100 samples are fewer than 2 for each .* of '0' \(64\): there"):
+        LayeredMahalanobis(layers=("0", "2")).fit(classifier, loader)

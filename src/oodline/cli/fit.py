@@ -105,6 +105,7 @@ def fit(
 
     from oodline.cli.detectors import create_all
     from oodline.data import names_of_logits
+    from oodline.detectors.base import Detector
     from oodline.guard.artifact import FitInfo, ModelSource
     from oodline.guard.fit_guards import fit_guards
     from oodline.scoring.calibration import check_enough, check_false_alarm, false_alarm_of
@@ -185,8 +186,10 @@ def fit(
     if backbone is not None:
         print(f"the network: {backbone.summary}")
     for name, each in fitted.artifact.detectors.items():
-        if each.reason:
-            print(f"{name} is {', '.join(member for member, _ in each.members)}: {each.reason}")
+        for one in each.modules():
+            if isinstance(one, Detector) and one.reason:
+                where = name if one is each else f"{one.name} in {name}"
+                print(f"{where} is {', '.join(member for member, _ in one.members)}: {one.reason}")
     for name, reason in fitted.failures.items():
         print(f"left out {name}: {reason}")
     for name, members in fitted.left_out.items():

@@ -261,6 +261,7 @@ class TellsApart:
     """
 
     LEAST: ClassVar[float] = 0.6
+    NOISE: ClassVar[float] = 0.02
     below: float = 1.0
     beside: str = "msp"
     words: ClassVar[str] = "training images score above mixtures of them"
@@ -274,7 +275,7 @@ class TellsApart:
         other = create_detector(self.beside)
         mine, theirs = preferences(detector, measured.sample), preferences(other, measured.sample)
         for kind, share in mine.items():
-            if share < self.LEAST or share < theirs[kind] - self.below:
+            if share < theirs[kind] - self.NOISE and (share < self.LEAST or share < theirs[kind] - self.below):
                 return (
                     f"it prefers a training image to {kind} in {share:.0%} of the pairs, where "
                     f"{type(other).__name__} does in {theirs[kind]:.0%}"

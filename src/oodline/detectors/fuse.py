@@ -155,6 +155,7 @@ class Fuse(Detector):
         """As of any detector, but members may be chosen first, and one whose estimate fails is left out."""
         before = dict(self._modules), self.members_left_out, self.reference_is_given, self.reason
         self._modules, self.members_left_out, self.reference_is_given = dict(self._given), {}, False
+        self.reason = ""
         try:
             if self._chooses:
                 profile = {name: statistics[name] for name in Backbone.statistics()}
@@ -197,11 +198,14 @@ class Fuse(Detector):
             raise SettingError(f"Fuse has no member '{strange[0]}' in use; it has {', '.join(self._modules)}.")
         if len(members) >= len(self.members):
             raise SettingError(f"Fuse cannot do without all of {', '.join(members)}.")
+        if self.scale is not None and len(self.scale) == len(self.members):
+            self.scale = self.scale[torch.tensor([name not in members for name, _ in self.members])]
         self._modules = {name: module for name, module in self._modules.items() if name not in members}
         self.members_left_out = {**self.members_left_out, **members}
 
     def estimate(self, head: Head, reference: Reservoir) -> None:
         """Score the sample by the fitted members."""
+        _check_enough(len(reference.rows))
         rows, predicted = reference.rows.to(head.linear.weight.device), reference.groups
         here = head.to(rows)
         everything = Activations(rows, here(rows), here, torch.arange(len(rows)))
@@ -216,8 +220,7 @@ class Fuse(Detector):
 
     def _take_scale(self, scores: Sequence[Tensor]) -> None:
         reference = torch.cat(list(scores))
-        if len(reference) < FEWEST:
-            raise InputError(f"Fuse compares its members on at least {FEWEST} ID samples; {len(reference)} were seen.")
+        _check_enough(len(reference))
         low, high = reference.amin(0), reference.amax(0)
         says = reference.isfinite().all(0) & (high - low > SAME * torch.maximum(low.abs(), high.abs()))
         silent = [name for (name, _), each in zip(self.members, says.tolist(), strict=True) if not each]
@@ -316,3 +319,8 @@ class Fuse(Detector):
             )
         again = sum(type(known) is type(member) for _, known in self.members)
         self.add_module(f"{member.name}-{again + 1}" if again else member.name, member)
+
+
+def _check_enough(samples: int) -> None:
+    if samples < FEWEST:
+        raise InputError(f"Fuse compares its members on at least {FEWEST} ID samples; {samples} were seen.")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.detectors.assumptions import MoreThanDimensions
+from oodline._util.warning import warn
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.mahalanobis import SMALLEST_SPREAD, whitening
 from oodline.detectors.paper import Paper
 from oodline.detectors.parts.combining import fisher
 from oodline.detectors.parts.layered import Layered, Layers
 from oodline.detectors.parts.p_values import log_p_values, scale_of
-from oodline.errors import InputError, LabelError
+from oodline.errors import FewSamplesWarning, InputError, LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.model.layers import Pool, PooledLayer
@@ -26,6 +27,9 @@ SIZE = 1000
 
 FEWEST = 10
 """Reference samples that say something of a tail."""
+
+TIMES = 2
+"""Samples for each value of a layer that its covariance needs, at least."""
 
 SMALLEST_REST = 1e-9
 """Fraction of the variance along a sample that the others have, at least; with fewer samples than channels it is 0."""
@@ -65,6 +69,11 @@ class LayeredMahalanobis(Layered):
     InputError
         Fewer than 10 samples were seen.
 
+    Warns
+    -----
+    FewSamplesWarning
+        A layer has more values than half of the samples.
+
     Examples
     --------
     >>> from oodline import score
@@ -79,7 +88,6 @@ class LayeredMahalanobis(Layered):
 
     name: ClassVar = "layered-mahalanobis"
     needs: ClassVar = Needs.LAYERS
-    assumes: ClassVar = (MoreThanDimensions(),)
     paper: ClassVar = Paper(
         "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
         "NeurIPS 2018",
@@ -116,6 +124,7 @@ class LayeredMahalanobis(Layered):
                 f"the covariance within classes is zero in every layer: the {covariances[0].moments.total} samples do "
                 "not vary within a class. Fit on at least two images per class."
             )
+        self._warn_of_wide_layers(covariances)
         centres, whitens, means, scores, start = [], [], [], [], 0
         for covariance in covariances:
             width = covariance.mean.shape[1]
@@ -133,6 +142,18 @@ class LayeredMahalanobis(Layered):
         self.centre, self.whiten = torch.cat(centres).float(), torch.cat(whitens).float()
         self.means = torch.cat(means, dim=1).float()
         self.scale = scale_of(torch.stack(scores, dim=1).float())
+
+    def _warn_of_wide_layers(self, covariances: Sequence[Covariance]) -> None:
+        total = covariances[0].moments.total
+        widths = {name: each.mean.shape[1] for name, each in zip(self.layers, covariances, strict=True)}
+        wide = {name: width for name, width in widths.items() if total < TIMES * width}
+        if wide:
+            said = ", ".join(f"'{name}' ({width})" for name, width in wide.items())
+            warn(
+                f"{total} samples are fewer than {TIMES} for each of the values that are read of {said}: there "
+                "LayeredMahalanobis finds little to tell samples apart by. Fit on more images, or name other layers.",
+                FewSamplesWarning,
+            )
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """The combined p-values of the layers (N,)."""

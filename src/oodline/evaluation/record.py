@@ -73,6 +73,10 @@ class DetectorEntry(_Record):
     method: str
     settings: dict[str, Any]
     """A detector that it is made of is `{"method": ..., "settings": ...}` in turn."""
+    left_out: dict[str, str] = {}
+    """Members that it does without, and why."""
+    reason: str = ""
+    """Why it has the members it has, where the fit chose them."""
     threshold: float | None = None
     """Scores below it are flagged as OOD; None where the run had no calibration set."""
     fit_seconds: float | None = None

@@ -46,7 +46,7 @@ class DetectorRecord(_Record):
     settings: dict[str, Any]
     left_out: dict[str, str] = {}
     """Members that it does without, and why."""
-    reason: str = ""
+    reason: str = Field("", max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
     """Why it has the members it has, where the fit chose them."""
 
 
@@ -56,7 +56,7 @@ class BackboneRecord(_Record):
     features: int = Field(ge=1)
     classes: int = Field(ge=0)
     samples: int = Field(ge=1)
-    per_class: FiniteFloat
+    per_class: FiniteFloat = Field(ge=0)
     zeros: FiniteFloat = Field(ge=0, le=1)
     negatives: FiniteFloat = Field(ge=0, le=1)
     norm_spread: FiniteFloat = Field(ge=0)

@@ -29,6 +29,8 @@ def check_tensors(name: str, detector: Detector, head: HeadInfo) -> None:
             raise ArtifactError(f"'{tensor}' of '{name}' is missing.")
         if value is not None and (problem := declared.problem(value, sizes)):
             raise ArtifactError(f"'{tensor}' of '{name}' {problem}.")
+        if value is not None and value.is_floating_point() and bool(value.isnan().any()):
+            raise ArtifactError(f"'{tensor}' of '{name}' holds NaN.")
     for attribute, member in detector.members:
         check_tensors(f"{name}.{attribute}", member, head)
 

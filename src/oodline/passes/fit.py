@@ -60,7 +60,7 @@ class Supposes(Protocol):
     """A detector that can say whether what it supposes of the data holds."""
 
     backbone: Backbone | None
-    """What the features are like; set before it is fitted."""
+    """What the features are like; set once it is fitted."""
 
     def assumed(self) -> dict[Any, Statistic]:
         """Empty statistics to fill, beside those it is estimated from."""
@@ -263,12 +263,11 @@ def fit(
     seconds: dict[str, float] = {}
     for (name, detector), request, measured in zip(named.items(), requests, assumed, strict=True):
         started = perf_counter()
-        if isinstance(detector, Supposes):
-            detector.backbone = backbone
         try:
             detector._settle(request, head)
             seconds[name] = perf_counter() - started
             if isinstance(detector, Supposes):
+                detector.backbone = backbone
                 detector.check_assumptions(measured, head)
         except OodlineError as error:
             failures[name] = error

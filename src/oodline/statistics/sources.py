@@ -136,7 +136,10 @@ def group(activations: Activations, labels: Tensor | None, by: Grouping) -> tupl
     if by == "predicted":
         return activations.logits.argmax(1).cpu(), classes
     if labels is None:
-        raise LabelError("this statistic is grouped by class, but the loader yields no labels; yield (inputs, labels).")
+        raise LabelError(
+            "this statistic is grouped by class, but the loader yields no labels; yield (inputs, labels), or choose "
+            "detectors that read none, such as energy, gen, fdbd, vim or band-energy."
+        )
     if labels.shape != (len(activations),):
         raise LabelError(f"labels have shape {tuple(labels.shape)}; ({len(activations)},), one per sample, is needed.")
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
