@@ -176,7 +176,7 @@ def rows(tables: Tables, kinds: Mapping[str, str]) -> list[list[str]]:
         for members in (BEFORE, RULE[kinds[name]], single, chosen, ("msp",)):
             values = known.get(in_use(known, members), {}).values()
             cells.append(" / ".join(f"{value:.2f}" for value in values))
-        found.append([*cells, single[0], "+".join(chosen)])
+        found.append([*cells, single[0], " + ".join(chosen)])
     return found
 
 

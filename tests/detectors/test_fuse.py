@@ -424,9 +424,9 @@ def test_members_follow_from_the_features_at_every_fit():
     assert fuse.state_dict().keys() == before.keys()
 
 
-@pytest.mark.parametrize(("images", "members"), [(499, RECTIFIED), (500, FEW), (599, FEW), (600, RECTIFIED)])
+@pytest.mark.parametrize(("images", "members"), [(999, RECTIFIED), (1000, FEW), (1199, FEW), (1200, RECTIFIED)])
 def test_few_images_for_many_features_change_the_members(images, members):
-    backbone = Backbone(300, 10, images, images / 10, 0.1, 0.0, 0.1, 20.0, "linear")
+    backbone = Backbone(600, 10, images, images / 10, 0.1, 0.0, 0.1, 20.0, "linear")
     assert choose_members(backbone).members == members
     assert choose_members(replace(backbone, negatives=0.5)).members == SIGNED
 

@@ -17,7 +17,7 @@ CANDIDATES = "line:clip=98%:unseen=dense+band-energy+fdbd+vim+nci+optfs+ora:unse
 RECTIFIED, FEW, SIGNED = ("line", "fdbd", "vim", "nci"), ("line", "optfs", "ora", "ras"), ("band-energy", "nci")
 """Members for features behind a ReLU or its like, for such features of few images, and for features of either sign."""
 
-ENOUGH_TO_SHAPE = 500
+ENOUGH_TO_SHAPE = 1000
 """Images from which OptFS, ORA and RAS are worth having: their state rests on means and bins of all features."""
 
 
