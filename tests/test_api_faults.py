@@ -62,6 +62,7 @@ RECORDS = {
     "Local": "has no argument",
     "__version__": "a string",
     "Fitted": "an annotation",
+    "LabelErrors": "made by `find_label_errors`",
     "register": "tests/detectors/test_own.py",
 }
 """Public names that nobody calls with arguments of their own, and why."""
@@ -211,6 +212,10 @@ class Public:
             "Ray": (ol.Ray, {"workers": 2, "block": 3, "folder": None}),
             "Table.value": (self.table.value, {"detector": "energy", "metric": "auroc", "column": "mean"}),
             "Table.to_markdown": (self.table.to_markdown, {"metric": "auroc"}),
+            "find_label_errors": (
+                ol.find_label_errors,
+                {"classifier": self.classifier, "loader": self.loader, "power": 4.0, "threshold": 0.03, "compare": 100},
+            ),
             "benjamini_hochberg": (ol.benjamini_hochberg, {"p_values": torch.tensor([0.1, 0.2]), "fdr": 0.1}),
             "create_detector": (ol.create_detector, {"reference": "line"}),
             "default": (ol.default, {"classifier": c}),
@@ -299,7 +304,7 @@ NAMES = """
 Classifier, Classifier.load, Classifier.__call__, Classifier.stream, Detector.__call__, Detector.fit,
 Detector.preset, DriftMonitor, DriftMonitor.update, Calibration.p_value, Calibration.is_ood,
 ClassCalibration.p_value, ClassCalibration.is_ood, Guard, Guard.__call__, Guard.calibrate, Guard.explain,
-Guard.load, Guard.save, Guard.to, Neurons, Ray, Table.value, Table.to_markdown, benjamini_hochberg,
+Guard.load, Guard.save, Guard.to, Neurons, Ray, Table.value, Table.to_markdown, benjamini_hochberg, find_label_errors,
 create_detector, default, evaluate, fit, fit_guards, from_features, load_model, score, split, tune,
 Guard.calibrate/tpr default_detector from_function
 """.replace(",", "").split()

@@ -250,7 +250,7 @@ def test_what_explain_cannot_do_is_one_sentence(place, capsys):
     run(*FIT, "--detector", "energy", "--calibrate", "held_out")
     explain = ["explain", "guard.safetensors", "noise/3.png", *MODEL]
     for arguments, sentence in (
-        ([], "'energy' cannot explain a verdict by neurons; these detectors can: line, soft-line."),
+        ([], "'energy' cannot explain a verdict by neurons; these detectors can: line, band-energy, soft-line."),
         (["-o", "why.jpg"], "`--output` must end in .png, .svg, .pdf; got why.jpg."),
         (["--index", "1"], "`--index` must be between 0 and 0, since noise/3.png holds 1 images; got 1."),
         (["--data", "nowhere"], "there is no file or folder nowhere"),
@@ -401,6 +401,7 @@ def test_detectors_that_cannot_be_fitted_are_left_out_with_their_reason(place, c
     assert "fitted line, msp" in captured.out
 
 
+@pytest.mark.filterwarnings("ignore::oodline.errors.FewSamplesWarning")
 def test_detectors_that_the_classifier_cannot_serve_are_left_out_with_their_reason(place, capsys):
     pixels = ["--preprocessing", '{"std": [0.5, 0.5, 0.5]}']
     flat = ["fit", "--model", "python:models.py:flat", *pixels, "--data", "train", "-o", "g.safetensors"]

@@ -213,7 +213,7 @@ def test_methods_show_it_without_a_paper(place, capsys):
     row = describe_method("mine", state=True)
     assert (row["paper"], row["venue"], row["arxiv"]) == (None, None, None)
     assert (row["settings"], row["needs"], row["state"]) == ({"power": 2.0}, ["features"], {"means": "C x D"})
-    assert "| `mine` | - | features | ClassMoments | means C x D | yes | `power=2.0` |  |" in page([row])
+    assert "| `mine` | - | features |  | ClassMoments | means C x D | yes | `power=2.0` |  |" in page([row])
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,7 @@ def test_bad_labels_stop_those_that_read_labels(reference, kind):
 
 @every_reference
 @pytest.mark.filterwarnings("ignore::oodline.MemberLeftOutWarning")
+@pytest.mark.filterwarnings("ignore::oodline.errors.FewSamplesWarning")
 def test_a_class_without_samples(reference):
     classifier, detector = make_classifier(), create_detector(reference)
     labels = torch.arange(60) % 2
@@ -242,6 +243,7 @@ def test_a_class_without_samples(reference):
 
 @every_reference
 @pytest.mark.filterwarnings("ignore::oodline.MemberLeftOutWarning")
+@pytest.mark.filterwarnings("ignore::oodline.errors.FewSamplesWarning")
 def test_data_of_one_class(reference):
     classifier, detector = make_classifier(), create_detector(reference)
     labels = torch.zeros(60, dtype=torch.int64)
@@ -322,6 +324,7 @@ def test_all_in_one_pass_equal_each_alone():
 
 
 @pytest.mark.filterwarnings("ignore::oodline.MemberLeftOutWarning")
+@pytest.mark.filterwarnings("ignore::oodline.errors.FewSamplesWarning")
 def test_one_that_cannot_be_fitted_does_not_stop_the_others():
     classifier, labels = make_classifier(), torch.arange(60) % 2
     detectors = [create_detector(name) for name in CATALOG]

@@ -104,14 +104,15 @@ def test_the_file_of_a_command_keeps_inputs_only_where_it_is_told_to(files):
 def test_a_command_says_which_members_a_detector_does_without(files, capsys):
     inputs, labels = toy_problem()[1][0]
     save_file({"inputs": inputs[labels < 2], "labels": labels[labels < 2]}, "train.safetensors")
-    run("fit", *files, "-o", "guard.safetensors", "--json")
+    detector = ("--detector", "fuse,detectors=line+gen+fdbd")
+    run("fit", *files, *detector, "-o", "guard.safetensors", "--json")
     found = capsys.readouterr()
     assert "warning: Fuse does without 'line'" in found.err
     left_out = json.loads(found.out)["left_out"]["fuse"]
     assert list(left_out) == ["line"]
     assert "1 of 3 classes" in left_out["line"]
     assert read_artifact("guard.safetensors").detectors["fuse"].members_left_out == left_out
-    run("fit", *files, "-o", "guard.safetensors")
+    run("fit", *files, *detector, "-o", "guard.safetensors")
     assert "fuse does without line" in capsys.readouterr().out
 
 

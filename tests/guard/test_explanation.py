@@ -98,7 +98,8 @@ def test_ood_inputs_lack_more_of_what_is_expected(guards):
 
 def test_a_detector_without_contributions_says_which_have_them(guards):
     with pytest.raises(
-        SettingError, match=r"'energy' cannot explain .*: line, soft-line\. Or fit `Neurons` in the same pass"
+        SettingError,
+        match=r"'energy' cannot .*: line, band-energy, soft-line\. Or fit `Neurons` in the same pass",
     ):
         guards["energy"].explain(IMAGES)
 

@@ -105,6 +105,7 @@ def describe_method(name: str, *, state: bool) -> dict[str, Any]:
 def page(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown page."""
     from oodline.cli.state import LETTERS
+    from oodline.detectors.catalog import CATALOG
 
     letters = "; ".join(f"{letter}: {meaning}" for letter, meaning in LETTERS.items())
     lines = [
@@ -123,7 +124,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         link = f" [arXiv {row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else ""
         cells = [
             f"`{row['name']}`",
-            f"{row['paper']} ({row['venue']}){link}" if row["paper"] else "ours",
+            f"{row['paper']} ({row['venue']}){link}" if row["paper"] else "ours" if row["name"] in CATALOG else "-",
             ", ".join(row["needs"]),
             "; ".join(row["assumes"]),
             ", ".join(row["statistics"]) or "nothing",

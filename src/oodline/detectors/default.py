@@ -18,10 +18,10 @@ BINARY = "gen+fdbd+vim"
 def default_detector(classifier: Classifier) -> Fuse:
     """The detector that `oodline fit` uses where none is named: several detectors, fused, that suit the network.
 
-    Behind a ReLU or its like these are LINe, fDBD, ViM and NCI, or, of 1,000 images and more that are fewer than two for
-    each feature, LINe, OptFS, ORA and RAS; where features have either sign, band energy and NCI. The fit decides in
-    its one forward pass, and `reason` says why (`member_rule`). Some are good near the training data, others far from
-    it; together they are better than each of them on average.
+    Behind a ReLU or its like these are LINe, fDBD, ViM and NCI, or, of 1,000 images and more that are fewer than two
+    for each feature, LINe, OptFS, ORA and RAS; where features have either sign, band energy and NCI. The fit decides
+    in its one forward pass, and `reason` says why (`member_rule`). Some are good near the training data, others far
+    from it; together they are better than each of them on average.
 
     Parameters
     ----------

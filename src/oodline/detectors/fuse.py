@@ -7,7 +7,7 @@ score among ID scores of the same detector?
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -286,6 +286,13 @@ class Fuse(Detector):
         self.reference_is_given = True
         self.mark_fitted(head)
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if self._chooses:  # the state says which members were chosen
+            held = {key.removeprefix(prefix).partition(".")[0] for key in state_dict if key.startswith(prefix)}
+            if chosen := {name: member for name, member in self._given.items() if name in held}:
+                self._modules, self.reason = dict(chosen), self.reason or "these are what the loaded state holds"
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """The combined p-values, or standardised scores (N,)."""
