@@ -39,7 +39,7 @@ from oodline.guard.manifest import (
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
 from oodline.guard.records import UnregisteredError, describe, rebuild
-from oodline.guard.state_checks import check_tensors, state_fits, try_out
+from oodline.guard.state_checks import backbone_of, check_tensors, state_fits, try_out
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.fingerprint import Fingerprint, OtherWeightsWarning
@@ -292,7 +292,7 @@ def read_artifact(path: str | Path) -> Artifact:
             check_tensors(name, detector, head)
             detector.mark_fitted(head)
             if detector.has_state and manifest.backbone is not None:
-                detector.backbone = _backbone(manifest.backbone, head)
+                detector.backbone = backbone_of(manifest.backbone, head)
         calibrations = {
             name: _calibration(name, record, tensors, head) for name, record in manifest.calibrations.items()
         }
@@ -317,15 +317,6 @@ def read_artifact(path: str | Path) -> Artifact:
         probe=probe,
         other_weights=None if manifest.weights is None else manifest.weights.used_with_others,
     )
-
-
-def _backbone(record: BackboneRecord, head: HeadInfo) -> Backbone:
-    if record.features != head.num_features or record.classes not in (0, head.num_classes):
-        raise ArtifactError(
-            f"the network it describes has {record.features} features and {record.classes} classes, and the head "
-            f"{head.num_features} and {head.num_classes}."
-        )
-    return Backbone(**record.model_dump())
 
 
 def _fingerprint(record: WeightsRecord) -> Fingerprint:

@@ -57,5 +57,5 @@ class CalibratedState:
                     f"the classifier changed after the guard was calibrated: {self._behaviour.describe(changed)}, and "
                     f"{difference}. Undo the change, or call guard.calibrate(held_out_loader) again."
                 )
-            # what the trial itself wrote, such as a count of calls, says nothing; the rest is as it is from now on
+            # the trial may write values of its own, such as a count of calls: these are not watched any more
             self._behaviour = Behaviour(classifier.model, self._behaviour.volatile | now.changed())

@@ -10,9 +10,11 @@ import torch
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import FittedTensor
 from oodline.errors import ArtifactError, OodlineError
+from oodline.guard.manifest import BackboneRecord
 from oodline.model.activations import Activations
 from oodline.model.head import Head, HeadInfo
 from oodline.model.no_head import NoHead
+from oodline.statistics import Backbone
 
 SEEN = FittedTensor("Int", "S")
 
@@ -62,3 +64,13 @@ def try_out(name: str, detector: Detector, head: Head) -> None:
         scores = detector(Activations(features, head(features), head, torch.arange(2)))
     if scores.shape != (2,):
         raise ArtifactError(f"the state of '{name}' gives {tuple(scores.shape)} scores for 2 inputs. Fit it again.")
+
+
+def backbone_of(record: BackboneRecord, head: HeadInfo) -> Backbone:
+    """What the features were like, by a file; raise `ArtifactError` where its sizes are not the head's."""
+    if record.features != head.num_features or record.classes not in (0, head.num_classes):
+        raise ArtifactError(
+            f"the network it describes has {record.features} features and {record.classes} classes, and the head "
+            f"{head.num_features} and {head.num_classes}."
+        )
+    return Backbone(**record.model_dump())

@@ -138,7 +138,7 @@ def find_label_errors(
 
 
 def _some(index: Int[Tensor, " n"], most: int) -> Int[Tensor, " s"]:
-    """At most so many rows: those whose index has the lowest hash, in the order of the data."""
+    """Keep at most this many rows, chosen by a hash of their index, in the order of the data."""
     if len(index) <= most:
         return torch.arange(len(index))
     hashes = splitmix64(index.numpy().astype("uint64"))
