@@ -32,8 +32,13 @@ from oodline.detectors.fuse import MemberLeftOutWarning
 from oodline.detectors.member_rule import FEW, RECTIFIED, SIGNED, choose_members
 from oodline.detectors.parts.combining import RULES, normal_quantile
 from oodline.detectors.parts.p_values import log_p_values, scale_of
-from oodline.errors import InputError, LabelError, MismatchError, NotFittedError, SettingError
+from oodline.errors import ArtifactError, InputError, LabelError, MismatchError, NotFittedError, SettingError
+from oodline.evaluation.record import DetectorEntry
+from oodline.guard.manifest import BackboneRecord
+from oodline.guard.records import describe
+from oodline.guard.state_checks import backbone_of, check_tensors
 from oodline.model.classifier import Classifier
+from oodline.model.head import HeadInfo
 from oodline.statistics import Backbone
 from oodline.statistics.reservoir import splitmix64
 from oodline.testing import toy_loader, toy_problem
@@ -490,3 +495,21 @@ def test_a_fit_that_fails_leaves_what_is_known_of_the_network():
             warnings.simplefilter("ignore")
             fuse.fit(classifier, [(loader[0][0][:few], loader[0][1][:few])])
     assert fuse.backbone == known
+
+
+def test_a_run_records_what_a_file_says_of_the_choice():
+    classifier, loader = toy_problem()
+    record = describe(Fuse().fit(classifier, loader)).model_dump(exclude_defaults=True)
+    assert DetectorEntry(**record, state_bytes=0).reason == record["reason"]
+
+
+def test_a_description_of_another_network_and_a_state_of_nan_are_refused():
+    classifier, loader = toy_problem()
+    detector = Fuse().fit(classifier, loader)
+    head = HeadInfo.of(classifier.head)
+    record = BackboneRecord(**{**vars(detector.backbone), "features": 8})
+    with pytest.raises(ArtifactError, match="has 8 features and 3 classes, and the head 16 and 3"):
+        backbone_of(record, head)
+    detector.scale[0, 0] = float("nan")
+    with pytest.raises(ArtifactError, match="'scale' of 'fuse' holds NaN"):
+        check_tensors("fuse", detector, head)
