@@ -67,6 +67,11 @@ class Known:
     preprocessing: Preprocessing | None = None
 
 
+def open_network(name: str, data: Path, cache: Path | None, limit: int) -> Known:
+    """One of `IMAGES` or `TEXT` with its sets."""
+    return images(name, data, cache, limit) if name in IMAGES else queries(TEXT[name], data, limit)
+
+
 def images(name: str, data: Path, cache: Path | None, limit: int) -> Known:
     setup = IMAGES[name]
     classifier, load = open_setup(name, setup, data)
@@ -201,8 +206,7 @@ def main(
     torch.set_num_threads(1)
     found = {}
     for name in names or (*IMAGES, *TEXT):
-        data = shared / "data"
-        known = images(name, data, cache, limit) if name in IMAGES else queries(TEXT[name], data, limit)
+        known = open_network(name, shared / "data", cache, limit)
         rows = [measure(detector, known) for detector in CATALOG]
         msp = next(row for row in rows if row["detector"] == "msp")
         for row in rows:

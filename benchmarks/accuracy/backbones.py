@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.accuracy.as_it_comes import IMAGES, TEXT, Known, images, queries
+from benchmarks.accuracy.as_it_comes import IMAGES, TEXT, Known, open_network
 from benchmarks.studies.default_members import held_out, rows_of
 from cyclopts import App
 from numpy.typing import NDArray
@@ -157,7 +157,7 @@ def main(
     found: dict[str, Measured] = {}
     for name in names or (*IMAGES, *TEXT):
         data = shared / "data"
-        known = images(name, data, cache, limit) if name in IMAGES else queries(TEXT[name], data, limit)
+        known = open_network(name, data, cache, limit)
         found[name] = measure(name, known, held_out(name, known, data, cache))
     if as_json:
         print_json({name: {d: m.areas(d) for d in m.scores} for name, m in found.items()})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.accuracy.as_it_comes import IMAGES, TEXT, Known, images, queries
+from benchmarks.accuracy.as_it_comes import IMAGES, TEXT, Known, open_network
 from benchmarks.accuracy.backbones import fill, scored
 from benchmarks.studies.default_members import fitted_on_few
 from cyclopts import App
@@ -67,7 +67,7 @@ def main(
     for name in names or (*IMAGES, *TEXT, *(f"{each}@1" for each in IMAGES if "imagenet" not in each)):
         network, _, per_class = name.partition("@")
         data = shared / "data"
-        known = images(network, data, cache, limit) if network in IMAGES else queries(TEXT[network], data, limit)
+        known = open_network(network, data, cache, limit)
         found[name] = areas(fitted_on_few(known, int(per_class)) if per_class else known)
     if as_json:
         print_json(found)

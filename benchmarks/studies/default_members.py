@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.accuracy.as_it_comes import IMAGES, TEXT, Known, images, queries, stack
+from benchmarks.accuracy.as_it_comes import IMAGES, TEXT, Known, open_network, stack
 from benchmarks.studies.tune_passes import Store, open_setup
 from cyclopts import App
 from torch import Tensor
@@ -212,7 +212,7 @@ def main(
     kinds: dict[str, str] = {}
     for name in names or (*IMAGES, *TEXT, *FEW):
         data, (network, _, per_class) = shared / "data", name.partition("@")
-        known = images(network, data, cache, limit) if network in IMAGES else queries(TEXT[network], data, limit)
+        known = open_network(network, data, cache, limit)
         if per_class:
             known = fitted_on_few(known, int(per_class))
         found, kinds[name] = p_values(network, known, held_out(network, known, data, cache))
