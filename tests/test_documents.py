@@ -1,9 +1,10 @@
-"""The Python in README and CONTRIBUTING runs as it stands, and the commands there exist."""
+"""The Python in README, CONTRIBUTING and docs runs as it stands, the commands parse, and links lead somewhere."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,35 +13,30 @@ import torch
 import oodline as ol
 from oodline.cli import app
 from oodline.cli.methods import methods
-from oodline.testing import toy_loader, toy_problem
+from oodline.detectors.catalog import CATALOG
+from oodline.testing import toy_problem
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
+PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md") if not {"generated", "_build"} & set(p.parts))
+DOCUMENTS = [str(path.relative_to(ROOT)) for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES)]
+README_BYTES = 7000
 
 
 def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
+WITH_PYTHON = [name for name in DOCUMENTS if blocks(name, "python") and name != "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("document", WITH_PYTHON)
+def test_the_python_of_a_page_runs_as_it_stands(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    classifier, loader = toy_problem()
-    names = {
-        "model": classifier.model,
-        "train_loader": loader,
-        "val_loader": toy_loader(seed=1),
-        "test_loader": loader,
-        "images": torch.zeros(2, 4),
-        "features": classifier(loader[0][0]).features.numpy(),
-        "test_features": classifier(toy_loader(seed=1)[0][0]).features,
-        "labels": loader[0][1].numpy(),
-        "W": classifier.head.weight.numpy(),
-        "b": classifier.head.bias,
-    }
-    for block in blocks("README.md", "python"):
-        exec(compile(block, "README.md", "exec"), names)
-    assert names["verdict"].is_ood.shape == (2,)
-    assert isinstance(names["guard"], ol.Guard)
+    monkeypatch.setitem(sys.modules, "page", type(sys)("page"))
+    names = vars(sys.modules["page"])
+    for block in blocks(document, "python"):
+        exec(compile(block, document, "exec"), names)
+    assert all(isinstance(names[key], kind) for key, kind in (("guard", ol.Guard), ("table", ol.Table)) if key in names)
 
 
 def test_the_detector_of_contributing_keeps_the_contract():
@@ -61,13 +57,35 @@ def test_the_page_of_methods_is_what_the_command_prints(capsys):
     assert (ROOT / "docs" / "methods.md").read_text() == capsys.readouterr().out
 
 
+def test_every_detector_is_in_a_group_of_the_guide():
+    page = (ROOT / "docs" / "guide" / "detectors.md").read_text()
+    table = page[page.index("| what it looks at") :].split("\n\n")[0]
+    assert sorted(re.findall(r"`([a-z0-9-]+)`", table)) == sorted(CATALOG)
+
+
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_bytes()) <= README_BYTES
+
+
 def commands(document: str) -> list[list[str]]:
     lines = [line for block in blocks(document, "sh") for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.strip().startswith("oodline ")]
+    split = [shlex.split(line, comments=True)[1:] for line in lines if line.strip().startswith("oodline ")]
+    return [words for words in split if not any(re.fullmatch(r"\$\w+", word) for word in words)]  # of several options
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if commands(name)])
 def test_the_commands_of_a_document_parse(document):
     for arguments in commands(document):
         command, _, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         assert command.__name__ == arguments[0]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_links_of_a_document_lead_to_files(document):
+    path = ROOT / document
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        file, _, _ = target.partition("#")
+        if not file or re.match(r"[a-z]+:", file) or "generated/" in file:  # made by `make site`, which checks them
+            continue
+        assert (path.parent / file).exists(), target

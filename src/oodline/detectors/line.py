@@ -59,7 +59,7 @@ def weight_thresholds(
     p_a, p_w : float
         Fractions of neurons and of weights to prune, in [0, 1).
     absolute : bool
-        Rank the neurons by |S| in place of S.
+        Rank the neurons by `|S|` in place of S.
 
     Returns
     -------
@@ -107,7 +107,7 @@ class LINe(Rectifier):
     clip : float or str
         Largest activation that counts, above 0, or the percentile of all training activations that gives it ("98%").
     contribution : {"signed", "absolute"}
-        What ranks the neurons: S, as in the code that made the published numbers, or |S|, as in the paper's Eq. 4.
+        What ranks the neurons: S, as in the code that made the published numbers, or `|S|`, as in the paper's Eq. 4.
     route : {"clipped", "full"}
         Which features choose the class: the clipped ones, as in the code, or the full ones.
     unseen : {"error", "dense"}
