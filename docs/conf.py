@@ -18,7 +18,7 @@ release = __version__
 html_title = f"oodline {release}"
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -26,6 +26,7 @@ extensions = [
     "cyclopts.ext.sphinx",
 ]
 exclude_patterns = ["_build"]
+nb_execution_mode = "off"  # notebooks are kept with what they print, and run by a test
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3  # links to headings, as GitHub makes them
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -37,6 +38,27 @@ def test_the_python_of_a_page_runs_as_it_stands(document, tmp_path, monkeypatch)
     for block in blocks(document, "python"):
         exec(compile(block, document, "exec"), names)
     assert all(isinstance(names[key], kind) for key, kind in (("guard", ol.Guard), ("table", ol.Table)) if key in names)
+
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, object] = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), path.name, "exec"), names)
+        assert not any(output["output_type"] == "error" for output in cell["outputs"])
+    if "flagged" in names:
+        assert names["flagged"]["digits 0 to 7"] < 0.1 < 0.5 < names["flagged"]["digits 8 and 9"]
+    if "table" in names:
+        assert names["table"].value("fuse", "auroc", "8 and 9") > 0.9
+    if "rates" in names:
+        assert sum(names["rates"]) / len(names["rates"]) < 0.11
+        assert names["before"].alarm_at is None and names["after"].alarm_at is not None
 
 
 def test_the_detector_of_contributing_keeps_the_contract():

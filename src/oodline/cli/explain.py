@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from oodline.data.batch import Inputs
     from oodline.data.sources import ImageSource
-    from oodline.guard.explanation import Explanation
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 _FORMATS = (".png", ".svg", ".pdf")
@@ -122,7 +121,7 @@ def explain(
     if json:
         print(explanation.to_json())
         return
-    print_explanation(explanation)
+    print(explanation)
     if output is not None:
         print(f"wrote {output}")
 
@@ -141,31 +140,3 @@ def _read(source: ImageSource, i: int) -> Image.Image:
             "training data that the file was fitted on."
         )
     return read_image(source, i)
-
-
-def print_explanation(explanation: Explanation) -> None:
-    """Print the verdict and both lists of neurons."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    console, verdict = Console(highlight=False, markup=False), explanation.verdict
-    name = verdict["class_name"] or f"class {verdict['label']}"
-    decision = "flagged as OOD" if verdict["is_ood"] else "accepted"
-    console.print(
-        f"{name}: {decision} (score {verdict['score']:.4g}, threshold {verdict['threshold']:.4g}, "
-        f"p-value {verdict['p_value']:.3g})"
-    )
-    if explanation.members:
-        console.print("p-values of its members: " + ", ".join(f"{k} {p:.2g}" for k, p in explanation.members.items()))
-    judged = explanation.predicted_class_name or f"class {explanation.predicted_class}"
-    found, expected = explanation.found_total, explanation.expected_total
-    console.print(f"important neurons of {judged}: {found:.2f} found of {expected:.2f} expected")
-    lists = {"expected and missing": explanation.missing, "unexpected and found": explanation.unexpected}
-    for title, neurons in lists.items():
-        table = Table("neuron", "expected", "found", "sigma", "training images", box=SIMPLE_HEAD, title=title)
-        for neuron in neurons:
-            z = "" if neuron.z is None else f"{neuron.z:+.1f}"
-            samples = ", ".join(str(sample.index) for sample in neuron.samples)
-            table.add_row(str(neuron.neuron), f"{neuron.expected:.3f}", f"{neuron.found:.3f}", z, samples)
-        console.print(table)

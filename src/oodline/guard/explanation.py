@@ -55,6 +55,13 @@ class Neuron:
     z: float | None = None
     samples: tuple[TopSample, ...] = ()
 
+    def __str__(self) -> str:
+        """Contribution expected and found, the distance in standard deviations, and training images."""
+        sigma = "" if self.z is None else f" ({self.z:+.1f} sigma)"
+        images = ", ".join(str(sample.index) for sample in self.samples)
+        shown = f", most active on training images {images}" if images else ""
+        return f"neuron {self.neuron}: {self.found:.3f} found, {self.expected:.3f} expected{sigma}{shown}"
+
     def to_dict(self) -> dict[str, Any]:
         """A plain dict, ready for JSON."""
         return {**asdict(self), "samples": [asdict(sample) for sample in self.samples]}
@@ -118,6 +125,25 @@ class Explanation:
     def found_total(self) -> float:
         """Sum of what they contribute to this input."""
         return float(self.found[self.important].sum())
+
+    def __str__(self) -> str:
+        """The verdict and both lists of neurons, in lines."""
+        verdict = self.verdict
+        name = verdict["class_name"] or f"class {verdict['label']}"
+        decision = "flagged as OOD" if verdict["is_ood"] else "accepted"
+        lines = [
+            f"{name}: {decision} (score {verdict['score']:.4g}, threshold {verdict['threshold']:.4g}, "
+            f"p-value {verdict['p_value']:.3g})"
+        ]
+        if self.members:
+            lines.append("p-values of its members: " + ", ".join(f"{k} {p:.2g}" for k, p in self.members.items()))
+        named = self.predicted_class_name or f"class {self.predicted_class}"
+        lines.append(
+            f"important neurons of {named}: {self.found_total:.2f} found of {self.expected_total:.2f} expected"
+        )
+        for title, neurons in (("expected and missing", self.missing), ("unexpected and found", self.unexpected)):
+            lines += [f"{title}:" if neurons else f"{title}: none", *(f"  {neuron}" for neuron in neurons)]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict, ready for JSON."""
