@@ -134,8 +134,9 @@ def run_protocol(
         classifier,
         outcome.detectors,
         calibrations=outcome.calibrations,
+        probe=outcome.probe,
         class_names=record.class_names,
-        preprocessing=preprocessing,
+        preprocessing=None if isinstance(classifier, FeatureClassifier) else preprocessing,
         model=ModelSource(reference=said.model, weights=said.weights, head=head.name),
         fit=FitInfo(data=sets[0].part.data, samples=sets[0].samples, calibration_data=calibration),
     )
@@ -224,12 +225,13 @@ def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preproces
 
 def _describe_set(this: BenchmarkSet, outcome: Outcome, *, known: bool) -> SetRecord:
     seconds, cached = outcome.passes[this.name]
+    scores = outcome.scores.get(this.name)
     return SetRecord(
         name=this.name,
         role=this.role,
         group=getattr(this.part, "group", None),
         spec=this.part.data,
-        samples=this.samples,
+        samples=this.samples if scores is None else len(scores.index),  # fewer where some are a detector's reference
         skipped=len(this.loader.skipped),
         source=this.part.source,
         label_offset=this.part.label_offset,
