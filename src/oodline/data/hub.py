@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from oodline._util.digests import combine, file_digest, image_digest
+from oodline._util.digests import combine, digest, file_digest, image_digest
 from oodline._util.spec import Reference
 from oodline.data.columns import IMAGES, LABELS, class_numbers, find_column, image_content
 from oodline.data.decoding import decode, image_error, read_image
@@ -60,7 +59,7 @@ class TorchvisionImages:
         data: Any = getattr(self.dataset, "data", None)
         if hasattr(data, "shape") and len(data) == len(self):
             pixels = np.ascontiguousarray(data)
-            return combine([pixels.shape, pixels.dtype, hashlib.sha256(pixels.data).hexdigest(), labels])
+            return combine([pixels.shape, pixels.dtype, digest(pixels), labels])
         return combine((_content(self, i), label) for i, label in enumerate(labels))
 
 
@@ -126,7 +125,7 @@ class HuggingFaceImages:
             content = image_content(self.dataset[i][self.image], Path())
         except OSError:
             return "unreadable"
-        return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)
+        return digest(content) if isinstance(content, bytes) else file_digest(content)
 
 
 def _content(source: TorchvisionImages, i: int) -> str:

@@ -8,7 +8,6 @@ a user's own detectors, whose code may change at any time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from oodline._util.digests import combine
+from oodline._util.digests import combine, digest
 from oodline._util.files import write_atomically
 from oodline.data.batch import KnownLoader
 from oodline.detectors.base import Detector
@@ -105,8 +104,7 @@ def _place_of_state(detector: Detector, classifier: CachedClassifier, loader: Kn
 
 def _place_of_scores(detector: Detector, classifier: CachedClassifier, key: str) -> Path:
     state = {name: tensor.cpu() for name, tensor in detector.state_dict().items()}
-    digest = hashlib.sha256(save(dict(sorted(state.items())))).hexdigest()
-    about = [key, describe(detector).model_dump_json(), digest, code_digest()]
+    about = [key, describe(detector).model_dump_json(), digest(save(dict(sorted(state.items())))), code_digest()]
     return classifier.folder / "scores" / f"{combine(about)}.safetensors"
 
 
@@ -128,4 +126,4 @@ def _read_scores(path: Path) -> tuple[Tensor, float] | None:
 
 
 def _digest(scores: Tensor, seconds: float) -> str:
-    return hashlib.sha256(scores.numpy().tobytes() + json.dumps(seconds).encode()).hexdigest()
+    return digest(scores, json.dumps(seconds))
