@@ -18,7 +18,7 @@ from oodline.evaluation.record import Role
 from oodline.guard.calibrating import calibrate_detectors
 from oodline.guard.probe import Probe
 from oodline.model.classifier import Classifier
-from oodline.passes.fit import fit
+from oodline.passes.fit import fit_all
 from oodline.scoring.calibration import false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
 from oodline.scoring.score import Scores
@@ -126,7 +126,7 @@ def _fit(outcome: Outcome, classifier: Classifier, loader: KnownLoader, progress
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AssumptionWarning)  # the table shows what became of it
-        found = fit(waiting, classifier, loader, on_failure="skip", progress=progress)
+        found = fit_all(waiting, classifier, loader, on_failure="skip", progress=progress)
     outcome.leave_out(found.failures)
     outcome.fit_seconds = found.seconds
     keep_fitted(found.detectors, classifier, loader)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -12,18 +12,14 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline._util.warning import warn
 from oodline.data.batch import Loader
-from oodline.detectors.base import Detector
+from oodline.detectors.named import Detectors, name_detectors
 from oodline.errors import MismatchError, OodlineError
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
 from oodline.passes.engine import Engine
 from oodline.passes.fit import check_served, reads, unsupported
 from oodline.passes.local import Local
-from oodline.passes.named import name_detectors
 from oodline.scoring.score_collector import ScoreCollector
-
-Detectors = Detector | Mapping[str, Detector] | Iterable[Detector]
-"""One, several, or several by a name of one's choice. A public function also takes a detector's name in its place."""
 
 
 @dataclass(frozen=True, eq=False)

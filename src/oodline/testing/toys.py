@@ -113,10 +113,10 @@ def toy_image_guard(detector: Detector | None = None, size: int = 8) -> Guard:
     >>> guard(image.unsqueeze(0)).rows()[0]["class_name"]
     'blue'
     """
+    from oodline.detectors.fit import fit
     from oodline.detectors.line import LINe
     from oodline.guard.guard import Guard
     from oodline.guard.neurons import Neurons
-    from oodline.passes.fit import fit
     from oodline.preprocessing.preprocessing import Preprocessing
 
     generator, labels = torch.Generator().manual_seed(0), torch.arange(120) % 3
