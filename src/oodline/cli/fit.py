@@ -104,7 +104,7 @@ def fit(
     check_guard_output(output, data, calibrate, model.weights)
 
     from oodline.cli.detectors import create_all
-    from oodline.data import names_of_logits
+    from oodline.data.stated import class_names_of
     from oodline.detectors.base import Detector
     from oodline.guard.artifact import FitInfo, ModelSource
     from oodline.guard.fit_guards import fit_guards
@@ -141,9 +141,7 @@ def fit(
             progress=True,
         )
         classes = classifier.head.num_classes
-        names = names_of_logits(loaded.class_names, 0, classes) or names_of_logits(
-            loader.source.class_names, reading.label_offset, classes
-        )
+        names = class_names_of(loaded.class_names, loader, classes)
         skipped = report_skipped({"data": loader} | ({} if held_out is None else {"calibrate": held_out}))
         samples = loader.num_samples - len(loader.skipped)
         if passes.is_main:

@@ -14,8 +14,9 @@ import torch
 from oodline._util.folders import check_replaceable
 from oodline._util.warning import warn
 from oodline._version import __version__
-from oodline.data import names_of_logits, open_loader
+from oodline.data import open_loader
 from oodline.data.opening import is_tensors
+from oodline.data.stated import class_names_of
 from oodline.errors import DataError, MissingExtraError, OodlineError, UnknownNameError
 from oodline.evaluation.cache import CachedClassifier
 from oodline.evaluation.passes import BenchmarkSet, Outcome, measure
@@ -101,7 +102,7 @@ def run_protocol(
         classifier = CachedClassifier(classifier, cache)
     outcome = measure(detectors, classifier, sets, tpr=protocol.tpr, progress=progress)
     head = HeadInfo.of(classifier.head)
-    said, source = protocol.classifier, sets[0].loader.source
+    said = protocol.classifier
     record = RunRecord(
         name=protocol.name,
         created=datetime.now(UTC),
@@ -114,8 +115,7 @@ def run_protocol(
             num_features=head.num_features,
             fingerprint=head.fingerprint,
         ),
-        class_names=names_of_logits(class_names, 0, head.num_classes)
-        or names_of_logits(source.class_names, protocol.fit.label_offset, head.num_classes),
+        class_names=class_names_of(class_names, sets[0].loader, head.num_classes),
         preprocessing=preprocessing,
         sets=[_describe_set(s, outcome, known=cache is not None) for s in sets],
         detectors={label: _describe_detector(label, outcome) for label in outcome.detectors},

@@ -11,8 +11,9 @@ import torch
 from oodline._util.checked import checked
 from oodline._util.ranges import Count, LeftToIt, Range, Rate
 from oodline._util.warning import warn
+from oodline.data import names_of_logits
 from oodline.data.batch import Inputs, Loader
-from oodline.data.stated import one_a_class, stated_by
+from oodline.data.stated import stated_by
 from oodline.detectors.base import Detector
 from oodline.detectors.evidence import require_linear
 from oodline.errors import ArtifactError, NotFittedError, SettingError, unknown_name
@@ -107,9 +108,8 @@ class Guard:
                 f"the guard has {len(self.class_names)} class names for {classes} classes. Give one each, or none."
             )
         if self.class_names is None:
-            self.class_names = one_a_class(
-                classifier.class_names or names_in_config(classifier.model), classifier.head.num_classes
-            )
+            names = classifier.class_names or names_in_config(classifier.model)
+            self.class_names = names_of_logits(names, 0, classifier.head.num_classes)
         self.preprocessing = classifier.preprocessing if preprocessing is None else Preprocessing.of(preprocessing)
         self.neurons = neurons
         self.probe: Probe | None = None
