@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
-
 from oodline._util.files import check_writable
 from oodline.cli.checks import (
     check_data,
@@ -34,6 +32,7 @@ from oodline.cli.options import (
     report_skipped,
     show_warnings,
 )
+from oodline.cli.parameters import DETECTOR, OUTPUT
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 
@@ -41,8 +40,8 @@ _MODEL, _DATA = ModelOptions(), DataOptions()
 def fit(
     *,
     data: str,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    detector: Annotated[list[str] | None, Parameter(name=["--detector", "-d"], negative="")] = None,
+    output: Annotated[Path, OUTPUT],
+    detector: Annotated[list[str] | None, DETECTOR] = None,
     calibrate: str | None = None,
     false_alarm: float | None = None,
     tpr: float | None = None,

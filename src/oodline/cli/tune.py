@@ -23,6 +23,7 @@ from oodline.cli.options import (
     show_warnings,
     table_console,
 )
+from oodline.cli.parameters import DETECTOR, OUTPUT
 
 if TYPE_CHECKING:
     from oodline.data import ImageSource, TensorSample, TensorSource
@@ -35,8 +36,8 @@ def tune(
     *,
     data: str,
     held_out: str,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    detector: Annotated[str, Parameter(name=["--detector", "-d"])] = "line",
+    output: Annotated[Path | None, OUTPUT] = None,
+    detector: Annotated[str, DETECTOR] = "line",
     try_: Annotated[list[str] | None, Parameter(name="--try", negative="")] = None,
     held_out_limit: int = 1000,
     seed: int = 0,
