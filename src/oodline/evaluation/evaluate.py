@@ -16,7 +16,7 @@ from oodline.data.batch import Loader
 from oodline.detectors.named import Detectors, name_detectors
 from oodline.errors import InputError, LabelError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap, Interval
-from oodline.evaluation.metric import METRICS
+from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.metrics import EXACT, Convention
 from oodline.evaluation.paper import PAPER
 from oodline.evaluation.pooling import full_spectrum, pool

@@ -15,7 +15,7 @@ from oodline.errors import AssumptionWarning, InputError, OodlineError
 from oodline.evaluation.kept import keep_fitted, restore_fitted, score_or_recall
 from oodline.evaluation.protocol import SetPart
 from oodline.evaluation.record import Role
-from oodline.guard.calibrating import calibrate_detectors
+from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.probe import Probe
 from oodline.model.classifier import Classifier
 from oodline.passes.fit import fit_all

@@ -28,7 +28,7 @@ from oodline._version import __version__
 from oodline.data.batch import Inputs
 from oodline.errors import DataError, ExportError, InputError, SettingError, missing_extra
 from oodline.guard.graph import OUTPUTS, Guarded, GuardGraph, spelled_out, trace
-from oodline.guard.verify import BATCH_SIZES, rows_of, verify
+from oodline.guard.graph_check import BATCH_SIZES, rows_of, verify
 from oodline.passes.fit import reads
 from oodline.preprocessing.preprocessing import Preprocessing
 

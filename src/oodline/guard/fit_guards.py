@@ -15,7 +15,7 @@ from oodline.detectors.default import default
 from oodline.detectors.named import Detectors, name_detectors
 from oodline.errors import OodlineError
 from oodline.guard.artifact import Artifact, FitInfo, ModelSource, write_artifact
-from oodline.guard.calibrating import calibrate_detectors
+from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.guard import Guard
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe

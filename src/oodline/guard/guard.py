@@ -18,8 +18,8 @@ from oodline.detectors.base import Detector
 from oodline.detectors.evidence import require_linear
 from oodline.errors import ArtifactError, NotFittedError, SettingError, unknown_name
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
+from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.calibrated_state import CalibratedState
-from oodline.guard.calibrating import calibrate_detectors
 from oodline.guard.explainer import explainer_of, members_of, require_explainer
 from oodline.guard.explanation import Explanation, explanations
 from oodline.guard.export import Export, export_onnx

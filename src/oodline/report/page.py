@@ -17,7 +17,7 @@ from oodline._util.files import write_atomically
 from oodline._version import __version__
 from oodline.errors import missing_extra
 from oodline.evaluation.bootstrap import Bootstrap
-from oodline.evaluation.metric import METRICS
+from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.record import timestamp
 from oodline.evaluation.run import Run
 from oodline.report.contents import id_name, ordered, others, read_contents

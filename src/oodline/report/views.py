@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from oodline.errors import unknown_name
-from oodline.evaluation.metric import METRICS
+from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.published import Comparison, beside, published_tables
 from oodline.evaluation.record import DetectorEntry
 from oodline.evaluation.rendering import Cell, cells
