@@ -19,7 +19,7 @@ from oodline.evaluation.benchmark import open_sets, run_protocol
 from oodline.evaluation.cache import CachedClassifier
 from oodline.evaluation.kept import restore_fitted, score_or_recall
 from oodline.evaluation.passes import BenchmarkSet, measure
-from oodline.evaluation.protocol import SetPart, parse_protocol
+from oodline.evaluation.protocol import DataSection, parse_protocol
 from oodline.evaluation.run import read_run
 from oodline.model.activations import Needs
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -249,8 +249,8 @@ def test_nan_scores_are_a_failure_of_that_detector_with_a_count(tmp_path):
         "'sometimes' gave NaN or infinite scores for 1 of 4 samples of a batch (first: sample 7 of the data set)."
     )
     sets = [
-        BenchmarkSet("train", "fit", SetPart(data="x"), loader),
-        BenchmarkSet("test", "id", SetPart(data="x"), loader),
+        BenchmarkSet("train", "fit", DataSection(data="x"), loader),
+        BenchmarkSet("test", "id", DataSection(data="x"), loader),
     ]
     outcome = measure(detectors, CachedClassifier(classifier, tmp_path / "cache"), sets)
     assert list(outcome.detectors) == ["energy"]

@@ -20,7 +20,7 @@ from oodline.data.stated import class_names_of
 from oodline.errors import DataError, MissingExtraError, OodlineError, UnknownNameError
 from oodline.evaluation.cache import CachedClassifier
 from oodline.evaluation.passes import BenchmarkSet, Outcome, measure
-from oodline.evaluation.protocol import Protocol, labelled_detectors
+from oodline.evaluation.protocol import BenchmarkProtocol, labelled_detectors
 from oodline.evaluation.record import ClassifierRecord, DetectorEntry, RunRecord, SetRecord
 from oodline.evaluation.run import RECORD, Run, write_run
 from oodline.guard.artifact import Artifact, FitInfo, ModelSource, describe
@@ -34,7 +34,7 @@ from oodline.scoring.calibration import check_enough, false_alarm_of
 
 
 def run_protocol(
-    protocol: Protocol,
+    protocol: BenchmarkProtocol,
     output: str | Path,
     *,
     cache: str | Path | None = None,
@@ -47,7 +47,7 @@ def run_protocol(
 
     Parameters
     ----------
-    protocol : Protocol
+    protocol : BenchmarkProtocol
         Such as `read_protocol` gives.
     output : str or Path
         The run's folder; an earlier run there is replaced.
@@ -129,7 +129,7 @@ def run_protocol(
         seconds=perf_counter() - started,
         peak_bytes=_peak_memory(),
     )
-    calibration = next((s.part.data for s in sets if s.role == "calibration"), None)
+    calibration = next((s.section.data for s in sets if s.role == "calibration"), None)
     artifact = Artifact.of(
         classifier,
         outcome.detectors,
@@ -138,13 +138,13 @@ def run_protocol(
         class_names=record.class_names,
         preprocessing=None if isinstance(classifier, FeatureClassifier) else preprocessing,
         model=ModelSource(reference=said.model, weights=said.weights, head=head.name),
-        fit=FitInfo(data=sets[0].part.data, samples=sets[0].samples, calibration_data=calibration),
+        fit=FitInfo(data=sets[0].section.data, samples=sets[0].samples, calibration_data=calibration),
     )
     return write_run(output, record, outcome.scores, artifact)
 
 
 def open_sets(
-    protocol: Protocol,
+    protocol: BenchmarkProtocol,
     preprocessing: Preprocessing,
     classifier: Classifier | None = None,
     *,
@@ -201,7 +201,7 @@ def open_sets(
     return sets, missing
 
 
-def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
+def _load(protocol: BenchmarkProtocol, device: str | None) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
     said = protocol.classifier
     if is_features(said.model):
         found, _ = open_feature_classifier(said.model, protocol.fit.data, weights=said.weights, head_name=said.head)
@@ -229,13 +229,13 @@ def _describe_set(this: BenchmarkSet, outcome: Outcome, *, known: bool) -> SetRe
     return SetRecord(
         name=this.name,
         role=this.role,
-        group=getattr(this.part, "group", None),
-        spec=this.part.data,
+        group=getattr(this.section, "group", None),
+        spec=this.section.data,
         samples=this.samples if scores is None else len(scores.index),  # fewer where some are a detector's reference
         skipped=len(this.loader.skipped),
-        source=this.part.source,
-        label_offset=this.part.label_offset,
-        preprocessing=this.part.preprocessing,
+        source=this.section.source,
+        label_offset=this.section.label_offset,
+        preprocessing=this.section.preprocessing,
         seconds=seconds,
         cached=cached,
         data_sha256=this.loader.identity()["data"] if known else None,  # a cache has read all bytes for it already

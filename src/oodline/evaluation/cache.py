@@ -23,7 +23,7 @@ from oodline.evaluation.shards import Block, Shards
 from oodline.model.activations import Activations, Needs, needs_network
 from oodline.model.classifier import Classifier
 from oodline.model.layers import Layer
-from oodline.scoring.split import Part
+from oodline.scoring.split import SplitLoader
 
 IMAGES_A_SHARD = 256
 """As many images are computed again at most when a pass was interrupted; a file of 3 MB with 2048 features and 1000
@@ -97,7 +97,7 @@ class CachedClassifier(Classifier):
         self.computed = 0
         """Images that the network has run over, and did not find on disk."""
 
-    def shards(self, loader: KnownLoader | Part) -> Shards:
+    def shards(self, loader: KnownLoader | SplitLoader) -> Shards:
         """What is kept of a loader's samples, or of those of the whole that it is a part of, and under which key.
 
         Raises
@@ -105,7 +105,7 @@ class CachedClassifier(Classifier):
         InputError
             The loader does not know its content.
         """
-        if isinstance(loader, Part):
+        if isinstance(loader, SplitLoader):
             return self.shards(loader.loader)  # type: ignore[arg-type]  # it says so where it is none
         if not isinstance(loader, KnownLoader):
             raise InputError(
@@ -126,7 +126,7 @@ class CachedClassifier(Classifier):
         InputError
             The loader does not know its content, or yields nothing.
         """
-        if isinstance(loader, Part):
+        if isinstance(loader, SplitLoader):
             yield from self._stream_part(loader, needs, layers)
             return
         shards = self.shards(loader)  # type: ignore[arg-type]  # it says so where it is none
@@ -145,7 +145,7 @@ class CachedClassifier(Classifier):
             raise InputError("the loader yielded no batch: it is empty, or none of its images can be read.")
 
     def _stream_part(
-        self, part: Part, needs: Needs, layers: Sequence[Layer]
+        self, part: SplitLoader, needs: Needs, layers: Sequence[Layer]
     ) -> Iterator[tuple[Activations, Tensor | None]]:
         if needs_network(needs, layers):
             for activations, labels in super().stream(part, needs=needs, layers=layers):

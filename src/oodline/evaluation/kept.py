@@ -31,7 +31,7 @@ from oodline.guard.artifact import Artifact, describe, read_artifact, write_arti
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
 from oodline.scoring.score import Scores, score_all
-from oodline.scoring.split import Part
+from oodline.scoring.split import SplitLoader
 
 
 def restore_fitted(
@@ -64,7 +64,11 @@ def keep_fitted(detectors: Mapping[str, Detector], classifier: Classifier, loade
 
 
 def score_or_recall(
-    detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader | Part, *, progress: bool = False
+    detectors: Mapping[str, Detector],
+    classifier: Classifier,
+    loader: KnownLoader | SplitLoader,
+    *,
+    progress: bool = False,
 ) -> Scores:
     """As `score_all`, skipping failures, with the scores of costly detectors from disk where they are there.
 
@@ -73,7 +77,7 @@ def score_or_recall(
     if not isinstance(classifier, CachedClassifier):
         return score_all(detectors, classifier, loader, on_failure="skip", progress=progress)
     shards = classifier.shards(loader)
-    key = combine([shards.key, loader.fraction, loader.first]) if isinstance(loader, Part) else shards.key
+    key = combine([shards.key, loader.fraction, loader.first]) if isinstance(loader, SplitLoader) else shards.key
     places = {label: _place_of_scores(d, classifier, key) for label, d in detectors.items() if _is_kept(d)}
     recalled = {label: kept for label, place in places.items() if (kept := _read_scores(place)) is not None}
     costs = {label: d for label, d in detectors.items() if d.needs_network and label not in recalled}

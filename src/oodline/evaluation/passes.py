@@ -13,7 +13,7 @@ from oodline.data.batch import KnownLoader
 from oodline.detectors.base import Detector
 from oodline.errors import AssumptionWarning, InputError, OodlineError
 from oodline.evaluation.kept import keep_fitted, restore_fitted, score_or_recall
-from oodline.evaluation.protocol import SetPart
+from oodline.evaluation.protocol import DataSection
 from oodline.evaluation.record import Role
 from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.probe import Probe
@@ -30,7 +30,7 @@ class BenchmarkSet:
 
     name: str
     role: Role
-    part: SetPart
+    section: DataSection
     loader: ImageLoader | TensorLoader
 
     @property

@@ -23,7 +23,7 @@ CHUNK = 256
 """Samples that are compared with all others at a time."""
 
 CLEAR = 0.05
-"""A sample counts as wrongly labelled in the second round below minus this share of the largest score."""
+"""A sample counts as wrongly labelled in the second round below minus this fraction of the largest score."""
 
 
 @dataclass(frozen=True, eq=False)

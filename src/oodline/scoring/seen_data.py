@@ -16,7 +16,7 @@ from oodline.scoring.score import Scores
 from oodline.statistics.content_sketch import was_seen
 
 NOTABLE = 0.1
-"""Share of the calibration samples above which `warn_of_seen_data` warns."""
+"""Fraction of the calibration samples above which `warn_of_seen_data` warns."""
 
 FEWEST = 3
 """A data set may hold an image twice: fewer known samples than these are no reason to warn."""
@@ -27,7 +27,7 @@ class SeenDataWarning(UserWarning):
 
 
 def warn_of_seen_data(detectors: Iterable[Detector], found: Scores) -> None:
-    """Warn where a notable share of the samples of a pass were fitted on.
+    """Warn where a notable fraction of the samples of a pass were fitted on.
 
     Samples are compared by their features, rounded. Copies that were augmented or prepared in another way, or computed
     in another precision, are not recognised, and a detector that needs no fitting remembers nothing: silence is no

@@ -25,7 +25,7 @@ ENOUGH = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class SplitLoader:
     """The samples of a loader that belong to one of two parts; a loader in turn, read anew at each iteration.
 
     Parameters
@@ -59,7 +59,7 @@ class Part:
 
 
 @checked
-def split(loader: Loader, fraction: Rate = 0.2) -> tuple[Part, Part]:
+def split(loader: Loader, fraction: Rate = 0.2) -> tuple[SplitLoader, SplitLoader]:
     """Two loaders that share the samples of one: the first gets about this fraction of them, the second the others.
 
     Which part a sample goes to is a hash of its position, and has nothing to do with what it shows. So calibration on
@@ -84,7 +84,7 @@ def split(loader: Loader, fraction: Rate = 0.2) -> tuple[Part, Part]:
     >>> [len(batch.index) for part in (reference, held_out) for batch in part]
     [11, 49]
     """
-    return Part(loader, fraction, first=True), Part(loader, fraction, first=False)
+    return SplitLoader(loader, fraction, first=True), SplitLoader(loader, fraction, first=False)
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from oodline.model.head import HeadInfo, LinearHead
 if TYPE_CHECKING:
     from oodline.data import ImageLoader
     from oodline.detectors.base import Detector
-    from oodline.evaluation.protocol import Protocol
+    from oodline.evaluation.protocol import BenchmarkProtocol
     from oodline.evaluation.run import Run
     from oodline.guard.guard import Guard
 
@@ -136,7 +136,7 @@ def toy_image_guard(detector: Detector | None = None, size: int = 8) -> Guard:
     return guard.calibrate([plain[60:]], false_alarm=0.05)
 
 
-def toy_protocol(folder: str | Path) -> Protocol:
+def toy_protocol(folder: str | Path) -> BenchmarkProtocol:
     """A protocol of a small random network on images that it writes to `folder`: an ID set, a test set, an OOD set.
 
     Examples
