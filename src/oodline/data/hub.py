@@ -78,18 +78,18 @@ class HuggingFaceImages:
 
         features, columns = dataset.features, dataset.column_names
         images = [c for c in columns if isinstance(features[c], ImageColumn)]
-        found = find_column(columns, image, IMAGES, images, name)
-        if found is None:
+        column = find_column(columns, image, IMAGES, images, name)
+        if column is None:
             raise DataError(
                 f"{name} has no column 'image'; its columns are {', '.join(columns)}. Name it: image=COLUMN."
             )
         # not decoded by `datasets`, which tries every format that PIL knows
-        self.dataset = dataset.cast_column(found, ImageColumn(decode=False)) if found in images else dataset
-        self.title, self.image = name, found
+        self.dataset = dataset.cast_column(column, ImageColumn(decode=False)) if column in images else dataset
+        self.title, self.image = name, column
         self.class_names: tuple[str, ...] | None = None
         self._labels = None
         classes = [c for c in columns if isinstance(features[c], ClassLabel)]
-        column = None if label == "" else find_column(columns, label, LABELS, classes, name, found)
+        column = None if label == "" else find_column(columns, label, LABELS, classes, name, column)
         if column is not None:
             values = pa.chunked_array([pa.array(dataset[column][:])])
             names = getattr(features[column], "names", None)

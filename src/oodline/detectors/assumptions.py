@@ -96,7 +96,10 @@ class Rectified:
         fraction = measured.facts.negatives
         if fraction <= SIGNED:
             return ""
-        return f"the features are signed, {fraction:.1%} are negative, and it assumes a ReLU (band-energy, nci, gen do not)"
+        return (
+            f"the features are signed, {fraction:.1%} are negative, and it assumes a ReLU (band-energy, nci, gen do "
+            "not)"
+        )
 
 
 @dataclass(frozen=True)

@@ -204,8 +204,8 @@ def open_sets(
 def _load(protocol: BenchmarkProtocol, device: str | None) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
     said = protocol.classifier
     if is_features(said.model):
-        found, _ = open_feature_classifier(said.model, protocol.fit.data, weights=said.weights, head_name=said.head)
-        return found, Preprocessing(), None
+        features, _ = open_feature_classifier(said.model, protocol.fit.data, weights=said.weights, head_name=said.head)
+        return features, Preprocessing(), None
     try:
         loaded = load_model(said.model, said.weights, preprocessing=said.preprocessing)
     except OodlineError as error:

@@ -38,7 +38,7 @@ def restore_fitted(
     detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader
 ) -> dict[str, Detector]:
     """Those detectors that need the network and were fitted on this very data before, fitted; none without a cache."""
-    found = {}
+    restored = {}
     for label, detector in detectors.items():
         if isinstance(classifier, CachedClassifier) and _is_kept(detector) and detector.has_state:
             try:
@@ -46,8 +46,8 @@ def restore_fitted(
                 artifact.check(classifier)
             except (ArtifactError, OSError):
                 continue
-            found[label] = artifact.detectors[detector.name].to(classifier.device)
-    return found
+            restored[label] = artifact.detectors[detector.name].to(classifier.device)
+    return restored
 
 
 def _is_kept(detector: Detector) -> bool:
@@ -88,15 +88,15 @@ def score_or_recall(
     passes = [score_all(first, classifier, loader, on_failure="skip", progress=progress)]
     if costs and not together:
         passes.append(score_all(costs, classifier, loader, on_failure="skip", progress=progress))
-    found = {label: (values, each.seconds[label]) for each in passes for label, values in each.scores.items()}
-    for label in costs.keys() & places.keys() & found.keys():
-        _write_scores(places[label], *found[label])
-    found |= recalled
-    there = [label for label in detectors if label in found]
+    scored = {label: (values, each.seconds[label]) for each in passes for label, values in each.scores.items()}
+    for label in costs.keys() & places.keys() & scored.keys():
+        _write_scores(places[label], *scored[label])
+    scored |= recalled
+    there = [label for label in detectors if label in scored]
     return replace(
         passes[0],
-        scores={label: found[label][0] for label in there},
-        seconds={label: found[label][1] for label in there},
+        scores={label: scored[label][0] for label in there},
+        seconds={label: scored[label][1] for label in there},
         failures={label: error for each in passes for label, error in each.failures.items()},
     )
 

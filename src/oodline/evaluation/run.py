@@ -198,7 +198,7 @@ def write_run(folder: str | Path, record: RunRecord, scores: Mapping[str, Scores
     DataError
         The folder cannot be written, or holds something else; nothing is left half-written.
     """
-    columns = {name: _as_table(found, list(record.detectors)) for name, found in scores.items()}
+    columns = {name: _as_table(of_set, list(record.detectors)) for name, of_set in scores.items()}
     if set(columns) != {s.name for s in record.scored}:
         raise ArtifactError(f"a run has the sets {[s.name for s in record.scored]}, but scores of {list(columns)}.")
     for s in record.scored:
@@ -270,10 +270,10 @@ def _tensors(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, torch.Tenso
     return {label: torch.tensor(values) for label, values in scores.items()}  # a copy: arrays of Parquet are read-only
 
 
-def _as_table(found: Scores, labels: list[str]) -> pa.Table:
-    if missing := [label for label in labels if label not in found.scores]:
+def _as_table(scores: Scores, labels: list[str]) -> pa.Table:
+    if missing := [label for label in labels if label not in scores.scores]:
         raise ArtifactError(f"there are no scores of {missing[0]}, which the run's record names.")
-    return pa.table(image_columns(found)).select([*IMAGE_COLUMNS, *labels])
+    return pa.table(image_columns(scores)).select([*IMAGE_COLUMNS, *labels])
 
 
 def _as_parquet(table: pa.Table) -> bytes:

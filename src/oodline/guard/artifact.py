@@ -167,9 +167,9 @@ class Artifact:
         if not difference and self.probe is not None and not classifier.lacking(Needs.INPUTS):
             spread = {name: float(c.scores[-1] - c.scores[0]) for name, c in self.calibrations.items()}
             with state_fits(", ".join(f"'{name}'" for name in self.detectors)):
-                found = self.probe.difference(classifier, self.detectors, spread)
-            if found:
-                difference = f"the classifier has the weights that this file was made with, but {found}"
+                difference = self.probe.difference(classifier, self.detectors, spread)
+            if difference:
+                difference = f"the classifier has the weights that this file was made with, but {difference}"
         if not difference:
             return ""
         if allow_other_weights is None:

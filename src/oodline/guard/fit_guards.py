@@ -174,10 +174,10 @@ def fit_guards(
     if judged and (also or any(d.has_state for d in named.values())):  # no pass is made for the accuracy alone
         also.append(accuracy)
     together = {**named, **{each.name: each for each in also}}
-    found = fit_all(together, classifier, loader, on_failure="skip", engine=passes, progress=progress)
+    fitted = fit_all(together, classifier, loader, on_failure="skip", engine=passes, progress=progress)
     seconds = perf_counter() - started
-    failures = found.failures
-    named = {name: detector for name, detector in named.items() if name in found.detectors}
+    failures = fitted.failures
+    named = {name: detector for name, detector in named.items() if name in fitted.detectors}
     if not named:
         raise fit_error(failures)
     calibrations: dict[str, AnyCalibration] = {}
@@ -193,7 +193,7 @@ def fit_guards(
         calibrations=calibrations,
         class_names=None if class_names is None else tuple(class_names),
         preprocessing=preprocessing,
-        neurons=known if known in found.detectors.values() else None,
+        neurons=known if known in fitted.detectors.values() else None,
         probe=probe,
     )
     return FittedGuards(classifier, artifact, failures, accuracy, seconds)

@@ -211,10 +211,10 @@ class Guard:
             self.detector.use_preprocessing(self.preprocessing)
         name = self.detector.name
         before = Snapshot(self.classifier.model)
-        found = calibrate_detectors(
+        calibrated = calibrate_detectors(
             {name: self.detector}, self.classifier, loader, rate, by, keep_inputs=keep_inputs, progress=progress
         )
-        self.calibration, self.probe, self.other_weights = found.calibrations[name], found.probe, None
+        self.calibration, self.probe, self.other_weights = calibrated.calibrations[name], calibrated.probe, None
         self._state = CalibratedState(self.classifier, self.detector, before.touched())
         if self.class_names is None:
             self.class_names = stated.names_of(self.classifier.head.num_classes)

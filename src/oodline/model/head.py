@@ -238,10 +238,10 @@ def find_head(model: nn.Module, name: str | None = None) -> str:
     inside = [_last(modules[part], part) if part in modules else None for part in stated]
     if inside and None not in inside:
         return str(HeadName(tuple((1 / len(inside), str(part)) for part in inside)))
-    found = _last(model, "")
-    if found is None:
+    layer = _last(model, "")
+    if layer is None:
         raise HeadError(f"{type(model).__name__} has no nn.Linear to serve as head. {candidates(model)}")
-    return found
+    return layer
 
 
 def _last(module: nn.Module, prefix: str) -> str | None:

@@ -164,14 +164,14 @@ def score_all(
         named = {name: detector for name, detector in named.items() if name not in failures}
     columns = ScoreCollector(named, on_failure)
     passes.fill([columns], classifier, loader, reads(named.values()), task="scoring", progress=progress)
-    found = columns.ordered()
+    ordered = columns.ordered()
     failures |= columns.failures
     return Scores(
-        scores={name: found[f"score/{name}"] for name in named if name not in failures},
-        predicted=found["predicted"],
-        index=found["index"],
-        content=found["content"],
-        labels=found["labels"] if columns.labelled else None,
+        scores={name: ordered[f"score/{name}"] for name in named if name not in failures},
+        predicted=ordered["predicted"],
+        index=ordered["index"],
+        content=ordered["content"],
+        labels=ordered["labels"] if columns.labelled else None,
         seconds={name: spent for name, spent in columns.seconds.items() if name not in failures},
         failures=failures,
     )
