@@ -27,7 +27,7 @@ class GMM(Detector):
     Parameters
     ----------
     covariance : {"diagonal", "full"}
-        A full matrix a class is what the paper takes; it needs many more samples a class than features, and C D^2
+        A full matrix per class is what the paper takes; it needs many more samples per class than features, and C D^2
         numbers: 33 GB for C=1000, D=2048.
     ridge : float
         Added to the diagonal of each covariance, in squared units of the features, above 0.

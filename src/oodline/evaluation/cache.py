@@ -1,6 +1,6 @@
 """A classifier whose passes are kept on disk: a network runs once over a data set, whoever asks and however often.
 
-What is kept is what every pass gives: features, logits, labels and positions. That is compact, a few kilobytes an
+What is kept is what every pass gives: features, logits, labels and positions. That is compact, a few kilobytes per
 image. Feature maps and inputs are not, and no record can stand in for the classifier itself: a pass for detectors that
 read those runs the network (and `kept.py` keeps such detectors' fitted state and scores instead).
 """

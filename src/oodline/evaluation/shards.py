@@ -63,7 +63,7 @@ class _About(BaseModel):
     parts: dict[str, str]
     """What the key was made of, for people who wonder why something was computed again."""
     size: PositiveInt
-    """Images a shard."""
+    """Images per shard."""
 
 
 class Shards:
@@ -78,7 +78,7 @@ class Shards:
     rows : sequence of int
         Positions of the images, ascending.
     size : int
-        Images a shard, at least 1; the size of what is already there wins.
+        Images per shard, at least 1; the size of what is already there wins.
 
     Examples
     --------
