@@ -11,7 +11,7 @@ import torch
 import oodline as ol
 from oodline._util.arguments import hints_of
 from oodline.detectors.catalog import CATALOG, detector_class
-from oodline.errors import InputError, OodlineError, SettingError
+from oodline.errors import InputError, NotFittedError, OodlineError, SettingError, UnknownNameError
 from oodline.scoring.calibration import calibrate
 from oodline.scoring.class_calibration import calibrate_by_class
 from oodline.testing import toy_loader, toy_problem
@@ -354,6 +354,43 @@ def test_detectors_are_taken_one_by_one_in_a_mapping_and_from_a_generator():
     assert list(ol.evaluate(["energy", "msp"], classifier, loader, {"a": loader}).cells) == ["energy", "msp"]
     guards = ol.fit_guards({"a": ol.LINe(), "b": ol.LINe(p_a=0.5)}, classifier, loader)
     assert list(guards.artifact.detectors) == ["a", "b"]
+
+
+TAKES_DETECTORS = {
+    "fit": lambda given, c, loader: ol.fit(given, c, loader).detectors,
+    "fit_guards": lambda given, c, loader: ol.fit_guards(given, c, loader).artifact.detectors,
+    "score": lambda given, c, loader: ol.score(given, c, loader),
+    "evaluate": lambda given, c, loader: ol.evaluate(given, c, loader, {"a": loader}).cells,
+}
+
+
+def test_a_name_with_settings_stands_for_a_detector_wherever_detectors_are_taken():
+    public = [getattr(ol, name) for name in ol.__all__]
+    takes = {f.__name__ for f in public if inspect.isfunction(f) and "detectors" in inspect.signature(f).parameters}
+    assert takes == TAKES_DETECTORS.keys()
+    classifier, loader = toy_problem()
+    expected = {
+        "energy": ol.score(ol.Energy(temperature=2), classifier, loader)["energy"],
+        "react": ol.score(ol.ReAct(clip=1.0).fit(classifier, loader), classifier, loader)["react"],
+    }
+    names = ["energy,temperature=2", "react,clip=1.0"]
+    for use, call in TAKES_DETECTORS.items():
+        assert list(call(names[0], classifier, loader)) == ["energy"], use
+        assert list(call({"mine": names[0], "other": ol.Energy()}, classifier, loader)) == ["mine", "other"]
+        for given in (names, tuple(names), iter(names)) if use.startswith("fit") else ([names[0], ol.MSP()],):
+            made = call(given, classifier, loader)
+            assert list(made) == (["energy", "react"] if use.startswith("fit") else ["energy", "msp"])
+            if use.startswith("fit"):
+                for name, scores in ol.score(made, classifier, loader).items():
+                    assert torch.equal(scores, expected[name])
+        with pytest.raises(UnknownNameError, match="Did you mean 'energy'"):
+            call(["enregy"], classifier, loader)
+        with pytest.raises(SettingError, match="`temperature` must be"):
+            call({"mine": "energy,temperature=0"}, classifier, loader)
+    assert torch.equal(ol.score(names[0], classifier, loader)["energy"], expected["energy"])
+    for use in ("score", "evaluate"):
+        with pytest.raises(NotFittedError, match="LINe is not fitted"):
+            TAKES_DETECTORS[use]("line,p_a=0.5", classifier, loader)
 
 
 @pytest.mark.parametrize("use", [ol.fit, ol.score, ol.fit_guards])

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from oodline.cli.options import Json, print_json, show_warnings
 from oodline.evaluation.benchmark import open_sets, run_protocol
-from oodline.evaluation.protocol import Protocol, parse_protocol, read_protocol
+from oodline.evaluation.protocol import BenchmarkProtocol, parse_protocol, read_protocol
 from oodline.evaluation.run import read_run
 from oodline.model.zoo import load_model
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -105,7 +105,7 @@ def ratio(spent: Spent, which: int) -> str:
     return f"{statistics.median(a[which] / b[which] for a, b in zip(spent['first'], spent['bare'], strict=True)):.3f}"
 
 
-def bare_passes(protocol: Protocol) -> None:
+def bare_passes(protocol: BenchmarkProtocol) -> None:
     """Read all images of a protocol and run its model over them, and nothing else."""
     loaded = load_model(protocol.classifier.model, protocol.classifier.weights)
     preprocessing = protocol.classifier.preprocessing or loaded.preprocessing or Preprocessing()

@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.fdbd import FDBD as FDBD
     from oodline.detectors.feature_norm import FeatureNorm as FeatureNorm
     from oodline.detectors.feature_norm import GradNorm as GradNorm
+    from oodline.detectors.fit import fit as fit
     from oodline.detectors.fitted import Fitted as Fitted
     from oodline.detectors.fm_pls import FMPLS as FMPLS
     from oodline.detectors.from_function import from_function as from_function
@@ -104,7 +105,6 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.model.head import LayeredHead as LayeredHead
     from oodline.model.head import LinearHead as LinearHead
     from oodline.model.zoo import load_model as load_model
-    from oodline.passes.fit import fit as fit
     from oodline.passes.fit_result import FitError as FitError
     from oodline.passes.fit_result import FitResult as FitResult
     from oodline.passes.local import Local as Local
@@ -157,7 +157,7 @@ _HOMES = {
     "FitError": "oodline.passes.fit_result",
     "FitResult": "oodline.passes.fit_result",
     "Fitted": "oodline.detectors.fitted",
-    "fit": "oodline.passes.fit",
+    "fit": "oodline.detectors.fit",
     "Guard": "oodline.guard.guard",
     "MemberLeftOutWarning": "oodline.detectors.fuse",
     "FittedGuards": "oodline.guard.fit_guards",

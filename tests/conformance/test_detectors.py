@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from oodline.data.batch import Batch
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, create_detector, detector_class
+from oodline.detectors.fit import fit
 from oodline.detectors.paper import Paper
 from oodline.errors import (
     InputError,
@@ -24,7 +25,6 @@ from oodline.errors import (
 from oodline.guard.guard import Guard
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
-from oodline.passes.fit import fit
 from oodline.passes.fit_result import FitError
 from oodline.scoring.score import score
 from oodline.statistics import ClassMoments, Statistic

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from oodline import Classifier, Fuse, Guard, LayeredMahalanobis, create_detector, from_features, score
+from oodline.detectors.fit import fit
 from oodline.errors import FewSamplesWarning, HeadError, InputError, LabelError, SettingError
-from oodline.passes.fit import fit, reads
+from oodline.passes.fit import reads
 from oodline.testing import check_detector
 
 LAYERS = ("0", "2")

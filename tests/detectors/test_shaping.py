@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oodline.detectors.adascale import AdaSCALE, count
+from oodline.detectors.fit import fit
 from oodline.detectors.msp import MSP
 from oodline.detectors.optfs import OptFS
 from oodline.detectors.rankfeat import RankFeat
@@ -15,7 +16,6 @@ from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations
 from oodline.model.classifier import Classifier
 from oodline.model.head import LinearHead
-from oodline.passes.fit import fit
 from oodline.scoring.score import score
 from oodline.testing import activations_of
 

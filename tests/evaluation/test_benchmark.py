@@ -8,8 +8,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from oodline import Classifier, Guard, evaluate, fit
+from oodline import Classifier, Guard, evaluate, fit, fit_guards, split
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.paper import Paper
@@ -18,12 +19,12 @@ from oodline.evaluation.benchmark import open_sets, run_protocol
 from oodline.evaluation.cache import CachedClassifier
 from oodline.evaluation.kept import restore_fitted, score_or_recall
 from oodline.evaluation.passes import BenchmarkSet, measure
-from oodline.evaluation.protocol import SetPart, parse_protocol
+from oodline.evaluation.protocol import DataSection, parse_protocol
 from oodline.evaluation.run import read_run
 from oodline.model.activations import Needs
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.score import score_all
-from oodline.testing import toy_images, toy_network, toy_problem, toy_protocol
+from oodline.testing import toy_images, toy_network, toy_problem, toy_protocol, toys
 
 COSTLY = ("odin", "nap", "mode-csd", "rankfeat", "adascale")
 
@@ -77,6 +78,49 @@ def test_a_run_says_what_evaluating_by_hand_says(protocol, tmp_path):
     with pytest.raises(MismatchError, match="the same head but other weights before it"):
         Guard.load(run.folder / "guard.safetensors", Classifier(other), "knn")
     assert guard.calibration.threshold == record.detectors["knn"].threshold
+
+
+@pytest.mark.filterwarnings("ignore::oodline.errors.AssumptionWarning")
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_guard_of_a_run_is_the_guard_of_fit_guards(tmp_path, kept):
+    torch.manual_seed(0)
+    images, labels = torch.rand(180, 3, 8, 8), torch.arange(180) % 3
+    for name, rows in (("train", slice(60)), ("held-out", slice(60, 180)), ("test", slice(12))):
+        save_file({"inputs": images[rows].clone(), "labels": labels[rows].clone()}, tmp_path / f"{name}.safetensors")
+    files = {role: {"data": f"{tmp_path}/{file}.safetensors"} for role, file in
+             (("fit", "train"), ("calibration", "held-out"), ("test", "test"))}  # fmt: skip
+    model = {"model": f"python:{toys.__file__}:toy_network", "preprocessing": {}}
+    detectors = ["fuse,detectors=energy+knn:k=3", "msp", "odin"]
+    wanted = parse_protocol({"classifier": model, "detectors": detectors, "batch_size": 50, **files})
+    cache = tmp_path / "cache" if kept else None
+    runs = [run_protocol(wanted, tmp_path / f"run{i}", device="cpu", cache=cache) for i in range(1 + kept)]
+
+    train, held_out = (s.loader for s in open_sets(wanted, Preprocessing())[0][:2])
+    classifier = Classifier(toy_network())
+    source = CachedClassifier(classifier, cache) if kept else classifier
+    named = {name.partition(",")[0]: name for name in detectors}
+    expected = fit_guards(named, source, train, held_out, tpr=0.95, preprocessing=Preprocessing()).artifact
+    assert len(expected.calibrations["fuse"].scores) == 120 - sum(len(b.index) for b in split(held_out)[0])
+    state = expected.detectors["fuse"].state_dict()
+    for run in runs:
+        artifact = run.artifact()
+        assert artifact.calibrations.keys() == set(named)
+        for name, calibration in artifact.calibrations.items():
+            assert torch.equal(calibration.scores, expected.calibrations[name].scores), name
+            assert calibration.threshold == expected.calibrations[name].threshold
+            assert calibration.threshold == run.record.detectors[name].threshold
+            ours = run.scores("held-out")[name]
+            assert np.array_equal(np.sort(ours), calibration.scores.sort().values)
+        found = artifact.detectors["fuse"].state_dict()
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[key], value) for key, value in state.items())
+        assert torch.equal(artifact.probe.logits, expected.probe.logits)
+        assert artifact.probe.scores.keys() == set(named)
+        assert artifact.weights == expected.weights
+    assert [s.cached for s in runs[-1].record.sets] == [kept] * 3
+    other, plain = run_protocol(wanted, tmp_path / "plain", device="cpu").artifact(), runs[0].artifact()
+    for name in named:
+        torch.testing.assert_close(other.calibrations[name].scores, plain.calibrations[name].scores)
 
 
 @pytest.mark.filterwarnings("ignore::oodline.errors.FewSamplesWarning")
@@ -205,8 +249,8 @@ def test_nan_scores_are_a_failure_of_that_detector_with_a_count(tmp_path):
         "'sometimes' gave NaN or infinite scores for 1 of 4 samples of a batch (first: sample 7 of the data set)."
     )
     sets = [
-        BenchmarkSet("train", "fit", SetPart(data="x"), loader),
-        BenchmarkSet("test", "id", SetPart(data="x"), loader),
+        BenchmarkSet("train", "fit", DataSection(data="x"), loader),
+        BenchmarkSet("test", "id", DataSection(data="x"), loader),
     ]
     outcome = measure(detectors, CachedClassifier(classifier, tmp_path / "cache"), sets)
     assert list(outcome.detectors) == ["energy"]

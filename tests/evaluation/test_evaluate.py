@@ -14,7 +14,7 @@ from oodline.detectors.knn import KNN
 from oodline.detectors.msp import MSP
 from oodline.errors import InputError, LabelError, SettingError
 from oodline.evaluation.evaluate import Table, evaluate, tabulate
-from oodline.evaluation.metric import METRICS
+from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.metrics import Metrics, compute_metrics
 from oodline.evaluation.paper import PAPER
 from oodline.scoring.score import score

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oodline.errors import DataError, ModelError, SettingError, UnknownNameError
-from oodline.evaluation.protocol import Protocol, labelled_detectors, parse_protocol, read_protocol
+from oodline.evaluation.protocol import BenchmarkProtocol, labelled_detectors, parse_protocol, read_protocol
 
 ROOT = Path(__file__).parents[2]
 
@@ -162,7 +162,7 @@ READY = sorted((ROOT / "protocols").glob("*.toml"))
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
 def test_the_ready_files_say_what_they_need_and_where_to_get_it(path):
     protocol = read_protocol(path, model="timm:resnet18")
-    assert isinstance(protocol, Protocol)
+    assert isinstance(protocol, BenchmarkProtocol)
     assert protocol.source
     assert protocol.name != "benchmark"
     for _, name, part in protocol.sets():

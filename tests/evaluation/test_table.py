@@ -15,7 +15,7 @@ import torch
 from oodline.errors import SettingError, UnknownNameError
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import tabulate
-from oodline.evaluation.metric import METRICS
+from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.metrics import compute_metrics
 from oodline.evaluation.paper import PAPER, paper_metrics
 from oodline.evaluation.rendering import FULL_SPECTRUM

@@ -14,7 +14,7 @@ import oodline as ol
 from oodline.cli import main
 from oodline.errors import MismatchError
 from oodline.guard.artifact import read_artifact
-from oodline.guard.calibrating import calibrate_detectors
+from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.scoring.split import split
 from oodline.testing import toy_loader, toy_problem
 

@@ -22,7 +22,7 @@ from oodline.data import image_loader, open_images
 from oodline.errors import DataError, ExportError, InputError, MissingExtraError, NotFittedError, SettingError
 from oodline.guard.export import export_onnx, export_program, export_triton
 from oodline.guard.graph import OUTPUTS, GuardGraph, place, trace
-from oodline.guard.verify import verify
+from oodline.guard.graph_check import verify
 from oodline.model.zoo import load_model
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.statistics import ClassMoments

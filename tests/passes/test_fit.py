@@ -13,6 +13,7 @@ from oodline.data.batch import Batch
 from oodline.detectors.base import Detector
 from oodline.detectors.dice import DICE
 from oodline.detectors.energy import Energy
+from oodline.detectors.fit import fit
 from oodline.detectors.kl_matching import KLMatching
 from oodline.detectors.knn import KNN
 from oodline.detectors.line import LINe
@@ -23,7 +24,6 @@ from oodline.detectors.odin import ODIN
 from oodline.detectors.react import ReAct
 from oodline.errors import HeadError, InputError, LabelError, SettingError
 from oodline.model.classifier import Classifier
-from oodline.passes.fit import fit
 from oodline.passes.fit_result import FitError
 from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.statistics import Statistic

@@ -18,7 +18,7 @@ import torch
 from oodline.errors import ArtifactError, MissingExtraError, UnknownNameError
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import tabulate
-from oodline.evaluation.metric import METRICS
+from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.metrics import compute_metrics
 from oodline.evaluation.published import published_tables
 from oodline.evaluation.record import DetectorEntry

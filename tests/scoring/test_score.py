@@ -15,11 +15,12 @@ from oodline.detectors.knn import KNN
 from oodline.detectors.line import LINe
 from oodline.detectors.mahalanobis import Mahalanobis
 from oodline.detectors.msp import MSP
+from oodline.detectors.named import name_detectors
 from oodline.detectors.nap import NAP
 from oodline.detectors.paper import Paper
 from oodline.errors import HeadError, InputError, MismatchError, NotFittedError, SettingError
 from oodline.model.activations import Activations, Needs
-from oodline.scoring.score import check_fitted_on, name_detectors, score, score_all
+from oodline.scoring.score import check_fitted_on, score, score_all
 from oodline.testing import toy_problem
 
 CLASSIFIER, [(INPUTS, LABELS)] = toy_problem()

@@ -53,9 +53,9 @@ def test_what_is_referred_to_is_not_calibrated_on():
     classifier, loader = toy_problem()
     held_out = [toy_loader(seed=seed)[0] for seed in range(1, 6)]
     fuse = Fuse("energy+knn:k=5").fit(classifier, loader)
-    rest = set_references([fuse], classifier, held_out, 0.05)
+    rest = set_references({"fuse": fuse}, classifier, held_out, 0.05)
     used = sum(len(batch.index) for batch in split(held_out)[0])
     # the reference is kept where it was given, so all of the rest is left: SeenDataWarning is an error
     fuse.set_reference(classifier, split(held_out)[0])
     assert len(Guard(classifier, fuse).calibrate(rest).calibration.scores) == 300 - used
-    assert set_references([fuse.detectors[0]], classifier, held_out, 0.05) is held_out
+    assert set_references({"line": fuse.detectors[0]}, classifier, held_out, 0.05) is held_out

@@ -223,8 +223,8 @@ def _contained(value: Any, kind: Any, inner: tuple[Any, ...]) -> Any:
     if isinstance(value, str | bytes) or not isinstance(value, wanted):
         raise Refused
     if kind in (Mapping, dict):
-        found = {_taken(key, inner[0]): _taken(value[key], inner[1]) for key in value} if inner else value
-        return found if any(found[key] is not value[key] for key in value) else value
+        taken = {_taken(key, inner[0]): _taken(value[key], inner[1]) for key in value} if inner else value
+        return taken if any(taken[key] is not value[key] for key in value) else value
     if kind is tuple and inner and Ellipsis not in inner:
         _true(value, len(value) == len(inner))
         return tuple(_taken(each, hint) for each, hint in zip(value, inner, strict=True))

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
-
 from oodline._util.toml import read_toml
 from oodline.cli.checks import check_detectors, check_least, check_model, load_detectors
 from oodline.cli.options import DetectorsFrom, Json, ModelOptions, print_json, show_warnings, table_console
+from oodline.cli.parameters import DETECTOR, FLAG, OUTPUT
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 def bench(
     protocol: Path,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    output: Annotated[Path | None, OUTPUT] = None,
     data: Path | None = None,
     model: str | None = None,
-    detector: Annotated[list[str] | None, Parameter(name=["--detector", "-d"], negative="")] = None,
+    detector: Annotated[list[str] | None, DETECTOR] = None,
     cache: Path | None = None,
-    no_cache: Annotated[bool, Parameter(negative="")] = False,
-    skip_missing: Annotated[bool, Parameter(negative="")] = False,
+    no_cache: Annotated[bool, FLAG] = False,
+    skip_missing: Annotated[bool, FLAG] = False,
     limit: int | None = None,
     batch_size: int | None = None,
     workers: int = 0,

@@ -7,10 +7,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
 
-import cyclopts
-
 from oodline._util.files import write_atomically
 from oodline.cli.options import Json, print_json
+from oodline.cli.parameters import OUTPUT
 from oodline.errors import AssumptionWarning, missing_extra
 
 if TYPE_CHECKING:
@@ -24,9 +23,7 @@ SHOWN = ("line", "msp", "max-logit", "energy", "react", "dice", "ash-s", "mahala
 """One detector of each kind; `oodline methods` lists all."""
 
 
-def demo(
-    *, output: Annotated[Path, cyclopts.Parameter(name=["--output", "-o"])] = Path("oodline-demo"), json: Json = False
-) -> None:
+def demo(*, output: Annotated[Path, OUTPUT] = Path("oodline-demo"), json: Json = False) -> None:
     """Train a small network on 8 of the 10 digits, fit detectors, and evaluate them on OOD images.
 
     Near-OOD images are the other two digits; far-OOD images are patches of photographs, and noise. It takes under a

@@ -6,8 +6,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
-
 from oodline._util.files import check_writable
 from oodline.cli.checks import (
     check_data,
@@ -31,12 +29,13 @@ from oodline.cli.options import (
     show_warnings,
     table_console,
 )
+from oodline.cli.parameters import FLAG, OUTPUT
 from oodline.errors import SettingError
 from oodline.evaluation.writing import WRITERS
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 _SCORES, _GROUPS = ".parquet", ("near", "far")
-_Sets = Annotated[list[str] | None, Parameter(negative="")]
+_Sets = Annotated[list[str] | None, FLAG]
 
 
 def evaluate(
@@ -47,7 +46,7 @@ def evaluate(
     near: _Sets = None,
     far: _Sets = None,
     csid: _Sets = None,
-    output: Annotated[list[Path] | None, Parameter(name=["--output", "-o"], negative="")] = None,
+    output: Annotated[list[Path] | None, OUTPUT] = None,
     convention: Literal["exact", "paper"] = "exact",
     bootstrap: int = 0,
     seed: int = 0,

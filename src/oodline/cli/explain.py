@@ -6,8 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from oodline._util.files import check_writable
 from oodline.cli.checks import check_data, check_guard, check_least, check_model, check_suffix, load_detectors
 from oodline.cli.options import (
@@ -19,6 +17,7 @@ from oodline.cli.options import (
     open_loader,
     show_warnings,
 )
+from oodline.cli.parameters import OUTPUT, FileDetector
 from oodline.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -37,9 +36,9 @@ def explain(
     *,
     index: int = 0,
     top: int = 8,
-    detector: str | None = None,
+    detector: FileDetector = None,
     data: str | None = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    output: Annotated[Path | None, OUTPUT] = None,
     model: ModelOptions = _MODEL,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
@@ -60,8 +59,6 @@ def explain(
         Position in the data set, from 0.
     top
         Number of neurons to show in each of the two lists.
-    detector
-        Name of the detector in the file. If omitted, the first.
     data
         The training data that the file was fitted on, to show the most activating images of each neuron in the figure.
         If omitted, the figure shows none.

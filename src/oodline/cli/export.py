@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 from oodline._util.files import check_writable
 from oodline.cli.checks import check_data, check_guard, check_model, check_reading, check_suffix, load_detectors
 from oodline.cli.options import (
@@ -20,6 +18,7 @@ from oodline.cli.options import (
     print_json,
     show_warnings,
 )
+from oodline.cli.parameters import OUTPUT, FileDetector
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ _MODEL, _DATA = ModelOptions(), DataOptions()
 def export(
     guard: Path,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    detector: Annotated[str | None, Parameter(name=["--detector", "-d"])] = None,
+    output: Annotated[Path, OUTPUT],
+    detector: FileDetector = None,
     data: str | None = None,
     preprocess_inside: Literal["uint8", "float"] | None = None,
     triton: str | None = None,
@@ -52,8 +51,6 @@ def export(
         A guard file with a threshold, written by `oodline fit --calibrate` or `Guard.save`.
     output
         The file to write: .onnx or .pt2 (torch.export). With --triton, the folder of the model repository.
-    detector
-        Name of the detector to export. If omitted, the first in the file.
     data
         Images for the comparison, in any form that `oodline score` accepts. If omitted, random noise.
     preprocess_inside

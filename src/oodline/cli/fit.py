@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
-
 from oodline._util.files import check_writable
 from oodline.cli.checks import (
     check_data,
@@ -34,6 +32,7 @@ from oodline.cli.options import (
     report_skipped,
     show_warnings,
 )
+from oodline.cli.parameters import DETECTOR, OUTPUT
 
 _MODEL, _DATA = ModelOptions(), DataOptions()
 
@@ -41,8 +40,8 @@ _MODEL, _DATA = ModelOptions(), DataOptions()
 def fit(
     *,
     data: str,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    detector: Annotated[list[str] | None, Parameter(name=["--detector", "-d"], negative="")] = None,
+    output: Annotated[Path, OUTPUT],
+    detector: Annotated[list[str] | None, DETECTOR] = None,
     calibrate: str | None = None,
     false_alarm: float | None = None,
     tpr: float | None = None,
@@ -104,7 +103,7 @@ def fit(
     check_guard_output(output, data, calibrate, model.weights)
 
     from oodline.cli.detectors import create_all
-    from oodline.data import names_of_logits
+    from oodline.data.stated import class_names_of
     from oodline.detectors.base import Detector
     from oodline.guard.artifact import FitInfo, ModelSource
     from oodline.guard.fit_guards import fit_guards
@@ -141,9 +140,7 @@ def fit(
             progress=True,
         )
         classes = classifier.head.num_classes
-        names = names_of_logits(loaded.class_names, 0, classes) or names_of_logits(
-            loader.source.class_names, reading.label_offset, classes
-        )
+        names = class_names_of(loaded.class_names, loader, classes)
         skipped = report_skipped({"data": loader} | ({} if held_out is None else {"calibrate": held_out}))
         samples = loader.num_samples - len(loader.skipped)
         if passes.is_main:

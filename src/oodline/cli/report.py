@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from oodline._util.files import check_writable
 from oodline.cli.checks import check_least, check_suffix
 from oodline.cli.options import Json, named, print_json, show_warnings
+from oodline.cli.parameters import DETECTOR, FLAG, OUTPUT
 from oodline.errors import ArtifactError, SettingError
 from oodline.evaluation.writing import WRITERS
 
@@ -17,10 +16,10 @@ from oodline.evaluation.writing import WRITERS
 def report(
     run: Path,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    detector: Annotated[list[str] | None, Parameter(name=["--detector", "-d"], negative="")] = None,
+    output: Annotated[Path | None, OUTPUT] = None,
+    detector: Annotated[list[str] | None, DETECTOR] = None,
     images: int = 8,
-    data: Annotated[list[str] | None, Parameter(negative="")] = None,
+    data: Annotated[list[str] | None, FLAG] = None,
     bootstrap: int = 0,
     seed: int = 0,
     published: str | None = None,

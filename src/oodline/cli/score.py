@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from oodline._util.files import check_writable
 from oodline.cli.checks import (
     check_data,
@@ -31,6 +29,7 @@ from oodline.cli.options import (
     report_skipped,
     show_warnings,
 )
+from oodline.cli.parameters import OUTPUT
 
 ROWS = (".parquet", ".csv", ".jsonl")
 """File formats for rows of scores."""
@@ -42,7 +41,7 @@ def score(
     guard: Path,
     data: str,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: Annotated[Path, OUTPUT],
     engine: EngineName = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from oodline.cli.checks import load_detectors
 from oodline.cli.options import DetectorsFrom, Json, ModelOptions, load_classifier, show_warnings
+from oodline.cli.parameters import FileDetector
 from oodline.serve import ServeSettings
 
 _MODEL, _SETTINGS = ModelOptions(), ServeSettings()
@@ -27,7 +28,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    detector: str | None = None,
+    detector: FileDetector = None,
     token_file: Path | None = None,
     metrics_token_file: Path | None = None,
     model: ModelOptions = _MODEL,
@@ -50,8 +51,6 @@ def serve(
         Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for all machines.
     port
         Port to listen on; 0 for any free one.
-    detector
-        Name of the detector in the file. If omitted, the first.
     token_file
         A file of accepted tokens, one per line, read again for every request. If omitted, OODLINE_TOKEN; if that is not
         set, no token is required.

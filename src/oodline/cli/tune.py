@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from oodline._util.digests import checksum
 from oodline._util.files import check_writable
 from oodline.cli.checks import check_data, check_detectors, check_least, check_model, check_reading, load_detectors
 from oodline.cli.options import (
@@ -23,6 +23,7 @@ from oodline.cli.options import (
     show_warnings,
     table_console,
 )
+from oodline.cli.parameters import DETECTOR, OUTPUT
 
 if TYPE_CHECKING:
     from oodline.data import ImageSource, TensorSample, TensorSource
@@ -35,8 +36,8 @@ def tune(
     *,
     data: str,
     held_out: str,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    detector: Annotated[str, Parameter(name=["--detector", "-d"])] = "line",
+    output: Annotated[Path | None, OUTPUT] = None,
+    detector: Annotated[str, DETECTOR] = "line",
     try_: Annotated[list[str] | None, Parameter(name="--try", negative="")] = None,
     held_out_limit: int = 1000,
     seed: int = 0,
@@ -123,7 +124,7 @@ def tune(
         "model": {
             "reference": loaded.reference,
             "weights": loaded.weights,
-            "weights_sha256": None if loaded.weights is None else _sha256(loaded.weights),
+            "weights_sha256": None if loaded.weights is None else checksum(loaded.weights),
             "head_sha256": loaded.classifier.head.fingerprint,
         },
         "data": {
@@ -216,12 +217,7 @@ def _files(source: ImageSource | TensorSource | TensorSample) -> dict[str, str]:
     source = source.source if isinstance(source, Relabelled) else source
     files = [str(source.path)] if isinstance(source, TensorSource | TensorSample) and source.path else []
     files += source.files if isinstance(source, ParquetImages) else []
-    return {file: _sha256(file) for file in files}
-
-
-def _sha256(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {file: checksum(file) for file in files}
 
 
 def _dump(document: dict[str, Any]) -> str:

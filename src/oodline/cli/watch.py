@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from oodline._util.files import check_writable, write_atomically
 from oodline.cli.checks import check_fraction, check_guard, check_least, load_detectors
 from oodline.cli.options import DetectorsFrom, Json, show_warnings
+from oodline.cli.parameters import FLAG, FileDetector
 from oodline.errors import ArtifactError, DataError, SettingError, unknown_name
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ def watch(
     scores: Annotated[str, Parameter(allow_leading_hyphen=True)],
     *,
     guard: Path,
-    detector: str | None = None,
+    detector: FileDetector = None,
     alpha: float | None = None,
     window: int | None = None,
     state: Path | None = None,
-    again: Annotated[bool, Parameter(negative="")] = False,
+    again: Annotated[bool, FLAG] = False,
     prometheus: int | None = None,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
@@ -51,8 +52,6 @@ def watch(
         if the file was fitted with --by predicted.
     guard
         The guard file that the scores were made with; it must hold a threshold (`oodline fit --calibrate`).
-    detector
-        Name of the detector in the file. If omitted, the first.
     alpha
         Largest probability that a false alarm is ever raised, between 0 and 1; 0.01 if omitted.
     window

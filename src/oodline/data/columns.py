@@ -106,13 +106,13 @@ def find_column(
         return kind
     if len(likely) == 1:
         return likely[0]
-    found = [column for column in columns if column.lower() in usual and column != taken] or list(likely)
-    if len(found) > 1:
+    fitting = [column for column in columns if column.lower() in usual and column != taken] or list(likely)
+    if len(fitting) > 1:
         raise DataError(
-            f"{where} has several columns that may be the {kind}: {', '.join(found)}. Name one after the data: "
-            f"DATA,{kind}={found[0]}."
+            f"{where} has several columns that may be the {kind}: {', '.join(fitting)}. Name one after the data: "
+            f"DATA,{kind}={fitting[0]}."
         )
-    return found[0] if found else None
+    return fitting[0] if fitting else None
 
 
 def image_content(value: Any, folder: Path) -> bytes | Path:

@@ -127,7 +127,7 @@ def _is_aside(name: str) -> bool:
 
 def _images(root: Path) -> tuple[list[str], list[str]]:
     """Images below `root`, and what was left out; as plain strings, since a Path takes ten times the memory."""
-    found: list[str] = []
+    images: list[str] = []
     left_out: list[str] = []
 
     def walk(folder: str, below: str, above: frozenset[tuple[int, int]]) -> None:
@@ -147,14 +147,14 @@ def _images(root: Path) -> tuple[list[str], list[str]]:
                 else:
                     walk(entry.path, place + os.sep, above | {identity})
             elif is_image and entry.is_file() and not entry.name.startswith("."):
-                found.append(place)
+                images.append(place)
             elif is_image or (not below and entry.is_symlink() and not entry.is_file()):
                 left_out.append(place)
 
     state = root.stat()
     walk(str(root), "", frozenset({(state.st_dev, state.st_ino)}))
     # folder by folder, as paths are compared: "a/b" before "a-b/c"
-    return sorted(found, key=lambda file: file.replace(os.sep, "\0")), left_out
+    return sorted(images, key=lambda file: file.replace(os.sep, "\0")), left_out
 
 
 def _folder(file: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from oodline._util.digests import combine, file_digest, image_digest
+from oodline._util.digests import combine, digest, file_digest, image_digest
 from oodline._util.spec import Reference
 from oodline.data.columns import IMAGES, LABELS, class_numbers, find_column, image_content
 from oodline.data.decoding import decode, image_error, read_image
@@ -60,7 +59,7 @@ class TorchvisionImages:
         data: Any = getattr(self.dataset, "data", None)
         if hasattr(data, "shape") and len(data) == len(self):
             pixels = np.ascontiguousarray(data)
-            return combine([pixels.shape, pixels.dtype, hashlib.sha256(pixels.data).hexdigest(), labels])
+            return combine([pixels.shape, pixels.dtype, digest(pixels), labels])
         return combine((_content(self, i), label) for i, label in enumerate(labels))
 
 
@@ -79,18 +78,18 @@ class HuggingFaceImages:
 
         features, columns = dataset.features, dataset.column_names
         images = [c for c in columns if isinstance(features[c], ImageColumn)]
-        found = find_column(columns, image, IMAGES, images, name)
-        if found is None:
+        column = find_column(columns, image, IMAGES, images, name)
+        if column is None:
             raise DataError(
                 f"{name} has no column 'image'; its columns are {', '.join(columns)}. Name it: image=COLUMN."
             )
         # not decoded by `datasets`, which tries every format that PIL knows
-        self.dataset = dataset.cast_column(found, ImageColumn(decode=False)) if found in images else dataset
-        self.title, self.image = name, found
+        self.dataset = dataset.cast_column(column, ImageColumn(decode=False)) if column in images else dataset
+        self.title, self.image = name, column
         self.class_names: tuple[str, ...] | None = None
         self._labels = None
         classes = [c for c in columns if isinstance(features[c], ClassLabel)]
-        column = None if label == "" else find_column(columns, label, LABELS, classes, name, found)
+        column = None if label == "" else find_column(columns, label, LABELS, classes, name, column)
         if column is not None:
             values = pa.chunked_array([pa.array(dataset[column][:])])
             names = getattr(features[column], "names", None)
@@ -126,7 +125,7 @@ class HuggingFaceImages:
             content = image_content(self.dataset[i][self.image], Path())
         except OSError:
             return "unreadable"
-        return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)
+        return digest(content) if isinstance(content, bytes) else file_digest(content)
 
 
 def _content(source: TorchvisionImages, i: int) -> str:

@@ -115,8 +115,8 @@ class ParquetImages:
         columns = schema.names
         likely = [c for c in columns if features.get(c, {}).get("_type") == "Image"]
         likely = likely or [c for c in columns if holds_images(schema.field(c).type)]
-        found = find_column(columns, image, IMAGES, likely, file)
-        if found is None:
+        column = find_column(columns, image, IMAGES, likely, file)
+        if column is None:
             raise DataError(
                 f"{file} has no column 'image'; its columns are {', '.join(columns)}. Name the one of the images after "
                 f"the data: {Path(file).name},image=COLUMN."
@@ -124,8 +124,8 @@ class ParquetImages:
         labels = None
         if label != "":
             likely = [c for c in columns if features.get(c, {}).get("_type") == "ClassLabel"]
-            labels = find_column(columns, label, LABELS, likely, file, found)
-        self._columns.append((found, labels))
+            labels = find_column(columns, label, LABELS, likely, file, column)
+        self._columns.append((column, labels))
         for group in range(opened.num_row_groups):
             self.groups.append((self._length, number, group))
             self._length += opened.metadata.row_group(group).num_rows

@@ -40,7 +40,7 @@ def stated_by(loader: Iterable[Any]) -> Stated:
     dataset = getattr(loader, "dataset", None)
     names = getattr(getattr(loader, "source", None), "class_names", None)
     preprocessing = getattr(dataset, "preprocessing", None)
-    offset = getattr(dataset, "label_offset", 0)
+    offset = getattr(loader, "label_offset", getattr(dataset, "label_offset", 0))
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     if names is None:
@@ -53,10 +53,16 @@ def stated_by(loader: Iterable[Any]) -> Stated:
     )
 
 
-def one_a_class(names: tuple[str, ...] | None, num_classes: int) -> tuple[str, ...] | None:
-    """The names, if there is one per class.
+def class_names_of(
+    classifier_names: Sequence[str] | None, loader: Iterable[Any], num_classes: int
+) -> tuple[str, ...] | None:
+    """Class names in the order of the logits: the classifier's, or those that the loader states if it has none.
 
-    >>> one_a_class(("cat", "dog"), 3) is None
-    True
+    Names that are not one per class are left out.
+
+    Examples
+    --------
+    >>> class_names_of(["cat", "dog"], [], 2), class_names_of(["cat", "dog"], [], 3)
+    (('cat', 'dog'), None)
     """
-    return names if names is not None and num_classes == len(names) else None
+    return names_of_logits(classifier_names, 0, num_classes) or stated_by(loader).names_of(num_classes)

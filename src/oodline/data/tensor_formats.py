@@ -118,17 +118,17 @@ def _open_safetensors(path: Path) -> tuple[dict[str, Rows], tuple[str, ...] | No
 
     with safe_open(path, framework="pt") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-        found = {
+        arrays = {
             key: Rows(tuple(part.get_shape()), part.get_dtype(), not part.get_dtype().startswith("C"), reader(key))
             for key, part in slices.items()
         }
         metadata = file.metadata() or {}
     if NAMES not in metadata:
-        return found, None
+        return arrays, None
     names = parse_json(metadata[NAMES])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"the `{NAMES}` of its metadata are not a JSON list of names")
-    return found, tuple(names)
+    return arrays, tuple(names)
 
 
 def _open_npy(path: Path) -> tuple[dict[str, Rows], None]:

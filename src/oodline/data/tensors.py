@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -14,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from oodline._util.digests import combine, file_digest
+from oodline._util.digests import combine, digest, file_digest
 from oodline.data.batch import Batch, Inputs
 from oodline.data.loader import describe_rows
 from oodline.data.subset import evenly
@@ -139,8 +138,8 @@ class TensorSource:
             return file_digest(self.path)
         digests = []
         for name, array in sorted(self.arrays.items()):
-            values = array.read(0, len(self)).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            digests.append((name, array.kind, array.shape, hashlib.sha256(values.data).hexdigest()))
+            values = array.read(0, len(self))
+            digests.append((name, array.kind, array.shape, digest(values)))
         return combine(digests)
 
 

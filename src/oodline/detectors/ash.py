@@ -139,7 +139,7 @@ class ASHP(_Shaping):
 
 
 class ASHB(_Shaping):
-    """Activation shaping, variant B: the kept features of a sample all become their share of the sum before pruning.
+    """Activation shaping, variant B: the kept features of a sample all become an equal part of the sum before pruning.
 
     Higher = more in-distribution; units of the logits. Meant for non-negative features.
 

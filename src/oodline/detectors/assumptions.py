@@ -92,12 +92,13 @@ class Rectified:
     words: ClassVar[str] = "features behind a ReLU"
 
     def broken(self, detector: Any, measured: Measured) -> str:
-        """Compare the share of negative features."""
-        share = measured.facts.negatives
-        if share <= SIGNED:
+        """Compare the fraction of negative features."""
+        fraction = measured.facts.negatives
+        if fraction <= SIGNED:
             return ""
         return (
-            f"the features are signed, {share:.1%} are negative, and it assumes a ReLU (band-energy, nci, gen do not)"
+            f"the features are signed, {fraction:.1%} are negative, and it assumes a ReLU (band-energy, nci, gen do "
+            "not)"
         )
 
 
@@ -130,8 +131,8 @@ class Neighbours:
 
     def broken(self, detector: Any, measured: Measured) -> str:
         """Compare k with the median over the classes, or with that of the bank where it is smaller."""
-        share = min(1.0, detector.bank / measured.facts.samples)
-        found, k = share * measured.per_class, detector.neighbour(measured.sample)
+        fraction = min(1.0, detector.bank / measured.facts.samples)
+        found, k = fraction * measured.per_class, detector.neighbour(measured.sample)
         if k > max(1.0, found):
             return (
                 f"k = {k}, and the bank holds {found:.3g} images per class (median), so that it lies in another class"
@@ -193,10 +194,12 @@ class KeepsClasses:
         return ClassChanges(self.of)
 
     def broken(self, detector: Any, measured: Measured) -> str:
-        """Compare the share of training images whose class changes."""
+        """Compare the fraction of training images whose class changes."""
         changes = measured.watched.get(self)
-        share = changes.share if isinstance(changes, ClassChanges) else 0.0
-        return "" if share <= self.most else f"it changes the predicted class of {share:.0%} of the training images"
+        fraction = changes.fraction if isinstance(changes, ClassChanges) else 0.0
+        return (
+            "" if fraction <= self.most else f"it changes the predicted class of {fraction:.0%} of the training images"
+        )
 
 
 @dataclass(frozen=True)
@@ -208,11 +211,13 @@ class GradedStates:
     words: ClassVar[str] = "graded neuron states"
 
     def broken(self, detector: Any, measured: Measured) -> str:
-        """Compare the share of states at 0 or 1."""
+        """Compare the fraction of states at 0 or 1."""
         states = neuron_states(measured.sample, detector.alpha)
-        share = float(((states < self.end) | (states > 1 - self.end)).double().mean())
+        fraction = float(((states < self.end) | (states > 1 - self.end)).double().mean())
         return (
-            "" if share <= self.most else f"alpha = {detector.alpha:g} puts {share:.0%} of the neuron states at 0 or 1"
+            ""
+            if fraction <= self.most
+            else f"alpha = {detector.alpha:g} puts {fraction:.0%} of the neuron states at 0 or 1"
         )
 
 
@@ -255,7 +260,7 @@ class TellsApart:
     Parameters
     ----------
     below : float
-        How far below another detector it may lie, as a share of the pairs; anywhere down to `LEAST` if omitted.
+        How far below another detector it may lie, as a fraction of the pairs; anywhere down to `LEAST` if omitted.
     beside : str
         The other one, which needs no fitting.
     """
@@ -274,23 +279,23 @@ class TellsApart:
 
         other = create_detector(self.beside)
         mine, theirs = preferences(detector, measured.sample), preferences(other, measured.sample)
-        for kind, share in mine.items():
-            if share < theirs[kind] - self.NOISE and (share < self.LEAST or share < theirs[kind] - self.below):
+        for kind, fraction in mine.items():
+            if fraction < theirs[kind] - self.NOISE and (fraction < self.LEAST or fraction < theirs[kind] - self.below):
                 return (
-                    f"it prefers a training image to {kind} in {share:.0%} of the pairs, where "
+                    f"it prefers a training image to {kind} in {fraction:.0%} of the pairs, where "
                     f"{type(other).__name__} does in {theirs[kind]:.0%}"
                 )
         return ""
 
 
 def preferences(detector: Detector, sample: Activations) -> dict[str, float]:
-    """In what share of the pairs a detector scores a sample above what is made of several, by kind."""
+    """In what fraction of the pairs a detector scores a sample above what is made of several, by kind."""
     found = {}
     with torch.no_grad():
         own = detector(sample).double()
         for kind, features in made_of(sample):
             made = detector(Activations(features, sample.head(features), sample.head, sample.index)).double()
-            found[kind] = float(_share(own, made))
+            found[kind] = float(_fraction(own, made))
     return found
 
 
@@ -306,7 +311,7 @@ def made_of(sample: Activations) -> Iterator[tuple[str, Tensor]]:
     yield "features drawn from many", features.gather(0, order)
 
 
-def _share(own: Tensor, made: Tensor) -> Tensor:
+def _fraction(own: Tensor, made: Tensor) -> Tensor:
     difference = own[:, None] - made
     return (difference > 0).double().mean() + 0.5 * (difference == 0).double().mean()
 

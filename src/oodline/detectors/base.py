@@ -35,7 +35,7 @@ from oodline.model.activations import Activations, Needs, needs_network
 from oodline.model.classifier import Classifier
 from oodline.model.layers import Layer
 from oodline.passes.engine import Engine
-from oodline.passes.fit import fit
+from oodline.passes.fit import fit_all
 
 if TYPE_CHECKING:
     from oodline.preprocessing.preprocessing import Preprocessing
@@ -202,7 +202,7 @@ class Detector(Fitting):
         self, classifier: Classifier, loader: Iterable[Any], *, engine: Engine | None = None, progress: bool = False
     ) -> Self:
         """Fit on ID training data in one forward pass; see `oodline.fit`, also to fit many in the same pass."""
-        fit([self], classifier, loader, engine=engine, progress=progress)
+        fit_all({self.name: self}, classifier, loader, engine=engine, progress=progress)
         return self
 
     @property

@@ -50,7 +50,7 @@ def held_out_scores(detector: Detector, activations: Activations, labels: Tensor
     if not detector.has_state or activations.head.num_classes > MOST_CLASSES:
         return own
     fold = torch.arange(len(labels)) % FOLDS
-    found = torch.empty_like(own)
+    scores = torch.empty_like(own)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is to be said of the samples, the fit on all of them said
@@ -60,10 +60,10 @@ def held_out_scores(detector: Detector, activations: Activations, labels: Tensor
                 for statistic in requests.values():
                     statistic.update(_rows(activations, fold != k), labels[fold != k])
                 without._settle(requests, activations.head)
-                found[(fold == k).to(found.device)] = without(_rows(activations, fold == k)).to(found)
+                scores[(fold == k).to(scores.device)] = without(_rows(activations, fold == k)).to(scores)
     except OodlineError:
         return own
-    return found
+    return scores
 
 
 def _rows(activations: Activations, chosen: Tensor) -> Activations:

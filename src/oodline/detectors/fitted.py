@@ -60,12 +60,12 @@ class FittedTensor:
             names.pop()
         fits = len(value.shape) >= len(names) if is_open else len(value.shape) == len(names)
         wanted = [int(name) if name.isdigit() else sizes.get(name) for name in names]
-        for name, size, found in zip(names, wanted, value.shape, strict=False):
+        for name, size, actual in zip(names, wanted, value.shape, strict=False):
             if size is None:
-                fits &= found > 0
-                sizes[name] = found
+                fits &= actual > 0
+                sizes[name] = actual
             else:
-                fits &= found == size
+                fits &= actual == size
         if fits:
             return ""
         stated = ", ".join([*names, "..."] if is_open else names)

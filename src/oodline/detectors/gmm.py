@@ -22,12 +22,12 @@ from oodline.statistics import ClassMoments, Covariance, Statistic, features_sca
 class GMM(Detector):
     """Log density of the features: `log sum_c pi_c N(f; mu_c, Sigma_c)`. Higher = more in-distribution.
 
-    `pi_c`, `mu_c` and `Sigma_c` are share, mean and covariance of the training samples labelled c. Any real number.
+    `pi_c`, `mu_c` and `Sigma_c` are fraction, mean and covariance of the training samples labelled c. Any real number.
 
     Parameters
     ----------
     covariance : {"diagonal", "full"}
-        A full matrix a class is what the paper takes; it needs many more samples a class than features, and C D^2
+        A full matrix per class is what the paper takes; it needs many more samples per class than features, and C D^2
         numbers: 33 GB for C=1000, D=2048.
     ridge : float
         Added to the diagonal of each covariance, in squared units of the features, above 0.
@@ -91,10 +91,10 @@ class GMM(Detector):
             deviation = (moments.standard_deviation(unbiased=False).square() + self.ridge).sqrt()
             whiten, half_log_det = 1 / deviation, deviation.log().sum(1)
         width = moments.mean.shape[1]
-        share = (moments.count / moments.total).log()
+        fraction = (moments.count / moments.total).log()
         self.means = moments.mean.float()
         self.whiten = whiten.float()
-        self.offset = (share - half_log_det - 0.5 * width * math.log(2 * math.pi)).float()
+        self.offset = (fraction - half_log_det - 0.5 * width * math.log(2 * math.pi)).float()
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Log density (N,)."""

@@ -126,12 +126,12 @@ class CoP(Detector):
         # mapped features have length 1 or so, and one image at two brightnesses differs from itself by rounding alone
         if not float(values.sum()) > ROUNDING:
             raise InputError(f"{type(self).__name__} needs features that vary; all seen ones have the same direction.")
-        share = values.flip(0).cumsum(0) / values.sum()
-        dimension = int(torch.searchsorted(share, self.explained)) + 1
+        fraction = values.flip(0).cumsum(0) / values.sum()
+        dimension = int(torch.searchsorted(fraction, self.explained)) + 1
         if dimension >= len(values):
             raise SettingError(
                 f"{type(self).__name__}(explained={self.explained}) takes all {len(values)} dimensions and leaves no "
-                "error to measure. Take a smaller share."
+                "error to measure. Take a smaller fraction."
             )
         self.centre = mapped.mean[0].float()
         self.left_out = vectors[:, : len(values) - dimension].float()

@@ -1,4 +1,4 @@
-"""NECO: the share of the features that lies in the principal space (Ben Ammar et al., ICLR 2024, Eq. 6)."""
+"""NECO: the fraction of the features that lies in the principal space (Ben Ammar et al., ICLR 2024, Eq. 6)."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ class NECO(Detector):
         width = len(values)
         if self.dimension is not None and self.dimension > width:
             raise SettingError(f"NECO(dimension={self.dimension}) is more than the {width} features there are.")
-        share = values.clamp(min=0).flip(0).cumsum(0) / values.clamp(min=0).sum()
-        dimension = self.dimension or min(width, int(torch.searchsorted(share, EXPLAINED)) + 1)
+        fraction = values.clamp(min=0).flip(0).cumsum(0) / values.clamp(min=0).sum()
+        dimension = self.dimension or min(width, int(torch.searchsorted(fraction, EXPLAINED)) + 1)
         self.mean, self.deviation = mean.float(), deviation.float()
         self.principal = vectors[:, width - dimension :].float()
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Share in the principal space (N,)."""
         x = torch.nn.functional.normalize((activations.features - self.mean) / self.deviation)
-        share: Tensor = torch.linalg.vector_norm(x @ self.principal, dim=1)
-        return share * activations.logits.amax(1) if self.times_max_logit else share
+        fraction: Tensor = torch.linalg.vector_norm(x @ self.principal, dim=1)
+        return fraction * activations.logits.amax(1) if self.times_max_logit else fraction

@@ -123,11 +123,11 @@ def density(values: Float[Tensor, "n v"], ends: Float[Tensor, " 2"], bins: int) 
 
 
 def divergence(
-    mean: Float[Tensor, " b"], found: Float[Tensor, "n b"], smoothing: int, epsilon: float
+    mean: Float[Tensor, " b"], density_of_sample: Float[Tensor, "n b"], smoothing: int, epsilon: float
 ) -> Float[Tensor, " n"]:
     """Symmetric Kullback-Leibler divergence of smoothed densities from the mean density of training samples."""
     left = (smoothing - 1) // 2
-    wide = pad(found.unsqueeze(1), (left, smoothing - 1 - left), mode="replicate")
+    wide = pad(density_of_sample.unsqueeze(1), (left, smoothing - 1 - left), mode="replicate")
     q = avg_pool1d(wide, smoothing, stride=1).squeeze(1) + epsilon
     p = mean + epsilon
     p, q = p / p.sum(), q / q.sum(1, keepdim=True)

@@ -14,12 +14,13 @@ import torch
 from oodline._util.folders import check_replaceable
 from oodline._util.warning import warn
 from oodline._version import __version__
-from oodline.data import names_of_logits, open_loader
+from oodline.data import open_loader
 from oodline.data.opening import is_tensors
+from oodline.data.stated import class_names_of
 from oodline.errors import DataError, MissingExtraError, OodlineError, UnknownNameError
 from oodline.evaluation.cache import CachedClassifier
 from oodline.evaluation.passes import BenchmarkSet, Outcome, measure
-from oodline.evaluation.protocol import Protocol, labelled_detectors
+from oodline.evaluation.protocol import BenchmarkProtocol, labelled_detectors
 from oodline.evaluation.record import ClassifierRecord, DetectorEntry, RunRecord, SetRecord
 from oodline.evaluation.run import RECORD, Run, write_run
 from oodline.guard.artifact import Artifact, FitInfo, ModelSource, describe
@@ -33,7 +34,7 @@ from oodline.scoring.calibration import check_enough, false_alarm_of
 
 
 def run_protocol(
-    protocol: Protocol,
+    protocol: BenchmarkProtocol,
     output: str | Path,
     *,
     cache: str | Path | None = None,
@@ -46,7 +47,7 @@ def run_protocol(
 
     Parameters
     ----------
-    protocol : Protocol
+    protocol : BenchmarkProtocol
         Such as `read_protocol` gives.
     output : str or Path
         The run's folder; an earlier run there is replaced.
@@ -101,7 +102,7 @@ def run_protocol(
         classifier = CachedClassifier(classifier, cache)
     outcome = measure(detectors, classifier, sets, tpr=protocol.tpr, progress=progress)
     head = HeadInfo.of(classifier.head)
-    said, source = protocol.classifier, sets[0].loader.source
+    said = protocol.classifier
     record = RunRecord(
         name=protocol.name,
         created=datetime.now(UTC),
@@ -114,8 +115,7 @@ def run_protocol(
             num_features=head.num_features,
             fingerprint=head.fingerprint,
         ),
-        class_names=names_of_logits(class_names, 0, head.num_classes)
-        or names_of_logits(source.class_names, protocol.fit.label_offset, head.num_classes),
+        class_names=class_names_of(class_names, sets[0].loader, head.num_classes),
         preprocessing=preprocessing,
         sets=[_describe_set(s, outcome, known=cache is not None) for s in sets],
         detectors={label: _describe_detector(label, outcome) for label in outcome.detectors},
@@ -129,21 +129,22 @@ def run_protocol(
         seconds=perf_counter() - started,
         peak_bytes=_peak_memory(),
     )
-    calibration = next((s.part.data for s in sets if s.role == "calibration"), None)
+    calibration = next((s.section.data for s in sets if s.role == "calibration"), None)
     artifact = Artifact.of(
         classifier,
         outcome.detectors,
         calibrations=outcome.calibrations,
+        probe=outcome.probe,
         class_names=record.class_names,
-        preprocessing=preprocessing,
+        preprocessing=None if isinstance(classifier, FeatureClassifier) else preprocessing,
         model=ModelSource(reference=said.model, weights=said.weights, head=head.name),
-        fit=FitInfo(data=sets[0].part.data, samples=sets[0].samples, calibration_data=calibration),
+        fit=FitInfo(data=sets[0].section.data, samples=sets[0].samples, calibration_data=calibration),
     )
     return write_run(output, record, outcome.scores, artifact)
 
 
 def open_sets(
-    protocol: Protocol,
+    protocol: BenchmarkProtocol,
     preprocessing: Preprocessing,
     classifier: Classifier | None = None,
     *,
@@ -200,11 +201,11 @@ def open_sets(
     return sets, missing
 
 
-def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
+def _load(protocol: BenchmarkProtocol, device: str | None) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
     said = protocol.classifier
     if is_features(said.model):
-        found, _ = open_feature_classifier(said.model, protocol.fit.data, weights=said.weights, head_name=said.head)
-        return found, Preprocessing(), None
+        features, _ = open_feature_classifier(said.model, protocol.fit.data, weights=said.weights, head_name=said.head)
+        return features, Preprocessing(), None
     try:
         loaded = load_model(said.model, said.weights, preprocessing=said.preprocessing)
     except OodlineError as error:
@@ -224,16 +225,17 @@ def _load(protocol: Protocol, device: str | None) -> tuple[Classifier, Preproces
 
 def _describe_set(this: BenchmarkSet, outcome: Outcome, *, known: bool) -> SetRecord:
     seconds, cached = outcome.passes[this.name]
+    scores = outcome.scores.get(this.name)
     return SetRecord(
         name=this.name,
         role=this.role,
-        group=getattr(this.part, "group", None),
-        spec=this.part.data,
-        samples=this.samples,
+        group=getattr(this.section, "group", None),
+        spec=this.section.data,
+        samples=this.samples if scores is None else len(scores.index),  # fewer where some are a detector's reference
         skipped=len(this.loader.skipped),
-        source=this.part.source,
-        label_offset=this.part.label_offset,
-        preprocessing=this.part.preprocessing,
+        source=this.section.source,
+        label_offset=this.section.label_offset,
+        preprocessing=this.section.preprocessing,
         seconds=seconds,
         cached=cached,
         data_sha256=this.loader.identity()["data"] if known else None,  # a cache has read all bytes for it already

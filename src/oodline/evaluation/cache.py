@@ -1,6 +1,6 @@
 """A classifier whose passes are kept on disk: a network runs once over a data set, whoever asks and however often.
 
-What is kept is what every pass gives: features, logits, labels and positions. That is compact, a few kilobytes an
+What is kept is what every pass gives: features, logits, labels and positions. That is compact, a few kilobytes per
 image. Feature maps and inputs are not, and no record can stand in for the classifier itself: a pass for detectors that
 read those runs the network (and `kept.py` keeps such detectors' fitted state and scores instead).
 """
@@ -23,6 +23,7 @@ from oodline.evaluation.shards import Block, Shards
 from oodline.model.activations import Activations, Needs, needs_network
 from oodline.model.classifier import Classifier
 from oodline.model.layers import Layer
+from oodline.scoring.split import SplitLoader
 
 IMAGES_A_SHARD = 256
 """As many images are computed again at most when a pass was interrupted; a file of 3 MB with 2048 features and 1000
@@ -96,14 +97,16 @@ class CachedClassifier(Classifier):
         self.computed = 0
         """Images that the network has run over, and did not find on disk."""
 
-    def shards(self, loader: KnownLoader) -> Shards:
-        """What is kept of a loader's samples, and under which key.
+    def shards(self, loader: KnownLoader | SplitLoader) -> Shards:
+        """What is kept of a loader's samples, or of those of the whole that it is a part of, and under which key.
 
         Raises
         ------
         InputError
             The loader does not know its content.
         """
+        if isinstance(loader, SplitLoader):
+            return self.shards(loader.loader)  # type: ignore[arg-type]  # it says so where it is none
         if not isinstance(loader, KnownLoader):
             raise InputError(
                 f"a {type(loader).__name__} does not know its content, so its activations cannot be kept on disk. Use "
@@ -123,6 +126,9 @@ class CachedClassifier(Classifier):
         InputError
             The loader does not know its content, or yields nothing.
         """
+        if isinstance(loader, SplitLoader):
+            yield from self._stream_part(loader, needs, layers)
+            return
         shards = self.shards(loader)  # type: ignore[arg-type]  # it says so where it is none
         assert isinstance(loader, KnownLoader)
         missing = set(shards.missing())
@@ -137,6 +143,21 @@ class CachedClassifier(Classifier):
         loader.skipped = [loader.name(i) for i in unread]
         if not read:
             raise InputError("the loader yielded no batch: it is empty, or none of its images can be read.")
+
+    def _stream_part(
+        self, part: SplitLoader, needs: Needs, layers: Sequence[Layer]
+    ) -> Iterator[tuple[Activations, Tensor | None]]:
+        if needs_network(needs, layers):
+            for activations, labels in super().stream(part, needs=needs, layers=layers):
+                self.computed += len(activations)
+                yield activations, labels
+            return
+        for activations, labels in self.stream(part.loader, needs=needs):
+            rows = part.rows_of(activations.index)
+            if len(rows):
+                features, logits = (x[rows.to(x.device)] for x in (activations.features, activations.logits))
+                chosen = activations.replace(features=features, logits=logits, index=activations.index[rows])
+                yield chosen, None if labels is None else labels[rows]
 
     def _replay(
         self, loader: KnownLoader, shards: Shards, numbers: list[int], *_: Any

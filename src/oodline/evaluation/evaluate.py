@@ -13,17 +13,17 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline._util.progress import track
 from oodline.data.batch import Loader
+from oodline.detectors.named import Detectors, name_detectors
 from oodline.errors import InputError, LabelError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap, Interval
-from oodline.evaluation.metric import METRICS
+from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.metrics import EXACT, Convention
 from oodline.evaluation.paper import PAPER
 from oodline.evaluation.pooling import full_spectrum, pool
 from oodline.evaluation.scored_sets import ScoredSets, check_names
 from oodline.evaluation.table import Column, Table
 from oodline.model.classifier import Classifier
-from oodline.passes.named import name_detectors
-from oodline.scoring.score import Detectors, score_all
+from oodline.scoring.score import score_all
 
 __all__ = ["Column", "Table", "evaluate", "score_sets", "tabulate", "tabulate_sets"]
 

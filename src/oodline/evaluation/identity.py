@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from functools import cache
 from itertools import chain
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from oodline._util.digests import combine, file_digest
+from oodline._util.digests import Digest, combine, file_digest
 from oodline._version import __version__
 from oodline.model.classifier import Classifier
 
@@ -45,11 +44,10 @@ def identity(classifier: Classifier) -> dict[str, str]:
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 of names, dtypes, shapes and bytes of every parameter and buffer."""
-    digest = hashlib.sha256()
+    whole = Digest()
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        whole.add(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n", tensor)
+    return whole.hex()
 
 
 def architecture_digest(model: nn.Module) -> str:

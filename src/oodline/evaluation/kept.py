@@ -8,7 +8,6 @@ a user's own detectors, whose code may change at any time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from oodline._util.digests import combine
+from oodline._util.digests import combine, digest
 from oodline._util.files import write_atomically
 from oodline.data.batch import KnownLoader
 from oodline.detectors.base import Detector
@@ -32,13 +31,14 @@ from oodline.guard.artifact import Artifact, describe, read_artifact, write_arti
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
 from oodline.scoring.score import Scores, score_all
+from oodline.scoring.split import SplitLoader
 
 
 def restore_fitted(
     detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader
 ) -> dict[str, Detector]:
     """Those detectors that need the network and were fitted on this very data before, fitted; none without a cache."""
-    found = {}
+    restored = {}
     for label, detector in detectors.items():
         if isinstance(classifier, CachedClassifier) and _is_kept(detector) and detector.has_state:
             try:
@@ -46,8 +46,8 @@ def restore_fitted(
                 artifact.check(classifier)
             except (ArtifactError, OSError):
                 continue
-            found[label] = artifact.detectors[detector.name].to(classifier.device)
-    return found
+            restored[label] = artifact.detectors[detector.name].to(classifier.device)
+    return restored
 
 
 def _is_kept(detector: Detector) -> bool:
@@ -64,7 +64,11 @@ def keep_fitted(detectors: Mapping[str, Detector], classifier: Classifier, loade
 
 
 def score_or_recall(
-    detectors: Mapping[str, Detector], classifier: Classifier, loader: KnownLoader, *, progress: bool = False
+    detectors: Mapping[str, Detector],
+    classifier: Classifier,
+    loader: KnownLoader | SplitLoader,
+    *,
+    progress: bool = False,
 ) -> Scores:
     """As `score_all`, skipping failures, with the scores of costly detectors from disk where they are there.
 
@@ -73,7 +77,8 @@ def score_or_recall(
     if not isinstance(classifier, CachedClassifier):
         return score_all(detectors, classifier, loader, on_failure="skip", progress=progress)
     shards = classifier.shards(loader)
-    places = {label: _place_of_scores(d, classifier, shards.key) for label, d in detectors.items() if _is_kept(d)}
+    key = combine([shards.key, loader.fraction, loader.first]) if isinstance(loader, SplitLoader) else shards.key
+    places = {label: _place_of_scores(d, classifier, key) for label, d in detectors.items() if _is_kept(d)}
     recalled = {label: kept for label, place in places.items() if (kept := _read_scores(place)) is not None}
     costs = {label: d for label, d in detectors.items() if d.needs_network and label not in recalled}
     cheap: dict[str, Detector] = {label: d for label, d in detectors.items() if not d.needs_network}
@@ -83,15 +88,15 @@ def score_or_recall(
     passes = [score_all(first, classifier, loader, on_failure="skip", progress=progress)]
     if costs and not together:
         passes.append(score_all(costs, classifier, loader, on_failure="skip", progress=progress))
-    found = {label: (values, each.seconds[label]) for each in passes for label, values in each.scores.items()}
-    for label in costs.keys() & places.keys() & found.keys():
-        _write_scores(places[label], *found[label])
-    found |= recalled
-    there = [label for label in detectors if label in found]
+    scored = {label: (values, each.seconds[label]) for each in passes for label, values in each.scores.items()}
+    for label in costs.keys() & places.keys() & scored.keys():
+        _write_scores(places[label], *scored[label])
+    scored |= recalled
+    there = [label for label in detectors if label in scored]
     return replace(
         passes[0],
-        scores={label: found[label][0] for label in there},
-        seconds={label: found[label][1] for label in there},
+        scores={label: scored[label][0] for label in there},
+        seconds={label: scored[label][1] for label in there},
         failures={label: error for each in passes for label, error in each.failures.items()},
     )
 
@@ -103,8 +108,7 @@ def _place_of_state(detector: Detector, classifier: CachedClassifier, loader: Kn
 
 def _place_of_scores(detector: Detector, classifier: CachedClassifier, key: str) -> Path:
     state = {name: tensor.cpu() for name, tensor in detector.state_dict().items()}
-    digest = hashlib.sha256(save(dict(sorted(state.items())))).hexdigest()
-    about = [key, describe(detector).model_dump_json(), digest, code_digest()]
+    about = [key, describe(detector).model_dump_json(), digest(save(dict(sorted(state.items())))), code_digest()]
     return classifier.folder / "scores" / f"{combine(about)}.safetensors"
 
 
@@ -126,4 +130,4 @@ def _read_scores(path: Path) -> tuple[Tensor, float] | None:
 
 
 def _digest(scores: Tensor, seconds: float) -> str:
-    return hashlib.sha256(scores.numpy().tobytes() + json.dumps(seconds).encode()).hexdigest()
+    return digest(scores, json.dumps(seconds))

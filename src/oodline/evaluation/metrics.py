@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from oodline.evaluation.counts import Counts, Integers, at_least, count
 
 Rates = Mapping[str, Any]
-"""The rates of `Metrics` by name: numbers, or arrays of one value a resample."""
+"""The rates of `Metrics` by name: numbers, or arrays of one value per resample."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 
 from oodline.data import ImageLoader, TensorLoader
@@ -12,12 +13,14 @@ from oodline.data.batch import KnownLoader
 from oodline.detectors.base import Detector
 from oodline.errors import AssumptionWarning, InputError, OodlineError
 from oodline.evaluation.kept import keep_fitted, restore_fitted, score_or_recall
-from oodline.evaluation.protocol import SetPart
+from oodline.evaluation.protocol import DataSection
 from oodline.evaluation.record import Role
+from oodline.guard.calibrate_detectors import calibrate_detectors
+from oodline.guard.probe import Probe
 from oodline.model.classifier import Classifier
-from oodline.passes.fit import fit
+from oodline.passes.fit import fit_all
 from oodline.scoring.calibration import false_alarm_of
-from oodline.scoring.class_calibration import AnyCalibration, calibrate_all
+from oodline.scoring.class_calibration import AnyCalibration
 from oodline.scoring.score import Scores
 
 
@@ -27,7 +30,7 @@ class BenchmarkSet:
 
     name: str
     role: Role
-    part: SetPart
+    section: DataSection
     loader: ImageLoader | TensorLoader
 
     @property
@@ -43,6 +46,7 @@ class Outcome:
     detectors: dict[str, Detector]
     failures: dict[str, str] = field(default_factory=dict)
     calibrations: dict[str, AnyCalibration] = field(default_factory=dict)
+    probe: Probe | None = None
     scores: dict[str, Scores] = field(default_factory=dict)
     """By data set."""
     fit_seconds: dict[str, float] = field(default_factory=dict)
@@ -81,16 +85,36 @@ def measure(
         before, started = getattr(classifier, "computed", -1), perf_counter()
         if this.role == "fit":
             _fit(outcome, classifier, this.loader, progress)
+        elif this.role == "calibration":
+            outcome.scores[this.name] = _calibrate(outcome, classifier, this.loader, tpr, progress)
         else:
-            found = score_or_recall(outcome.detectors, classifier, this.loader, progress=progress)
-            outcome.leave_out(found.failures)
-            outcome.scores[this.name] = found
-        if this.role == "calibration":
-            outcome.calibrations = calibrate_all(found, classifier.head.num_classes, false_alarm_of(None, tpr))
+            scores = score_or_recall(outcome.detectors, classifier, this.loader, progress=progress)
+            outcome.leave_out(scores.failures)
+            outcome.scores[this.name] = scores
         cached = getattr(classifier, "computed", None) == before
         outcome.passes[this.name] = (perf_counter() - started, cached)
     outcome.calibrations = {x: c for x, c in outcome.calibrations.items() if x in outcome.detectors}
+    if outcome.probe is not None:
+        scores_of_inputs = {x: each for x, each in outcome.probe.scores.items() if x in outcome.detectors}
+        outcome.probe = replace(outcome.probe, scores=scores_of_inputs)
     return outcome
+
+
+def _calibrate(
+    outcome: Outcome, classifier: Classifier, loader: ImageLoader | TensorLoader, tpr: float, progress: bool
+) -> Scores:
+    calibrated = calibrate_detectors(
+        outcome.detectors,
+        classifier,
+        loader,
+        false_alarm_of(None, tpr),
+        on_failure="skip",
+        score=partial(score_or_recall, progress=progress),
+        progress=progress,
+    )
+    outcome.leave_out(calibrated.failures)
+    outcome.calibrations, outcome.probe = calibrated.calibrations, calibrated.probe
+    return calibrated.scores
 
 
 def _fit(outcome: Outcome, classifier: Classifier, loader: KnownLoader, progress: bool) -> None:
@@ -102,7 +126,7 @@ def _fit(outcome: Outcome, classifier: Classifier, loader: KnownLoader, progress
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AssumptionWarning)  # the table shows what became of it
-        found = fit(waiting, classifier, loader, on_failure="skip", progress=progress)
+        found = fit_all(waiting, classifier, loader, on_failure="skip", progress=progress)
     outcome.leave_out(found.failures)
     outcome.fit_seconds = found.seconds
     keep_fitted(found.detectors, classifier, loader)

@@ -46,11 +46,11 @@ from oodline.preprocessing.preprocessing import Preprocessing
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ClassifierPart(_Part):
+class ClassifierSection(_Section):
     """Which classifier: as `--model`, `--weights`, `--head` and `--preprocessing` say it."""
 
     model: Text
@@ -62,13 +62,13 @@ class ClassifierPart(_Part):
     """Where users get the weights."""
 
 
-class SetPart(_Part):
+class DataSection(_Section):
     """One data set."""
 
     data: Text
     """A path of images or tensors, or `torchvision:`, `hf:` or `list:` with a name, as `--data` takes it."""
     name: SetName | None = None
-    """Without it, the last part of the path."""
+    """If omitted, the last part of the path."""
     source: str | None = None
     """Where users get it."""
     limit: PositiveInt | None = None
@@ -79,22 +79,22 @@ class SetPart(_Part):
     """In place of the classifier's, for a set that comes prepared in another way."""
 
 
-AnyPart = TypeVar("AnyPart", bound=SetPart)
+AnySection = TypeVar("AnySection", bound=DataSection)
 
 
-class OODPart(SetPart):
+class OODSection(DataSection):
     """An OOD data set."""
 
     group: Text | None = None
     """Such as near or far: the sets of a group are averaged."""
 
 
-class Protocol(_Part):
+class BenchmarkProtocol(_Section):
     """A benchmark, as a file describes it.
 
     Examples
     --------
-    >>> protocol = Protocol.model_validate({
+    >>> protocol = BenchmarkProtocol.model_validate({
     ...     "classifier": {"model": "timm:resnet50"},
     ...     "fit": {"data": "train"}, "test": {"data": "val"},
     ...     "ood": [{"data": "ood/svhn.parquet", "group": "far"}],
@@ -107,12 +107,12 @@ class Protocol(_Part):
     source: str | None = None
     """The publication whose protocol it is."""
     folder: str = "."
-    classifier: ClassifierPart
-    fit: SetPart
-    calibration: SetPart | None = None
-    test: SetPart
-    csid: tuple[SetPart, ...] = ()
-    ood: tuple[OODPart, ...] = ()
+    classifier: ClassifierSection
+    fit: DataSection
+    calibration: DataSection | None = None
+    test: DataSection
+    csid: tuple[DataSection, ...] = ()
+    ood: tuple[OODSection, ...] = ()
     detectors: tuple[Text, ...] = ("all",)
     """Each as `--detector` takes it, with LABEL= before it where the tables should call it otherwise."""
     tpr: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -122,7 +122,7 @@ class Protocol(_Part):
     seed: int = 0
     on_error: Literal["raise", "skip"] = "raise"
 
-    def sets(self) -> list[tuple[Role, str, SetPart]]:
+    def sets(self) -> list[tuple[Role, str, DataSection]]:
         """Role, name and description of every data set, in the order of the passes.
 
         Raises
@@ -130,10 +130,10 @@ class Protocol(_Part):
         SettingError
             Two have the same name, or a name cannot be that of a file.
         """
-        listed: list[tuple[Role, SetPart]] = [("fit", self.fit)]
+        listed: list[tuple[Role, DataSection]] = [("fit", self.fit)]
         listed += [("calibration", self.calibration)] if self.calibration is not None else []
         listed += [("id", self.test), *(("csid", s) for s in self.csid), *(("ood", s) for s in self.ood)]
-        found: list[tuple[Role, str, SetPart]] = []
+        found: list[tuple[Role, str, DataSection]] = []
         for role, part in listed:
             name = part.name or safe_name(part.data)
             if name in (known for _, known, _ in found):
@@ -142,7 +142,7 @@ class Protocol(_Part):
         return found
 
 
-def read_protocol(path: str | Path, *, folder: str | Path | None = None, model: str | None = None) -> Protocol:
+def read_protocol(path: str | Path, *, folder: str | Path | None = None, model: str | None = None) -> BenchmarkProtocol:
     """Read a TOML file, with every path in it made one that can be opened from here.
 
     Parameters
@@ -186,7 +186,7 @@ def read_protocol(path: str | Path, *, folder: str | Path | None = None, model: 
     return protocol.model_copy(update={**sets, "classifier": classifier, "folder": str(base)})
 
 
-def parse_protocol(document: dict[str, Any], where: str = "the benchmark") -> Protocol:
+def parse_protocol(document: dict[str, Any], where: str = "the benchmark") -> BenchmarkProtocol:
     """Check a document that was read from TOML or built in another way; `where` is what messages call it.
 
     Raises
@@ -195,7 +195,7 @@ def parse_protocol(document: dict[str, Any], where: str = "the benchmark") -> Pr
         As `read_protocol`.
     """
     try:
-        return Protocol.model_validate(document)
+        return BenchmarkProtocol.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         *section, key = first["loc"] or ("",)
@@ -242,7 +242,7 @@ def labelled_detectors(entries: tuple[str, ...] | list[str]) -> dict[str, Detect
     return found
 
 
-def _placed(part: AnyPart, base: Path, file: Path) -> AnyPart:
+def _placed(part: AnySection, base: Path, file: Path) -> AnySection:
     reference = parse_reference(part.data, SCHEMES)
     if "trust_remote_code" in reference.options:
         raise SettingError(f"{file}: {part.data} would run code, and a file may not say which. Leave that option out.")
@@ -268,7 +268,7 @@ def _placed_model(model: str, base: Path) -> str:
 
 
 def _keys(section: list[int | str]) -> list[str]:
-    model: type[BaseModel] = Protocol
+    model: type[BaseModel] = BenchmarkProtocol
     for part in section:
         if isinstance(part, str):
             model = next(m for m in _models(model.model_fields[part].annotation))

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from oodline.evaluation.metric import METRICS
+from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.rendering import markdown
 from oodline.evaluation.table import Column, Table
 
@@ -140,7 +140,7 @@ def beside(
     >>> found.remarks[0]
     'their mean is over lsun_crop, lsun_resize, isun, textures, places365 too'
     """
-    found = []
+    comparisons = []
     for known in published_tables() if tables is None else tables:
         if known.id != id:
             continue
@@ -151,7 +151,7 @@ def beside(
                 remarks = _obstacles(table, known, network, column)
                 shown = None if remarks else (table.all_sets if column == "mean" else Column(column, (column,)))
                 for metric, number in values.items():
-                    found.append(
+                    comparisons.append(
                         Comparison(
                             detector,
                             metric,
@@ -163,7 +163,7 @@ def beside(
                             known.certainty,
                         )
                     )
-    return found
+    return comparisons
 
 
 def to_markdown(comparisons: Sequence[Comparison]) -> str:

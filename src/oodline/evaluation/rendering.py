@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from oodline.errors import unknown_name
-from oodline.evaluation.metric import METRICS, PRINTED
+from oodline.evaluation.metric_table import METRICS, PRINTED
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,6 @@ Nothing in it is code. The folder is written whole or not at all.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from pyarrow import ArrowException, parquet
 from pydantic import ValidationError
 
+from oodline._util.digests import checksum, digest
 from oodline._util.folders import write_folder
 from oodline._util.validation import problem
 from oodline._version import __version__
@@ -153,7 +153,7 @@ class Run:
             The file is damaged, or is that of another run.
         """
         path = self.folder / GUARD
-        if _sha256(path) != self.record.guard_sha256:
+        if checksum(path) != self.record.guard_sha256:
             raise ArtifactError(f"{path} is not the one that {self.folder / RECORD} was written with. Run it again.")
         return read_artifact(path)
 
@@ -198,7 +198,7 @@ def write_run(folder: str | Path, record: RunRecord, scores: Mapping[str, Scores
     DataError
         The folder cannot be written, or holds something else; nothing is left half-written.
     """
-    columns = {name: _as_table(found, list(record.detectors)) for name, found in scores.items()}
+    columns = {name: _as_table(of_set, list(record.detectors)) for name, of_set in scores.items()}
     if set(columns) != {s.name for s in record.scored}:
         raise ArtifactError(f"a run has the sets {[s.name for s in record.scored]}, but scores of {list(columns)}.")
     for s in record.scored:
@@ -211,8 +211,8 @@ def write_run(folder: str | Path, record: RunRecord, scores: Mapping[str, Scores
         for name, content in files.items():
             (new / "scores" / f"{name}.parquet").write_bytes(content)
         write_artifact(artifact, new / GUARD)
-        sets = [s.model_copy(update={"sha256": _digest(files[s.name])} if s.name in files else {}) for s in record.sets]
-        run = Run(new, record.model_copy(update={"sets": sets, "guard_sha256": _sha256(new / GUARD)}), columns)
+        sets = [s.model_copy(update={"sha256": digest(files[s.name])} if s.name in files else {}) for s in record.sets]
+        run = Run(new, record.model_copy(update={"sets": sets, "guard_sha256": checksum(new / GUARD)}), columns)
         table = run.table() if run.sets("ood") else None
         finished = run.record.model_copy(update={"metrics": [] if table is None else metric_rows(table)})
         document = finished.model_dump(mode="json", exclude={"sha256"})
@@ -270,10 +270,10 @@ def _tensors(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, torch.Tenso
     return {label: torch.tensor(values) for label, values in scores.items()}  # a copy: arrays of Parquet are read-only
 
 
-def _as_table(found: Scores, labels: list[str]) -> pa.Table:
-    if missing := [label for label in labels if label not in found.scores]:
+def _as_table(scores: Scores, labels: list[str]) -> pa.Table:
+    if missing := [label for label in labels if label not in scores.scores]:
         raise ArtifactError(f"there are no scores of {missing[0]}, which the run's record names.")
-    return pa.table(image_columns(found)).select([*IMAGE_COLUMNS, *labels])
+    return pa.table(image_columns(scores)).select([*IMAGE_COLUMNS, *labels])
 
 
 def _as_parquet(table: pa.Table) -> bytes:
@@ -309,7 +309,7 @@ def _read_scores(path: Path, known: SetRecord, record: RunRecord) -> pa.Table:
         content = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"the scores of {known.name} cannot be read: {error}. Copy or run it again.") from error
-    if _digest(content) != known.sha256:
+    if digest(content) != known.sha256:
         raise ArtifactError(f"{path} was changed after it was written, or is truncated: its digest differs.")
     try:
         table = parquet.read_table(io.BytesIO(content))
@@ -325,13 +325,4 @@ def _read_scores(path: Path, known: SetRecord, record: RunRecord) -> pa.Table:
 
 
 def _signed(document: Mapping[str, Any]) -> str:
-    return _digest(json.dumps({k: v for k, v in document.items() if k != "sha256"}, sort_keys=True).encode())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return digest(json.dumps({k: v for k, v in document.items() if k != "sha256"}, sort_keys=True))

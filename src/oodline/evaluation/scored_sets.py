@@ -124,33 +124,33 @@ def read_scores(path: str | Path) -> ScoredSets:
     rows: dict[tuple[str, str, str | None], list[int]] = {}
     for row, key in enumerate(keys):
         rows.setdefault(key, []).append(row)
-    found: dict[str, dict[str, Scores]] = {"id": {}, "csid": {}, "ood": {}}
+    by_role: dict[str, dict[str, Scores]] = {"id": {}, "csid": {}, "ood": {}}
     groups: dict[str, list[str]] = {}
     for (name, role, group), places in rows.items():
-        if role not in found:
+        if role not in by_role:
             raise DataError(f"{path} has rows of the role '{role}'; it knows id, csid and ood.")
-        found[role][name] = _from_table(table.take(places))
+        by_role[role][name] = _from_table(table.take(places))
         if group is not None:
             groups.setdefault(group, []).append(name)
-    if len(found["id"]) != 1 or not found["ood"]:
+    if len(by_role["id"]) != 1 or not by_role["ood"]:
         raise DataError(
-            f"{path} has {len(found['id'])} ID sets and {len(found['ood'])} OOD sets; one ID set and at least one OOD "
-            "set are needed."
+            f"{path} has {len(by_role['id'])} ID sets and {len(by_role['ood'])} OOD sets; one ID set and at least one "
+            "OOD set are needed."
         )
-    return ScoredSets(next(iter(found["id"].values())), found["ood"], found["csid"], groups)
+    return ScoredSets(next(iter(by_role["id"].values())), by_role["ood"], by_role["csid"], groups)
 
 
-def image_columns(found: Scores) -> dict[str, pa.Array]:
+def image_columns(scores: Scores) -> dict[str, pa.Array]:
     """One value per image: `index`, `label` (null where there is none), `predicted`, and each detector's scores."""
-    label = pa.nulls(len(found.index), pa.int64()) if found.labels is None else pa.array(found.labels.numpy())
-    known = {"index": pa.array(found.index.numpy()), "label": label, "predicted": pa.array(found.predicted.numpy())}
-    return known | {detector: pa.array(scores.numpy()) for detector, scores in found.scores.items()}
+    label = pa.nulls(len(scores.index), pa.int64()) if scores.labels is None else pa.array(scores.labels.numpy())
+    known = {"index": pa.array(scores.index.numpy()), "label": label, "predicted": pa.array(scores.predicted.numpy())}
+    return known | {detector: pa.array(column.numpy()) for detector, column in scores.scores.items()}
 
 
-def _as_table(name: str, role: str, group: str | None, found: Scores) -> pa.Table:
+def _as_table(name: str, role: str, group: str | None, scores: Scores) -> pa.Table:
     said = {"set": name, "role": role, "group": group}
-    same = {key: pa.array([value] * len(found.index), pa.string()) for key, value in said.items()}
-    return pa.table(same | image_columns(found))
+    same = {key: pa.array([value] * len(scores.index), pa.string()) for key, value in said.items()}
+    return pa.table(same | image_columns(scores))
 
 
 def _from_table(table: pa.Table) -> Scores:

@@ -7,7 +7,6 @@ activations at once cannot spoil each other's.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from bisect import bisect_left
@@ -21,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from oodline._util.digests import combine
+from oodline._util.digests import checksum, combine, digest
 from oodline._util.files import write_atomically
 
 FORMAT_VERSION = 1
@@ -64,7 +63,7 @@ class _About(BaseModel):
     parts: dict[str, str]
     """What the key was made of, for people who wonder why something was computed again."""
     size: PositiveInt
-    """Images a shard."""
+    """Images per shard."""
 
 
 class Shards:
@@ -79,7 +78,7 @@ class Shards:
     rows : sequence of int
         Positions of the images, ascending.
     size : int
-        Images a shard, at least 1; the size of what is already there wins.
+        Images per shard, at least 1; the size of what is already there wins.
 
     Examples
     --------
@@ -154,7 +153,7 @@ class Shards:
             write_atomically(self.folder / ABOUT, lambda file: file.write(text.encode()))
         elif known != about:
             return  # another process began with shards of another size in the meantime: those stay
-        path = self.folder / f"{number:06}-{hashlib.sha256(content).hexdigest()}.safetensors"
+        path = self.folder / f"{number:06}-{digest(content)}.safetensors"
         self._sound[number] = write_atomically(path, lambda file: file.write(content))
 
     def _covered(self, number: int) -> Sequence[int]:
@@ -170,11 +169,10 @@ class Shards:
             return None  # absent or damaged: shards of the wanted size count, and it is written anew
         return found if found.parts == self.parts else None
 
-    def _is_sound(self, path: Path, number: int, digest: str) -> bool:
+    def _is_sound(self, path: Path, number: int, written: str) -> bool:
         try:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return False
+            if checksum(path) != written:
+                return False
             layout, start = _layout(path), number * self.size
         except (OSError, ValidationError):
             return False

@@ -13,7 +13,7 @@ from oodline._util.checked import checked
 from oodline.errors import SettingError, missing_extra, unknown_name
 from oodline.evaluation import rendering
 from oodline.evaluation.bootstrap import Interval
-from oodline.evaluation.metric import METRICS, PRINTED
+from oodline.evaluation.metric_table import METRICS, PRINTED
 from oodline.evaluation.metrics import Metrics
 
 if TYPE_CHECKING:

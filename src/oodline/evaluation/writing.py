@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oodline._util.files import write_atomically
 from oodline.errors import SettingError
-from oodline.evaluation.metric import PRINTED
+from oodline.evaluation.metric_table import PRINTED
 from oodline.evaluation.rendering import footer, heading
 from oodline.evaluation.table import Table
 

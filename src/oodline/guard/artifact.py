@@ -6,7 +6,6 @@ Nothing in it is code. A digest over manifest and tensors finds damage and carel
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
+from oodline._util.digests import Digest
 from oodline._util.files import write_atomically
 from oodline._util.tensor_file import parse_json, read_tensor_file
 from oodline._util.validation import problem
@@ -167,9 +167,9 @@ class Artifact:
         if not difference and self.probe is not None and not classifier.lacking(Needs.INPUTS):
             spread = {name: float(c.scores[-1] - c.scores[0]) for name, c in self.calibrations.items()}
             with state_fits(", ".join(f"'{name}'" for name in self.detectors)):
-                found = self.probe.difference(classifier, self.detectors, spread)
-            if found:
-                difference = f"the classifier has the weights that this file was made with, but {found}"
+                difference = self.probe.difference(classifier, self.detectors, spread)
+            if difference:
+                difference = f"the classifier has the weights that this file was made with, but {difference}"
         if not difference:
             return ""
         if allow_other_weights is None:
@@ -380,12 +380,10 @@ def _calibration(name: str, record: CalibrationRecord, tensors: dict[str, Tensor
 
 def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     signed = {key: value for key, value in manifest.items() if key != "sha256"}
-    digest = hashlib.sha256(json.dumps(signed, sort_keys=True).encode())
+    whole = Digest(json.dumps(signed, sort_keys=True))
     for key in sorted(tensors):
-        value = tensors[key]
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        whole.add(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}", tensors[key])
+    return whole.hex()
 
 
 def _words(error: Exception) -> str:

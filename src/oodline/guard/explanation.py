@@ -203,7 +203,7 @@ def explanations(
     """
     if top < 1:
         raise SettingError(f"`top` must be at least 1; got {top}.")
-    found = []
+    explained = []
     for i, verdict in enumerate(verdicts):
         predicted_class = int(evidence.predicted_class[i])
         one = _One(
@@ -218,7 +218,7 @@ def explanations(
         missed = one.important & (one.expected > 0) & (one.found < one.expected / 2)
         lack = torch.where(missed, one.expected - one.found, -torch.inf)
         excess = torch.where(one.important, -torch.inf, one.found.abs() - one.expected.abs())
-        found.append(
+        explained.append(
             Explanation(
                 verdict=verdict,
                 predicted_class=predicted_class,
@@ -231,7 +231,7 @@ def explanations(
                 members=dict(sorted(((k, float(p[i])) for k, p in (members or {}).items()), key=lambda kp: kp[1])),
             )
         )
-    return found
+    return explained
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,9 +120,9 @@ def _profile(axes: Any, explanation: Explanation) -> None:
     axes.set_xlim(-1, len(expected))
     axes.set_xticks([])
     axes.axhline(0, color="#555555", linewidth=0.8)
-    share = explanation.found_total / explanation.expected_total if explanation.expected_total > 0 else float("nan")
+    fraction = explanation.found_total / explanation.expected_total if explanation.expected_total > 0 else float("nan")
     name = _class(explanation.predicted_class, explanation.predicted_class_name)
-    words = f"{explanation.found_total:.1f} of the expected {explanation.expected_total:.1f} found ({share:.0%})"
+    words = f"{explanation.found_total:.1f} of the expected {explanation.expected_total:.1f} found ({fraction:.0%})"
     title = f"The {int(explanation.important.sum())} important neurons of {name}: {words}"
     axes.set_title(title, size=12, loc="left", parse_math=False)
     axes.set_ylabel("contribution to the logit", size=9)

@@ -28,7 +28,7 @@ from oodline._version import __version__
 from oodline.data.batch import Inputs
 from oodline.errors import DataError, ExportError, InputError, SettingError, missing_extra
 from oodline.guard.graph import OUTPUTS, Guarded, GuardGraph, spelled_out, trace
-from oodline.guard.verify import BATCH_SIZES, rows_of, verify
+from oodline.guard.graph_check import BATCH_SIZES, rows_of, verify
 from oodline.passes.fit import reads
 from oodline.preprocessing.preprocessing import Preprocessing
 
@@ -173,7 +173,7 @@ def export_triton(
     if home.exists():
         raise DataError(f"could not write {home}: there is a model of that name already. Remove it, or choose another.")
     check_writable(home)
-    content, found = _verified_onnx(guard, example, preprocessing, progress)
+    content, checked_outputs = _verified_onnx(guard, example, preprocessing, progress)
     config = triton_config(name, content, max_batch_size)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as temporary:
@@ -184,7 +184,7 @@ def export_triton(
             model.rename(home)
     except OSError as error:
         raise DataError(f"could not write {home}: {error.strerror or error}. Nothing was left behind.") from error
-    return replace(found, path=home)
+    return replace(checked_outputs, path=home)
 
 
 def triton_config(name: str, content: bytes, max_batch_size: int) -> str:
@@ -243,7 +243,7 @@ def _verified_onnx(
             def run(inputs: Inputs) -> list[Tensor]:
                 values = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
                 feed = {name: value.numpy() for name, value in zip(names, values, strict=True)}
-                return [torch.from_numpy(found) for found in session.run(list(OUTPUTS), feed)]
+                return [torch.from_numpy(output) for output in session.run(list(OUTPUTS), feed)]
 
             differences = verify(graph, run, batch)
         except ExportError:

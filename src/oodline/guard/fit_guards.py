@@ -12,23 +12,22 @@ from oodline._util.checked import checked
 from oodline._util.ranges import Range, Rate
 from oodline.data.batch import Loader
 from oodline.detectors.default import default
+from oodline.detectors.named import Detectors, name_detectors
 from oodline.errors import OodlineError
 from oodline.guard.artifact import Artifact, FitInfo, ModelSource, write_artifact
-from oodline.guard.calibrating import calibrate_detectors
+from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.guard import Guard
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
 from oodline.model.classifier import Classifier
 from oodline.passes.engine import Engine
-from oodline.passes.fit import Fittable, fit
+from oodline.passes.fit import Fittable, fit_all
 from oodline.passes.fit_result import fit_error
 from oodline.passes.local import Local
-from oodline.passes.named import name_detectors
 from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.calibration import check_enough, check_false_alarm, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
-from oodline.scoring.score import Detectors
 from oodline.scoring.split import count_samples
 
 
@@ -175,10 +174,10 @@ def fit_guards(
     if judged and (also or any(d.has_state for d in named.values())):  # no pass is made for the accuracy alone
         also.append(accuracy)
     together = {**named, **{each.name: each for each in also}}
-    found = fit(together, classifier, loader, on_failure="skip", engine=passes, progress=progress)
+    fitted = fit_all(together, classifier, loader, on_failure="skip", engine=passes, progress=progress)
     seconds = perf_counter() - started
-    failures = found.failures
-    named = {name: detector for name, detector in named.items() if name in found.detectors}
+    failures = fitted.failures
+    named = {name: detector for name, detector in named.items() if name in fitted.detectors}
     if not named:
         raise fit_error(failures)
     calibrations: dict[str, AnyCalibration] = {}
@@ -194,7 +193,7 @@ def fit_guards(
         calibrations=calibrations,
         class_names=None if class_names is None else tuple(class_names),
         preprocessing=preprocessing,
-        neurons=known if known in found.detectors.values() else None,
+        neurons=known if known in fitted.detectors.values() else None,
         probe=probe,
     )
     return FittedGuards(classifier, artifact, failures, accuracy, seconds)

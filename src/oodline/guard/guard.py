@@ -11,14 +11,15 @@ import torch
 from oodline._util.checked import checked
 from oodline._util.ranges import Count, LeftToIt, Range, Rate
 from oodline._util.warning import warn
+from oodline.data import names_of_logits
 from oodline.data.batch import Inputs, Loader
-from oodline.data.stated import one_a_class, stated_by
+from oodline.data.stated import stated_by
 from oodline.detectors.base import Detector
 from oodline.detectors.evidence import require_linear
 from oodline.errors import ArtifactError, NotFittedError, SettingError, unknown_name
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
+from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.calibrated_state import CalibratedState
-from oodline.guard.calibrating import calibrate_detectors
 from oodline.guard.explainer import explainer_of, members_of, require_explainer
 from oodline.guard.explanation import Explanation, explanations
 from oodline.guard.export import Export, export_onnx
@@ -107,9 +108,8 @@ class Guard:
                 f"the guard has {len(self.class_names)} class names for {classes} classes. Give one each, or none."
             )
         if self.class_names is None:
-            self.class_names = one_a_class(
-                classifier.class_names or names_in_config(classifier.model), classifier.head.num_classes
-            )
+            names = classifier.class_names or names_in_config(classifier.model)
+            self.class_names = names_of_logits(names, 0, classifier.head.num_classes)
         self.preprocessing = classifier.preprocessing if preprocessing is None else Preprocessing.of(preprocessing)
         self.neurons = neurons
         self.probe: Probe | None = None
@@ -211,10 +211,10 @@ class Guard:
             self.detector.use_preprocessing(self.preprocessing)
         name = self.detector.name
         before = Snapshot(self.classifier.model)
-        found = calibrate_detectors(
+        calibrated = calibrate_detectors(
             {name: self.detector}, self.classifier, loader, rate, by, keep_inputs=keep_inputs, progress=progress
         )
-        self.calibration, self.probe, self.other_weights = found.calibrations[name], found.probe, None
+        self.calibration, self.probe, self.other_weights = calibrated.calibrations[name], calibrated.probe, None
         self._state = CalibratedState(self.classifier, self.detector, before.touched())
         if self.class_names is None:
             self.class_names = stated.names_of(self.classifier.head.num_classes)

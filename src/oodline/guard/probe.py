@@ -134,8 +134,8 @@ class Probe:
             return f"the classifier refuses inputs that it took before: {error}"
         allowed = _allowed(self.logits)
         if logits.shape != self.logits.shape or (off := float((logits - self.logits).abs().max())) > allowed:
-            found = "of another shape" if logits.shape != self.logits.shape else f"that differ by up to {off:.3g}"
-            return f"the same inputs give logits {found}, where {allowed:.3g} is allowed"
+            how = "of another shape" if logits.shape != self.logits.shape else f"that differ by up to {off:.3g}"
+            return f"the same inputs give logits {how}, where {allowed:.3g} is allowed"
         for name, known in self.scores.items():
             if name not in scores:
                 continue

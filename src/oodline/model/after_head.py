@@ -86,17 +86,17 @@ def _probabilities(layers: Sequence[Layer], outputs: Sequence[Tensor], y: Tensor
     one = torch.ones_like(y[:, 0])
     inside = bool(((y >= 0) & (y <= 1)).all())
     columns = [output.mean(1) for output in outputs]
-    found: list[tuple[str, Tensor, bool]] = []
+    inverses: list[tuple[str, Tensor, bool]] = []
     if y.shape[1] > 1 and inside and _same(y.sum(1), one, 10 * close):
-        found.append(("softmax", y.log(), True))
+        inverses.append(("softmax", y.log(), True))
     if inside:
-        found.append(("sigmoid", y.logit(), False))
+        inverses.append(("sigmoid", y.logit(), False))
     if bool((y <= 0).all()):
-        found += [("log_softmax", y, True)] if _same(y.exp().sum(1), one, 10 * close) else []
-        found.append(("logsigmoid", y - torch.log1p(-y.exp()), False))
+        inverses += [("log_softmax", y, True)] if _same(y.exp().sum(1), one, 10 * close) else []
+        inverses.append(("logsigmoid", y - torch.log1p(-y.exp()), False))
     if bool((y.abs() <= 1).all()):
-        found.append(("tanh", y.atanh(), False))
-    for what, before, shifted in found:
+        inverses.append(("tanh", y.atanh(), False))
+    for what, before, shifted in inverses:
         # near its ends a probability says little of the logit
         whole = torch.isfinite(before).all(1) & (before.abs() < 12).all(1)
         if not bool(whole.any()):
@@ -107,10 +107,10 @@ def _probabilities(layers: Sequence[Layer], outputs: Sequence[Tensor], y: Tensor
             factors = weights([part[whole] for part in parts], before[whole], shifted)
             if factors is not None and all(f > 0 for f in factors):
                 return _instead(what, names, factors)
-    if found and found[0][0] in ("softmax", "log_softmax"):
+    if inverses and inverses[0][0] in ("softmax", "log_softmax"):
         return (
-            f"the model returns {found[0][0]}: its outputs are probabilities that add up to one. Return what goes into "
-            f"{found[0][0]}, the logits."
+            f"the model returns {inverses[0][0]}: its outputs are probabilities that add up to one. Return what goes "
+            f"into {inverses[0][0]}, the logits."
         )
     return ""
 

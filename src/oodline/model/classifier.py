@@ -293,15 +293,15 @@ class Classifier:
             values = scalar(at_least_float32(self._reader.follow(seen, logits).logits))
             outputs = [layer_output(seen, name) for name in layers]
             try:
-                found = torch.autograd.grad(values.sum(), [leaf, *outputs])
+                gradients = torch.autograd.grad(values.sum(), [leaf, *outputs])
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
                 where = f" or the outputs of {', '.join(layers)}" if layers else ""
                 raise InputError(f"the logits cannot be differentiated by the inputs{where}: {error}") from error
-        pairs = zip(layers, outputs, found[1:], strict=True)
+        pairs = zip(layers, outputs, gradients[1:], strict=True)
         return Gradients(
-            at_least_float32(found[0]),
+            at_least_float32(gradients[0]),
             {name: (at_least_float32(out.detach()), at_least_float32(g)) for name, out, g in pairs},
         )
 

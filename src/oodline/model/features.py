@@ -142,9 +142,9 @@ class FeatureClassifier(Classifier):
         """
         if why := self.lacking(needs & ~Needs.FROM_FEATURES, layers):
             raise InputError(f"this pass {why}")
-        found = self._named(inputs)
-        raw = {value.dtype for value in found.values()}
-        given = {name: _at_least_float32(value.detach().to(self.device)) for name, value in found.items()}
+        arrays = self._named(inputs)
+        raw = {value.dtype for value in arrays.values()}
+        given = {name: _at_least_float32(value.detach().to(self.device)) for name, value in arrays.items()}
         self._check(given)
         count = len(next(iter(given.values())))
         if index is None:

@@ -6,7 +6,6 @@ moved, the same head reads features that no threshold was made for.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from oodline._util.digests import digest
 
 DIGITS = 16
 """Hexadecimal digits of a tensor's digest: 64 bits find damage and other weights; they are not a signature."""
@@ -145,9 +146,7 @@ def _digest(tensor: Tensor) -> str:
     values = values.to("cpu", torch.float32 if values.is_floating_point() else torch.int64)
     values = values.to_dense() if values.layout != torch.strided else values
     shape = "x".join(map(str, values.shape))
-    content = hashlib.sha256(shape.encode())
-    content.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return f"{shape}:{content.hexdigest()[:DIGITS]}"
+    return f"{shape}:{digest(shape, values)[:DIGITS]}"
 
 
 def _plain(tensors: Mapping[str, str]) -> dict[str, str]:

@@ -100,12 +100,12 @@ def feature_classifier(
         if "features" not in width:
             raise DataError(f"a head is for features, and {source.where} holds no `features`. Leave out the head.")
         made = make_head(head, width["features"], width.get("logits"), head_name)
-        found = FeatureClassifier(made)
-        if found.head.num_features != width["features"]:
+        classifier = FeatureClassifier(made)
+        if classifier.head.num_features != width["features"]:
             raise HeadError(
-                f"the head reads {found.head.num_features} features, and {source.where} has {width['features']}."
+                f"the head reads {classifier.head.num_features} features, and {source.where} has {width['features']}."
             )
-        return found
+        return classifier
     labels = source.labels()
     counted = 1 if labels is None else int(labels.max()) + 1
     classes = width.get("logits") or num_classes or max(counted, len(source.class_names or ()), 1)

@@ -8,7 +8,6 @@ every pass: it can never be stale after `model.to(...)` or a weight update.
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
@@ -17,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from oodline._util.digests import digest
 from oodline.errors import HeadError
 from oodline.model.head_name import HeadName
 from oodline.model.linear_modules import Affine, affine_of, candidates, is_quantized
@@ -238,10 +238,10 @@ def find_head(model: nn.Module, name: str | None = None) -> str:
     inside = [_last(modules[part], part) if part in modules else None for part in stated]
     if inside and None not in inside:
         return str(HeadName(tuple((1 / len(inside), str(part)) for part in inside)))
-    found = _last(model, "")
-    if found is None:
+    layer = _last(model, "")
+    if layer is None:
         raise HeadError(f"{type(model).__name__} has no nn.Linear to serve as head. {candidates(model)}")
-    return found
+    return layer
 
 
 def _last(module: nn.Module, prefix: str) -> str | None:
@@ -312,9 +312,6 @@ def _evaluation_view(module: nn.Module) -> nn.Module:
 
 
 def _fingerprint(tensors: list[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        values = tensor.detach().to("cpu", torch.float32).contiguous()
-        digest.update(repr(tuple(values.shape)).encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
+    return digest(
+        *(part for tensor in tensors for part in (repr(tuple(tensor.shape)), tensor.to("cpu", torch.float32)))
+    )

@@ -169,10 +169,10 @@ class HeadReader:
                 return None
         return Split(features, logits, self._reading)
 
-    def _served(self, found: Split, head: LinearHead | LayeredHead) -> Read:
-        binary = found.reading.name.binary
-        logits = nn.functional.pad(found.logits, (1, 0)) if binary else found.logits  # (0, z)
-        return Read(found.features, logits, head)
+    def _served(self, split: Split, head: LinearHead | LayeredHead) -> Read:
+        binary = split.reading.name.binary
+        logits = nn.functional.pad(split.logits, (1, 0)) if binary else split.logits  # (0, z)
+        return Read(split.features, logits, head)
 
     def _affines(self) -> list[Affine]:
         with evaluating(self.model):
@@ -187,7 +187,7 @@ class HeadReader:
         return Affine(head.weight, head.bias) if isinstance(head, LinearHead) else None
 
     def _why_not(
-        self, layers: Sequence[Layer], seen: Mapping[str, Any], logits: Tensor, found: Reading | None
+        self, layers: Sequence[Layer], seen: Mapping[str, Any], logits: Tensor, reading: Reading | None
     ) -> Iterator[str]:
         model, name, classes = type(self.model).__name__, self._reading.name, logits.shape[1]
         reason = explain(layers, logits)
@@ -201,8 +201,8 @@ class HeadReader:
             )
         else:
             yield from self._fact(layers, seen, logits)
-        if found is not None:
-            yield f"They are the output of '{found.name}': pass that as head, or none."
+        if reading is not None:
+            yield f"They are the output of '{reading.name}': pass that as head, or none."
         elif reason:
             yield reason
         elif classes > 1:

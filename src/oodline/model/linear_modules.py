@@ -118,21 +118,21 @@ def candidates(model: nn.Module, classes: int | None = None, *, but: Container[s
     most : int
         How many to name.
     """
-    found = [
+    layers = [
         f"'{name}' ({type(model.get_submodule(name)).__name__} {affine.weight.shape[1]} -> {affine.weight.shape[0]})"
         for name, affine in linear_names(model)
         if name not in but and classes in (None, affine.weight.shape[0])
     ][::-1]
-    if not found:
+    if not layers:
         if classes is None and not but:
             return (
                 "It has no linear layer and no 1x1 convolution at all: oodline needs a classifier with a linear head."
             )
         of = "" if classes is None else f" of {classes} outputs"
         return f"It has no{' other' if but else ''} linear layer{of}: oodline needs a classifier with a linear head."
-    more = f" and {len(found) - most} earlier ones" if len(found) > most else ""
+    more = f" and {len(layers) - most} earlier ones" if len(layers) > most else ""
     return (
-        f"Candidates: {', '.join(found[:most])}{more}. "
+        f"Candidates: {', '.join(layers[:most])}{more}. "
         "Pass the one whose output is the logits: Classifier(model, head='NAME'), or --head NAME."
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.digests import digest
 from oodline.errors import HeadError
 
 
@@ -67,7 +67,7 @@ class NoHead:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the sizes: there are no weights to tell one classifier from another."""
-        return hashlib.sha256(f"no head of {self.num_classes} and {self.num_features}".encode()).hexdigest()
+        return digest(f"no head of {self.num_classes} and {self.num_features}")
 
     @property
     def device(self) -> torch.device:

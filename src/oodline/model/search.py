@@ -64,8 +64,8 @@ def layers_of(model: nn.Module, names: Sequence[str], seen: Mapping[str, Any], r
 def find(layers: Sequence[Layer], seen: Mapping[str, Any], logits: Tensor) -> Reading | None:
     """The reading of one layer, or of the sum of several, that gives the logits; None where there is none."""
     for layer in layers:
-        if found := split(Reading(HeadName(((1.0, layer.name),))), [layer.affine], seen, logits):
-            return found.reading
+        if division := split(Reading(HeadName(((1.0, layer.name),))), [layer.affine], seen, logits):
+            return division.reading
     if any(layer.gap is not None and _is_all(layer, logits) for layer in layers):
         return None  # its parts may add up to the logits, but then their features repeat each other
     plain = [layer for layer in layers if layer.gap is None]
@@ -76,8 +76,8 @@ def find(layers: Sequence[Layer], seen: Mapping[str, Any], logits: Tensor) -> Re
         # a model's own order, and only layers that take part
         parts = [(t, layer) for t, layer in zip(terms, plain, strict=True) if t][::-1]
         name = HeadName(tuple((t, layer.name) for t, layer in parts))
-        if found := split(Reading(name, shifted=shifted), [layer.affine for _, layer in parts], seen, logits):
-            return found.reading
+        if division := split(Reading(name, shifted=shifted), [layer.affine for _, layer in parts], seen, logits):
+            return division.reading
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from time import perf_counter
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from oodline._util.checked import checked
 from oodline._util.warning import warn
@@ -22,7 +22,6 @@ from oodline.model.layers import Layer
 from oodline.passes.engine import Engine, Reads
 from oodline.passes.fit_result import FitResult, fit_error
 from oodline.passes.local import Local
-from oodline.passes.named import OneOrSeveral, name_detectors
 from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.statistics import Backbone, Statistic
 
@@ -156,8 +155,8 @@ def unsupported(
 
 
 @checked
-def fit(
-    detectors: Annotated[Fittable | Iterable[Fittable] | Mapping[str, Fittable], OneOrSeveral()],
+def fit_all(
+    detectors: Mapping[str, Fittable],
     classifier: Classifier,
     loader: Loader,
     *,
@@ -165,69 +164,16 @@ def fit(
     engine: Engine | None = None,
     progress: bool = False,
 ) -> FitResult:
-    """Fit detectors on ID training data in one forward pass, in memory that does not grow with the data.
-
-    Parameters
-    ----------
-    detectors : Detector, iterable, or mapping from name to Detector
-        Fitted in place; two of the same name need a mapping. Those that need no data are left as they are; if none
-        needs any, no pass is made.
-    classifier : Classifier
-        The frozen classifier.
-    loader : iterable
-        Batches of (inputs, labels): inputs (N, ...) as the model takes them, integer labels (N,) in the order of the
-        logits. Anything `Classifier.stream` takes.
-    on_failure : {"raise", "skip"}
-        Where some detectors cannot be fitted: raise an error, or go on with the others, perhaps none, and say why in
-        `failures`. What fails for all of them, such as NaN activations, is raised in any case.
-    engine : Engine, optional
-        Who makes the pass: this process, or `Torchrun()` or `Ray(...)`, with the same result.
-    progress : bool
-        Show a progress bar with rate and time left on standard error.
-
-    Returns
-    -------
-    FitResult
-        The fitted detectors by name, failures with their reasons, and seconds.
-
-    Warns
-    -----
-    UserWarning
-        The classes of the data do not look like those of the classifier: another number, alphabetical where natural
-        order differs, or some classes right and others predicted as one another.
-    AssumptionWarning
-        The data does not bear out what a detector supposes of it, or a setting does not fit it; says the number.
-
-    Raises
-    ------
-    InputError
-        Empty loader, NaN or infinite activations.
-    SettingError
-        An argument is something else, or two detectors share a name.
-    LabelError
-        Labels missing or out of range, or a class without samples where a detector needs one.
-    FitError
-        Several detectors were asked for and some could not be estimated; names each with its reason. The others are
-        fitted. A single one raises its own error.
-
-    Notes
-    -----
-    A detector without state that supposes something of the features, such as ASH, has a pass made for this check.
+    """Fit everything in `detectors`, by its name, in place; parameters and errors as `oodline.fit`.
 
     Examples
     --------
-    >>> import torch
-    >>> from oodline import Classifier, LINe, Mahalanobis, fit
-    >>> _ = torch.manual_seed(0)
-    >>> classifier = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)))
-    >>> loader = [(torch.randn(60, 4), torch.arange(60) % 3)]
-    >>> line, mahalanobis = LINe(), Mahalanobis()
-    >>> list(fit([line, mahalanobis], classifier, loader).detectors)
-    ['line', 'mahalanobis']
-    >>> line.fitted and mahalanobis.fitted
-    True
+    >>> from oodline import LINe, Neurons
+    >>> from oodline.testing import toy_problem
+    >>> list(fit_all({"mine": LINe(), "neurons": Neurons(3)}, *toy_problem()).detectors)
+    ['mine', 'neurons']
     """
-    named, passes = name_detectors(detectors), engine or Local()
+    named, passes = dict(detectors), engine or Local()
     failures: dict[str, OodlineError] = {}
     for name, detector in named.items():
         try:

@@ -7,7 +7,6 @@ another worker starts that block anew. Results are merged in the order of the bl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -29,6 +28,7 @@ from safetensors.torch import load, save
 
 from oodline import errors
 from oodline._util.checked import checked
+from oodline._util.digests import digest
 from oodline._util.files import write_atomically
 from oodline._util.progress import track
 from oodline._util.ranges import Count
@@ -238,7 +238,7 @@ class _Merged:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EngineError(f"the folder {folder} cannot be made: {error.strerror}. Name another output.") from error
-        self.path = folder / f"{task}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+        self.path = folder / f"{task}-{digest(key)[:16]}.safetensors"
         others = [path for path in folder.glob(f"{task}-*.safetensors") if path != self.path]
         if others:
             raise EngineError(
@@ -290,7 +290,7 @@ def _recipe(loader: Iterable[Any]) -> tuple[Any, ...]:
     """Where the samples lie and how they are prepared: not their content, which may be terabytes, or was repaired."""
     source = getattr(loader, "source", None)
     places = [str(Path(getattr(source, name)).absolute()) for name in ("root", "path") if getattr(source, name, None)]
-    files = hashlib.sha256(repr(getattr(source, "files", None)).encode()).hexdigest()
+    files = digest(repr(getattr(source, "files", None)))
     prepared: dict[str, str] = {}
     with suppress(InputError):  # a preprocessing of the user's own that cannot say what it does
         prepared = getattr(loader, "preparation", dict)()

@@ -131,9 +131,9 @@ def misplaced_classes(cells: Tensor, num_classes: int, class_names: Sequence[str
         return f"{i} ('{class_names[i]}')" if class_names is not None and i < len(class_names) else str(i)
 
     told = []
-    for k, (label, (place, total, share)) in enumerate(list(suspects.items())[:3]):
+    for k, (label, (place, total, fraction)) in enumerate(list(suspects.items())[:3]):
         said, unit = ("as", "") if k else ("is predicted as", " samples")
-        told.append(f"label {called(label)} {said} class {called(place)} in {100 * share:.0f} % of {total}{unit}")
+        told.append(f"label {called(label)} {said} class {called(place)} in {100 * fraction:.0f} % of {total}{unit}")
     more = f" and {len(suspects) - 3} more" if len(suspects) > 3 else ""
     moves = ", ".join(f"{label} -> {place}" for label, (place, _, _) in list(suspects.items())[:20])
     moves += ", ..." if len(suspects) > 20 else ""

@@ -65,7 +65,7 @@ def samples_of(transform: Callable[[Image.Image], Any], mode: Literal["RGB", "L"
     SettingError
         It fails on an ordinary image, or gives no image.
     """
-    found: list[Sample] = []
+    samples: list[Sample] = []
     for name, image in test_images().items():
         optional = image.mode != "RGB"
         picture = image.convert("L") if mode == "L" else image
@@ -76,17 +76,17 @@ def samples_of(transform: Callable[[Image.Image], Any], mode: Literal["RGB", "L"
                 warnings.simplefilter("ignore")
                 made = transform(picture.copy())
         except Exception as error:  # a transform of somebody else may raise anything
-            if optional and found:
+            if optional and samples:
                 continue
             raise SettingError(f"it fails on {name}: {type(error).__name__}: {_first_line(error)}.") from error
         expected = _one_image(made)
         if expected is None or len(expected) not in (1, 3):
-            if optional and found:
+            if optional and samples:
                 continue
             raise SettingError(f"for {name} it returns {_kind(made)} instead of one tensor (channels, height, width).")
-        if not found or len(expected) == len(found[0].expected):
-            found.append(Sample(name, picture, expected))
-    return found
+        if not samples or len(expected) == len(samples[0].expected):
+            samples.append(Sample(name, picture, expected))
+    return samples
 
 
 def difference(preprocessing: Preprocessing, samples: Iterable[Sample]) -> Difference:

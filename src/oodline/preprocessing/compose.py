@@ -37,7 +37,7 @@ def read_compose(transform: Callable[..., Any], mode: Literal["RGB", "L"] | None
 def shorthand(steps: Sequence[Step], arithmetic: str = "pil") -> dict[str, Any]:
     """Arguments of a `Preprocessing` for steps: `resize` and `crop` where these can say it."""
     rest = list(steps)
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if rest and isinstance(rest[0], Resize):
         first = rest.pop(0)
         assert isinstance(first, Resize)
@@ -47,12 +47,12 @@ def shorthand(steps: Sequence[Step], arithmetic: str = "pil") -> dict[str, Any]:
         antialias = {} if arithmetic != "pil" else {"antialias": True}
         if first.model_copy(update=antialias) != plain or not (square or first.aspect == "stretch") or None in box:
             return {"steps": tuple(steps)}
-        found |= {"resize": first.height if square else box, "interpolation": first.interpolation}
+        fields |= {"resize": first.height if square else box, "interpolation": first.interpolation}
     if rest and isinstance(rest[0], Crop) and rest[0].share is None and rest[0].fill == 0:
         crop = rest.pop(0)
         assert isinstance(crop, Crop)
-        found |= {"crop": (crop.height, crop.width), "crop_rounding": crop.rounding}
-    return {"steps": tuple(steps)} if rest else found
+        fields |= {"crop": (crop.height, crop.width), "crop_rounding": crop.rounding}
+    return {"steps": tuple(steps)} if rest else fields
 
 
 def _preset(transform: Any) -> Preprocessing:

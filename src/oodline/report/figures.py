@@ -96,11 +96,11 @@ def write_figures(run: Run, folder: str | Path, *, detectors: Sequence[str] | No
     ordered(run, labels)
     drawings: dict[str, Callable[[], Figure]] = {}
     for label in labels:
-        found, name = read_contents(run, label), _free(re.sub(r"[^\w.+-]", "_", label), drawings)
-        if found.pairs:
-            drawings[f"histograms-{name}"] = partial(draw_histograms, run, label, found)
+        contents, name = read_contents(run, label), _free(re.sub(r"[^\w.+-]", "_", label), drawings)
+        if contents.pairs:
+            drawings[f"histograms-{name}"] = partial(draw_histograms, run, label, contents)
         if run.sets("ood"):
-            drawings[f"roc-{name}"] = partial(draw_roc, run, label, found)
+            drawings[f"roc-{name}"] = partial(draw_roc, run, label, contents)
     if run.correct() is not None:
         drawings["risk-coverage"] = partial(draw_risk, run, labels)
     try:
@@ -120,13 +120,13 @@ def write_figures(run: Run, folder: str | Path, *, detectors: Sequence[str] | No
     return written
 
 
-def draw_histograms(run: Run, label: str, found: DetectorContents) -> Figure:
+def draw_histograms(run: Run, label: str, contents: DetectorContents) -> Figure:
     """Scores of ID (filled) and of each other set (outlined), a panel a set, the threshold dashed."""
-    threshold = float(found.ladder.thresholds[found.ladder.marked])
-    columns = min(3, len(found.pairs))
-    rows = -(-len(found.pairs) // columns)
+    threshold = float(contents.ladder.thresholds[contents.ladder.marked])
+    columns = min(3, len(contents.pairs))
+    rows = -(-len(contents.pairs) // columns)
     figure = _figure(2.3 * columns, 1.6 * rows + 0.3)
-    for place, (name, pair) in enumerate(found.pairs.items(), start=1):
+    for place, (name, pair) in enumerate(contents.pairs.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)
         edges = np.linspace(pair.bins.low, pair.bins.high, len(pair.bins.id) + 1)
         axes.stairs(100 * pair.bins.id / pair.bins.id.sum(), edges, fill=True, color=ID, label=_short(id_name(run)))
@@ -139,7 +139,7 @@ def draw_histograms(run: Run, label: str, found: DetectorContents) -> Figure:
         axes.set_title(_short(name), loc="left")
         if (place - 1) % columns == 0:
             axes.set_ylabel("% of each set")
-        if place > len(found.pairs) - columns:
+        if place > len(contents.pairs) - columns:
             axes.set_xlabel(f"score of {_short(label)}")
     handles = {
         text: handle for axes in figure.axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -148,12 +148,12 @@ def draw_histograms(run: Run, label: str, found: DetectorContents) -> Figure:
     return figure
 
 
-def draw_roc(run: Run, label: str, found: DetectorContents) -> Figure:
+def draw_roc(run: Run, label: str, contents: DetectorContents) -> Figure:
     """The ROC curve of each OOD set, with its AUROC."""
     figure = _figure(3.3, 3.1)
     axes = figure.add_subplot()
     for place, name in enumerate(run.sets("ood")):
-        pair = found.pairs[name]
+        pair = contents.pairs[name]
         if pair.roc is not None and pair.auroc is not None:
             colour, pattern = LINES[place % len(LINES)]
             axes.plot(*pair.roc, color=colour, linestyle=pattern, label=f"{_short(name)} ({100 * pair.auroc:.1f})")

@@ -7,17 +7,17 @@ known by their digests, and lets nothing be loaded, so that a name in the data c
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from oodline._util.digests import digest
 from oodline._util.files import write_atomically
 from oodline._version import __version__
 from oodline.errors import missing_extra
 from oodline.evaluation.bootstrap import Bootstrap
-from oodline.evaluation.metric import METRICS
+from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.record import timestamp
 from oodline.evaluation.run import Run
 from oodline.report.contents import id_name, ordered, others, read_contents
@@ -143,12 +143,12 @@ def _asset(name: str) -> str:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    hashes = (base64.b64encode(bytes.fromhex(digest(script))).decode() for script in scripts)
     allowed: dict[str, Any] = {
         "default-src": "'none'",
         "img-src": "data:",
         "style-src": "'unsafe-inline'",  # plotly places its drawings by style attributes
-        "script-src": " ".join(f"'sha256-{digest}'" for digest in digests),
+        "script-src": " ".join(f"'sha256-{each}'" for each in hashes),
         "base-uri": "'none'",
         "form-action": "'none'",
     }

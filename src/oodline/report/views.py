@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from oodline.errors import unknown_name
-from oodline.evaluation.metric import METRICS
+from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.published import Comparison, beside, published_tables
 from oodline.evaluation.record import DetectorEntry
 from oodline.evaluation.rendering import Cell, cells
@@ -144,7 +144,7 @@ def script_data(run: Run, contents: Mapping[str, DetectorContents], gallery: Gal
         "calibrated": bool(run.sets("calibration")),
         "tpr": run.record.tpr,
         "wrong": None if right is None else int((~right).sum()),
-        "detectors": [_detector(label, found, sets) for label, found in contents.items()],
+        "detectors": [_detector(label, each, sets) for label, each in contents.items()],
         "pictures": [
             {"set": p.set, "name": p.name, "label": p.label, "predicted": p.predicted, "source": p.source}
             for p in gallery.pictures
@@ -153,16 +153,16 @@ def script_data(run: Run, contents: Mapping[str, DetectorContents], gallery: Gal
     }
 
 
-def _detector(label: str, found: DetectorContents, sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _detector(label: str, contents: DetectorContents, sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "label": label,
-        "thresholds": found.ladder.thresholds.tolist(),
-        "marked": found.ladder.marked,
-        "flagged": [found.ladder.flagged[s["name"]].tolist() for s in sets],
-        "wrong": None if found.wrong is None else found.wrong.tolist(),
-        "risk": _curve(found.risk),
-        "aurc": found.aurc,
-        "pairs": {name: _pair(pair) for name, pair in found.pairs.items()},
+        "thresholds": contents.ladder.thresholds.tolist(),
+        "marked": contents.ladder.marked,
+        "flagged": [contents.ladder.flagged[s["name"]].tolist() for s in sets],
+        "wrong": None if contents.wrong is None else contents.wrong.tolist(),
+        "risk": _curve(contents.risk),
+        "aurc": contents.aurc,
+        "pairs": {name: _pair(pair) for name, pair in contents.pairs.items()},
     }
 
 

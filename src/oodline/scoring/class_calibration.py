@@ -186,7 +186,7 @@ def calibrate_by_class(
 
 
 def calibrate_all(
-    found: Scores, num_classes: int, false_alarm: float, by: Literal["all", "predicted"] = "all"
+    scores: Scores, num_classes: int, false_alarm: float, by: Literal["all", "predicted"] = "all"
 ) -> dict[str, AnyCalibration]:
     """Calibrate every detector of a pass over held-out ID data, on average or by predicted class.
 
@@ -196,11 +196,11 @@ def calibrate_all(
         As `calibrate`; `by` is neither.
     """
     if by == "all":
-        return {name: calibrate(scores, false_alarm) for name, scores in found.scores.items()}
+        return {name: calibrate(column, false_alarm) for name, column in scores.scores.items()}
     if by == "predicted":
         return {
-            name: calibrate_by_class(scores, found.predicted, num_classes, false_alarm)
-            for name, scores in found.scores.items()
+            name: calibrate_by_class(column, scores.predicted, num_classes, false_alarm)
+            for name, column in scores.scores.items()
         }
     raise SettingError(f"`by` must be 'all' or 'predicted'; got {by!r}.")
 

@@ -14,7 +14,6 @@ is replaced is independent of the new one's rank, so the p-values stay independe
 from __future__ import annotations
 
 import bisect
-import hashlib
 import math
 import struct
 from collections import deque
@@ -29,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from oodline._util.checked import checked
+from oodline._util.digests import Digest
 from oodline._util.ranges import Range, Rate, Seed
 from oodline.errors import InputError, MismatchError, SettingError
 from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration
@@ -189,7 +189,7 @@ class DriftMonitor:
         self._random = np.random.default_rng(seed)
         self.sources: list[Watched] = []
         """Which files it has taken in, where whoever fed them said so; see `already`."""
-        self._digest, self._named = hashlib.sha256(), False
+        self._digest, self._named = Digest(), False
         self.reset()
 
     def reset(self) -> None:
@@ -227,9 +227,9 @@ class DriftMonitor:
         self._flags.extend(self.calibration.is_ood(scores, predicted).tolist())
         values = scores.double().tolist()
         if self._named:
-            self._digest.update(struct.pack(f"<{len(values)}d", *values))
+            self._digest.add(struct.pack(f"<{len(values)}d", *values))
             last = self.sources[-1]
-            changes = {"count": last.count + len(values), "sha256": self._digest.hexdigest()}
+            changes = {"count": last.count + len(values), "sha256": self._digest.hex()}
             self.sources[-1] = last.model_copy(update=changes)
         for score in values:
             self.seen += 1
@@ -240,7 +240,7 @@ class DriftMonitor:
     def begin(self, name: str) -> None:
         """Say from what the next scores come, so that the same ones are known when they come again."""
         self.sources.append(Watched(name=name, count=0, sha256=""))
-        self._digest, self._named = hashlib.sha256(), True
+        self._digest, self._named = Digest(), True
 
     def already(self, scores: Iterable[float]) -> Watched | None:
         """The longest source that these scores, in their order, are or begin with; None where they are new.
@@ -256,11 +256,11 @@ class DriftMonitor:
         """
         known = {(source.count, source.sha256): source for source in self.sources if source.count}
         counts = {source.count for source in self.sources}
-        digest, found = hashlib.sha256(), None
+        begun, found = Digest(), None
         for count, score in enumerate(scores, start=1):
-            digest.update(struct.pack("<d", score))
+            begun.add(struct.pack("<d", score))
             if count in counts:
-                found = known.get((count, digest.hexdigest()), found)
+                found = known.get((count, begun.hex()), found)
         return found
 
     @property
@@ -373,9 +373,7 @@ def _waiting(steps: int) -> float:
 
 
 def _digest(calibration: AnyCalibration) -> str:
-    digest = hashlib.sha256(calibration.scores.numpy().tobytes())
-    digest.update(f"{type(calibration).__name__} {calibration.false_alarm!r}".encode())
+    whole = Digest(calibration.scores, f"{type(calibration).__name__} {calibration.false_alarm!r}")
     if isinstance(calibration, ClassCalibration):
-        digest.update(calibration.predicted.numpy().tobytes())
-        digest.update(str(len(calibration.classes)).encode())
-    return digest.hexdigest()
+        whole.add(calibration.predicted, str(len(calibration.classes)))
+    return whole.hex()

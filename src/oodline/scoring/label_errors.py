@@ -23,7 +23,7 @@ CHUNK = 256
 """Samples that are compared with all others at a time."""
 
 CLEAR = 0.05
-"""A sample counts as wrongly labelled in the second round below minus this share of the largest score."""
+"""A sample counts as wrongly labelled in the second round below minus this fraction of the largest score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +123,12 @@ def find_label_errors(
     others = _some(index, compare)
 
     def agreement(chosen: Int[Tensor, " s"]) -> Float[Tensor, " n"]:
-        found = []
+        sums = []
         for rows in torch.split(torch.arange(len(u)), CHUNK):
             related = relations(u[rows], p[rows], u[chosen], p[chosen], power, threshold).double()
             same = label[rows].unsqueeze(1) == label[chosen]
-            found.append(torch.where(same, related, -related).sum(1))
-        return torch.cat(found)
+            sums.append(torch.where(same, related, -related).sum(1))
+        return torch.cat(sums)
 
     score = agreement(others)
     wrong = others[score[others] < -CLEAR * score.abs().amax()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from pyarrow import csv, parquet
 from torch import Tensor
 
+from oodline._util.digests import digest
 from oodline._util.files import GrowingFile, check_writable
 from oodline.detectors.base import Detector
 from oodline.errors import DataError, SettingError
@@ -100,10 +100,10 @@ class RowWriter:
         """The class, the detectors with their state, the calibration, and where the rows go."""
         verdicts = None
         if self.calibration is not None:
-            scores = hashlib.sha256(self.calibration.scores.numpy().tobytes()).hexdigest()
+            scores = digest(self.calibration.scores)
             classes = None
             if isinstance(self.calibration, ClassCalibration):  # other classes are other thresholds
-                classes = hashlib.sha256(self.calibration.predicted.numpy().tobytes()).hexdigest()
+                classes = digest(self.calibration.predicted)
             verdicts = (type(self.calibration).__name__, self.calibration.false_alarm, scores, classes)
         return (type(self).__name__, fingerprint(self.detectors), verdicts, str(self.path))
 

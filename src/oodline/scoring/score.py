@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -12,18 +12,14 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline._util.warning import warn
 from oodline.data.batch import Loader
-from oodline.detectors.base import Detector
+from oodline.detectors.named import Detectors, name_detectors
 from oodline.errors import MismatchError, OodlineError
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
 from oodline.passes.engine import Engine
 from oodline.passes.fit import check_served, reads, unsupported
 from oodline.passes.local import Local
-from oodline.passes.named import name_detectors
 from oodline.scoring.score_collector import ScoreCollector
-
-Detectors = Detector | Mapping[str, Detector] | Iterable[Detector]
-"""One, several, or several by a name of one's choice. A public function also takes a detector's name in its place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,14 +164,14 @@ def score_all(
         named = {name: detector for name, detector in named.items() if name not in failures}
     columns = ScoreCollector(named, on_failure)
     passes.fill([columns], classifier, loader, reads(named.values()), task="scoring", progress=progress)
-    found = columns.ordered()
+    ordered = columns.ordered()
     failures |= columns.failures
     return Scores(
-        scores={name: found[f"score/{name}"] for name in named if name not in failures},
-        predicted=found["predicted"],
-        index=found["index"],
-        content=found["content"],
-        labels=found["labels"] if columns.labelled else None,
+        scores={name: ordered[f"score/{name}"] for name in named if name not in failures},
+        predicted=ordered["predicted"],
+        index=ordered["index"],
+        content=ordered["content"],
+        labels=ordered["labels"] if columns.labelled else None,
         seconds={name: spent for name, spent in columns.seconds.items() if name not in failures},
         failures=failures,
     )

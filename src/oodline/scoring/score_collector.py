@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Literal, Self
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.digests import Digest
 from oodline.detectors.base import Detector
 from oodline.errors import InputError, OodlineError
 from oodline.model.activations import Activations
@@ -45,13 +45,12 @@ def score_batch(
 
 def fingerprint(detectors: Mapping[str, Detector]) -> str:
     """SHA-256 of names, settings and fitted state: equal ones give equal scores."""
-    digest = hashlib.sha256()
+    whole = Digest()
     for name, detector in detectors.items():
-        digest.update(f"{name} {detector}".encode())
+        whole.add(f"{name} {detector}")
         for key, value in detector.state_dict().items():
-            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+            whole.add(f"{key} {value.dtype} {tuple(value.shape)}", value)
+    return whole.hex()
 
 
 class ScoreCollector:

@@ -16,7 +16,7 @@ from oodline.scoring.score import Scores
 from oodline.statistics.content_sketch import was_seen
 
 NOTABLE = 0.1
-"""Share of the calibration samples above which `warn_of_seen_data` warns."""
+"""Fraction of the calibration samples above which `warn_of_seen_data` warns."""
 
 FEWEST = 3
 """A data set may hold an image twice: fewer known samples than these are no reason to warn."""
@@ -26,8 +26,8 @@ class SeenDataWarning(UserWarning):
     """The calibration data is, in notable part, the data that a detector was fitted on."""
 
 
-def warn_of_seen_data(detectors: Iterable[Detector], found: Scores) -> None:
-    """Warn where a notable share of the samples of a pass were fitted on.
+def warn_of_seen_data(detectors: Iterable[Detector], scores: Scores) -> None:
+    """Warn where a notable fraction of the samples of a pass were fitted on.
 
     Samples are compared by their features, rounded. Copies that were augmented or prepared in another way, or computed
     in another precision, are not recognised, and a detector that needs no fitting remembers nothing: silence is no
@@ -38,11 +38,11 @@ def warn_of_seen_data(detectors: Iterable[Detector], found: Scores) -> None:
     SeenDataWarning
         More than `NOTABLE` of the samples that can be compared are known.
     """
-    if found.content is None:
+    if scores.content is None:
         return
     for detector in detectors:
         for sketch in _sketches(detector):
-            known = was_seen(sketch.cpu(), found.content)
+            known = was_seen(sketch.cpu(), scores.content)
             if int(known.sum()) >= FEWEST and float(known.double().mean()) > NOTABLE:
                 warn(
                     f"the calibration data looks like the fitting data: of {len(known)} samples that can be compared, "

@@ -15,6 +15,7 @@ from oodline._util.checked import checked
 from oodline._util.ranges import Rate
 from oodline.data.batch import Batch, Inputs, Loader, unpack
 from oodline.detectors.base import Detector
+from oodline.errors import OodlineError
 from oodline.model.classifier import Classifier
 from oodline.scoring.calibration import samples_needed
 from oodline.statistics.reservoir import splitmix64
@@ -24,7 +25,7 @@ ENOUGH = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class SplitLoader:
     """The samples of a loader that belong to one of two parts; a loader in turn, read anew at each iteration.
 
     Parameters
@@ -47,16 +48,18 @@ class Part:
         for batch in self.loader:
             inputs, labels, index = unpack(batch, total)
             total += len(index)
-            chosen = belongs(index.cpu(), self.fraction) == self.first
-            if bool(chosen.any()):
-                rows = torch.nonzero(chosen).flatten()
+            if len(rows := self.rows_of(index)):
                 yield Batch(
                     _take(inputs, rows), None if labels is None else labels[rows.to(labels.device)], index[rows]
                 )
 
+    def rows_of(self, index: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+        """Which of the samples at these positions (N,) belong to this part (M,)."""
+        return torch.nonzero(belongs(index.cpu(), self.fraction) == self.first).flatten()
+
 
 @checked
-def split(loader: Loader, fraction: Rate = 0.2) -> tuple[Part, Part]:
+def split(loader: Loader, fraction: Rate = 0.2) -> tuple[SplitLoader, SplitLoader]:
     """Two loaders that share the samples of one: the first gets about this fraction of them, the second the others.
 
     Which part a sample goes to is a hash of its position, and has nothing to do with what it shows. So calibration on
@@ -81,7 +84,7 @@ def split(loader: Loader, fraction: Rate = 0.2) -> tuple[Part, Part]:
     >>> [len(batch.index) for part in (reference, held_out) for batch in part]
     [11, 49]
     """
-    return Part(loader, fraction, first=True), Part(loader, fraction, first=False)
+    return SplitLoader(loader, fraction, first=True), SplitLoader(loader, fraction, first=False)
 
 
 @runtime_checkable
@@ -97,18 +100,19 @@ class UsesReference(Protocol):
 
 
 def set_references(
-    detectors: Iterable[Detector],
+    detectors: Mapping[str, Detector],
     classifier: Classifier,
     loader: Iterable[Any],
     false_alarm: float,
     *,
+    failures: dict[str, OodlineError] | None = None,
     progress: bool = False,
 ) -> Iterable[Any]:
     """Give a fifth of held-out data to the detectors that compare with it, and return the rest, to calibrate on.
 
     Members of detectors are asked as well, the innermost first. All of the data is left where no detector compares,
     somebody has given each the data it compares with, the loader can be read only once, or the rest would be too few
-    for the false-alarm rate.
+    for the false-alarm rate. Where `failures` is given, a detector that cannot take its reference is noted there.
 
     Examples
     --------
@@ -116,20 +120,26 @@ def set_references(
     >>> from oodline.testing import toy_loader, toy_problem
     >>> classifier, loader = toy_problem()
     >>> held_out = [*toy_loader(seed=1), *toy_loader(seed=2)]
-    >>> rest = set_references([Fuse().fit(classifier, loader)], classifier, held_out, 0.05)
+    >>> rest = set_references({"fuse": Fuse().fit(classifier, loader)}, classifier, held_out, 0.05)
     >>> sum(len(batch.index) for batch in rest)
     101
     """
-    able = [each for detector in detectors for each in comparing(detector) if not each.reference_is_given]
-    if not able or isinstance(loader, Iterator):
+    able = {name: [one for one in comparing(d) if not one.reference_is_given] for name, d in detectors.items()}
+    if not any(able.values()) or isinstance(loader, Iterator):
         return loader
     count = count_samples(loader)
     if not can_spare(sum(len(unpack(batch, 0)[2]) for batch in loader) if count is None else count, false_alarm):
         return loader
     reference, rest = split(loader)
-    for each in able:
-        each.set_reference(classifier, reference, progress=progress)
-        each.reference_is_given = False
+    for name, several in able.items():
+        try:
+            for each in several:
+                each.set_reference(classifier, reference, progress=progress)
+                each.reference_is_given = False
+        except OodlineError as error:
+            if failures is None:
+                raise
+            failures[name] = error
     return rest
 
 

@@ -101,10 +101,10 @@ class Problem(HTTPException):
 
 def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of the refusals that a path may answer with, by status."""
-    found: dict[int | str, dict[str, Any]] = {}
+    responses: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         same = [k for k in kinds if k.status == kind.status]
-        found[kind.status] = {
+        responses[kind.status] = {
             "description": ". ".join(k.title for k in same) + ".",
             "content": {
                 MEDIA_TYPE: {
@@ -115,8 +115,8 @@ def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
         }
         if kind in (FULL, STOPPING):
             retry = {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}}
-            found[kind.status]["headers"] = {"Retry-After": retry}
-    return found
+            responses[kind.status]["headers"] = {"Retry-After": retry}
+    return responses
 
 
 def _example(kind: Kind) -> dict[str, Any]:

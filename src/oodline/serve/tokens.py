@@ -5,9 +5,9 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
+from oodline._util.digests import digest
 from oodline.errors import DataError, SettingError
 
 LOG = logging.getLogger("oodline.serve")
@@ -50,8 +50,8 @@ class Tokens:
 
     def accept(self, sent: str) -> bool:
         """Whether this is one of them; the time that it takes does not say how much of it is right."""
-        found = sha256(sent.encode("latin-1", "replace")).digest()  # headers are bytes, shown as latin-1
-        known = [sha256(token.encode()).digest() for token in self._current()]
+        found = digest(sent.encode("latin-1", "replace"))  # headers are bytes, shown as latin-1
+        known = [digest(token) for token in self._current()]
         return sum(hmac.compare_digest(found, one) for one in known) > 0  # all are compared
 
     def _current(self) -> list[str]:

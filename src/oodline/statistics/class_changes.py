@@ -27,7 +27,7 @@ class ClassChanges(Statistic):
     >>> from oodline.testing import activations_of
     >>> changes = ClassChanges(Contributions())
     >>> changes.update(activations_of(torch.tensor([[0.0, 2.0], [1.0, 3.0]])), None)
-    >>> changes.share
+    >>> changes.fraction
     0.0
     """
 
@@ -43,7 +43,7 @@ class ClassChanges(Statistic):
         return (type(self).__name__, self.of)
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """Share of the samples whose class changes, in [0, 1]; 0 where none was seen."""
         changed, samples = (0, 0) if self.empty else self.counts.tolist()
         return changed / samples if samples else 0.0

@@ -72,5 +72,5 @@ def check_detector(detector: type[Detector] | Detector | str) -> None:
             try:
                 rule(case)
             except Exception as error:
-                found = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-                raise AssertionError(f"{cls.__name__} breaks a rule: {stated} Here {found}") from error
+                failure = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+                raise AssertionError(f"{cls.__name__} breaks a rule: {stated} Here {failure}") from error

@@ -220,12 +220,12 @@ def another_head_is_refused(case: Case) -> None:
         else:
             raise AssertionError(f"it was fitted on {WIDTH} features and scores {width}. Leave forward as it is.")
     try:
-        found = score(detector, make_classifier(seed=1), batches())
+        by_name = score(detector, make_classifier(seed=1), batches())
     except MismatchError as error:
         require(detector.has_state and "fitted on another classifier" in str(error), f"it is refused: {error}")
     else:
         require(not detector.has_state, "it scores with a head of other weights. Do not override mark_fitted.")
-        require(len(found[detector.name]) == SAMPLES, "it does not score a head of other weights.")
+        require(len(by_name[detector.name]) == SAMPLES, "it does not score a head of other weights.")
 
 
 def forward_is_pure(case: Case) -> None:

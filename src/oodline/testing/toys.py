@@ -17,7 +17,7 @@ from oodline.model.head import HeadInfo, LinearHead
 if TYPE_CHECKING:
     from oodline.data import ImageLoader
     from oodline.detectors.base import Detector
-    from oodline.evaluation.protocol import Protocol
+    from oodline.evaluation.protocol import BenchmarkProtocol
     from oodline.evaluation.run import Run
     from oodline.guard.guard import Guard
 
@@ -113,10 +113,10 @@ def toy_image_guard(detector: Detector | None = None, size: int = 8) -> Guard:
     >>> guard(image.unsqueeze(0)).rows()[0]["class_name"]
     'blue'
     """
+    from oodline.detectors.fit import fit
     from oodline.detectors.line import LINe
     from oodline.guard.guard import Guard
     from oodline.guard.neurons import Neurons
-    from oodline.passes.fit import fit
     from oodline.preprocessing.preprocessing import Preprocessing
 
     generator, labels = torch.Generator().manual_seed(0), torch.arange(120) % 3
@@ -136,7 +136,7 @@ def toy_image_guard(detector: Detector | None = None, size: int = 8) -> Guard:
     return guard.calibrate([plain[60:]], false_alarm=0.05)
 
 
-def toy_protocol(folder: str | Path) -> Protocol:
+def toy_protocol(folder: str | Path) -> BenchmarkProtocol:
     """A protocol of a small random network on images that it writes to `folder`: an ID set, a test set, an OOD set.
 
     Examples

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from oodline._util.digests import Digest, short_digest
 from oodline.data.batch import Inputs
 
 VALUES = 1024
@@ -46,7 +46,7 @@ class Fingerprinter:
     """
 
     def __init__(self) -> None:
-        self._digest = hashlib.sha256()
+        self._digest = Digest()
         self._samples = 0
         self._known: set[bytes] = set()
 
@@ -54,7 +54,7 @@ class Fingerprinter:
         """Take in a batch; without `remember` in memory that does not grow."""
         keys = sample_keys(inputs)
         for key in keys:
-            self._digest.update(key)
+            self._digest.add(key)
         self._samples += len(keys)
         if remember:
             self._known.update(keys)
@@ -66,7 +66,7 @@ class Fingerprinter:
     @property
     def touched(self) -> DataFingerprint:
         """What was seen so far."""
-        return DataFingerprint(self._samples, self._digest.hexdigest())
+        return DataFingerprint(self._samples, self._digest.hex())
 
 
 def sample_keys(inputs: Inputs) -> list[bytes]:
@@ -75,7 +75,7 @@ def sample_keys(inputs: Inputs) -> list[bytes]:
         [inputs] if isinstance(inputs, Tensor) else [v for _, v in sorted(inputs.items()) if isinstance(v, Tensor)]
     )
     columns = [_rows(tensor) for tensor in tensors]
-    return [hashlib.blake2b(b"|".join(parts), digest_size=16).digest() for parts in zip(*columns, strict=True)]
+    return [short_digest(b"|".join(parts)) for parts in zip(*columns, strict=True)]
 
 
 def _rows(tensor: Tensor) -> list[bytes]:

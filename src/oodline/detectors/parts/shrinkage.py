@@ -39,5 +39,5 @@ def ledoit_wolf(
     size, distance = covariance.square().sum(), (covariance - target).square().sum()
     fourth = deviations.to(covariance).square().sum(1).square().mean()
     noise = (fourth - size).clamp(min=0) / samples
-    share = torch.where(distance > noise, noise / distance, 1.0)
-    return (1 - share) * covariance + share * target
+    fraction = torch.where(distance > noise, noise / distance, 1.0)
+    return (1 - fraction) * covariance + fraction * target

@@ -32,11 +32,11 @@ def verify(graph: GuardGraph, run: Callable[[Inputs], Sequence[Tensor]], example
         batch = rows_of(example, size)
         with torch.no_grad():
             expected = dict(zip(OUTPUTS, graph(batch), strict=True))
-            found = dict(zip(OUTPUTS, run(batch), strict=True))
+            outputs = dict(zip(OUTPUTS, run(batch), strict=True))
         for name, value in expected.items():
             if not value.numel():
                 continue  # no logits
-            gap = (found[name].double() - value.double()).abs()
+            gap = (outputs[name].double() - value.double()).abs()
             if name in ("label", "is_ood"):
                 differences[name] += float(gap.count_nonzero())
             else:
@@ -47,12 +47,12 @@ def verify(graph: GuardGraph, run: Callable[[Inputs], Sequence[Tensor]], example
                     f"{float(gap.max()):.2g}. Nothing was written. Some operator of this classifier is not the same in "
                     "both; compare the classifier alone."
                 )
-        label, score = found["label"], found["score"]
+        label, score = outputs["label"], outputs["score"]
         calibration = graph.calibration
         follows = {
-            "label": torch.equal(label, predicted(found["logits"])),
-            "p_value": torch.equal(found["p_value"], calibration.p_value(score, label)),
-            "is_ood": torch.equal(found["is_ood"], calibration.is_ood(score.double(), label)),
+            "label": torch.equal(label, predicted(outputs["logits"])),
+            "p_value": torch.equal(outputs["p_value"], calibration.p_value(score, label)),
+            "is_ood": torch.equal(outputs["is_ood"], calibration.is_ood(score.double(), label)),
         }
         if wrong := [name for name, good in follows.items() if not good]:
             raise ExportError(
