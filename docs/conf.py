@@ -14,6 +14,7 @@ from oodline import __version__  # noqa: E402
 
 project = "oodline"
 author = "The oodline developers"
+copyright = "the oodline developers"
 release = __version__
 html_title = f"oodline {release}"
 

@@ -114,7 +114,7 @@ def api_page(name: str) -> str:
     kind = "autoclass" if isinstance(value, type) else "autofunction" if callable(value) else "autodata"
     kind = "autodata" if hasattr(value, "__metadata__") else kind  # an alias of a type has another's docstring
     options = {"autoclass": ["   :members:"], "autodata": ["   :no-value:"]}.get(kind, [])
-    where = f"{value.__module__}.{name}"
+    where = f"oodline.{name}" if kind != "autodata" else f"{value.__module__}.{name}"
     return "\n".join([f"# {name}", "", "```{eval-rst}", f".. {kind}:: {where}", *options, "```"])
 
 
@@ -167,7 +167,7 @@ def detector_page(name: str) -> str:
     if row["experimental"]:
         facts["experimental"] = row["experimental"]
     lines = [f"# {name}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]
-    lines += ["", "```{eval-rst}", f".. autoclass:: {cls.__module__}.{cls.__qualname__}", "```", ""]
+    lines += ["", "```{eval-rst}", f".. autoclass:: oodline.{cls.__name__}", "```", ""]
     if row["presets"]:
         lines += ["## Presets", "", "| preset | settings | from |", "|---|---|---|"]
         for preset, values in row["presets"].items():
