@@ -12,6 +12,7 @@ from oodline._version import __version__
 from oodline.detectors.catalog import CATALOG
 
 if TYPE_CHECKING:  # the same names for type checkers; a test compares
+    import oodline.metrics as metrics
     from oodline.detectors.adascale import AdaSCALE as AdaSCALE
     from oodline.detectors.ash import ASHB as ASHB
     from oodline.detectors.ash import ASHP as ASHP
@@ -181,12 +182,17 @@ _HOMES = {
     "tune": "oodline.tuning.search",
 }
 
+_MODULES = ("metrics",)
+"""Modules that are there without an import of their own."""
+
 _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG.values()}
 
 __all__ = ["__version__", *sorted(_HOMES), *sorted(_DETECTORS)]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"oodline.{name}")
     home = _DETECTORS.get(name) or _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'oodline' has no attribute '{name}'")
