@@ -23,9 +23,8 @@ __all__ = ["OODMetrics"]
 class OODMetrics(Metric):
     """AUROC, both AUPRs and both FPRs at a TPR of 0.95, from scores that come batch by batch.
 
-    The values are those of `oodline.evaluation.metrics`, exact on ties: all scores are kept, 9 bytes each and 12 in
-    double precision, and gathered from all processes by torchmetrics where there are several. Every keyword argument is one
-    of `torchmetrics.Metric`.
+    The values are those of `oodline.evaluation.metrics`, exact on ties: all scores are kept, and gathered from all
+    processes by torchmetrics where there are several. Keyword arguments are those of `torchmetrics.Metric`.
 
     `forward`, and `self.log("ood", metric)` of Lightning, compute the metrics of the batch as well, and raise where it
     holds only one kind; call `update` where that may be.
@@ -73,8 +72,8 @@ class OODMetrics(Metric):
             known = known.expand(scores.shape)
         if scores.ndim != 1 or known.shape != scores.shape:
             raise InputError(
-                f"`scores` and `is_id` must be (N,); got {tuple(scores.shape)} and {tuple(known.shape)}. Give one score "
-                "and one truth value per sample."
+                f"`scores` and `is_id` must be (N,); got {tuple(scores.shape)} and {tuple(known.shape)}. Give one "
+                "score and one truth value per sample."
             )
         if bool(torch.isnan(scores).any()):
             raise InputError(f"`scores` must not be NaN; got {int(torch.isnan(scores).sum())} of {len(scores)}.")
