@@ -1,4 +1,4 @@
-"""`OODDetector`: any detector that reads features as an outlier detector of scikit-learn, calibrated when it is fitted."""
+"""`OODDetector`: a detector of feature arrays as an outlier detector of scikit-learn, calibrated by `fit`."""
 
 from __future__ import annotations
 
