@@ -51,7 +51,8 @@ def export(
     guard
         A guard file with a threshold, written by `oodline fit --calibrate` or `Guard.save`.
     output
-        The file to write: .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2 (torch.export). With --triton, the folder of the model repository.
+        The file to write: .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2 (torch.export). With --triton, the
+        folder of the model repository.
     detector
         Name of the detector to export. If omitted, the first in the file.
     data
