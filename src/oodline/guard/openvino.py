@@ -49,17 +49,6 @@ def export_openvino(
         openvino, onnx, onnxscript or onnxruntime is not installed.
     ExportError, NotFittedError, DataError
         As `export_onnx`; neither file is left half-written.
-
-    Examples
-    --------
-    >>> import oodline as ol
-    >>> from oodline.testing import toy_problem
-    >>> classifier, loader = toy_problem()
-    >>> guard = ol.Guard(classifier, ol.Energy()).calibrate(loader)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     made = guard.export_openvino(f"{folder}/guard.xml", loader[0][0])
-    ...     made.inputs, made.differences["is_ood"], sorted(p.name for p in Path(folder).iterdir())
-    ({'inputs': 'float32 (N, 4)'}, 0.0, ['guard.bin', 'guard.xml'])
     """
     path = Path(path)
     if path.suffix != ".xml":
