@@ -41,6 +41,13 @@ def test_batches_give_the_numbers_of_the_whole():
     assert values(metric)["auroc"] == 1.0
 
 
+def test_scores_of_any_precision_are_counted_as_they_are():
+    metric = ol.metrics.OODMetrics()
+    metric.update(SCORES[:100].bfloat16(), IS_ID[:100])
+    metric.update(SCORES[100:].float(), IS_ID[100:])
+    assert values(metric) == expected(SCORES, IS_ID)  # quarters up to 4 are exact in each
+
+
 def test_two_metrics_are_merged():
     first, second = ol.metrics.OODMetrics(), ol.metrics.OODMetrics()
     first.update(SCORES[:50], IS_ID[:50])
@@ -70,7 +77,7 @@ def test_two_processes_gather_their_scores(tmp_path):
     subprocess.run([sys.executable, str(Path(__file__).parent / "gather.py"), str(tmp_path)], check=True)
     scores, is_id = torch.tensor([3.0, 2.0, 2.0, 5.0, 1.0, 2.0, 4.0, 0.0]), torch.tensor([1, 1, 0, 1, 0, 1, 0, 0])
     for rank in (0, 1):
-        assert json.loads((tmp_path / f"found.{rank}").read_text()) == expected(scores, is_id.bool())
+        assert json.loads((tmp_path / f"found.{rank}").read_text()) == [expected(scores, is_id.bool())] * 2
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def section(guard: Guarded, *, data: str | None = None, table: Tabulated | None 
         lines.append(f"| why these members | {detector.reason} |")
     lines.append(f"| data | {data or 'not stated'} |")
     if calibration is not None:
-        thresholds = calibration.threshold_of(torch.arange(max(1, head.num_classes))).unique().tolist()
+        thresholds = sorted({*calibration.threshold_of(torch.arange(max(1, head.num_classes))).tolist()})
         shown = f"{thresholds[0]:.6g}" + (f" to {thresholds[-1]:.6g}, by class" if len(thresholds) > 1 else "")
         lines.append(f"| threshold | {shown}; a higher score means more in-distribution |")
     lines += [f"| classifier | {head.num_classes} classes, {head.num_features} features |", ""]

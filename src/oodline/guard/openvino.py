@@ -15,7 +15,7 @@ from oodline._util.files import GrowingFile, check_writable
 from oodline._util.progress import working
 from oodline.data.batch import Inputs
 from oodline.errors import ExportError, OodlineError, SettingError, missing_extra
-from oodline.guard.export import Export, _prepare, _reason, _verified_onnx
+from oodline.guard.export import Export, prepare, reason_of, verified_onnx
 from oodline.guard.graph import OUTPUTS, Guarded
 from oodline.guard.verify import SINGLE, verify
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -59,8 +59,8 @@ def export_openvino(
         import openvino
     except ImportError as error:
         raise missing_extra("openvino", "openvino", "OpenVINO files") from error
-    content, found = _verified_onnx(guard, example, preprocessing, progress)
-    graph, batch = _prepare(guard, example, preprocessing)
+    content, found = verified_onnx(guard, example, preprocessing, progress)
+    graph, batch = prepare(guard, example, preprocessing)
     with tempfile.TemporaryDirectory() as folder, working("converting to OpenVINO", shown=progress):
         source = Path(folder) / "guard.onnx"
         source.write_bytes(content)
@@ -72,7 +72,9 @@ def export_openvino(
         except OodlineError:
             raise
         except Exception as error:  # OpenVINO's errors are RuntimeError, or of its bindings
-            raise ExportError(f"OpenVINO cannot run this graph: {_reason(error)} ONNX may still be written.") from error
+            raise ExportError(
+                f"OpenVINO cannot run this graph: {reason_of(error)} ONNX may still be written."
+            ) from error
         parts = [((Path(folder) / f"guard{end}").read_bytes(), path.with_suffix(end)) for end in _ENDS]
     _write_both(parts)
     return replace(found, path=path, size=sum(len(bytes_) for bytes_, _ in parts), differences=differences)

@@ -15,7 +15,7 @@ except ImportError as error:
 __all__ = ["OODCallback"]
 
 
-class OODCallback(EndOfTraining, Callback):
+class OODCallback(EndOfTraining, Callback):  # type: ignore[misc]  # mypy does not follow Lightning
     """Fit detectors on the training data when training ends, calibrate them on the validation data, and report.
 
     The rates go to every logger of the trainer, as `ood/SET/DETECTOR/METRIC`. With several processes, the first does

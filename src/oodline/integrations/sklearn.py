@@ -106,21 +106,21 @@ class OODDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # mypy do
         SettingError
             Too few samples are held back for the false-alarm rate.
         """
-        X = validate_data(self, X, dtype=(np.float64, np.float32), ensure_min_samples=2)
-        labels = self._labels(X, y)
+        samples: NDArray[Any] = validate_data(self, X, dtype=(np.float64, np.float32), ensure_min_samples=2)
+        labels = self._labels(samples, y)
         split = train_test_split(
-            np.arange(len(X)), test_size=self.calibration_size, random_state=self.random_state, shuffle=True
+            np.arange(len(samples)), test_size=self.calibration_size, random_state=self.random_state, shuffle=True
         )
         rows, held_out = (np.sort(part) for part in split)
         classes = None if labels is None else labels[rows]
         if classes is not None and self.head is None:
             _, classes = np.unique(classes, return_inverse=True)
-        classifier, loader = from_features(X[rows], classes, head=self.head)
+        classifier, loader = from_features(samples[rows], classes, head=self.head)
         detector = self._detector(classifier)
         with torch.random.fork_rng(devices=[]):
             detector.fit(classifier, loader)
             guard = Guard(classifier, detector)
-            self.guard_ = guard.calibrate(classifier.loader(X[held_out]), false_alarm=self.false_alarm)
+            self.guard_ = guard.calibrate(classifier.loader(samples[held_out]), false_alarm=self.false_alarm)
         self.offset_ = float(guard.calibration.threshold)  # type: ignore[union-attr]  # one threshold, and it is set
         return self
 
@@ -129,6 +129,7 @@ class OODDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # mypy do
         check_is_fitted(self, "guard_")
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         guard = self.guard_
+        assert isinstance(guard.classifier, FeatureClassifier)
         found = score(guard.detector, guard.classifier, guard.classifier.loader(X))
         scores: NDArray[np.float64] = found[guard.detector.name].numpy()
         return scores
@@ -141,11 +142,11 @@ class OODDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # mypy do
         """-1 for each sample that is flagged as OOD, 1 for all others (N,)."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
-    def _labels(self, X: NDArray[Any], y: ArrayLike | None) -> NDArray[Any] | None:
+    def _labels(self, samples: NDArray[Any], y: ArrayLike | None) -> NDArray[Any] | None:
         if y is None:
             return None
         labels = column_or_1d(y, warn=True)
-        check_consistent_length(X, labels)
+        check_consistent_length(samples, labels)
         if type_of_target(labels) in ("binary", "multiclass"):
             return np.asarray(labels)
         return None

@@ -20,7 +20,7 @@ except ImportError as error:
 __all__ = ["OODMetrics"]
 
 
-class OODMetrics(Metric):
+class OODMetrics(Metric):  # type: ignore[misc]  # mypy does not follow torchmetrics
     """AUROC, both AUPRs and both FPRs at a TPR of 0.95, from scores that come batch by batch.
 
     The values are those of `oodline.evaluation.metrics`, exact on ties: all scores are kept, and gathered from all
@@ -79,8 +79,16 @@ class OODMetrics(Metric):
             raise InputError(f"`scores` must not be NaN; got {int(torch.isnan(scores).sum())} of {len(scores)}.")
         if not bool(((known == 0) | (known == 1)).all()):
             raise InputError("`is_id` must be true or 1 for ID samples, and false or 0 for OOD ones.")
-        self.scores.append(scores.detach())
+        self.scores.append(scores.detach().to(_kind(scores.device)))
         self.is_id.append(known.bool())
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather the scores of all processes; called by torchmetrics before `compute`."""
+        if not self.scores:
+            # torchmetrics would send float32 for a process without samples, and the others wait for their own kinds
+            self.scores = [torch.zeros(0, dtype=_kind(self.device), device=self.device)]
+            self.is_id = [torch.zeros(0, dtype=torch.bool, device=self.device)]
+        super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:
         """Every metric by its name in oodline, float64 in [0, 1]; see `oodline.evaluation.metric.METRICS`.
@@ -92,10 +100,15 @@ class OODMetrics(Metric):
         """
         if not len(self.scores):
             raise InputError("there are no scores yet. Call update(scores, is_id) first.")
-        scores, is_id = dim_zero_cat(self.scores).double(), dim_zero_cat(self.is_id).bool()
-        ours, theirs = (scores[chosen].cpu().numpy() for chosen in (is_id, ~is_id))
+        scores, is_id = dim_zero_cat(self.scores).cpu().double(), dim_zero_cat(self.is_id).cpu().bool()
+        ours, theirs = (scores[chosen].numpy() for chosen in (is_id, ~is_id))
         for name, values in (("ID", ours), ("OOD", theirs)):
             if not len(values):
                 raise InputError(f"there are no {name} scores among the {len(scores)} so far, and metrics need both.")
-        found = compute_metrics(ours, theirs)
-        return {name: torch.tensor(getattr(found, name), dtype=torch.float64, device=self.device) for name in METRICS}
+        found, kind = compute_metrics(ours, theirs), _kind(self.device)
+        return {name: torch.tensor(getattr(found, name), dtype=kind, device=self.device) for name in METRICS}
+
+
+def _kind(device: torch.device) -> torch.dtype:
+    """The same for all scores, of whatever precision, so that processes can gather them."""
+    return torch.float32 if device.type == "mps" else torch.float64  # which has no double precision

@@ -85,17 +85,16 @@ class EndOfTraining:
         OodlineError
             As `fit_guards` and `evaluate`.
         """
-        train, val = (mine if mine is not None else theirs for mine, theirs in ((self.train, train), (self.val, val)))
-        for name, given in (("train", train), ("val", val)):
-            if given is None:
-                raise SettingError(f"`{name}` must be a loader, since the training has none; got None. Pass {name}=...")
-        held_out, test = (val, self.test) if self.test is not None or not self.ood else split(val, 0.5)
+        train = _given("train", self.train, train)
+        val = _given("val", self.val, val)
+        held_out, test = split(val, 0.5) if self.test is None and self.ood else (val, self.test)
         classifier = Classifier(model)
         self.guards = fit_guards(self.detectors, classifier, train, held_out, false_alarm=self.false_alarm)
         if self.save is not None:
             self.guards.save(self.save)
         if not self.ood:
             return {}
+        assert test is not None
         self.table = evaluate(self.guards.artifact.detectors, classifier, test, self.ood, groups=self.groups)
         return {
             f"ood/{column.title}/{detector}/{metric}": self.table.value(detector, metric, column)
@@ -103,3 +102,10 @@ class EndOfTraining:
             for column in self.table.columns
             for metric in PRINTED
         }
+
+
+def _given(name: str, mine: Iterable[Any] | None, theirs: Iterable[Any] | None) -> Iterable[Any]:
+    found = theirs if mine is None else mine
+    if found is None:
+        raise SettingError(f"`{name}` must be a loader, since the training has none; got None. Pass {name}=...")
+    return found
