@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import oodline as ol
+from oodline.cli import app
 from oodline.testing import toy_loader, toy_problem
 
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "integrations.md"
@@ -43,6 +45,16 @@ def module():
             return torch.optim.Adam(self.parameters())
 
     return Module()
+
+
+def test_its_commands_parse():
+    lines = [
+        line for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL) for line in block.splitlines()
+    ]
+    assert lines
+    for line in lines:
+        command, _, _ = app.parse_args(shlex.split(line)[1:], exit_on_error=False, print_error=False)
+        assert command.__name__ == line.split()[1]
 
 
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")

@@ -170,11 +170,11 @@ def _download(
     endpoint: str | None,
     missing_ok: bool = False,
 ) -> Any:
-    from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
     try:
         return hub.hf_hub_download(repo_id, name, revision=revision, token=token, endpoint=endpoint)
-    except (RemoteEntryNotFoundError, RevisionNotFoundError):
+    except (EntryNotFoundError, RevisionNotFoundError):
         if missing_ok:
             return None
         raise
