@@ -37,7 +37,7 @@ def test_a_folder_holds_the_guard_and_says_what_it_promises(tmp_path, guard):
     for line in (
         "library_name: oodline",
         "- ood-detection",
-        "An input like the 60 held-out ones is flagged with probability at most 5 %",
+        "An ID input is flagged with probability at most 5 %, as long as it\ncomes from where the 60 held-out inputs",
         "| detector | `knn` |",
         "[arXiv 2204.06507](https://arxiv.org/abs/2204.06507)",
         "| data | three toy classes |",
@@ -66,6 +66,9 @@ def test_a_card_of_thresholds_by_class_and_of_none():
     assert "at most 5 %, for each predicted class with enough of them" in text
     assert ", by class; a higher score" in text
     assert "It has no threshold yet" in section(ol.Guard(CLASSIFIER, ol.Energy()))
+    by_class.other_weights = "only rounded"
+    assert "so it promises nothing: only rounded" in section(by_class)
+    assert "with probability" not in section(by_class)
 
 
 def test_what_is_not_there(tmp_path, guard, monkeypatch):

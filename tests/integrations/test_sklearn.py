@@ -98,6 +98,9 @@ def test_too_few_samples_for_the_rate_are_refused_with_the_number():
     X, _ = make_blobs(40, random_state=0)
     with pytest.raises(SettingError, match="19"):
         ol.OODDetector().fit(X)
+    for size in (0, 1.5, True, "0.2"):
+        with pytest.raises(SettingError, match="`calibration_size` must be a fraction between 0 and 1, or a number"):
+            ol.OODDetector(calibration_size=size).fit(X)
     with pytest.raises(SettingError, match="`detector` must be a name or a Detector; got 3"):
         ol.OODDetector(3).fit(X)
 

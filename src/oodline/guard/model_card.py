@@ -51,24 +51,25 @@ def section(guard: Guarded, *, data: str | None = None, table: Tabulated | None 
     >>> from oodline.testing import toy_problem
     >>> guard = ol.Guard(toy_problem()[0], ol.Energy()).calibrate(toy_problem(1)[1])
     >>> print(section(guard, data="toy data").splitlines()[4])
-    An input like the 60 held-out ones is flagged with probability at most 5 % (split conformal prediction). Nothing is
+    An ID input is flagged with probability at most 5 %, as long as it
     """
     detector, calibration, head = guard.detector, guard.calibration, guard.classifier.head
     lines = ["## Out-of-distribution detection", "", f"`guard.safetensors` was made by oodline {__version__}.", ""]
-    if calibration is None:
+    if reason := getattr(guard, "other_weights", None):
+        lines += [f"It is used with other weights than it was made with, so it promises nothing: {reason}", ""]
+    elif calibration is None:
         lines += ["It has no threshold yet: it gives scores, and no verdicts.", ""]
     else:
         by_class = isinstance(calibration, ClassCalibration)
         each = ", for each predicted class with enough of them" if by_class else ""
         lines += [
-            f"An input like the {len(calibration.scores)} held-out ones is flagged with probability at most "
-            f"{100 * calibration.false_alarm:g} %{each} (split conformal prediction). Nothing is",
-            "promised of inputs from elsewhere: how many of those are found is an empirical matter, and where the data",
-            "drifts away from the held-out data, the rate holds no more.",
+            f"An ID input is flagged with probability at most {100 * calibration.false_alarm:g} %{each}, as long as it",
+            f"comes from where the {len(calibration.scores)} held-out inputs came from (split conformal prediction).",
+            "Nothing is promised of OOD inputs, nor of ID inputs once the data drifts away from the held-out data.",
             "",
         ]
     lines += ["| | |", "|---|---|", f"| detector | `{detector.name}` |"]
-    if settings := {key: str(value) for key, value in detector.settings.items() if value is not None}:
+    if settings := {key: " ".join(str(value).split()) for key, value in detector.settings.items() if value is not None}:
         lines.append(f"| settings | `{json.dumps(settings).replace('|', '/')}` |")
     if detector.paper is not None:
         paper = detector.paper

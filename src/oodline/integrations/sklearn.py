@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -108,6 +109,7 @@ class OODDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # mypy do
         """
         samples: NDArray[Any] = validate_data(self, X, dtype=(np.float64, np.float32), ensure_min_samples=2)
         labels = self._labels(samples, y)
+        self._check_size()
         split = train_test_split(
             np.arange(len(samples)), test_size=self.calibration_size, random_state=self.random_state, shuffle=True
         )
@@ -141,6 +143,14 @@ class OODDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # mypy do
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
         """-1 for each sample that is flagged as OOD, 1 for all others (N,)."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def _check_size(self) -> None:
+        size = self.calibration_size
+        number = isinstance(size, Real) and not isinstance(size, bool)
+        if not number or not (0 < size < 1 or (isinstance(size, Integral) and size >= 1)):
+            raise SettingError(
+                f"`calibration_size` must be a fraction between 0 and 1, or a number of samples; got {size!r}."
+            )
 
     def _labels(self, samples: NDArray[Any], y: ArrayLike | None) -> NDArray[Any] | None:
         if y is None:
