@@ -137,6 +137,24 @@ def test_half_of_the_validation_data_is_for_the_table_and_mappings_are_batches()
         callback.on_train_end(None, state, None, **{**given, "eval_dataloader": None})
 
 
+def test_what_is_missing_is_said_before_the_training():
+    from oodline.integrations.lightning import OODCallback
+    from oodline.integrations.transformers import OODCallback as Other
+
+    trainer = SimpleNamespace(train_dataloader=loader(1), val_dataloaders=None)
+    with pytest.raises(SettingError, match="`val` must be a loader, since the training has none"):
+        OODCallback().on_train_start(trainer, None)
+    trainer.val_dataloaders = [loader(1), loader(2)]
+    with pytest.raises(SettingError, match="`val` must be one loader; the training has 2"):
+        OODCallback().on_train_start(trainer, None)
+    trainer.val_dataloaders = trainer.val_dataloaders[:1]
+    OODCallback().on_train_start(trainer, None)
+    with pytest.raises(SettingError, match="`val` must be a loader, since the training has none"):
+        Other().on_train_begin(SimpleNamespace(eval_strategy="no"), None, None)
+    Other(val=loader(3)).on_train_begin(SimpleNamespace(eval_strategy="no"), None, None)
+    Other().on_train_begin(SimpleNamespace(eval_strategy="epoch"), None, None)
+
+
 def test_shares_of_the_data_are_refused_before_training():
     from oodline.integrations.lightning import OODCallback
 

@@ -60,12 +60,19 @@ class OODCallback(EndOfTraining, Callback):  # type: ignore[misc]  # mypy does n
                 "which sees a share; got None. Pass OODCallback(train=..., val=...)."
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out before the training whether there is data; called by the trainer."""
+        self._loaders(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do all of it; called by the trainer."""
         if trainer.is_global_zero:
             model = pl_module if self.network is None else pl_module.get_submodule(self.network)
-            metrics = self.finish(model, trainer.train_dataloader, trainer.val_dataloaders)
+            metrics = self.finish(model, *self._loaders(trainer))
             for logger in trainer.loggers:
                 if metrics:
                     logger.log_metrics(metrics, step=trainer.global_step)
         trainer.strategy.barrier("oodline")
+
+    def _loaders(self, trainer: Trainer) -> tuple[Any, Any]:
+        return self.given("train", trainer.train_dataloader), self.given("val", trainer.val_dataloaders)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
+from torch.utils.data import DataLoader
 
 from oodline._util.checked import checked
 from oodline._util.ranges import Rate
@@ -70,8 +71,29 @@ class EndOfTraining:
         self.train, self.val, self.test = train, val, test
         self.detectors, self.false_alarm, self.save = detectors, false_alarm, save
 
-    def finish(self, model: nn.Module, train: Iterable[Any] | None, val: Iterable[Any] | None) -> dict[str, float]:
-        """Do all of it, with these loaders where none were given, and return what to log.
+    def given(self, name: Literal["train", "val"], theirs: Any) -> Iterable[Any]:
+        """The loader that was given by this name, else the training's own, of which there must be one.
+
+        Raises
+        ------
+        SettingError
+            The training has none, or several.
+        """
+        mine: Iterable[Any] | None = getattr(self, name)
+        if mine is not None:
+            return mine
+        loaders = list(theirs.values()) if isinstance(theirs, Mapping) else theirs
+        if isinstance(loaders, list | tuple) and loaders and all(isinstance(each, DataLoader) for each in loaders):
+            if len(loaders) > 1:
+                raise SettingError(f"`{name}` must be one loader; the training has {len(loaders)}. Pass {name}=...")
+            loaders = loaders[0]
+        if loaders is None:
+            raise SettingError(f"`{name}` must be a loader, since the training has none; got None. Pass {name}=...")
+        found: Iterable[Any] = loaders
+        return found
+
+    def finish(self, model: nn.Module, train: Iterable[Any], val: Iterable[Any]) -> dict[str, float]:
+        """Fit, calibrate, save and evaluate, and return what to log.
 
         Returns
         -------
@@ -80,13 +102,9 @@ class EndOfTraining:
 
         Raises
         ------
-        SettingError
-            There is no training data or no held-out data.
         OodlineError
             As `fit_guards` and `evaluate`.
         """
-        train = _given("train", self.train, train)
-        val = _given("val", self.val, val)
         held_out, test = split(val, 0.5) if self.test is None and self.ood else (val, self.test)
         classifier = Classifier(model)
         self.guards = fit_guards(self.detectors, classifier, train, held_out, false_alarm=self.false_alarm)
@@ -102,10 +120,3 @@ class EndOfTraining:
             for column in self.table.columns
             for metric in PRINTED
         }
-
-
-def _given(name: str, mine: Iterable[Any] | None, theirs: Iterable[Any] | None) -> Iterable[Any]:
-    found = theirs if mine is None else mine
-    if found is None:
-        raise SettingError(f"`{name}` must be a loader, since the training has none; got None. Pass {name}=...")
-    return found
