@@ -141,7 +141,9 @@ def test_what_is_missing_is_said_before_the_training():
     from oodline.integrations.lightning import OODCallback
     from oodline.integrations.transformers import OODCallback as Other
 
-    trainer = SimpleNamespace(train_dataloader=loader(1), val_dataloaders=None)
+    trainer = SimpleNamespace(train_dataloader=loader(1), val_dataloaders=None, enable_validation=True)
+    OODCallback().on_train_start(trainer, None)  # it has some, which are not made yet
+    trainer.enable_validation = False
     with pytest.raises(SettingError, match="`val` must be a loader, since the training has none"):
         OODCallback().on_train_start(trainer, None)
     trainer.val_dataloaders = [loader(1), loader(2)]

@@ -62,7 +62,8 @@ class OODCallback(EndOfTraining, Callback):  # type: ignore[misc]  # mypy does n
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out before the training whether there is data; called by the trainer."""
-        self._loaders(trainer)
+        if trainer.val_dataloaders is not None or not trainer.enable_validation:  # else they are made at an epoch's end
+            self._loaders(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do all of it; called by the trainer."""
