@@ -33,10 +33,10 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/oodline methods --markdown > docs/methods.md
 
-# The documentation as a site, docs/_build/index.html: offline; a warning or a dead link is an error
+# The documentation as a site, docs/_build/html/index.html: offline; a warning or a dead link is an error
 site: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[site]"
-	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -j 2 -b html docs docs/_build
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -j 2 -b html docs docs/_build/html
 
 clean:
 	rm -rf $(VENV) build dist docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

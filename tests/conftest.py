@@ -55,6 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore::oodline.errors.AssumptionWarning")
 
 
+# OpenVINO else reports to its makers that it was imported; without this package it does not
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
 SHARED = Path(os.environ.get("OODLINE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 

@@ -11,7 +11,8 @@ import pytest
 
 import oodline
 
-NAMES = [name for name in oodline.__all__ if name not in ("__version__", "Fitted", "default")]
+PUBLIC = [*oodline.__all__, *oodline._OPTIONAL]
+NAMES = [name for name in PUBLIC if name not in ("__version__", "Fitted", "default")]
 """Without the version, an annotation, and the short name of `default_detector`."""
 
 
@@ -23,18 +24,18 @@ def run(code: str) -> str:
 def test_every_name_leads_to_the_thing_of_that_name(name):
     thing = getattr(oodline, name)
     assert thing.__name__ == name
-    assert thing.__module__ == {**oodline._HOMES, **oodline._DETECTORS}[name]
+    assert thing.__module__ == {**oodline._HOMES, **oodline._DETECTORS, **oodline._OPTIONAL}[name]
 
 
 def test_type_checkers_read_the_same_names():
-    homes = {**oodline._HOMES, **oodline._DETECTORS}
+    homes = {**oodline._HOMES, **oodline._DETECTORS, **oodline._OPTIONAL}
     block = re.findall(r"^    from (\S+) import (\S+) as (\S+)$", inspect.getsource(oodline), re.MULTILINE)
     missing = {
         f"    from {home} import {name} as {name}" for name, home in homes.items() if (home, name, name) not in block
     }
     assert not missing
     assert len(block) == len(homes)
-    assert sorted(oodline.__all__) == sorted(["__version__", *homes])
+    assert sorted(PUBLIC) == sorted(["__version__", *homes])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,6 +66,11 @@ def test_dir_lists_exactly_the_public_names():
 
 def test_the_version_is_a_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\w+)?", oodline.__version__)
+
+
+def test_modules_are_there_without_an_import():
+    assert oodline.metrics.__name__ == "oodline.metrics"
+    assert {name for name in oodline.metrics.__all__ if not getattr(oodline.metrics, name).__doc__} == set()
 
 
 def test_an_unknown_name_is_an_attribute_error():

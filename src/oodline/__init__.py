@@ -12,6 +12,7 @@ from oodline._version import __version__
 from oodline.detectors.catalog import CATALOG
 
 if TYPE_CHECKING:  # the same names for type checkers; a test compares
+    import oodline.metrics as metrics
     from oodline.detectors.adascale import AdaSCALE as AdaSCALE
     from oodline.detectors.ash import ASHB as ASHB
     from oodline.detectors.ash import ASHP as ASHP
@@ -96,6 +97,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.guard.neurons import Neurons as Neurons
     from oodline.guard.probe import UnsteadyClassifierWarning as UnsteadyClassifierWarning
     from oodline.guard.verdict import Verdict as Verdict
+    from oodline.integrations.sklearn import OODDetector as OODDetector
     from oodline.model.activations import Activations as Activations
     from oodline.model.activations import Needs as Needs
     from oodline.model.classifier import Classifier as Classifier
@@ -181,13 +183,21 @@ _HOMES = {
     "tune": "oodline.tuning.search",
 }
 
+_OPTIONAL = {"OODDetector": "oodline.integrations.sklearn"}
+"""Names that need an extra, which `from oodline import *` must do without."""
+
+_MODULES = ("metrics",)
+"""Modules that are there without an import of their own."""
+
 _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG.values()}
 
 __all__ = ["__version__", *sorted(_HOMES), *sorted(_DETECTORS)]
 
 
 def __getattr__(name: str) -> Any:
-    home = _DETECTORS.get(name) or _HOMES.get(name)
+    if name in _MODULES:
+        return importlib.import_module(f"oodline.{name}")
+    home = _DETECTORS.get(name) or _HOMES.get(name) or _OPTIONAL.get(name)
     if home is None:
         raise AttributeError(f"module 'oodline' has no attribute '{name}'")
     return getattr(importlib.import_module(home), name)

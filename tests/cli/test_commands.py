@@ -282,13 +282,13 @@ def test_export_writes_what_score_says(place, capsys):
     assert made["output"] == "g.pt2"
     assert made["inputs"] == {"inputs": "float32 (N, 3, 8, 8)"}
     assert made["differences"] == {"logits": 0, "label": 0, "score": 0, "p_value": 0, "is_ood": 0}
-    run("export", "guard.safetensors", *MODEL, "-o", "g.onnx", "--preprocess-inside", "uint8")
+    run("export", "guard.safetensors", *MODEL, "-o", "g.xml", "--preprocess-inside", "uint8")
     out = capsys.readouterr().out
     assert "pixels uint8 (N, 3, 8, 8) -> logits, label, score, p_value, is_ood" in out
     assert "largest differences to the guard at batch sizes 1, 3, 8: logits" in out
     before = sorted(p.name for p in place.iterdir())
     for arguments, sentence in (
-        (["-o", "g.txt"], "`--output` must end in .onnx, .pt2; got g.txt."),
+        (["-o", "g.txt"], "`--output` must end in .onnx, .pt2, .xml; got g.txt."),
         (["-o", "nowhere/g.onnx"], "there is no folder nowhere"),
         (["-o", "h.onnx", "-d", "odin"], "ODIN runs the classifier again"),
         (["-o", "h.onnx", "-d", "lime"], "unknown detector"),

@@ -40,7 +40,7 @@ def export(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Write classifier, detector and threshold as one graph, as ONNX or for torch.export.
+    """Write classifier, detector and threshold as one graph: as ONNX, for OpenVINO, or for torch.export.
 
     The outputs are logits, label, score, p_value and is_ood, for batches of any size. Before the file is written, the
     graph's outputs are compared with the guard's, and the largest differences are printed.
@@ -50,7 +50,8 @@ def export(
     guard
         A guard file with a threshold, written by `oodline fit --calibrate` or `Guard.save`.
     output
-        The file to write: .onnx or .pt2 (torch.export). With --triton, the folder of the model repository.
+        The file to write: .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2 (torch.export). With --triton, the
+        folder of the model repository.
     data
         Images for the comparison, in any form that `oodline score` accepts. If omitted, random noise.
     preprocess_inside
@@ -62,7 +63,7 @@ def export(
         Print one JSON document on standard output and nothing else.
     """
     if triton is None:
-        check_suffix("--output", output, (".onnx", ".pt2"))
+        check_suffix("--output", output, (".onnx", ".pt2", ".xml"))
         check_writable(output)
     check_reading(reading)
     check_guard(guard)
@@ -74,6 +75,7 @@ def export(
     from oodline.guard.artifact import read_artifact
     from oodline.guard.export import export_onnx, export_program, export_triton
     from oodline.guard.guard import Guard
+    from oodline.guard.openvino import export_openvino
 
     show_warnings()
     artifact = read_artifact(guard)
@@ -92,7 +94,7 @@ def export(
     if triton is not None:
         made = export_triton(loaded_guard, output, triton, images, preprocessing=inside, progress=True)
     else:
-        write = export_onnx if output.suffix == ".onnx" else export_program
+        write = {".onnx": export_onnx, ".xml": export_openvino, ".pt2": export_program}[output.suffix]
         made = write(loaded_guard, output, images, preprocessing=inside, progress=True)
     if json:
         print_json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 from PIL import Image
@@ -17,7 +18,8 @@ class ImageList:
     Parameters
     ----------
     path : str or Path
-        A text file of `PATH LABEL` lines; a label below 0, or none, means no label.
+        A text file of `PATH LABEL` lines; a label below 0, or none, means no label. In place of the label may stand
+        a dict with one, `{'label': 3, ...}`, of which nothing else is read.
     root : str or Path, optional
         Where the paths begin. If omitted, the folder of the list.
 
@@ -41,10 +43,10 @@ class ImageList:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            file, space, label = line.strip().rpartition(" ")
+            file, space, label = _split(line.strip())
             try:
-                value = int(label) if space else -1
-            except ValueError:
+                value = _label(label) if space else -1
+            except (ValueError, TypeError, SyntaxError, AttributeError):
                 raise DataError(
                     f"line {number} of {path} must be PATH LABEL, with an integer label; got {line!r}."
                 ) from None
@@ -74,3 +76,14 @@ class ImageList:
         """Of the paths and labels of the list and the bytes of the files."""
         files = (file_digest(self.root / file) for file in self.files)
         return combine(zip(self.files, self.labels, files, strict=True))
+
+
+def _split(line: str) -> tuple[str, str, str]:
+    return line.partition(" {") if line.endswith("}") else line.rpartition(" ")  # a path may hold spaces
+
+
+def _label(text: str) -> int:
+    if not text.endswith("}"):
+        return int(text)
+    fields = ast.literal_eval("{" + text)  # literals only: nothing is run
+    return int(fields.get("label", -1))

@@ -34,7 +34,8 @@ def open_images(spec: str | Path) -> ImageSource:
     ----------
     spec : str or Path
         A folder, an image, a Parquet file, a folder or pattern of Parquet files; `torchvision:CIFAR10,root=data,
-        train=false`; `hf:NAME,split=test`; or `list:FILE.txt,root=FOLDER`, lines of path and label. Columns of Parquet
+        train=false`; `hf:NAME,split=test`; or `FILE.txt,root=FOLDER`, lines of path and label as OpenOOD's image lists
+        have them (`list:FILE,root=FOLDER` where the name ends in something else). Columns of Parquet
         and `hf:` follow as options where they are not found by their names: `FILE.parquet,image=img,label=fine_label`.
         Class folders are classes in alphabetical order, or `FOLDER,order=natural`.
 
@@ -51,20 +52,23 @@ def open_images(spec: str | Path) -> ImageSource:
     if reference.scheme == "hf":
         return open_hugging_face(reference)
     if reference.scheme == "list":
-        options = dict(reference.options)
-        root = options.pop("root", None)
-        if options:
-            raise DataError(f"list:{reference.name} takes root=FOLDER and nothing else; not {', '.join(options)}.")
-        return ImageList(reference.name, None if root is None else str(root))
+        return _open_list(Path(reference.name), reference.options)
     if is_tensors(spec):
         raise DataError(f"{spec} holds tensors, and images are needed here.")
     # a path may itself hold commas and equals signs
     path, options = (Path(spec), {}) if Path(spec).exists() else (Path(reference.name), dict(reference.options))
+    if path.suffix == ".txt":
+        return _open_list(path, options)
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
         _check_options(path, options, ("image", "label"))
         return ParquetImages(path, **{key: str(value) for key, value in options.items()})
     _check_options(path, options, ("order",))
     return ImageFolder(path, **{key: str(value) for key, value in options.items()})
+
+
+def _open_list(path: Path, options: Mapping[str, object]) -> ImageList:
+    _check_options(path, options, ("root",))
+    return ImageList(path, str(options["root"]) if "root" in options else None)
 
 
 def _check_options(path: Path, options: Mapping[str, object], known: Sequence[str]) -> None:

@@ -117,7 +117,7 @@ def export_onnx(
     {'inputs': 'float32 (N, 4)'}
     """
     check_writable(path)
-    content, found = _verified_onnx(guard, example, preprocessing, progress)
+    content, found = verified_onnx(guard, example, preprocessing, progress)
     write_atomically(path, lambda file: file.write(content))
     return replace(found, path=Path(path))
 
@@ -132,7 +132,7 @@ def export_program(
 ) -> Export:
     """Write the same graph as a `torch.export` program (.pt2), which `torch.export.load` reads; see `export_onnx`."""
     check_writable(path)
-    graph, batch = _prepare(guard, example, preprocessing)
+    graph, batch = prepare(guard, example, preprocessing)
     with working("tracing", shown=progress):
         program = trace(graph, batch)
     with working("verifying", shown=progress):
@@ -173,7 +173,7 @@ def export_triton(
     if home.exists():
         raise DataError(f"could not write {home}: there is a model of that name already. Remove it, or choose another.")
     check_writable(home)
-    content, checked_outputs = _verified_onnx(guard, example, preprocessing, progress)
+    content, checked_outputs = verified_onnx(guard, example, preprocessing, progress)
     config = triton_config(name, content, max_batch_size)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as temporary:
@@ -209,16 +209,17 @@ _TRITON = {
 }  # fmt: skip
 
 
-def _verified_onnx(
+def verified_onnx(
     guard: Guarded, example: Inputs, preprocessing: Preprocessing | None, progress: bool
 ) -> tuple[bytes, Export]:
+    """The ONNX graph that agrees with the guard, and its description without a path; see `export_onnx`."""
     try:
         import onnx
         import onnxruntime  # noqa: F401 - to verify
         import onnxscript  # noqa: F401 - for torch.onnx
     except ImportError as error:
         raise missing_extra(error.name or "onnx", "onnx", "ONNX files") from error
-    graph, batch = _prepare(guard, example, preprocessing)
+    graph, batch = prepare(guard, example, preprocessing)
     names = list(batch) if isinstance(batch, Mapping) else ["pixels" if preprocessing else "inputs"]
     with working("tracing", shown=progress):
         program = spelled_out(trace(graph, batch))
@@ -234,7 +235,7 @@ def _verified_onnx(
             content: bytes = model.SerializeToString()
         except Exception as error:
             raise ExportError(
-                f"torch.onnx cannot write this classifier: {_reason(error)} A .pt2 file may still be written."
+                f"torch.onnx cannot write this classifier: {reason_of(error)} A .pt2 file may still be written."
             ) from error
     with working("verifying", shown=progress):
         try:
@@ -249,11 +250,12 @@ def _verified_onnx(
         except ExportError:
             raise
         except Exception as error:  # onnxruntime's errors share no base
-            raise ExportError(f"onnxruntime cannot run this graph: {_reason(error)}") from error
+            raise ExportError(f"onnxruntime cannot run this graph: {reason_of(error)}") from error
     return content, Export(Path(), len(content), _shapes(batch, names), BATCH_SIZES, differences)
 
 
-def _prepare(guard: Guarded, example: Inputs, preprocessing: Preprocessing | None) -> tuple[GuardGraph, Inputs]:
+def prepare(guard: Guarded, example: Inputs, preprocessing: Preprocessing | None) -> tuple[GuardGraph, Inputs]:
+    """The guard as a module on the CPU, and the batch by which it is traced and verified."""
     graph = GuardGraph(_on_cpu(guard), preprocessing)
     tensors = example if isinstance(example, Mapping) else {"inputs": example}
     for name, value in tensors.items():
@@ -364,7 +366,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """The first line of the error at the root of an exporter's or a runtime's."""
     # torch wraps the fact in reports about reports
     while error.__cause__ is not None:
         error = error.__cause__

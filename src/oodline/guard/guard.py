@@ -22,9 +22,9 @@ from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.calibrated_state import CalibratedState
 from oodline.guard.explainer import explainer_of, members_of, require_explainer
 from oodline.guard.explanation import Explanation, explanations
-from oodline.guard.export import Export, export_onnx
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
+from oodline.guard.sharing import Sharing
 from oodline.guard.verdict import Verdict
 from oodline.model.activations import Activations
 from oodline.model.changes import Snapshot
@@ -40,7 +40,7 @@ from oodline.scoring.score import check_fitted_on
 __all__ = ["Guard", "Verdict"]
 
 
-class Guard:
+class Guard(Sharing):
     """A classifier with a fitted detector and, once calibrated, a threshold.
 
     Parameters
@@ -312,18 +312,6 @@ class Guard:
             other_weights=self.other_weights,
         )
         return write_artifact(artifact, path)
-
-    @checked
-    def export_onnx(
-        self,
-        path: str | Path,
-        example: Inputs,
-        *,
-        preprocessing: Preprocessing | None = None,
-        progress: bool = False,
-    ) -> Export:
-        """Write one ONNX graph from inputs to the verdict; see `oodline.guard.export.export_onnx`."""
-        return export_onnx(self, path, example, preprocessing=preprocessing, progress=progress)
 
     @classmethod
     @checked
