@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.ddcs import DDCS as DDCS
     from oodline.detectors.default import default as default
     from oodline.detectors.default import default_detector as default_detector
+    from oodline.detectors.description import MethodDescription as MethodDescription
+    from oodline.detectors.description import describe_method as describe_method
     from oodline.detectors.dice import DICE as DICE
     from oodline.detectors.energy import Energy as Energy
     from oodline.detectors.entropy import GEN as GEN
@@ -143,6 +145,8 @@ _HOMES = {
     "ClassCalibration": "oodline.scoring.class_calibration",
     "default": "oodline.detectors.default",
     "default_detector": "oodline.detectors.default",
+    "MethodDescription": "oodline.detectors.description",
+    "describe_method": "oodline.detectors.description",
     "DriftMonitor": "oodline.scoring.drift",
     "DriftReport": "oodline.scoring.drift",
     "Table": "oodline.evaluation.table",

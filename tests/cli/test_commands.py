@@ -300,15 +300,6 @@ def test_export_writes_what_score_says(place, capsys):
     assert sorted(p.name for p in place.iterdir()) == before
 
 
-def test_methods_lists_the_catalog(capsys):
-    run("methods", "--json")
-    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert listed["line"]["venue"] == "CVPR 2023"
-    assert listed["line"]["settings"]["p_w"] == 0.1
-    run("methods")
-    assert "kl-matching" in capsys.readouterr().out
-
-
 def test_a_file_does_not_choose_code_to_run(place, capsys):
     run(*FIT, "--detector", "energy")
     run("score", "guard.safetensors", "noise", "-o", "s.csv", fails=True)
