@@ -121,6 +121,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.scoring.false_discovery import benjamini_hochberg as benjamini_hochberg
     from oodline.scoring.label_errors import LabelErrors as LabelErrors
     from oodline.scoring.label_errors import find_label_errors as find_label_errors
+    from oodline.scoring.precision_change import PrecisionChange as PrecisionChange
+    from oodline.scoring.precision_change import precision_change as precision_change
     from oodline.scoring.score import Scores as Scores
     from oodline.scoring.score import score as score
     from oodline.scoring.seen_data import SeenDataWarning as SeenDataWarning
@@ -175,6 +177,8 @@ _HOMES = {
     "LinearHead": "oodline.model.head",
     "SeenDataWarning": "oodline.scoring.seen_data",
     "Neurons": "oodline.guard.neurons",
+    "PrecisionChange": "oodline.scoring.precision_change",
+    "precision_change": "oodline.scoring.precision_change",
     "Preprocessing": "oodline.preprocessing.preprocessing",
     "load_model": "oodline.model.zoo",
     "split": "oodline.scoring.split",

@@ -10,11 +10,14 @@ from cyclopts import Parameter
 
 from oodline._util.toml import read_toml
 from oodline.cli.checks import check_detectors, check_least, check_model, load_detectors
-from oodline.cli.options import DetectorsFrom, Json, ModelOptions, print_json, show_warnings, table_console
+from oodline.cli.options import DetectorsFrom, Json, ModelOptions, print_json, table_console
+from oodline.cli.running import RunOptions
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
     from oodline.evaluation.run import Run
+
+_RUN = RunOptions()
 
 
 def bench(
@@ -31,7 +34,7 @@ def bench(
     batch_size: int | None = None,
     workers: int = 0,
     on_error: Literal["raise", "skip"] | None = None,
-    device: str | None = None,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -72,8 +75,6 @@ def bench(
     on_error
         For an image that cannot be read: stop with an error (raise), or leave it out and report how many (skip). If
         omitted, the protocol's.
-    device
-        cpu, cuda, cuda:1 or mps. If omitted, cuda if available, else cpu.
     json
         Print one JSON document on standard output and nothing else.
     """
@@ -91,7 +92,7 @@ def bench(
     from oodline.evaluation.cache import default_folder
     from oodline.evaluation.protocol import parse_protocol, read_protocol
 
-    show_warnings()
+    running.show_warnings()
     wanted = read_protocol(protocol, folder=data, model=model)
     given = {"limit": limit, "batch_size": batch_size, "detectors": detector, "on_error": on_error}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -100,25 +101,34 @@ def bench(
         wanted,
         output or Path("runs") / protocol.stem,
         cache=None if no_cache else cache or default_folder(),
-        device=device,
+        device=running.device,
+        dtype=running.dtype,
         workers=workers,
         skip_missing=skip_missing,
-        progress=True,
+        progress=running.progress,
     )
     if json:
         print_json({"output": str(run.folder), **run.record.model_dump(mode="json", exclude={"sha256"})})
         return
-    print_run(run)
+    if running.quiet:
+        print_tables(run)
+    else:
+        print_run(run)
+
+
+def print_tables(run: Run) -> None:
+    """Print the tables, if there is an OOD data set."""
+    from oodline.evaluation.rendering import print_table
+
+    if run.sets("ood"):
+        print_table(run.table(), table_console())
 
 
 def print_run(run: Run) -> None:
     """Print the tables, with the mean of each group, and the seconds that the run took."""
-    from oodline.evaluation.rendering import print_table
-
     record = run.record
     print(f"{record.name}: {record.classifier.reference}, {len(record.detectors)} detectors\n")
-    if run.sets("ood"):
-        print_table(run.table(), table_console())
+    print_tables(run)
     for label, reason in record.failures.items():
         print(f"left out {label}: {reason}")
     for name, reason in record.missing.items():

@@ -17,8 +17,8 @@ from oodline.cli.options import (
     ModelOptions,
     load_classifier,
     open_loader,
-    show_warnings,
 )
+from oodline.cli.running import RunOptions
 from oodline.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from oodline.data.sources import ImageSource
     from oodline.guard.explanation import Explanation
 
-_MODEL, _DATA = ModelOptions(), DataOptions()
+_MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 _FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -42,6 +42,7 @@ def explain(
     data: str | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     model: ModelOptions = _MODEL,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -87,8 +88,8 @@ def explain(
     from oodline.guard.explanation_figure import draw_explanation
     from oodline.guard.guard import Guard
 
-    show_warnings()
-    loaded = load_classifier(model, read_artifact(guard), image)
+    running.show_warnings()
+    loaded = load_classifier(model, read_artifact(guard), image, running=running)
     loaded_guard = Guard.load(
         guard,
         loaded.classifier,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,10 +31,10 @@ from oodline.cli.options import (
     open_loader,
     print_json,
     report_skipped,
-    show_warnings,
 )
+from oodline.cli.running import RunOptions
 
-_MODEL, _DATA = ModelOptions(), DataOptions()
+_MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 
 
 def fit(
@@ -52,6 +51,7 @@ def fit(
     engine: EngineName = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -111,7 +111,7 @@ def fit(
     from oodline.scoring.calibration import check_enough, check_false_alarm, false_alarm_of
     from oodline.scoring.class_calibration import ClassCalibration
 
-    show_warnings()
+    running.show_warnings()
     with open_engine(engine, output.with_name(f"{output.name}.unfinished")) as passes:
         with passes.synchronised():
             if passes.is_main:
@@ -119,7 +119,7 @@ def fit(
             rate = false_alarm_of(false_alarm, tpr)
             check_false_alarm(rate)
             detectors = create_all(detector or [])
-            loaded = load_classifier(model, data=data)
+            loaded = load_classifier(model, data=data, running=running)
             classifier = loaded.classifier
             loader = open_loader(data, loaded, reading, class_names=loaded.class_names)
             theirs = loader.source.class_names or loaded.class_names
@@ -138,13 +138,13 @@ def fit(
             label_names=theirs,
             keep_inputs=keep_inputs,
             engine=passes,
-            progress=True,
+            progress=running.progress,
         )
         classes = classifier.head.num_classes
         names = names_of_logits(loaded.class_names, 0, classes) or names_of_logits(
             loader.source.class_names, reading.label_offset, classes
         )
-        skipped = report_skipped({"data": loader} | ({} if held_out is None else {"calibrate": held_out}))
+        skipped = report_skipped({"data": loader} | ({} if held_out is None else {"calibrate": held_out}), running)
         samples = loader.num_samples - len(loader.skipped)
         if passes.is_main:
             fitted.save(
@@ -153,6 +153,7 @@ def fit(
                 fit=FitInfo(data=data, samples=samples, calibration_data=calibrate),
                 class_names=names,
             )
+            running.say_change(classifier, held_out or loader, fitted.artifact.detectors)
         passes.finish()
     if not passes.is_main:
         return
@@ -175,9 +176,10 @@ def fit(
     }
     for warning in (accuracy.warning, accuracy.order):
         if warning:
-            print(f"warning: {warning}", file=sys.stderr)
+            running.warn(warning)
     if json:
         print_json(summary)
+    if json or running.quiet:
         return
     right = (
         "" if accuracy.value is None else f"; the classifier gets {100 * accuracy.value:.1f} % of their labels right"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from oodline._util.warning import warn
+from oodline.cli.running import RunOptions
 from oodline.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from oodline.model.classifier import Classifier
     from oodline.preprocessing.preprocessing import Preprocessing
 
+
+_AS_USUAL = RunOptions()
 
 WIDE = 400
 """Columns of a table at most where no terminal limits them."""
@@ -49,8 +51,6 @@ class ModelOptions:
     preprocessing: str | None = None
     """Preprocessing as JSON, or the path of a JSON file: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}. If
     omitted, that of the guard file, or the model's own."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps. If omitted, cuda if available, else cpu."""
     allow_other_weights: str | None = None
     """A reason, as text, to use a guard file with weights other than those it was fitted with; a warning repeats it. If
     omitted, other weights are an error."""
@@ -111,7 +111,11 @@ class LoadedClassifier:
 
 
 def load_classifier(
-    options: ModelOptions, artifact: Artifact | None = None, data: str | None = None
+    options: ModelOptions,
+    artifact: Artifact | None = None,
+    data: str | None = None,
+    *,
+    running: RunOptions = _AS_USUAL,
 ) -> LoadedClassifier:
     """Build the classifier that the options name, or the one that a file was fitted on.
 
@@ -138,7 +142,7 @@ def load_classifier(
             )
         reference = source.reference
     if is_features(reference):
-        return _load_features(reference, options, artifact, data)
+        return _load_features(reference, options, artifact, data, running)
     if source is not None and reference == source.reference:
         weights = weights or (Path(source.weights) if source.weights else None)
         head = head or source.head
@@ -146,7 +150,13 @@ def load_classifier(
     if options.preprocessing is not None:
         known = _read_preprocessing(options.preprocessing)
     classifier = Classifier.load(
-        reference, weights, head=head, binary=options.binary, device=options.device, preprocessing=known
+        reference,
+        weights,
+        head=head,
+        binary=options.binary,
+        device=running.device,
+        dtype=running.dtype,
+        preprocessing=known,
     )
     if classifier.preprocessing is None:
         warn(
@@ -167,7 +177,7 @@ def load_classifier(
 
 
 def _load_features(
-    reference: str, options: ModelOptions, artifact: Artifact | None, data: str | None
+    reference: str, options: ModelOptions, artifact: Artifact | None, data: str | None, running: RunOptions
 ) -> LoadedClassifier:
     from oodline.model.from_features import open_feature_classifier
     from oodline.model.zoo import move
@@ -179,6 +189,7 @@ def _load_features(
         )
     if options.preprocessing is not None:
         raise SettingError("--preprocessing is for images, and features are read as they are. Leave it out.")
+    running.refuse_half("for features, which are read as they are")
     classifier, reference = open_feature_classifier(
         reference,
         data,
@@ -186,7 +197,7 @@ def _load_features(
         head_name=options.head,
         num_classes=None if artifact is None else artifact.head.num_classes,
     )
-    device = options.device or "cpu"  # a head alone is quick everywhere
+    device = running.device or "cpu"  # a head alone is quick everywhere
     move(classifier.model, device)
     if artifact is not None:
         artifact.check(classifier, allow_other_weights=options.allow_other_weights)
@@ -250,14 +261,14 @@ def named(specs: list[str]) -> dict[str, str]:
     return found
 
 
-def report_skipped(loaders: Mapping[str, ImageLoader | TensorLoader]) -> dict[str, int]:
+def report_skipped(loaders: Mapping[str, ImageLoader | TensorLoader], running: RunOptions) -> dict[str, int]:
     """Say on standard error which images could not be read; return how many by data set."""
     counts = {}
     for name, loader in loaders.items():
         if loader.skipped:
             counts[name] = len(loader.skipped)
             shown = ", ".join(loader.skipped[:5]) + (", ..." if len(loader.skipped) > 5 else "")
-            print(f"warning: {len(loader.skipped)} unreadable images of {name} were skipped: {shown}", file=sys.stderr)
+            running.warn(f"{len(loader.skipped)} unreadable images of {name} were skipped: {shown}")
     return counts
 
 
@@ -267,11 +278,6 @@ def table_console() -> Console:
 
     limited = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(highlight=False, width=None if limited else WIDE)
-
-
-def show_warnings() -> None:
-    """Print warnings as one line each, without the source line that raised them."""
-    warnings.showwarning = lambda message, *_args, **_more: print(f"warning: {message}", file=sys.stderr)
 
 
 def print_json(document: Any) -> None:
@@ -305,6 +311,5 @@ __all__ = [
     "open_loader",
     "print_json",
     "report_skipped",
-    "show_warnings",
     "table_console",
 ]

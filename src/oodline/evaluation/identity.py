@@ -31,7 +31,8 @@ def identity(classifier: Classifier) -> dict[str, str]:
     (True, ['weights'])
     """
     kind = classifier.device.type
-    autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "off"
+    with classifier.computing():
+        autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "off"
     exact = torch.get_float32_matmul_precision()
     return {
         "weights": weights_digest(classifier.model),

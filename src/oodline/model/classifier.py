@@ -26,6 +26,7 @@ from oodline.model.head_reader import HeadReader, Read
 from oodline.model.hooks import last_pooling, listening, submodule
 from oodline.model.layers import Layer, LayerReading, layer_key
 from oodline.model.outputs import first_rows, layer_output, logits_of, shapes_of, with_mask
+from oodline.model.precision import Dtype, computing_in
 from oodline.model.reading import at_least_float32
 from oodline.model.wrappers import uncompiled, unwrapped
 
@@ -50,6 +51,9 @@ class Classifier:
         Name of the module whose output is the feature map. If omitted, the input of the last average pooling.
     binary : bool
         The model returns one logit z, of the second of two classes: take (0, z) as the logits.
+    dtype : {"float32", "bfloat16", "float16"}
+        What the forward pass computes in, by autocast; weights stay as they are, and features and logits come back in
+        float32. "float32" is the model as it is. `precision_change` measures what it does to scores.
 
     Raises
     ------
@@ -83,8 +87,10 @@ class Classifier:
         *,
         feature_map: str | None = None,
         binary: bool = False,
+        dtype: Dtype = "float32",
     ) -> None:
         self.model = unwrapped(model)
+        self.dtype: Dtype = dtype
         self._reader = HeadReader(self.model, head, binary=binary)
         self.feature_map_name = feature_map
         if feature_map is not None:
@@ -100,6 +106,7 @@ class Classifier:
         head: str | None = None,
         binary: bool = False,
         device: str | None = None,
+        dtype: Dtype = "float32",
         preprocessing: Preprocessing | None = None,
     ) -> Classifier:
         """The classifier that a reference names, with its preprocessing and class names, as the command line has it.
@@ -115,6 +122,8 @@ class Classifier:
             The model returns one logit z, of the second of two classes: take (0, z).
         device : str, optional
             The GPU if there is one.
+        dtype : {"float32", "bfloat16", "float16"}
+            As `Classifier`.
 
         Raises
         ------
@@ -134,7 +143,7 @@ class Classifier:
         from oodline.model.zoo import best_device, load_model, move  # torchvision, which most classifiers do not need
 
         loaded = load_model(reference, weights, preprocessing=preprocessing)
-        found = Classifier(move(loaded.model, device or best_device()), head, binary=binary)
+        found = Classifier(move(loaded.model, device or best_device()), head, binary=binary, dtype=dtype)
         found.preprocessing, found.class_names = loaded.preprocessing, loaded.class_names
         return found
 
@@ -152,6 +161,10 @@ class Classifier:
     def device(self) -> torch.device:
         """Where the head lives, and where inputs are moved to."""
         return self._reader.device
+
+    def computing(self) -> AbstractContextManager[object]:
+        """What its passes run inside: autocast, where another `dtype` than float32 is asked for."""
+        return computing_in(self.dtype, self.device)
 
     def expect(self, known: HeadInfo) -> None:
         """Take the head that something was fitted on, where none was named and no pass has shown it yet.
@@ -201,7 +214,7 @@ class Classifier:
             The model refuses the batch, or features or logits hold NaN or infinity.
         """
         inputs = self._moved(as_tensors(inputs))
-        with evaluating(self.model):  # once for all that follows: it walks over every module
+        with evaluating(self.model), self.computing():  # once for all that follows: it walks over every module
             seen, logits = self._pass(inputs, needs, layers)
             read = self._reader.read(seen, logits)
             if read is None:
@@ -227,8 +240,9 @@ class Classifier:
 
         Call the classifier itself on the same inputs before, so that everything has been checked once.
         """
-        seen, logits = self._pass(self._moved(inputs), needs, layers)
-        read = self._reader.follow(seen, logits)
+        with self.computing():
+            seen, logits = self._pass(self._moved(inputs), needs, layers)
+            read = self._reader.follow(seen, logits)
         index = torch.arange(read.features.shape[0])  # len() would fix the size of the batch
         activations = self._activations(inputs, seen, read, index, needs, layers)
         if Needs.FEATURE_MAP in needs:
@@ -287,7 +301,12 @@ class Classifier:
         inputs = self._moved(as_tensors(inputs))
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise InputError("gradients need inputs that are one floating tensor; tokens and mappings have none.")
-        with evaluating(self.model), torch.enable_grad(), self._listening(Needs.LOGITS, layers) as seen:
+        with (
+            evaluating(self.model),
+            self.computing(),
+            torch.enable_grad(),
+            self._listening(Needs.LOGITS, layers) as seen,
+        ):
             leaf = inputs.detach().clone().requires_grad_()
             logits = self._logits(self._run(leaf), leaf)
             values = scalar(at_least_float32(self._reader.follow(seen, logits).logits))
