@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from oodline._util.warning import warn
 from oodline.cli.running import RunOptions
@@ -31,7 +31,7 @@ WIDE = 400
 """Columns of a table at most where no terminal limits them."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group("The classifier", sort_key=2))
 @dataclass(frozen=True)
 class ModelOptions:
     """The classifier."""
@@ -46,7 +46,7 @@ class ModelOptions:
     head: str | None = None
     """Module that computes the logits: `fc`, or a weighted sum, `0.5*head + 0.5*head_dist`. If omitted, it is searched
     for."""
-    binary: bool = False
+    binary: Annotated[bool, Parameter(negative="")] = False
     """The model is a binary classifier that returns one logit z, for the second class: use (0, z) as the logits."""
     preprocessing: str | None = None
     """Preprocessing as JSON, or the path of a JSON file: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}. If
@@ -56,7 +56,7 @@ class ModelOptions:
     omitted, other weights are an error."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group("Reading data", sort_key=3))
 @dataclass(frozen=True)
 class DataOptions:
     """How to read data sets."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from oodline.errors import SettingError
 
@@ -22,7 +22,7 @@ COMPARED = 64
 """Samples on which half precision is compared with float32."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group("Running", sort_key=4))
 @dataclass(frozen=True)
 class RunOptions:
     """How the network runs, and what is said meanwhile."""
