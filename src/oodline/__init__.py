@@ -90,6 +90,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.errors import FewSamplesWarning as FewSamplesWarning
     from oodline.evaluation.evaluate import evaluate as evaluate
     from oodline.evaluation.table import Table as Table
+    from oodline.guard.diagnosis import Diagnosis as Diagnosis
+    from oodline.guard.doctor import doctor as doctor
     from oodline.guard.explanation import Explanation as Explanation
     from oodline.guard.fit_guards import FittedGuards as FittedGuards
     from oodline.guard.fit_guards import fit_guards as fit_guards
@@ -159,6 +161,8 @@ _HOMES = {
     "benjamini_hochberg": "oodline.scoring.false_discovery",
     "LabelErrors": "oodline.scoring.label_errors",
     "find_label_errors": "oodline.scoring.label_errors",
+    "Diagnosis": "oodline.guard.diagnosis",
+    "doctor": "oodline.guard.doctor",
     "Explanation": "oodline.guard.explanation",
     "FitError": "oodline.passes.fit_result",
     "FitResult": "oodline.passes.fit_result",

@@ -16,6 +16,7 @@ GROUPS = {
     "Use": {
         "demo": "See it work: train a small network and detect what it was never taught, offline, in a minute.",
         "methods": "List the detectors, one line each; with a name, explain one.",
+        "doctor": "Examine a model: what is found, which detectors suit it, what is missing, what to type next.",
         "fit": "Learn what normal inputs look like to your classifier; write one guard file.",
         "score": "Score images with a guard file, and flag those that are unlike the training data.",
         "explain": "Show which neurons led to the verdict on an image.",

@@ -116,8 +116,8 @@ def bench(
     if template.init:
         write_file(protocol or Path("benchmark.toml"), template, model, detector, data, limit, batch_size, json=json)
         return
-    if given := [name for name, value in asdict(template).items() if value]:
-        raise SettingError(f"`--{given[0]}` is for --init; a benchmark file names its data sets itself.")
+    if unused := [name for name, value in asdict(template).items() if value]:
+        raise SettingError(f"`--{unused[0]}` is for --init; a benchmark file names its data sets itself.")
     if protocol is None:
         raise SettingError("no benchmark file is named. Write one to edit with: oodline bench --init mine.toml")
     read_toml(protocol)

@@ -74,6 +74,9 @@ class Classifier:
     preprocessing: Preprocessing | None = None
     """From an image to its input, where `load` knows it; guards carry it along."""
 
+    preprocessing_origin: str = ""
+    """How the preprocessing is known, in words, where `load` knows."""
+
     class_names: tuple[str, ...] | None = None
     """In the order of the logits, where `load` knows them; guards carry them along."""
 
@@ -145,6 +148,7 @@ class Classifier:
         loaded = load_model(reference, weights, preprocessing=preprocessing)
         found = Classifier(move(loaded.model, device or best_device()), head, binary=binary, dtype=dtype)
         found.preprocessing, found.class_names = loaded.preprocessing, loaded.class_names
+        found.preprocessing_origin = loaded.preprocessing_origin
         return found
 
     @property
@@ -156,6 +160,11 @@ class Classifier:
     def head_name(self) -> str:
         """What makes the logits: a module's name, or a sum of such; `Classifier(model, head=...)` takes it again."""
         return self._reader.name
+
+    @property
+    def head_is_named(self) -> bool:
+        """Whether `head` was given, rather than found."""
+        return self._reader.is_named
 
     @property
     def device(self) -> torch.device:
