@@ -447,8 +447,14 @@ def test_names_of_data_sets():
     assert named(["a/svhn.parquet", "far=b/", "torchvision:SVHN,root=d"]) == {
         "svhn": "a/svhn.parquet", "far": "b/", "torchvision:SVHN": "torchvision:SVHN,root=d",
     }  # fmt: skip
-    with pytest.raises(SettingError, match="two data sets are called 'x'"):
-        named(["a/x.parquet", "b/x"])
+    with pytest.raises(SettingError, match="two data sets are called 'a-x'"):
+        named(["a/x.parquet", "a/x"])
+    assert list(named(["a/x.parquet", "b/x", "cifar100/test.parquet", "test"])) == [
+        "a-x",
+        "b-x",
+        "cifar100-test",
+        "test",
+    ]
 
 
 def test_demo_flags_what_it_was_never_taught(tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 
 _AS_USUAL = RunOptions()
+
+SAYS_LITTLE = ("test", "train", "val", "valid", "validation", "data", "images")
+"""Names of files that are the same for many data sets."""
 
 WIDE = 400
 """Columns of a table at most where no terminal limits them."""
@@ -240,6 +244,8 @@ def open_loader(
 def named(specs: list[str]) -> dict[str, str]:
     """Split NAME=SPEC; without a name, the last part of the path is the name.
 
+    Where that says little, such as "test", or two sets share it, the folder stands before it.
+
     Raises
     ------
     SettingError
@@ -249,16 +255,29 @@ def named(specs: list[str]) -> dict[str, str]:
     --------
     >>> named(["ood/svhn.parquet", "far=textures/"])
     {'svhn': 'ood/svhn.parquet', 'far': 'textures/'}
+    >>> list(named(["cifar100/test.parquet", "a/noise", "b/noise"]))
+    ['cifar100-test', 'a-noise', 'b-noise']
     """
     found: dict[str, str] = {}
-    for spec in specs:
-        before, equals, after = spec.partition("=")
-        plain = equals and not any(c in before for c in "/\\:,.")
-        name, path = (before, after) if plain else (Path(spec.split(",")[0].rstrip("/")).stem, spec)
+    split = [_split(spec) for spec in specs]
+    stems = Counter(name or _last_parts(path, 1) for name, path in split)
+    for given, path in split:
+        stem = _last_parts(path, 1)
+        name = given or _last_parts(path, 2 if stems[stem] > 1 or stem in SAYS_LITTLE else 1)
         if name in found:
             raise SettingError(f"two data sets are called '{name}'. Name them: --ood NAME={path}")
         found[name] = path
     return found
+
+
+def _split(spec: str) -> tuple[str, str]:
+    before, equals, after = spec.partition("=")
+    return (before, after) if equals and not any(c in before for c in "/\\:,.") else ("", spec)
+
+
+def _last_parts(path: str, count: int) -> str:
+    plain = Path(path.split(",")[0].rstrip("/"))
+    return "-".join([*[part for part in plain.parent.parts[1 - count :] if count > 1 and part != "/"], plain.stem])
 
 
 def report_skipped(loaders: Mapping[str, ImageLoader | TensorLoader], running: RunOptions) -> dict[str, int]:

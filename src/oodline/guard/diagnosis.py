@@ -76,11 +76,9 @@ class Diagnosis:
     --------
     >>> from oodline.guard.doctor import doctor
     >>> from oodline.testing import toy_problem
-    >>> found = doctor(*toy_problem())
-    >>> found.head.name, found.head.classes, found.head.features, found.backbone.kind
-    ('2', 3, 16, 'rectified')
-    >>> found.unfit["nap"].partition(".")[0]
-    'no feature map (N, K, H, W) was found in Sequential'
+    >>> found = doctor(toy_problem()[0])
+    >>> found.head.name, found.head.classes, found.head.features, found.undecided["line"]
+    ('2', 3, 16, 'data is needed to try it')
     """
 
     head: HeadFacts

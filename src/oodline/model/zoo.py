@@ -341,9 +341,15 @@ def _built(reference: Reference, build: Callable[[dict[str, Any]], Any]) -> nn.M
     try:
         model = build(dict(reference.options))
     except Exception as error:
+        remedy = ""
+        if reference.options.get("pretrained") and (isinstance(error, OSError) or "Connect" in type(error).__name__):
+            remedy = (
+                " Its weights could not be fetched: without a connection, give a file of them (--weights FILE, or "
+                f"weights=), or build it without, {reference.scheme}:{reference.name},pretrained=false."
+            )
         raise ModelError(
             f"{reference.scheme}:{reference.name} could not be built with {reference.options}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{'' if str(error).endswith('.') or not remedy else '.'}{remedy}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{reference.scheme}:{reference.name} gave a {type(model).__name__}, not an nn.Module.")
