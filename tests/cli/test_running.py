@@ -28,10 +28,11 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_that_run_a_network_share_the_options(command):
-    words = [command, *COMMANDS[command], "--device", "cpu", "--dtype", "bfloat16", "--quiet"]
+    words = [command, *COMMANDS[command], "--device", "cpu", "--dtype", "bfloat16", "--quiet", "--compile"]
     _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     running = bound.arguments["running"]
     assert (running.device, running.dtype, running.quiet, running.progress) == ("cpu", "bfloat16", True, False)
+    assert running.compile
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -110,3 +111,5 @@ def test_what_cannot_run_in_half_precision_says_so(place, capsys):
     Path("g.safetensors").write_bytes(b"junk")
     run("export", "g.safetensors", "-o", "g.onnx", "--dtype", "float16", code=1)
     assert "`--dtype` must be float32 for a graph" in capsys.readouterr().err
+    run("export", "g.safetensors", "-o", "g.onnx", "--compile", code=1)
+    assert "`--compile` is not for a graph" in capsys.readouterr().err

@@ -137,6 +137,7 @@ def bench(
         cache=None if no_cache else cache or default_folder(),
         device=running.device,
         dtype=running.dtype,
+        compile=running.compile,
         workers=workers,
         skip_missing=skip_missing,
         progress=running.progress,

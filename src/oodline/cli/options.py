@@ -160,6 +160,7 @@ def load_classifier(
         binary=options.binary,
         device=running.device,
         dtype=running.dtype,
+        compile=running.compile,
         preprocessing=known,
     )
     if classifier.preprocessing is None:

@@ -32,6 +32,9 @@ class RunOptions:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the forward pass computes in. In half precision it is faster on a GPU, and scores change a little: a note
     says by how much. A guard is best fitted in the dtype that it is used in."""
+    compile: Annotated[bool, Parameter(negative="")] = False
+    """Compile the forward pass by torch.compile, which takes a while once and pays for large data sets. A model that
+    cannot be compiled runs as it is, with a warning."""
     quiet: Annotated[bool, Parameter(negative="")] = False
     """Print no progress, notes or warnings; results and errors remain."""
 
@@ -53,6 +56,8 @@ class RunOptions:
         """Raise `SettingError` where the network must run as it is."""
         if self.dtype != "float32":
             raise SettingError(f"`--dtype` must be float32 {where}; got {self.dtype}. Leave it out.")
+        if self.compile:
+            raise SettingError(f"`--compile` is not {where}. Leave it out.")
 
     def say_change(
         self, classifier: Classifier, loader: ImageLoader | TensorLoader, detectors: Mapping[str, Detector]

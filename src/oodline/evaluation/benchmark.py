@@ -40,6 +40,7 @@ def run_protocol(
     cache: str | Path | None = None,
     device: str | None = None,
     dtype: Dtype = "float32",
+    compile: bool | str = False,
     workers: int = 0,
     skip_missing: bool = False,
     progress: bool = False,
@@ -59,6 +60,8 @@ def run_protocol(
         The GPU if there is one.
     dtype : {"float32", "bfloat16", "float16"}
         What the forward pass computes in, as `Classifier`.
+    compile : bool or str
+        Compile the forward pass, as `Classifier`.
     workers : int
         Processes that read images beside this one.
     skip_missing : bool
@@ -92,7 +95,7 @@ def run_protocol(
     check_replaceable(output, RECORD)
     torch.manual_seed(protocol.seed)
     detectors = labelled_detectors(protocol.detectors)
-    classifier, preprocessing, class_names = _load(protocol, device, dtype)
+    classifier, preprocessing, class_names = _load(protocol, device, dtype, compile)
     for named in detectors.values():
         named.use_preprocessing(preprocessing)
     sets, missing = open_sets(
@@ -205,7 +208,7 @@ def open_sets(
 
 
 def _load(
-    protocol: Protocol, device: str | None, dtype: Dtype
+    protocol: Protocol, device: str | None, dtype: Dtype, compile: bool | str
 ) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
     said = protocol.classifier
     if is_features(said.model):
@@ -216,7 +219,9 @@ def _load(
     except OodlineError as error:
         raise type(error)(f"{error} Get it: {said.source}" if said.source else str(error)) from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = Classifier(move(loaded.model, device), said.head, feature_map=said.feature_map, dtype=dtype)
+    classifier = Classifier(
+        move(loaded.model, device), said.head, feature_map=said.feature_map, dtype=dtype, compile=compile
+    )
     preprocessing = loaded.preprocessing
     if preprocessing is None:
         preprocessing = Preprocessing()

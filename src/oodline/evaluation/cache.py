@@ -90,6 +90,7 @@ class CachedClassifier(Classifier):
         super().__init__(
             classifier.model, classifier.head_name, feature_map=classifier.feature_map_name, dtype=classifier.dtype
         )
+        self._passes = classifier._passes
         self._reader = classifier._reader  # what a pass of either shows of the head, both know
         self.folder = default_folder() if folder is None else Path(folder)
         if images_a_shard < 1:

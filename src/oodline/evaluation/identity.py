@@ -38,7 +38,7 @@ def identity(classifier: Classifier) -> dict[str, str]:
         "weights": weights_digest(classifier.model),
         "architecture": architecture_digest(classifier.model),
         "head": classifier.first_head_name,
-        "arithmetic": f"{kind}, autocast {autocast}, float32 products {exact}",
+        "arithmetic": f"{kind}, autocast {autocast}, float32 products {exact}, {classifier.compiled_by}",
         "oodline": __version__,
         "torch": torch.__version__,
     }

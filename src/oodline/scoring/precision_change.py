@@ -99,7 +99,7 @@ def precision_change(
     """
     detectors = detectors or {}
     exact = copy.copy(classifier)  # the same model, and what is known of its head
-    exact.dtype = "float32"
+    exact.dtype, exact._passes = "float32", None
     needs = reads(detectors.values())
     here, there = classifier(inputs, **needs), exact(inputs, **needs)
     with torch.no_grad():
