@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from cyclopts import App, Group
 
@@ -57,6 +58,20 @@ app.register_install_completion_command(
 )
 
 
+@contextmanager
+def _whole_help(name: str) -> Iterator[None]:
+    """Let `CMD --help` show all of a command's docstring, where `oodline --help` shows one line."""
+    if name not in COMMANDS:
+        yield
+        return
+    command = app[name]
+    command.help = command.default_command.__doc__ or ""
+    try:
+        yield
+    finally:
+        command.help = COMMANDS[name]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -66,10 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         tokens, file = take_config(list(sys.argv[1:] if arguments is None else arguments))
         app.config = (ENVIRONMENT, file)
-        if tokens and tokens[0] in COMMANDS:
-            command = app[tokens[0]]
-            command.help = command.default_command.__doc__ or ""  # `CMD --help` shows all of it, not the one line
-        app(tokens)
+        with _whole_help(tokens[0] if tokens else ""):
+            app(tokens)
     except OodlineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
