@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 import oodline as ol
 from oodline.cli import app
+from oodline.cli.config import ENVIRONMENT, ConfigFile
 from oodline.cli.methods import methods
 from oodline.detectors.catalog import CATALOG
 from oodline.testing import toy_problem
@@ -112,3 +114,15 @@ def test_the_links_of_a_document_lead_to_files(document):
         if not file or re.match(r"[a-z]+:", file) or "generated/" in file:  # made by `make site`, which checks them
             continue
         assert (path.parent / file).exists(), target
+
+
+def test_the_file_of_options_of_the_page_is_read(tmp_path):
+    [text] = blocks("docs/guide/command-line.md", "toml")
+    (tmp_path / "o.toml").write_text(text)
+    before, app.config = app.config, (ENVIRONMENT, ConfigFile(tmp_path / "o.toml"))
+    try:
+        _, bound, _ = app.parse_args(["fit", "-o", "g.safetensors"], exit_on_error=False, print_error=False)
+    finally:
+        app.config = before
+    assert (bound.arguments["data"], bound.arguments["false_alarm"]) == ("imagenet/train", 0.01)
+    assert bound.arguments["model"].model == tomllib.loads(text)["model"]

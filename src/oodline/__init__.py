@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.ddcs import DDCS as DDCS
     from oodline.detectors.default import default as default
     from oodline.detectors.default import default_detector as default_detector
+    from oodline.detectors.description import MethodDescription as MethodDescription
+    from oodline.detectors.description import describe_method as describe_method
     from oodline.detectors.dice import DICE as DICE
     from oodline.detectors.energy import Energy as Energy
     from oodline.detectors.entropy import GEN as GEN
@@ -90,6 +92,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.errors import FewSamplesWarning as FewSamplesWarning
     from oodline.evaluation.evaluate import evaluate as evaluate
     from oodline.evaluation.table import Table as Table
+    from oodline.guard.diagnosis import Diagnosis as Diagnosis
+    from oodline.guard.doctor import doctor as doctor
     from oodline.guard.explanation import Explanation as Explanation
     from oodline.guard.fit_guards import FittedGuards as FittedGuards
     from oodline.guard.fit_guards import fit_guards as fit_guards
@@ -121,6 +125,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.scoring.false_discovery import benjamini_hochberg as benjamini_hochberg
     from oodline.scoring.label_errors import LabelErrors as LabelErrors
     from oodline.scoring.label_errors import find_label_errors as find_label_errors
+    from oodline.scoring.precision_change import PrecisionChange as PrecisionChange
+    from oodline.scoring.precision_change import precision_change as precision_change
     from oodline.scoring.score import Scores as Scores
     from oodline.scoring.score import score as score
     from oodline.scoring.seen_data import SeenDataWarning as SeenDataWarning
@@ -145,6 +151,8 @@ _HOMES = {
     "ClassCalibration": "oodline.scoring.class_calibration",
     "default": "oodline.detectors.default",
     "default_detector": "oodline.detectors.default",
+    "MethodDescription": "oodline.detectors.description",
+    "describe_method": "oodline.detectors.description",
     "DriftMonitor": "oodline.scoring.drift",
     "DriftReport": "oodline.scoring.drift",
     "Table": "oodline.evaluation.table",
@@ -155,6 +163,8 @@ _HOMES = {
     "benjamini_hochberg": "oodline.scoring.false_discovery",
     "LabelErrors": "oodline.scoring.label_errors",
     "find_label_errors": "oodline.scoring.label_errors",
+    "Diagnosis": "oodline.guard.diagnosis",
+    "doctor": "oodline.guard.doctor",
     "Explanation": "oodline.guard.explanation",
     "FitError": "oodline.passes.fit_result",
     "FitResult": "oodline.passes.fit_result",
@@ -173,6 +183,8 @@ _HOMES = {
     "LinearHead": "oodline.model.head",
     "SeenDataWarning": "oodline.scoring.seen_data",
     "Neurons": "oodline.guard.neurons",
+    "PrecisionChange": "oodline.scoring.precision_change",
+    "precision_change": "oodline.scoring.precision_change",
     "Preprocessing": "oodline.preprocessing.preprocessing",
     "load_model": "oodline.model.zoo",
     "split": "oodline.scoring.split",

@@ -300,15 +300,6 @@ def test_export_writes_what_score_says(place, capsys):
     assert sorted(p.name for p in place.iterdir()) == before
 
 
-def test_methods_lists_the_catalog(capsys):
-    run("methods", "--json")
-    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert listed["line"]["venue"] == "CVPR 2023"
-    assert listed["line"]["settings"]["p_w"] == 0.1
-    run("methods")
-    assert "kl-matching" in capsys.readouterr().out
-
-
 def test_a_file_does_not_choose_code_to_run(place, capsys):
     run(*FIT, "--detector", "energy")
     run("score", "guard.safetensors", "noise", "-o", "s.csv", fails=True)
@@ -456,8 +447,14 @@ def test_names_of_data_sets():
     assert named(["a/svhn.parquet", "far=b/", "torchvision:SVHN,root=d"]) == {
         "svhn": "a/svhn.parquet", "far": "b/", "torchvision:SVHN": "torchvision:SVHN,root=d",
     }  # fmt: skip
-    with pytest.raises(SettingError, match="two data sets are called 'x'"):
-        named(["a/x.parquet", "b/x"])
+    with pytest.raises(SettingError, match="two data sets are called 'a-x'"):
+        named(["a/x.parquet", "a/x"])
+    assert list(named(["a/x.parquet", "b/x", "cifar100/test.parquet", "test"])) == [
+        "a-x",
+        "b-x",
+        "cifar100-test",
+        "test",
+    ]
 
 
 def test_demo_flags_what_it_was_never_taught(tmp_path, capsys):

@@ -16,8 +16,9 @@ from pyarrow import parquet
 
 import oodline as ol
 from oodline.cli import main
-from oodline.cli.methods import describe_method, page
+from oodline.cli.methods import page
 from oodline.data import ImageLoader, image_loader, open_images
+from oodline.detectors.description import describe_method
 from oodline.detectors.registry import _REGISTERED, installed
 from oodline.errors import ArtifactError, DetectorError
 from oodline.evaluation.run import read_run
@@ -210,9 +211,9 @@ def test_a_benchmark_keeps_nothing_of_code_that_may_change(place):
 def test_methods_show_it_without_a_paper(place, capsys):
     run("methods", *FROM)
     assert "oodline_user_mine:Mine" in capsys.readouterr().out
-    row = describe_method("mine", state=True)
-    assert (row["paper"], row["venue"], row["arxiv"]) == (None, None, None)
-    assert (row["settings"], row["needs"], row["state"]) == ({"power": 2.0}, ["features"], {"means": "C x D"})
+    row = describe_method("mine")
+    assert (row.paper, row.venue, row.group) == (None, "-", "your own")
+    assert (row.settings["power"].default, row.needs, row.state) == (2.0, ("features",), {"means": "C x D"})
     assert "| `mine` | - | features |  | ClassMoments | means C x D | yes | `power=2.0` |  |" in page([row])
 
 

@@ -297,3 +297,16 @@ def test_a_web_page_saved_as_weights_is_not_said_to_run_code(net, tmp_path):
 def test_a_processor_that_does_not_normalise_is_followed(folder):
     ViTImageProcessor(size={"height": 32, "width": 32}, do_normalize=False).save_pretrained(folder)
     assert load_model(f"hf:{folder}").preprocessing == Preprocessing(resize=(32, 32))
+
+
+def test_weights_that_cannot_be_fetched_are_given_or_left_out():
+    from oodline._util.spec import Reference
+    from oodline.model.zoo import _built
+
+    def offline(options):
+        raise OSError("no route to host")
+
+    with pytest.raises(ModelError, match=r"no route to host\. Its weights .*\(--weights FILE.*x,pretrained=false\.$"):
+        _built(Reference("timm", "x", {"pretrained": True}), offline)
+    with pytest.raises(ModelError, match=r"no route to host$"):
+        _built(Reference("timm", "x", {"pretrained": False}), offline)

@@ -9,8 +9,8 @@ from typing import Any
 from oodline.errors import DataError, SettingError
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file of a benchmark.
+def read_toml(path: str | Path, kind: str = "the benchmark") -> dict[str, Any]:
+    """Read a TOML file; `kind` is what errors call it.
 
     Raises
     ------
@@ -28,6 +28,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"the benchmark {path} cannot be read: {error.strerror}. Check the path.") from error
+        raise DataError(f"{kind} {path} cannot be read: {error.strerror}. Check the path.") from error
     except (ValueError, RecursionError) as error:
         raise SettingError(f"{path} is not TOML: {error}.") from error

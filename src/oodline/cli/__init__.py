@@ -4,37 +4,72 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from cyclopts import App
+from cyclopts import App, Group
 
 from oodline._version import __version__
+from oodline.cli.config import ENVIRONMENT, FILE, HELP, ConfigFile, take_config
 from oodline.errors import OodlineError
 
-COMMANDS = {
-    "demo": "Train, fit and evaluate on a small data set, offline, in under a minute.",
-    "methods": "List the detectors: paper, needs, settings.",
-    "tune": "Choose a detector's settings from ID data alone, no OOD data.",
-    "fit": "Fit detectors on ID training data in one forward pass; write one guard file.",
-    "score": "Score images with a guard file; write one row per image.",
-    "export": "Write a guard file and its classifier as one graph: ONNX or torch.export.",
-    "evaluate": "Compare the detectors of a guard file on ID and OOD data sets.",
-    "explain": "Show which neurons led to the verdict on an image.",
-    "serve": "Serve a guard file over HTTP, with a web page for trying images.",
-    "watch": "Watch a stream of scores for drift towards OOD; exit code 3 after an alarm.",
-    "bench": "Run a benchmark file: all its detectors on all its data sets, one pass per data set.",
-    "report": "Show a benchmark run as a self-contained HTML page, or as figures.",
+GROUPS = {
+    "Use": {
+        "demo": "See it work: train a small network and detect what it was never taught, offline, in a minute.",
+        "methods": "List the detectors, one line each; with a name, explain one.",
+        "doctor": "Examine a model: what is found, which detectors suit it, what is missing, what to type next.",
+        "fit": "Learn what normal inputs look like to your classifier; write one guard file.",
+        "score": "Score images with a guard file, and flag those that are unlike the training data.",
+        "explain": "Show which neurons led to the verdict on an image.",
+        "watch": "Watch a stream of scores, and raise an alarm when inputs drift away from the training data.",
+    },
+    "Deploy": {
+        "export": "Write classifier and guard as one graph, for ONNX Runtime, Triton or torch.export.",
+        "serve": "Serve a guard over HTTP, with a web page for trying images.",
+    },
+    "Research": {
+        "evaluate": "Compare the detectors of a guard file on data sets of your own: AUROC and FPR.",
+        "tune": "Choose a detector's settings from in-distribution data alone.",
+        "bench": "Run a benchmark: many detectors on many data sets, as a TOML file describes it.",
+        "report": "Turn a benchmark run into one HTML page, or into figures for a paper.",
+    },
 }
-"""The commands with one line each for `oodline --help`, which imports none of them."""
+"""The commands by group, with one line each for `oodline --help`, which imports none of them."""
+
+COMMANDS = {name: line for lines in GROUPS.values() for name, line in lines.items()}
 
 app = App(
     name="oodline",
-    help="Post-hoc out-of-distribution detection for trained PyTorch classifiers, led by LINe.",
+    help="Know when not to trust a trained PyTorch classifier: it returns a class for any input, and oodline detects "
+    "inputs that are unlike the training data (out-of-distribution, OOD).",
+    help_epilogue=HELP,
     version=__version__,
+    config=(ENVIRONMENT, ConfigFile(FILE)),
     suppress_keyboard_interrupt=False,
 )
-for _name, _line in COMMANDS.items():
-    app.command(f"oodline.cli.{_name}:{_name}", help=_line)
+for _order, (_title, _lines) in enumerate(GROUPS.items(), 1):
+    _group = Group(_title, sort_key=_order)
+    for _place, (_name, _line) in enumerate(_lines.items()):
+        app.command(f"oodline.cli.{_name}:{_name}", help=_line, group=_group, sort_key=_place)
+_SHELL = Group("Shell", sort_key=len(GROUPS) + 1)
+app["--help"].group = app["--version"].group = _SHELL
+app.register_install_completion_command(
+    help="Let your shell complete commands and options (bash, zsh, fish, PowerShell).", group=_SHELL
+)
+
+
+@contextmanager
+def _whole_help(name: str) -> Iterator[None]:
+    """Let `CMD --help` show all of a command's docstring, where `oodline --help` shows one line."""
+    if name not in COMMANDS:
+        yield
+        return
+    command = app[name]
+    command.help = command.default_command.__doc__ or ""
+    try:
+        yield
+    finally:
+        command.help = COMMANDS[name]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,12 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0, 1 for an error that says what to do, 2 for wrong usage, 3 for an alarm of `oodline watch`, 130 for
     Ctrl-C.
     """
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if tokens and tokens[0] in COMMANDS:
-            command = app[tokens[0]]
-            command.help = command.default_command.__doc__ or ""  # `CMD --help` shows all of it, not the one line
-        app(tokens)
+        tokens, file = take_config(list(sys.argv[1:] if arguments is None else arguments))
+        app.config = (ENVIRONMENT, file)
+        with _whole_help(tokens[0] if tokens else ""):
+            app(tokens)
     except OodlineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from cyclopts import Group, Parameter
+
 from oodline._util.toml import read_toml
 from oodline.cli.checks import check_detectors, check_least, check_model, load_detectors
-from oodline.cli.options import DetectorsFrom, Json, ModelOptions, print_json, show_warnings, table_console
+from oodline.cli.options import DetectorsFrom, Json, ModelOptions, print_json, table_console
 from oodline.cli.parameters import DETECTOR, FLAG, OUTPUT
+from oodline.cli.running import RunOptions
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
     from oodline.evaluation.run import Run
 
+_Sets = Annotated[list[str] | None, Parameter(negative="")]
+
+
+@Parameter(name="*", group=Group("Writing a benchmark file", sort_key=2))
+@dataclass(frozen=True)
+class InitOptions:
+    """What `--init` writes."""
+
+    init: Annotated[bool, Parameter(negative="")] = False
+    """Do not run anything, but write a commented benchmark file to edit, PROTOCOL or benchmark.toml, with what is given
+    by --model, --detector, --limit, --batch-size, --data and the options below. A file that is there is kept."""
+    fit: str | None = None
+    """With --init: ID training data."""
+    calibrate: str | None = None
+    """With --init: held-out ID data for thresholds."""
+    test: str | None = None
+    """With --init: ID test data."""
+    ood: _Sets = None
+    """With --init: an OOD data set; repeat for several."""
+    near: _Sets = None
+    """With --init: a near-OOD data set; repeat for several."""
+    far: _Sets = None
+    """With --init: a far-OOD data set; repeat for several."""
+
+
+_RUN, _INIT = RunOptions(), InitOptions()
+
 
 def bench(
-    protocol: Path,
+    protocol: Path | None = None,
     *,
     output: Annotated[Path | None, OUTPUT] = None,
     data: Path | None = None,
@@ -30,7 +61,8 @@ def bench(
     batch_size: int | None = None,
     workers: int = 0,
     on_error: Literal["raise", "skip"] | None = None,
-    device: str | None = None,
+    template: InitOptions = _INIT,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -43,7 +75,7 @@ def bench(
     ----------
     protocol
         A TOML file that names classifier, data sets and detectors, such as those in protocols/. It cannot run code: a
-        python: model must be given with --model.
+        python: model must be given with --model. `oodline bench --init` writes one to edit.
     output
         The folder to write. If omitted, runs/NAME, after the protocol's file name. An earlier run there is replaced.
     data
@@ -71,8 +103,6 @@ def bench(
     on_error
         For an image that cannot be read: stop with an error (raise), or leave it out and report how many (skip). If
         omitted, the protocol's.
-    device
-        cpu, cuda, cuda:1 or mps. If omitted, cuda if available, else cpu.
     json
         Print one JSON document on standard output and nothing else.
     """
@@ -84,13 +114,20 @@ def bench(
     load_detectors(detectors_from)
     check_detectors(detector or [], labelled=True)
     check_model(ModelOptions(model=model), needed=False)
+    if template.init:
+        write_file(protocol or Path("benchmark.toml"), template, model, detector, data, limit, batch_size, json=json)
+        return
+    if unused := [name for name, value in asdict(template).items() if value]:
+        raise SettingError(f"`--{unused[0]}` is for --init; a benchmark file names its data sets itself.")
+    if protocol is None:
+        raise SettingError("no benchmark file is named. Write one to edit with: oodline bench --init mine.toml")
     read_toml(protocol)
 
     from oodline.evaluation.benchmark import run_protocol
     from oodline.evaluation.cache import default_folder
     from oodline.evaluation.protocol import parse_protocol, read_protocol
 
-    show_warnings()
+    running.show_warnings()
     wanted = read_protocol(protocol, folder=data, model=model)
     given = {"limit": limit, "batch_size": batch_size, "detectors": detector, "on_error": on_error}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -99,25 +136,69 @@ def bench(
         wanted,
         output or Path("runs") / protocol.stem,
         cache=None if no_cache else cache or default_folder(),
-        device=device,
+        device=running.device,
+        dtype=running.dtype,
+        compile=running.compile,
         workers=workers,
         skip_missing=skip_missing,
-        progress=True,
+        progress=running.progress,
     )
     if json:
         print_json({"output": str(run.folder), **run.record.model_dump(mode="json", exclude={"sha256"})})
         return
-    print_run(run)
+    if running.quiet:
+        print_tables(run)
+    else:
+        print_run(run)
+
+
+def write_file(
+    path: Path,
+    template: InitOptions,
+    model: str | None,
+    detectors: list[str] | None,
+    folder: Path | None,
+    limit: int | None,
+    batch_size: int | None,
+    *,
+    json: bool,
+) -> None:
+    """Write a benchmark file to edit, and say what to do with it."""
+    from oodline.evaluation.template import write_template
+
+    groups = {"": template.ood, "near": template.near, "far": template.far}
+    write_template(
+        path,
+        model=model,
+        fit=template.fit,
+        calibration=template.calibrate,
+        test=template.test,
+        ood={group: sets for group, sets in groups.items() if sets},
+        detectors=detectors,
+        folder=folder or ".",
+        limit=limit,
+        **({} if batch_size is None else {"batch_size": batch_size}),
+    )
+    code = f" --model {model}" if model is not None and model.startswith("python:") else ""
+    if json:
+        print_json({"output": str(path)})
+    else:
+        print(f"wrote {path}. Edit it, then: oodline bench {path}{code}")
+
+
+def print_tables(run: Run) -> None:
+    """Print the tables, if there is an OOD data set."""
+    from oodline.evaluation.rendering import print_table
+
+    if run.sets("ood"):
+        print_table(run.table(), table_console())
 
 
 def print_run(run: Run) -> None:
     """Print the tables, with the mean of each group, and the seconds that the run took."""
-    from oodline.evaluation.rendering import print_table
-
     record = run.record
     print(f"{record.name}: {record.classifier.reference}, {len(record.detectors)} detectors\n")
-    if run.sets("ood"):
-        print_table(run.table(), table_console())
+    print_tables(run)
     for label, reason in record.failures.items():
         print(f"left out {label}: {reason}")
     for name, reason in record.missing.items():

@@ -26,14 +26,14 @@ from oodline.cli.options import (
     open_loader,
     print_json,
     report_skipped,
-    show_warnings,
     table_console,
 )
 from oodline.cli.parameters import FLAG, OUTPUT
+from oodline.cli.running import RunOptions
 from oodline.errors import SettingError
 from oodline.evaluation.writing import WRITERS
 
-_MODEL, _DATA = ModelOptions(), DataOptions()
+_MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 _SCORES, _GROUPS = ".parquet", ("near", "far")
 _Sets = Annotated[list[str] | None, FLAG]
 
@@ -52,6 +52,7 @@ def evaluate(
     seed: int = 0,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -110,16 +111,17 @@ def evaluate(
     from oodline.evaluation.writing import write_table
     from oodline.guard.artifact import read_artifact
 
-    show_warnings()
+    running.show_warnings()
     drawing = Bootstrap(bootstrap, seed=seed) if bootstrap else None
     rest = iter(specs)
     names = {role: list(islice(rest, len(listed))) for role, listed in given.items()}
     artifact = read_artifact(guard)
-    loaded = load_classifier(model, artifact, id)
+    loaded = load_classifier(model, artifact, id, running=running)
     classes = artifact.class_names or loaded.class_names
     ours = dict.fromkeys(names["csid"], classes)  # labels of OOD images are not the classifier's
     loaders = {name: open_loader(spec, loaded, reading, class_names=ours.get(name)) for name, spec in specs.items()}
     id_loader = open_loader(id, loaded, reading, class_names=classes)
+    running.say_change(loaded.classifier, id_loader, artifact.detectors)
     sets = score_sets(
         artifact.detectors,
         loaded.classifier,
@@ -127,9 +129,9 @@ def evaluate(
         {name: loaders[name] for role in ("", *_GROUPS) for name in names[role]},
         csid_loaders={name: loaders[name] for name in names["csid"]},
         groups={group: names[group] for group in _GROUPS if names[group]},
-        progress=True,
+        progress=running.progress,
     )
-    skipped = report_skipped({"id": id_loader, **loaders})
+    skipped = report_skipped({"id": id_loader, **loaders}, running)
     table = tabulate_sets(sets, convention=convention_of(convention), bootstrap=drawing)
     for path in output or ():
         if path.suffix == _SCORES:

@@ -15,9 +15,9 @@ from oodline.cli.options import (
     ModelOptions,
     load_classifier,
     open_loader,
-    show_warnings,
 )
 from oodline.cli.parameters import OUTPUT, FileDetector
+from oodline.cli.running import RunOptions
 from oodline.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from oodline.data.batch import Inputs
     from oodline.data.sources import ImageSource
 
-_MODEL, _DATA = ModelOptions(), DataOptions()
+_MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 _FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -40,6 +40,7 @@ def explain(
     data: str | None = None,
     output: Annotated[Path | None, OUTPUT] = None,
     model: ModelOptions = _MODEL,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -83,8 +84,8 @@ def explain(
     from oodline.guard.explanation_figure import draw_explanation
     from oodline.guard.guard import Guard
 
-    show_warnings()
-    loaded = load_classifier(model, read_artifact(guard), image)
+    running.show_warnings()
+    loaded = load_classifier(model, read_artifact(guard), image, running=running)
     loaded_guard = Guard.load(
         guard,
         loaded.classifier,

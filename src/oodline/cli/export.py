@@ -16,15 +16,15 @@ from oodline.cli.options import (
     load_classifier,
     open_loader,
     print_json,
-    show_warnings,
 )
 from oodline.cli.parameters import OUTPUT, FileDetector
+from oodline.cli.running import RunOptions
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
     from oodline.data.batch import Inputs
 
-_MODEL, _DATA = ModelOptions(), DataOptions()
+_MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 
 
 def export(
@@ -37,6 +37,7 @@ def export(
     triton: str | None = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -66,6 +67,7 @@ def export(
         check_suffix("--output", output, (".onnx", ".pt2", ".xml"))
         check_writable(output)
     check_reading(reading)
+    running.refuse_half("for a graph, which holds the network as it is")
     check_guard(guard)
     check_model(model, needed=False)
     check_data(data)
@@ -77,9 +79,9 @@ def export(
     from oodline.guard.guard import Guard
     from oodline.guard.openvino import export_openvino
 
-    show_warnings()
+    running.show_warnings()
     artifact = read_artifact(guard)
-    loaded = load_classifier(model, artifact, data)
+    loaded = load_classifier(model, artifact, data, running=running)
     loaded_guard = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)
     loaded_guard.preprocessing = None if data is not None and is_tensors(data) else loaded.classifier.preprocessing
     inside = loaded.preprocessing if preprocess_inside else None
@@ -92,10 +94,10 @@ def export(
     else:
         images = loaded.preprocessing.normalise(images)
     if triton is not None:
-        made = export_triton(loaded_guard, output, triton, images, preprocessing=inside, progress=True)
+        made = export_triton(loaded_guard, output, triton, images, preprocessing=inside, progress=running.progress)
     else:
         write = {".onnx": export_onnx, ".xml": export_openvino, ".pt2": export_program}[output.suffix]
-        made = write(loaded_guard, output, images, preprocessing=inside, progress=True)
+        made = write(loaded_guard, output, images, preprocessing=inside, progress=running.progress)
     if json:
         print_json(
             {
@@ -107,6 +109,7 @@ def export(
                 "differences": made.differences,
             }
         )
+    if json or running.quiet:
         return
     inputs = ", ".join(f"{name} {kind}" for name, kind in made.inputs.items())
     print(f"wrote {made.path} ({made.size / 1e6:.2f} MB): {inputs} -> {', '.join(made.differences)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,11 +29,11 @@ from oodline.cli.options import (
     open_loader,
     print_json,
     report_skipped,
-    show_warnings,
 )
 from oodline.cli.parameters import DETECTOR, OUTPUT
+from oodline.cli.running import RunOptions
 
-_MODEL, _DATA = ModelOptions(), DataOptions()
+_MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 
 
 def fit(
@@ -51,6 +50,7 @@ def fit(
     engine: EngineName = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -110,7 +110,7 @@ def fit(
     from oodline.scoring.calibration import check_enough, check_false_alarm, false_alarm_of
     from oodline.scoring.class_calibration import ClassCalibration
 
-    show_warnings()
+    running.show_warnings()
     with open_engine(engine, output.with_name(f"{output.name}.unfinished")) as passes:
         with passes.synchronised():
             if passes.is_main:
@@ -118,7 +118,7 @@ def fit(
             rate = false_alarm_of(false_alarm, tpr)
             check_false_alarm(rate)
             detectors = create_all(detector or [])
-            loaded = load_classifier(model, data=data)
+            loaded = load_classifier(model, data=data, running=running)
             classifier = loaded.classifier
             loader = open_loader(data, loaded, reading, class_names=loaded.class_names)
             theirs = loader.source.class_names or loaded.class_names
@@ -137,11 +137,11 @@ def fit(
             label_names=theirs,
             keep_inputs=keep_inputs,
             engine=passes,
-            progress=True,
+            progress=running.progress,
         )
         classes = classifier.head.num_classes
         names = class_names_of(loaded.class_names, loader, classes)
-        skipped = report_skipped({"data": loader} | ({} if held_out is None else {"calibrate": held_out}))
+        skipped = report_skipped({"data": loader} | ({} if held_out is None else {"calibrate": held_out}), running)
         samples = loader.num_samples - len(loader.skipped)
         if passes.is_main:
             fitted.save(
@@ -150,6 +150,7 @@ def fit(
                 fit=FitInfo(data=data, samples=samples, calibration_data=calibrate),
                 class_names=names,
             )
+            running.say_change(classifier, held_out or loader, fitted.artifact.detectors)
         passes.finish()
     if not passes.is_main:
         return
@@ -172,9 +173,10 @@ def fit(
     }
     for warning in (accuracy.warning, accuracy.order):
         if warning:
-            print(f"warning: {warning}", file=sys.stderr)
+            running.warn(warning)
     if json:
         print_json(summary)
+    if json or running.quiet:
         return
     right = (
         "" if accuracy.value is None else f"; the classifier gets {100 * accuracy.value:.1f} % of their labels right"

@@ -1,111 +1,90 @@
-"""`oodline methods`: list the detectors."""
+"""`oodline methods`: list the detectors, or show all of one."""
 
 from __future__ import annotations
 
-import inspect
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from oodline.cli.checks import load_detectors
-from oodline.cli.options import DetectorsFrom, Json, print_json
-from oodline.errors import DetectorError
+from oodline.cli.checks import check_detectors, load_detectors
+from oodline.cli.options import DetectorsFrom, Json, print_json, table_console
+from oodline.errors import DetectorError, SettingError
+
+if TYPE_CHECKING:
+    from oodline.detectors.description import MethodDescription
 
 
 def methods(
+    name: str | None = None,
     *,
     markdown: Annotated[bool, Parameter(negative="")] = False,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """List the detectors: paper, which outputs of the classifier each reads, and settings with their defaults.
+    """List the detectors, one line each, or show all of one: formula, paper, what it reads, settings, an example.
+
+    A detector is what gives each image one score; a higher score always means more in-distribution.
 
     Parameters
     ----------
+    name
+        The detector to show, such as line or knn. If omitted, all are listed.
     markdown
         Print a Markdown page, the same as docs/methods.md.
     json
         Print one JSON document on standard output and nothing else.
     """
+    if name is not None and markdown:
+        raise SettingError("--markdown is the page of all detectors. Leave out the name, or --markdown.")
     load_detectors(detectors_from)
+    check_detectors([] if name is None else [name])
 
     from oodline.detectors.catalog import detector_names
+    from oodline.detectors.description import describe_method
 
-    rows: list[dict[str, Any]] = []
-    for name in detector_names():
+    if name is not None:
+        one = describe_method(name)
+        if json:
+            print_json(one.to_dict())
+        else:
+            print(one)
+        return
+    rows: list[MethodDescription] = []
+    for each in detector_names():
         try:
-            rows.append(describe_method(name, state=json or markdown))
+            rows.append(describe_method(each))
         except DetectorError as error:  # one of another package, which need not stop the others
             print(f"warning: {error}", file=sys.stderr)
     if json:
-        print_json(rows)
-        return
-    if markdown:
+        print_json([row.to_dict() for row in rows])
+    elif markdown:
         print(page(rows))
-        return
-    from rich.console import Console
-    from rich.table import Table
+    else:
+        print_list(rows)
 
-    table = Table.grid(padding=(0, 2))
-    for row in rows:
-        settings = ", ".join(f"{k}={v}" for k, v in row["settings"].items() if v is not None)
-        arxiv = f", arXiv {row['arxiv']}" if row["arxiv"] else ""
-        paper = f"{row['paper']} ({row['venue']}{arxiv})" if row["paper"] else row["class"]
-        reads = f"reads {', '.join(row['needs'])}; {'fitted on ID data' if row['fitted'] else 'needs no fitting'}"
-        lines = [paper, reads, f"settings: {settings}"] if settings else [paper, reads]
-        if row["assumes"]:
-            lines.append(f"assumes: {'; '.join(row['assumes'])}")
-        if row["not_exportable"]:
-            lines.append(f"no graph: {row['not_exportable']}")
-        if row["presets"]:
-            lines.append(f"presets: {', '.join(row['presets'])}")
-        if row["experimental"]:
-            lines.append(f"experimental: {row['experimental']}")
-        table.add_row(f"[bold]{row['name']}[/bold]", "\n".join(lines))
-        table.add_row()
-    Console(highlight=False).print(table)
-    print("A higher score always means more in-distribution.")
+
+def print_list(rows: list[MethodDescription]) -> None:
+    """Print one line per detector, by what it looks at; lines end where the terminal does."""
+    from oodline.detectors.groups import GROUPS, OWN
+
+    names, venues = (max(map(len, column)) for column in zip(*((row.name, row.venue) for row in rows), strict=True))
+    width = table_console().width
+    for group in (*GROUPS, OWN):
+        listed = [row for row in rows if row.group == group]
+        if listed:
+            print(group)
+        for row in listed:
+            line = f"  {row.name:{names}}  {row.venue:{venues}}  {row.title}"
+            print(line if len(line) <= width else f"{line[: width - 3]}...")
+    print("\nAll of one: oodline methods NAME. A higher score always means more in-distribution.")
     print("Settings are written --detector NAME,setting=value or NAME,preset=PRESET.")
 
 
-def describe_method(name: str, *, state: bool) -> dict[str, Any]:
-    """Paper, needs and settings of a detector; with `state`, also the shapes of its fitted tensors."""
-    import torch
-
-    from oodline.cli.state import state_shapes
-    from oodline.detectors.catalog import CATALOG, detector_class
-    from oodline.detectors.registry import home_of
-    from oodline.model.classifier import Classifier
-    from oodline.model.head import LinearHead
-
-    cls = detector_class(name)
-    example = cls()
-    asked = cls()
-    asked.use_classifier(Classifier(torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(2, 2))))
-    statistics = asked.statistics(LinearHead(torch.ones(2, 2), torch.zeros(2)))
-    row = {
-        "name": name,
-        "class": f"oodline.{cls.__name__}" if name in CATALOG else home_of(cls),
-        "paper": None if cls.paper is None else cls.paper.title,
-        "venue": None if cls.paper is None else cls.paper.venue,
-        "arxiv": None if cls.paper is None else cls.paper.arxiv,
-        "needs": [flag.name.lower().replace("_", " ") for flag in cls.needs if flag.name],
-        "fitted": bool(cls.fitted_tensors),
-        "statistics": [type(statistic).__name__ for statistic in statistics.values()],
-        "settings": {k: p.default for k, p in inspect.signature(cls).parameters.items()},
-        "not_exportable": example.why_not_exportable,
-        "presets": {key: {**p.settings, "source": p.source} for key, p in cls.presets.items()},
-        "experimental": cls.experimental or None,
-        "assumes": [each.words for each in cls.assumes],
-    }
-    return row | {"state": state_shapes(example)} if state else row
-
-
-def page(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown page."""
-    from oodline.cli.state import LETTERS
+def page(rows: list[MethodDescription]) -> str:
+    """The detectors as a Markdown page."""
     from oodline.detectors.catalog import CATALOG
+    from oodline.detectors.state_shapes import LETTERS
 
     letters = "; ".join(f"{letter}: {meaning}" for letter, meaning in LETTERS.items())
     lines = [
@@ -121,21 +100,22 @@ def page(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        link = f" [arXiv {row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else ""
+        arxiv = row.paper and row.paper.arxiv
+        link = f" [arXiv {arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else ""
         cells = [
-            f"`{row['name']}`",
-            f"{row['paper']} ({row['venue']}){link}" if row["paper"] else "ours" if row["name"] in CATALOG else "-",
-            ", ".join(row["needs"]),
-            "; ".join(row["assumes"]),
-            ", ".join(row["statistics"]) or "nothing",
-            "; ".join(f"{name} {shape}" for name, shape in row["state"].items()) or "none",
-            "no" if row["not_exportable"] else "yes",
-            ", ".join(f"`{k}={v}`" for k, v in row["settings"].items() if v is not None),
-            ", ".join(f"`{key}`" for key in row["presets"]),
+            f"`{row.name}`",
+            f"{row.paper.title} ({row.paper.venue}){link}" if row.paper else "ours" if row.name in CATALOG else "-",
+            ", ".join(row.needs),
+            "; ".join(row.assumes),
+            ", ".join(row.statistics) or "nothing",
+            "; ".join(f"{name} {shape}" for name, shape in row.state.items()) or "none",
+            "no" if row.not_exportable else "yes",
+            ", ".join(f"`{k}={s.default}`" for k, s in row.settings.items() if s.default is not None),
+            ", ".join(f"`{key}`" for key in row.presets),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "## What does not export, and why", ""]
-    lines += [f"- `{row['name']}`: {row['not_exportable']}." for row in rows if row["not_exportable"]]
+    lines += [f"- `{row.name}`: {row.not_exportable}." for row in rows if row.not_exportable]
     lines += ["", "## Experimental, and why", ""]
-    lines += [f"- `{row['name']}`: {row['experimental']}." for row in rows if row["experimental"]]
+    lines += [f"- `{row.name}`: {row.experimental}." for row in rows if row.experimental]
     return "\n".join(lines)

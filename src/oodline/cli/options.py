@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from oodline._util.warning import warn
+from oodline.cli.running import RunOptions
 from oodline.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
@@ -25,11 +26,16 @@ if TYPE_CHECKING:
     from oodline.preprocessing.preprocessing import Preprocessing
 
 
+_AS_USUAL = RunOptions()
+
+SAYS_LITTLE = ("test", "train", "val", "valid", "validation", "data", "images")
+"""Names of files that are the same for many data sets."""
+
 WIDE = 400
 """Columns of a table at most where no terminal limits them."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group("The classifier", sort_key=2))
 @dataclass(frozen=True)
 class ModelOptions:
     """The classifier."""
@@ -44,19 +50,17 @@ class ModelOptions:
     head: str | None = None
     """Module that computes the logits: `fc`, or a weighted sum, `0.5*head + 0.5*head_dist`. If omitted, it is searched
     for."""
-    binary: bool = False
+    binary: Annotated[bool, Parameter(negative="")] = False
     """The model is a binary classifier that returns one logit z, for the second class: use (0, z) as the logits."""
     preprocessing: str | None = None
     """Preprocessing as JSON, or the path of a JSON file: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}. If
     omitted, that of the guard file, or the model's own."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps. If omitted, cuda if available, else cpu."""
     allow_other_weights: str | None = None
     """A reason, as text, to use a guard file with weights other than those it was fitted with; a warning repeats it. If
     omitted, other weights are an error."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group("Reading data", sort_key=3))
 @dataclass(frozen=True)
 class DataOptions:
     """How to read data sets."""
@@ -111,7 +115,11 @@ class LoadedClassifier:
 
 
 def load_classifier(
-    options: ModelOptions, artifact: Artifact | None = None, data: str | None = None
+    options: ModelOptions,
+    artifact: Artifact | None = None,
+    data: str | None = None,
+    *,
+    running: RunOptions = _AS_USUAL,
 ) -> LoadedClassifier:
     """Build the classifier that the options name, or the one that a file was fitted on.
 
@@ -138,7 +146,7 @@ def load_classifier(
             )
         reference = source.reference
     if is_features(reference):
-        return _load_features(reference, options, artifact, data)
+        return _load_features(reference, options, artifact, data, running)
     if source is not None and reference == source.reference:
         weights = weights or (Path(source.weights) if source.weights else None)
         head = head or source.head
@@ -146,7 +154,14 @@ def load_classifier(
     if options.preprocessing is not None:
         known = _read_preprocessing(options.preprocessing)
     classifier = Classifier.load(
-        reference, weights, head=head, binary=options.binary, device=options.device, preprocessing=known
+        reference,
+        weights,
+        head=head,
+        binary=options.binary,
+        device=running.device,
+        dtype=running.dtype,
+        compile=running.compile,
+        preprocessing=known,
     )
     if classifier.preprocessing is None:
         warn(
@@ -167,7 +182,7 @@ def load_classifier(
 
 
 def _load_features(
-    reference: str, options: ModelOptions, artifact: Artifact | None, data: str | None
+    reference: str, options: ModelOptions, artifact: Artifact | None, data: str | None, running: RunOptions
 ) -> LoadedClassifier:
     from oodline.model.from_features import open_feature_classifier
     from oodline.model.zoo import move
@@ -179,6 +194,7 @@ def _load_features(
         )
     if options.preprocessing is not None:
         raise SettingError("--preprocessing is for images, and features are read as they are. Leave it out.")
+    running.refuse_half("for features, which are read as they are")
     classifier, reference = open_feature_classifier(
         reference,
         data,
@@ -186,7 +202,7 @@ def _load_features(
         head_name=options.head,
         num_classes=None if artifact is None else artifact.head.num_classes,
     )
-    device = options.device or "cpu"  # a head alone is quick everywhere
+    device = running.device or "cpu"  # a head alone is quick everywhere
     move(classifier.model, device)
     if artifact is not None:
         artifact.check(classifier, allow_other_weights=options.allow_other_weights)
@@ -229,6 +245,8 @@ def open_loader(
 def named(specs: list[str]) -> dict[str, str]:
     """Split NAME=SPEC; without a name, the last part of the path is the name.
 
+    Where that says little, such as "test", or two sets share it, the folder stands before it.
+
     Raises
     ------
     SettingError
@@ -238,26 +256,39 @@ def named(specs: list[str]) -> dict[str, str]:
     --------
     >>> named(["ood/svhn.parquet", "far=textures/"])
     {'svhn': 'ood/svhn.parquet', 'far': 'textures/'}
+    >>> list(named(["cifar100/test.parquet", "a/noise", "b/noise"]))
+    ['cifar100-test', 'a-noise', 'b-noise']
     """
     found: dict[str, str] = {}
-    for spec in specs:
-        before, equals, after = spec.partition("=")
-        plain = equals and not any(c in before for c in "/\\:,.")
-        name, path = (before, after) if plain else (Path(spec.split(",")[0].rstrip("/")).stem, spec)
+    split = [_split(spec) for spec in specs]
+    stems = Counter(name or _last_parts(path, 1) for name, path in split)
+    for given, path in split:
+        stem = _last_parts(path, 1)
+        name = given or _last_parts(path, 2 if stems[stem] > 1 or stem in SAYS_LITTLE else 1)
         if name in found:
             raise SettingError(f"two data sets are called '{name}'. Name them: --ood NAME={path}")
         found[name] = path
     return found
 
 
-def report_skipped(loaders: Mapping[str, ImageLoader | TensorLoader]) -> dict[str, int]:
+def _split(spec: str) -> tuple[str, str]:
+    before, equals, after = spec.partition("=")
+    return (before, after) if equals and not any(c in before for c in "/\\:,.") else ("", spec)
+
+
+def _last_parts(path: str, count: int) -> str:
+    plain = Path(path.split(",")[0].rstrip("/"))
+    return "-".join([*[part for part in plain.parent.parts[1 - count :] if count > 1 and part != "/"], plain.stem])
+
+
+def report_skipped(loaders: Mapping[str, ImageLoader | TensorLoader], running: RunOptions) -> dict[str, int]:
     """Say on standard error which images could not be read; return how many by data set."""
     counts = {}
     for name, loader in loaders.items():
         if loader.skipped:
             counts[name] = len(loader.skipped)
             shown = ", ".join(loader.skipped[:5]) + (", ..." if len(loader.skipped) > 5 else "")
-            print(f"warning: {len(loader.skipped)} unreadable images of {name} were skipped: {shown}", file=sys.stderr)
+            running.warn(f"{len(loader.skipped)} unreadable images of {name} were skipped: {shown}")
     return counts
 
 
@@ -267,11 +298,6 @@ def table_console() -> Console:
 
     limited = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(highlight=False, width=None if limited else WIDE)
-
-
-def show_warnings() -> None:
-    """Print warnings as one line each, without the source line that raised them."""
-    warnings.showwarning = lambda message, *_args, **_more: print(f"warning: {message}", file=sys.stderr)
 
 
 def print_json(document: Any) -> None:
@@ -305,6 +331,5 @@ __all__ = [
     "open_loader",
     "print_json",
     "report_skipped",
-    "show_warnings",
     "table_console",
 ]

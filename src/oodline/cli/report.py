@@ -7,8 +7,9 @@ from typing import Annotated
 
 from oodline._util.files import check_writable
 from oodline.cli.checks import check_least, check_suffix
-from oodline.cli.options import Json, named, print_json, show_warnings
+from oodline.cli.options import Json, named, print_json
 from oodline.cli.parameters import DETECTOR, FLAG, OUTPUT
+from oodline.cli.running import RunOptions
 from oodline.errors import ArtifactError, SettingError
 from oodline.evaluation.writing import WRITERS
 
@@ -77,7 +78,7 @@ def report(
     from oodline.report.figures import write_figures
     from oodline.report.page import write_page
 
-    show_warnings()
+    RunOptions().show_warnings()
     finished = read_run(run)
     drawing = Bootstrap(bootstrap, seed=seed) if bootstrap else None
     gallery = write_page(

@@ -27,14 +27,14 @@ from oodline.cli.options import (
     open_loader,
     print_json,
     report_skipped,
-    show_warnings,
 )
 from oodline.cli.parameters import OUTPUT
+from oodline.cli.running import RunOptions
 
 ROWS = (".parquet", ".csv", ".jsonl")
 """File formats for rows of scores."""
 
-_MODEL, _DATA = ModelOptions(), DataOptions()
+_MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 
 
 def score(
@@ -45,6 +45,7 @@ def score(
     engine: EngineName = None,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -85,22 +86,26 @@ def score(
     from oodline.scoring.row_writer import UNFINISHED, RowWriter, check_output
     from oodline.scoring.score import check_fitted_on
 
-    show_warnings()
+    running.show_warnings()
     with open_engine(engine, output / UNFINISHED) as passes:
         with passes.synchronised():
             check_output(output, divided=passes.is_distributed)
             artifact = read_artifact(guard)
-            loaded = load_classifier(model, artifact, data)
+            loaded = load_classifier(model, artifact, data, running=running)
             detectors, classifier = artifact.detectors, loaded.classifier
             check_fitted_on(detectors, classifier)
             loader = open_loader(data, loaded, reading)
+        if passes.is_main:
+            running.say_change(classifier, loader, detectors)
         first = next(iter(detectors))
         calibration = artifact.calibrations.get(first)
         names = artifact.class_names or loaded.class_names
         with RowWriter(output, detectors, calibration, names, loader.source.name) as rows:
-            passes.fill([rows], classifier, loader, reads(detectors.values()), task="scoring", progress=True)
+            passes.fill(
+                [rows], classifier, loader, reads(detectors.values()), task="scoring", progress=running.progress
+            )
         passes.finish()
-        skipped = report_skipped({"data": loader})
+        skipped = report_skipped({"data": loader}, running)
     if not passes.is_main:
         return
     flagged = None if calibration is None else rows.flagged
@@ -108,6 +113,7 @@ def score(
         print_json(
             {"output": str(output), "images": rows.count, "detector": first, "flagged": flagged, "skipped": skipped}
         )
+    if json or running.quiet:
         return
     verdict = (
         "no threshold in the file" if flagged is None else f"{flagged} flagged as OOD ({flagged / rows.count:.1%})"

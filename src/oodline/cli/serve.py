@@ -10,11 +10,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from oodline.cli.checks import load_detectors
-from oodline.cli.options import DetectorsFrom, Json, ModelOptions, load_classifier, show_warnings
+from oodline.cli.options import DetectorsFrom, Json, ModelOptions, load_classifier
 from oodline.cli.parameters import FileDetector
+from oodline.cli.running import RunOptions
 from oodline.serve import ServeSettings
 
-_MODEL, _SETTINGS = ModelOptions(), ServeSettings()
+_MODEL, _SETTINGS, _RUN = ModelOptions(), ServeSettings(), RunOptions()
 
 TOKEN = "OODLINE_TOKEN"
 """Environment variable that holds the token."""
@@ -33,6 +34,7 @@ def serve(
     metrics_token_file: Path | None = None,
     model: ModelOptions = _MODEL,
     settings: Annotated[ServeSettings, Parameter(name="*")] = _SETTINGS,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -67,9 +69,9 @@ def serve(
     from oodline.serve import create_app, run
     from oodline.serve.running import is_local
 
-    show_warnings()
+    running.show_warnings()
     token, metrics_token = token_file or _of_environment(TOKEN), metrics_token_file or _of_environment(METRICS_TOKEN)
-    loaded = load_classifier(model, read_artifact(guard))
+    loaded = load_classifier(model, read_artifact(guard), running=running)
     served = Guard.load(
         guard,
         loaded.classifier,
@@ -100,7 +102,7 @@ def serve(
                 json_module.dumps({"url": url, "detector": served.detector.name, "token": token is not None}),
                 flush=True,
             )
-        else:
+        elif not running.quiet:
             print(
                 f"'{served.detector.name}' serves at {url}: page at /, API in /openapi.json. Ctrl-C stops.",
                 flush=True,

@@ -20,16 +20,16 @@ from oodline.cli.options import (
     open_loader,
     print_json,
     report_skipped,
-    show_warnings,
     table_console,
 )
 from oodline.cli.parameters import DETECTOR, OUTPUT
+from oodline.cli.running import RunOptions
 
 if TYPE_CHECKING:
     from oodline.data import ImageSource, TensorSample, TensorSource
     from oodline.tuning.search import Tuned
 
-_MODEL, _DATA = ModelOptions(), DataOptions()
+_MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 
 
 def tune(
@@ -43,6 +43,7 @@ def tune(
     seed: int = 0,
     model: ModelOptions = _MODEL,
     reading: DataOptions = _DATA,
+    running: RunOptions = _RUN,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
@@ -88,9 +89,9 @@ def tune(
     from oodline.detectors.catalog import create_detector
     from oodline.tuning.search import tune as search
 
-    show_warnings()
+    running.show_warnings()
     wanted = create_detector(detector)
-    loaded = load_classifier(model, data=data)
+    loaded = load_classifier(model, data=data, running=running)
     fit_loader = open_loader(data, loaded, reading, class_names=loaded.class_names)
     theirs = fit_loader.source.class_names or loaded.class_names
     held_out_loader = open_loader(held_out, loaded, reading, class_names=theirs)
@@ -116,9 +117,9 @@ def tune(
         grid={**wanted.tunable, **grid} if grid else None,
         limit=held_out_limit,
         seed=seed,
-        progress=True,
+        progress=running.progress,
     )
-    skipped = report_skipped({"data": fit_loader, "held-out": held_out_loader})
+    skipped = report_skipped({"data": fit_loader, "held-out": held_out_loader}, running)
     document = {
         **describe(tuned),
         "model": {

@@ -14,8 +14,9 @@ from cyclopts import Parameter
 
 from oodline._util.files import check_writable, write_atomically
 from oodline.cli.checks import check_fraction, check_guard, check_least, load_detectors
-from oodline.cli.options import DetectorsFrom, Json, show_warnings
+from oodline.cli.options import DetectorsFrom, Json
 from oodline.cli.parameters import FLAG, FileDetector
+from oodline.cli.running import RunOptions
 from oodline.errors import ArtifactError, DataError, SettingError, unknown_name
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def watch(
     from oodline.guard.artifact import read_artifact
     from oodline.scoring.drift_metrics import serve_drift_metrics
 
-    show_warnings()
+    RunOptions().show_warnings()
     artifact = read_artifact(guard)
     first = next(iter(artifact.detectors), "")
     name = detector or first

@@ -37,6 +37,9 @@ class Fitting(nn.Module, abc.ABC):
     backbone: Backbone | None = None
     """What the features were like that it was fitted on; None before, and where no pass was made."""
 
+    doubts: str = ""
+    """What it supposes and the data that it was fitted on does not bear out; empty before, and where all holds."""
+
     fitted_on: HeadInfo | None = None
     """The head it was fitted on; None before, and for detectors that need no fitting."""
 
@@ -138,12 +141,16 @@ class Fitting(nn.Module, abc.ABC):
         with torch.autocast(head.device.type, enabled=False):
             measured = Measured.of(statistics, head)
             found = [] if measured is None else list(broken_assumptions(cast("Detector", self), measured))
+        self.doubts = "; ".join(sentence for _, sentence in found)
         for name, sentence in found:
-            warn(
-                f"{name} may do worse than MSP here: {sentence}. Change its settings (`oodline tune` finds some), or "
-                "choose another method.",
-                AssumptionWarning,
-            )
+            warn(f"{name} may do worse than MSP here: {sentence}. {self._remedy()}", AssumptionWarning)
+
+    def _remedy(self) -> str:
+        detector = cast("Detector", self)
+        if detector.tunable:
+            return "Change its settings (`oodline tune` finds some), or choose another method."
+        settings = ", ".join(name for name in detector.settings if name != "scorer")
+        return f"Change its settings ({settings}), or choose another method." if settings else "Choose another method."
 
     def _settle_member(self, name: str, member: Any, statistics: Mapping[str, Statistic], head: Head) -> None:
         """Settle one of its members; called by `_settle`, before its own estimate."""

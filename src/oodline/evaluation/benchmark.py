@@ -28,6 +28,7 @@ from oodline.model.classifier import Classifier
 from oodline.model.features import FeatureClassifier
 from oodline.model.from_features import is_features, open_feature_classifier
 from oodline.model.head import HeadInfo
+from oodline.model.precision import Dtype
 from oodline.model.zoo import load_model, move
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.calibration import check_enough, false_alarm_of
@@ -39,6 +40,8 @@ def run_protocol(
     *,
     cache: str | Path | None = None,
     device: str | None = None,
+    dtype: Dtype = "float32",
+    compile: bool | str = False,
     workers: int = 0,
     skip_missing: bool = False,
     progress: bool = False,
@@ -56,6 +59,10 @@ def run_protocol(
         interrupted goes on; if omitted, nothing is kept.
     device : str, optional
         The GPU if there is one.
+    dtype : {"float32", "bfloat16", "float16"}
+        What the forward pass computes in, as `Classifier`.
+    compile : bool or str
+        Compile the forward pass, as `Classifier`.
     workers : int
         Processes that read images beside this one.
     skip_missing : bool
@@ -89,7 +96,7 @@ def run_protocol(
     check_replaceable(output, RECORD)
     torch.manual_seed(protocol.seed)
     detectors = labelled_detectors(protocol.detectors)
-    classifier, preprocessing, class_names = _load(protocol, device)
+    classifier, preprocessing, class_names = _load(protocol, device, dtype, compile)
     for named in detectors.values():
         named.use_preprocessing(preprocessing)
     sets, missing = open_sets(
@@ -201,7 +208,9 @@ def open_sets(
     return sets, missing
 
 
-def _load(protocol: BenchmarkProtocol, device: str | None) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
+def _load(
+    protocol: BenchmarkProtocol, device: str | None, dtype: Dtype, compile: bool | str
+) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
     said = protocol.classifier
     if is_features(said.model):
         features, _ = open_feature_classifier(said.model, protocol.fit.data, weights=said.weights, head_name=said.head)
@@ -211,7 +220,9 @@ def _load(protocol: BenchmarkProtocol, device: str | None) -> tuple[Classifier, 
     except OodlineError as error:
         raise type(error)(f"{error} Get it: {said.source}" if said.source else str(error)) from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = Classifier(move(loaded.model, device), said.head, feature_map=said.feature_map)
+    classifier = Classifier(
+        move(loaded.model, device), said.head, feature_map=said.feature_map, dtype=dtype, compile=compile
+    )
     preprocessing = loaded.preprocessing
     if preprocessing is None:
         preprocessing = Preprocessing()

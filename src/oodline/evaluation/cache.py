@@ -88,7 +88,10 @@ class CachedClassifier(Classifier):
     def __init__(
         self, classifier: Classifier, folder: str | Path | None = None, *, images_a_shard: int = IMAGES_A_SHARD
     ) -> None:
-        super().__init__(classifier.model, classifier.head_name, feature_map=classifier.feature_map_name)
+        super().__init__(
+            classifier.model, classifier.head_name, feature_map=classifier.feature_map_name, dtype=classifier.dtype
+        )
+        self._passes = classifier._passes
         self._reader = classifier._reader  # what a pass of either shows of the head, both know
         self.folder = default_folder() if folder is None else Path(folder)
         if images_a_shard < 1:

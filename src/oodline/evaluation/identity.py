@@ -30,13 +30,14 @@ def identity(classifier: Classifier) -> dict[str, str]:
     (True, ['weights'])
     """
     kind = classifier.device.type
-    autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "off"
+    with classifier.computing():
+        autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "off"
     exact = torch.get_float32_matmul_precision()
     return {
         "weights": weights_digest(classifier.model),
         "architecture": architecture_digest(classifier.model),
         "head": classifier.first_head_name,
-        "arithmetic": f"{kind}, autocast {autocast}, float32 products {exact}",
+        "arithmetic": f"{kind}, autocast {autocast}, float32 products {exact}, {classifier.compiled_by}",
         "oodline": __version__,
         "torch": torch.__version__,
     }

@@ -19,6 +19,7 @@ from oodline._util.ranges import LeftToIt
 from oodline.data.batch import Inputs, Loader, as_tensors, check_inputs, unpack
 from oodline.errors import HeadError, InputError
 from oodline.model.activations import Activations, Needs
+from oodline.model.compiled import CompiledPasses
 from oodline.model.eval_mode import evaluating
 from oodline.model.gradients import Gradients
 from oodline.model.head import Head, HeadInfo
@@ -26,6 +27,7 @@ from oodline.model.head_reader import HeadReader, Read
 from oodline.model.hooks import last_pooling, listening, submodule
 from oodline.model.layers import Layer, LayerReading, layer_key
 from oodline.model.outputs import first_rows, layer_output, logits_of, shapes_of, with_mask
+from oodline.model.precision import Dtype, computing_in
 from oodline.model.reading import at_least_float32
 from oodline.model.wrappers import uncompiled, unwrapped
 
@@ -50,6 +52,12 @@ class Classifier:
         Name of the module whose output is the feature map. If omitted, the input of the last average pooling.
     binary : bool
         The model returns one logit z, of the second of two classes: take (0, z) as the logits.
+    dtype : {"float32", "bfloat16", "float16"}
+        What the forward pass computes in, by autocast; weights stay as they are, and features and logits come back in
+        float32. "float32" is the model as it is. `precision_change` measures what it does to scores.
+    compile : bool or str
+        Compile the forward pass by `torch.compile`, with this backend where one is named. It takes a while once, and
+        pays for large data sets; where it cannot be done a warning says so, and the model runs as it is.
 
     Raises
     ------
@@ -70,6 +78,9 @@ class Classifier:
     preprocessing: Preprocessing | None = None
     """From an image to its input, where `load` knows it; guards carry it along."""
 
+    preprocessing_origin: str = ""
+    """How the preprocessing is known, in words, where `load` knows."""
+
     class_names: tuple[str, ...] | None = None
     """In the order of the logits, where `load` knows them; guards carry them along."""
 
@@ -83,8 +94,12 @@ class Classifier:
         *,
         feature_map: str | None = None,
         binary: bool = False,
+        dtype: Dtype = "float32",
+        compile: bool | str = False,
     ) -> None:
         self.model = unwrapped(model)
+        self.dtype: Dtype = dtype
+        self._passes = CompiledPasses("inductor" if compile is True else compile) if compile else None
         self._reader = HeadReader(self.model, head, binary=binary)
         self.feature_map_name = feature_map
         if feature_map is not None:
@@ -100,6 +115,8 @@ class Classifier:
         head: str | None = None,
         binary: bool = False,
         device: str | None = None,
+        dtype: Dtype = "float32",
+        compile: bool | str = False,
         preprocessing: Preprocessing | None = None,
     ) -> Classifier:
         """The classifier that a reference names, with its preprocessing and class names, as the command line has it.
@@ -115,6 +132,8 @@ class Classifier:
             The model returns one logit z, of the second of two classes: take (0, z).
         device : str, optional
             The GPU if there is one.
+        dtype, compile
+            As `Classifier`.
 
         Raises
         ------
@@ -134,8 +153,11 @@ class Classifier:
         from oodline.model.zoo import best_device, load_model, move  # torchvision, which most classifiers do not need
 
         loaded = load_model(reference, weights, preprocessing=preprocessing)
-        found = Classifier(move(loaded.model, device or best_device()), head, binary=binary)
+        found = Classifier(
+            move(loaded.model, device or best_device()), head, binary=binary, dtype=dtype, compile=compile
+        )
         found.preprocessing, found.class_names = loaded.preprocessing, loaded.class_names
+        found.preprocessing_origin = loaded.preprocessing_origin
         return found
 
     @property
@@ -149,9 +171,23 @@ class Classifier:
         return self._reader.name
 
     @property
+    def head_is_named(self) -> bool:
+        """Whether `head` was given, rather than found."""
+        return self._reader.is_named
+
+    @property
     def device(self) -> torch.device:
         """Where the head lives, and where inputs are moved to."""
         return self._reader.device
+
+    @property
+    def compiled_by(self) -> str:
+        """What runs its passes, in words: a backend of `torch.compile`, or nothing."""
+        return "as written" if self._passes is None else f"compiled by {self._passes.backend}"
+
+    def computing(self) -> AbstractContextManager[object]:
+        """What its passes run inside: autocast, where another `dtype` than float32 is asked for."""
+        return computing_in(self.dtype, self.device)
 
     def expect(self, known: HeadInfo) -> None:
         """Take the head that something was fitted on, where none was named and no pass has shown it yet.
@@ -201,7 +237,7 @@ class Classifier:
             The model refuses the batch, or features or logits hold NaN or infinity.
         """
         inputs = self._moved(as_tensors(inputs))
-        with evaluating(self.model):  # once for all that follows: it walks over every module
+        with evaluating(self.model), self.computing():  # once for all that follows: it walks over every module
             seen, logits = self._pass(inputs, needs, layers)
             read = self._reader.read(seen, logits)
             if read is None:
@@ -227,8 +263,9 @@ class Classifier:
 
         Call the classifier itself on the same inputs before, so that everything has been checked once.
         """
-        seen, logits = self._pass(self._moved(inputs), needs, layers)
-        read = self._reader.follow(seen, logits)
+        with self.computing():
+            seen, logits = self._eager_pass(self._moved(inputs), needs, layers)
+            read = self._reader.follow(seen, logits)
         index = torch.arange(read.features.shape[0])  # len() would fix the size of the batch
         activations = self._activations(inputs, seen, read, index, needs, layers)
         if Needs.FEATURE_MAP in needs:
@@ -236,6 +273,14 @@ class Classifier:
         return activations
 
     def _pass(self, inputs: Inputs, needs: Needs, layers: Sequence[Layer]) -> tuple[dict[str, Any], Tensor]:
+        compiled = self._passes
+        if compiled is None or layers or not isinstance(inputs, Tensor) or not self._reader.is_proven:
+            return self._eager_pass(inputs, needs, layers)
+        one = len(inputs) == 1  # for which torch makes a graph of its own
+        key = (self.head_name, Needs.FEATURE_MAP in needs, self.dtype, inputs.dtype, inputs.shape[1:], one)
+        return compiled.run(key, self.model, lambda x: self._eager_pass(x, needs, ()), inputs)
+
+    def _eager_pass(self, inputs: Inputs, needs: Needs, layers: Sequence[Layer]) -> tuple[dict[str, Any], Tensor]:
         mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
         with evaluating(self.model), torch.no_grad(), self._listening(needs, layers, mask) as seen:
             output = self._run(inputs)
@@ -287,7 +332,12 @@ class Classifier:
         inputs = self._moved(as_tensors(inputs))
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise InputError("gradients need inputs that are one floating tensor; tokens and mappings have none.")
-        with evaluating(self.model), torch.enable_grad(), self._listening(Needs.LOGITS, layers) as seen:
+        with (
+            evaluating(self.model),
+            self.computing(),
+            torch.enable_grad(),
+            self._listening(Needs.LOGITS, layers) as seen,
+        ):
             leaf = inputs.detach().clone().requires_grad_()
             logits = self._logits(self._run(leaf), leaf)
             values = scalar(at_least_float32(self._reader.follow(seen, logits).logits))

@@ -68,6 +68,16 @@ class HeadReader:
         self.first_name = self.name
 
     @property
+    def is_proven(self) -> bool:
+        """Whether a pass has shown that it makes the logits."""
+        return self._proven
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its name was given."""
+        return self._given
+
+    @property
     def name(self) -> str:
         """What makes the logits: a module's name, or a sum of such."""
         return str(self._reading.name)

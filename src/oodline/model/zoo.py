@@ -47,12 +47,15 @@ class LoadedModel:
         In the order of the logits.
     head : str, optional
         Name of the head, where the source states it.
+    preprocessing_origin : str
+        How the preprocessing is known, in words; empty where there is none.
     """
 
     model: nn.Module
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
     head: str | None = None
+    preprocessing_origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,14 +122,22 @@ def load_model(
     if parsed.scheme != "python":
         options["pretrained"] = options.get("pretrained", weights is None)
     source = _LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
+    origin = "given, and not compared with any other"
     if preprocessing is None:
         preprocessing = _preprocessing(parsed, source)
+        origin = (
+            "as the model states it"
+            if parsed.scheme == "python"
+            else f"pixels of test images equal those of the transform of {parsed.scheme}"
+        )
         if weights is not None and source.ambiguous:
             warn(source.ambiguous)
     if weights is not None:
         load_weights(source.model, weights)
     source.model.eval()
-    return LoadedModel(source.model, preprocessing, source.class_names, source.head)
+    return LoadedModel(
+        source.model, preprocessing, source.class_names, source.head, origin if preprocessing is not None else ""
+    )
 
 
 def _preprocessing(reference: Reference, source: _Source) -> Preprocessing | None:
@@ -330,9 +341,15 @@ def _built(reference: Reference, build: Callable[[dict[str, Any]], Any]) -> nn.M
     try:
         model = build(dict(reference.options))
     except Exception as error:
+        remedy = ""
+        if reference.options.get("pretrained") and (isinstance(error, OSError) or "Connect" in type(error).__name__):
+            remedy = (
+                " Its weights could not be fetched: without a connection, give a file of them (--weights FILE, or "
+                f"weights=), or build it without, {reference.scheme}:{reference.name},pretrained=false."
+            )
         raise ModelError(
             f"{reference.scheme}:{reference.name} could not be built with {reference.options}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{'' if str(error).endswith('.') or not remedy else '.'}{remedy}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{reference.scheme}:{reference.name} gave a {type(model).__name__}, not an nn.Module.")

@@ -1,4 +1,4 @@
-"""Shapes of the tensors that a fitted detector keeps, in letters such as `C x D`, for `oodline methods`."""
+"""Shapes of the tensors that a fitted detector keeps, in letters such as `C x D`, for `describe_method`."""
 
 from __future__ import annotations
 
