@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-long check format docs site clean
+.PHONY: demo test test-long check format docs site release clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +37,20 @@ docs: $(STAMP)
 site: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[site]"
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -j 2 -b html docs docs/_build/html
+
+# Wheel and sdist, tried in an environment of their own: bare, then with the demo. Other Pythons: make release PYTHON=python3.13;
+# the lowest PyTorch: make release TORCH="torch==2.6.* torchvision==0.21.*"
+TRIAL := build/release/bin
+TORCH ?= torch torchvision
+release:
+	rm -rf dist build/release
+	$(PYTHON) -m venv build/release
+	$(TRIAL)/pip install --quiet --disable-pip-version-check build $(TORCH)
+	$(TRIAL)/python -m build --outdir dist .
+	$(TRIAL)/pip install --quiet --disable-pip-version-check dist/oodline-*.whl
+	$(TRIAL)/python -I .ci/bare.py
+	$(TRIAL)/pip install --quiet --disable-pip-version-check "oodline[demo] @ file://$(CURDIR)/$$(ls dist/oodline-*.whl)"
+	cd build && release/bin/oodline demo
 
 clean:
 	rm -rf $(VENV) build dist docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
