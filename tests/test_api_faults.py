@@ -38,6 +38,9 @@ WRONG = {
 }
 RECORDS = {
     "Activations": "made by a classifier",
+    "Diagnosis": "made by `doctor`",
+    "MethodDescription": "made by `describe_method`",
+    "PrecisionChange": "made by `precision_change`",
     "Calibration": "made by `Guard.calibrate`",
     "Candidate": "made by `tune`",
     "ClassCalibration": "made by `Guard.calibrate`",
@@ -218,6 +221,12 @@ class Public:
             ),
             "benjamini_hochberg": (ol.benjamini_hochberg, {"p_values": torch.tensor([0.1, 0.2]), "fdr": 0.1}),
             "create_detector": (ol.create_detector, {"reference": "line"}),
+            "describe_method": (ol.describe_method, {"name": "line"}),
+            "doctor": (ol.doctor, {"classifier": c, "loader": None, "held_out": None, "false_alarm": 0.05}),
+            "precision_change": (
+                ol.precision_change,
+                {"classifier": c, "inputs": loader[0][0][:3], "detectors": ol.Energy()},
+            ),
             "default": (ol.default, {"classifier": c}),
             "default_detector": (ol.default_detector, {"classifier": c}),
             "from_function": (ol.from_function, {"fn": len, "name": "mine", "needs": ol.Needs.LOGITS}),
@@ -305,7 +314,8 @@ Classifier, Classifier.load, Classifier.__call__, Classifier.stream, Detector.__
 Detector.preset, DriftMonitor, DriftMonitor.update, Calibration.p_value, Calibration.is_ood,
 ClassCalibration.p_value, ClassCalibration.is_ood, Guard, Guard.__call__, Guard.calibrate, Guard.explain,
 Guard.load, Guard.save, Guard.to, Neurons, Ray, Table.value, Table.to_markdown, benjamini_hochberg, find_label_errors,
-create_detector, default, evaluate, fit, fit_guards, from_features, load_model, score, split, tune,
+create_detector, describe_method, doctor, precision_change, default, evaluate,
+fit, fit_guards, from_features, load_model, score, split, tune,
 Guard.calibrate/tpr default_detector from_function
 """.replace(",", "").split()
 
@@ -361,6 +371,7 @@ TAKES_DETECTORS = {
     "fit_guards": lambda given, c, loader: ol.fit_guards(given, c, loader).artifact.detectors,
     "score": lambda given, c, loader: ol.score(given, c, loader),
     "evaluate": lambda given, c, loader: ol.evaluate(given, c, loader, {"a": loader}).cells,
+    "precision_change": lambda given, c, loader: ol.precision_change(c, loader[0][0][:5], given).scores,
 }
 
 
@@ -388,7 +399,7 @@ def test_a_name_with_settings_stands_for_a_detector_wherever_detectors_are_taken
         with pytest.raises(SettingError, match="`temperature` must be"):
             call({"mine": "energy,temperature=0"}, classifier, loader)
     assert torch.equal(ol.score(names[0], classifier, loader)["energy"], expected["energy"])
-    for use in ("score", "evaluate"):
+    for use in ("score", "evaluate", "precision_change"):
         with pytest.raises(NotFittedError, match="LINe is not fitted"):
             TAKES_DETECTORS[use]("line,p_a=0.5", classifier, loader)
 

@@ -37,11 +37,14 @@ def suite(tmp_path):
 
     def run(workers=0, **environment):
         ours = {k: v for k, v in os.environ.items() if k not in ("CI", "OODLINE_SHARED") and "PYTEST" not in k}
+        ours["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # of what is installed, only xdist matters here
         command = [
             sys.executable,
             "-m",
             "pytest",
             "-q",
+            "-p",
+            "xdist",
             "-n",
             str(workers),
             "--continue-on-collection-errors",

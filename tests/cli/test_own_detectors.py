@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -210,7 +211,7 @@ def test_a_benchmark_keeps_nothing_of_code_that_may_change(place):
 
 def test_methods_show_it_without_a_paper(place, capsys):
     run("methods", *FROM)
-    assert "oodline_user_mine:Mine" in capsys.readouterr().out
+    assert re.search(r"^  mine +- ", capsys.readouterr().out, re.MULTILINE)
     row = describe_method("mine")
     assert (row.paper, row.venue, row.group) == (None, "-", "your own")
     assert (row.settings["power"].default, row.needs, row.state) == (2.0, ("features",), {"means": "C x D"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from oodline._util.checked import checked
 from oodline.data.batch import Inputs
-from oodline.detectors.base import Detector
+from oodline.detectors.named import Detectors, name_detectors
 from oodline.model.classifier import Classifier
 from oodline.passes.fit import reads
+from oodline.scoring.score import check_fitted_on
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ class PrecisionChange:
 
 
 @checked
-def precision_change(
-    classifier: Classifier, inputs: Inputs, detectors: Mapping[str, Detector] | None = None
-) -> PrecisionChange:
+def precision_change(classifier: Classifier, inputs: Inputs, detectors: Detectors | None = None) -> PrecisionChange:
     """Compare a classifier that runs in half precision with itself in float32.
 
     Parameters
@@ -84,8 +82,8 @@ def precision_change(
         Such as `Classifier(model, dtype="bfloat16")`.
     inputs : Tensor, NumPy array or mapping
         Some samples, as the model takes them.
-    detectors : mapping of str to Detector, optional
-        Fitted ones, whose scores are compared too.
+    detectors : Detector, name, iterable of them, or mapping from names to them, optional
+        Fitted, whose scores are compared too.
 
     Examples
     --------
@@ -97,13 +95,14 @@ def precision_change(
     >>> 0 < change.logits.largest < 0.05 * change.logits.range, 0 < change.scores["energy"].largest < 1
     (True, True)
     """
-    detectors = detectors or {}
+    named = {} if detectors is None else name_detectors(detectors)
+    check_fitted_on(named, classifier)
     exact = copy.copy(classifier)  # the same model, and what is known of its head
     exact.dtype, exact._passes = "float32", None
-    needs = reads(detectors.values())
+    needs = reads(named.values())
     here, there = classifier(inputs, **needs), exact(inputs, **needs)
     with torch.no_grad():
-        scores = {name: Change.between(detector(here), detector(there)) for name, detector in detectors.items()}
+        scores = {name: Change.between(detector(here), detector(there)) for name, detector in named.items()}
     return PrecisionChange(
         classifier.dtype,
         len(here),
