@@ -90,3 +90,12 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_the_catalogue_is_read_without_torch():
     code = "import sys; from oodline.detectors.catalog import CATALOG; print(len(CATALOG) > 5, 'torch' in sys.modules)"
     assert run(code) == "True False"
+
+
+def test_a_guard_that_judges_tensors_needs_torch_but_not_torchvision():
+    code = (
+        "import sys; from oodline.testing import toy_loader, toy_problem; import oodline as ol; "
+        "c, loader = toy_problem(); guard = ol.Guard(c, ol.Energy()).calibrate(loader); "
+        "print(guard(loader[0][0]).is_ood.shape[0], sorted({'torchvision', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    assert run(code) == "60 []"

@@ -140,7 +140,9 @@ def test_a_kernel_space_of_most_dimensions_is_named():
     kept = 32 - corp.left_out.shape[1]
     assert kept > 16
     assert any(f"explained = 0.9 takes {kept} of the 32 dimensions" in text for text in texts)
-    assert not any("dimensions that the kernel" in t for t in sentences(ol.CoRP(size=128, explained=0.5), classifier, loader))
+    assert not any(
+        "dimensions that the kernel" in t for t in sentences(ol.CoRP(size=128, explained=0.5), classifier, loader)
+    )
 
 
 def test_a_method_that_is_not_published_in_full_says_so():

@@ -1,4 +1,7 @@
-"""Steps that change the size of an image, as plain data: resize, crop and pad."""
+"""Steps that change the size of an image, as plain data: resize, crop and pad.
+
+torchvision is imported where an image is changed: it imports PyTorch's compiler, which takes as long as PyTorch itself.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from typing import Annotated, Any, Literal, Self
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
 Picture = Image.Image | Tensor
 """A PIL image, or a tensor (channels, height, width)."""
@@ -80,6 +81,9 @@ class Resize(_Step):
 
     def __call__(self, image: Picture) -> Picture:
         """Resize one image."""
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional as tv
+
         size = list(self.size(*tv.get_size(image)))
         resized: Picture = tv.resize(image, size, InterpolationMode(self.interpolation), antialias=self.antialias)
         return resized
@@ -158,6 +162,8 @@ class Crop(_Step):
 
     def __call__(self, image: Picture) -> Picture:
         """Crop one image."""
+        from torchvision.transforms.v2 import functional as tv
+
         height, width = tv.get_size(image)
         high, wide = self.size(height, width)
         top, left = self._start(height - high), self._start(width - wide)
@@ -222,6 +228,8 @@ class Pad(_Step):
 
     def __call__(self, image: Picture) -> Picture:
         """Pad one image."""
+        from torchvision.transforms.v2 import functional as tv
+
         height, width = tv.get_size(image)
         high, wide = self.size(height, width)
         return padded(image, list(self.border or (0, 0, wide - width, high - height)), self.fill)
@@ -243,6 +251,8 @@ class Pad(_Step):
 
 def padded(image: Picture, edges: list[int], fill: Fill) -> Picture:
     """An image with `edges` (left, top, right, bottom) added to it; `fill` counts from 0 to 255 for any image."""
+    from torchvision.transforms.v2 import functional as tv
+
     colour: Any = fill if isinstance(fill, int) else list(fill)
     if isinstance(image, Tensor) and image.is_floating_point():
         colour = fill / 255 if isinstance(fill, int) else [value / 255 for value in fill]

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
-from torchvision.transforms import functional as tv
 
 from oodline._util.pixels import standard_image
 from oodline.preprocessing.geometry import Crop, Interpolation, Picture, Resize, Rounding, Step
@@ -124,6 +123,8 @@ class Preprocessing(BaseModel):
 
     def pixels(self, image: Image.Image) -> Tensor:
         """All steps but the last: one image as float32 in [0, 1], (channels, height, width)."""
+        from torchvision.transforms import functional as tv
+
         picture: Picture = self._converted(standard_image(image))
         if self.arithmetic != "pil":
             picture = tv.pil_to_tensor(picture)
