@@ -38,7 +38,7 @@ NEEDS: dict[str, list[Callable[[], Any]]] = {
     "faiss": [lambda: ol.KNN(k=3, index="faiss-flat").fit(classifier, loader)],
     "onnx": [lambda: guard.export_onnx(folder / "guard.onnx", torch.zeros(2, 4))],
     "pandas": [table.to_pandas],
-    "serve": [lambda: importlib.import_module("oodline.serve.app")],
+    "serve": [lambda: importlib.import_module("oodline.serve").create_app],
     "report": [command("report", str(toy_run(folder / "run").folder), "-o", str(folder / "page.html"))],
     "ray": [lambda: ol.fit([ol.Energy(), ol.LINe()], classifier, loader, engine=ol.Ray(workers=2))],
     "torchmetrics": [lambda: ol.metrics.OODMetrics],
