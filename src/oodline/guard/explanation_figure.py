@@ -60,7 +60,7 @@ def _drawn(
     grid = figure.add_gridspec(
         2, 3, width_ratios=(0.85, 1, 1), height_ratios=(1, 1.75), left=0.035, right=0.985, top=0.86, bottom=0.07
     )
-    grid.update(wspace=0.16, hspace=0.2)
+    grid.update(wspace=0.19, hspace=0.2)
     _headline(figure, explanation)
     side = grid[:, 0].subgridspec(2, 1, height_ratios=(1.25, 1), hspace=0.18)
     _picture(figure.add_subplot(side[0]), image)
@@ -147,6 +147,7 @@ def _neurons(axes: Any, neurons: Sequence[Neuron], title: str, sample: Callable[
     axes.set_yticks(places, [str(n.neuron) for n in neurons])
     axes.set_ylim(len(neurons) - 0.5, -0.5)
     axes.set_xlabel("contribution to the logit", loc="left")
+    axes.locator_params(axis="x", nbins=5)
     axes.set_ylabel("neuron")
     _bare(axes, "left", "bottom")
     if any(n.z is not None for n in neurons) or shown:
