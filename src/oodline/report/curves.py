@@ -156,8 +156,8 @@ def risk_curve(curve: RiskCoverage, samples: int, points: int = POINTS) -> Curve
     --------
     >>> from oodline.evaluation.risk_coverage import risk_coverage
     >>> coverage, risk = risk_curve(risk_coverage(range(100), [True] * 99 + [False]), samples=100)
-    >>> float(coverage[0]), float(risk[0]), len(risk)
-    (0.2, 0.05, 81)
+    >>> float(coverage[0]), float(risk[0])
+    (0.2, 0.05)
     """
     kept = _thinned(curve.coverage, points)
     least = max(LEAST_ANSWERS / samples, LEAST_SHARE) - 1e-9

@@ -172,7 +172,7 @@ def draw_risk(run: Run, labels: Sequence[str]) -> Figure:
     return figure
 
 
-def _percent(value: float, _: int) -> str:
+def _percent(value: float, _: float) -> str:
     return f"{100 * value:g} %"
 
 
