@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.resources import files
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from oodline.errors import DataError, UnknownNameError
+from oodline._util.drawing import ID, LINES, OOD
+from oodline.errors import DataError, MissingExtraError, UnknownNameError
 from oodline.evaluation.metrics import auroc
 from oodline.evaluation.risk_coverage import risk_coverage
 from oodline.report.contents import read_contents
-from oodline.report.figures import LINES, _free, draw_histograms, draw_risk, draw_roc, write_figures
+from oodline.report.figures import _free, draw_histograms, draw_risk, draw_roc, write_figures
 
-from .conftest import EVIL_LABEL
+from .conftest import EVIL, EVIL_LABEL
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +59,38 @@ def test_the_lines_are_the_curves(run):
     found, ours = read_contents(run, "energy"), run.scores("test")["energy"]
     [axes] = draw_roc(run, "energy", found).axes
     assert [line.get_label() for line in axes.lines] == [
-        f"{name} ({100 * auroc(ours, run.scores(name)['energy']):.1f})" for name in ("near", "far")
+        f"{name} ({group}) {100 * auroc(ours, run.scores(name)['energy']):.1f}"
+        for name, group in (("near", f"{EVIL[:11]}…"), ("far", "far"))
     ]
     x, y = axes.lines[0].get_data()
     assert np.trapezoid(y, x) == pytest.approx(found.pairs["near"].auroc, abs=0.01)
     histograms = draw_histograms(run, "energy", found)
-    assert [axes.get_title(loc="left") for axes in histograms.axes] == ["shifted", "near", "far"]
+    titles = [axes.get_title() for axes in histograms.axes]
+    assert titles == ["shifted (shifted ID)", f"near ({EVIL[:11]}…)", "far (far)"]
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in histograms.axes}) == 1
     for axes, pair in zip(histograms.axes, found.pairs.values(), strict=True):
         filled, outlined = axes.patches[:2]
-        assert filled.get_data().values.sum() == pytest.approx(100)
-        assert outlined.get_data().values == pytest.approx(100 * pair.bins.other / 40)
-    [axes] = draw_risk(run, ["energy"]).axes
+        assert filled.get_data().values.sum() == pytest.approx(1)
+        assert outlined.get_data().values == pytest.approx(pair.bins.other / 40)
+    both, alone = draw_risk(run, ["energy"]).axes
     everything = np.concatenate([run.scores("near")["energy"], run.scores("far")["energy"]])
     right = run.predicted("test") == run.labels("test")
     aurc = risk_coverage(ours, right, everything).aurc
-    assert axes.lines[0].get_label() == f"energy, ID and OOD (AURC {aurc:.3f})"
+    assert both.lines[0].get_label() == f"energy {aurc:.3f}"
+    assert alone.lines[0].get_label() == f"energy {risk_coverage(ours, right).aurc:.3f}"
+    assert both.lines[0].get_xdata()[0] == 20 / 120
+    assert alone.lines[0].get_xdata()[0] == 20 / 40
+
+
+def test_a_figure_without_matplotlib_names_the_extra(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"'matplotlib'.*oodline\[report\]"):
+        write_figures(run, tmp_path)
+
+
+def test_the_page_has_the_colours_of_the_figures():
+    sheet = (files("oodline.report") / "assets" / "page.css").read_text()
+    assert f"--id: {ID}; --ood: {OOD};" in sheet
 
 
 def test_no_two_lines_are_told_apart_by_colour_alone():

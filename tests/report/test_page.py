@@ -120,7 +120,8 @@ def test_the_tables_are_those_of_the_run_with_intervals(run):
     assert found.cells == run.table().cells
     assert found.full_spectrum.cells == run.table().full_spectrum.cells
     [first, *_] = metric_tables(found)
-    assert first.columns == [*(f"{name} ({group})" for group, [name] in run.table().groups.items()), "mean"]
+    assert first.columns == ["near", "far", "mean"]
+    assert first.groups == [(EVIL, 1), ("far", 1), ("", 1)]
     assert [cell.value for _, cells in first.rows for cell in cells[-1:]] == sorted(
         (found.mean(label, "auroc") for label in run.record.detectors), reverse=True
     )
@@ -149,6 +150,8 @@ def test_settings_digests_versions_costs_and_reasons_are_there(run, elements):
     record = run.record
     digests = [s.sha256 for s in record.scored] + [s.data_sha256 for s in record.sets]
     assert None not in digests
+    assert len(elements.named("details")) == 1 and "open" not in elements.named("details")[0]
+    assert "from an earlier run" not in text  # nothing of this run was on disk
     for expected in (*digests, record.guard_sha256, record.classifier.fingerprint, record.versions["torch"], "k=5"):
         assert expected in text
     assert "KNN(k=5000) needs at least 5000 training samples" in text

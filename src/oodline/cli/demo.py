@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from oodline.guard.guard import Guard
-
-
 SHOWN = ("line", "msp", "max-logit", "energy", "react", "dice", "ash-s", "mahalanobis", "knn", "kl-matching")
 """One detector of each kind; `oodline methods` lists all."""
 
@@ -44,6 +41,7 @@ def demo(*, output: Annotated[Path, OUTPUT] = Path("oodline-demo"), json: Json =
     import torch
 
     import oodline as ol
+    from oodline.cli.demo_picture import draw
     from oodline.cli.detectors import create_all
     from oodline.cli.options import table_console
     from oodline.evaluation.rendering import print_table
@@ -70,7 +68,8 @@ def demo(*, output: Annotated[Path, OUTPUT] = Path("oodline-demo"), json: Json =
     output.mkdir(parents=True, exist_ok=True)
     guard.save(output / "guard.safetensors")
     write_atomically(output / "table.csv", lambda file: file.write(table.to_csv().encode()))
-    picture = draw(guard, {name: sets[name][0] for name in ("test", *ood)}, output / "scores.png")
+    shown = {"digits 0 to 7": sets["test"][0], **{name: sets[name][0] for name in ood}}
+    picture = draw(guard, shown, output / "scores.png")
     seconds = perf_counter() - started
     if json:
         print_json(
@@ -139,29 +138,3 @@ def batches(images: Tensor, labels: Tensor) -> torch.utils.data.DataLoader[tuple
     from torch.utils.data import DataLoader, TensorDataset
 
     return DataLoader(TensorDataset(images, labels), batch_size=100)
-
-
-def draw(guard: Guard, sets: dict[str, Tensor], path: Path) -> Path:
-    """Write a picture of the scores of every set and the threshold."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    scores = {name: guard(images).score.numpy() for name, images in sets.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), 50).tolist()
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    colours = dict(zip(sets, ("#0072B2", "#E69F00", "#D55E00", "#777777"), strict=True))
-    for name, values in scores.items():
-        label = "digits 0 to 7 (ID)" if name == "test" else f"{name} (OOD)"
-        axes.hist(values, edges, density=True, alpha=0.55, label=label, color=colours[name])
-    threshold = float(guard(sets["test"][:1]).threshold)
-    axes.axvline(threshold, color="black", linestyle="--", label="threshold (5 % false alarms)")
-    axes.set(
-        xlabel="score of the default detector (higher = more in-distribution)",
-        ylabel="density",
-        title="ID and OOD scores",
-    )
-    axes.legend()
-    return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -166,14 +166,20 @@ def _rows(
         yield detector, [text + end for text, end in zip(texts, ends, strict=True)]
 
 
-def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
+def group_spans(table: Table, columns: Sequence[Column]) -> list[tuple[str | None, int, int]]:
+    """Groups above columns, each with the positions of its first and last column; empty if there is none."""
     spans: list[tuple[str | None, int, int]] = []
-    for place, group in enumerate(map(table.group, columns), start=2):
+    for place, group in enumerate(map(table.group, columns)):
         if spans and spans[-1][0] == group:
             spans[-1] = (group, spans[-1][1], place)
         else:
             spans.append((group, place, place))
-    if not any(group for group, _, _ in spans):
+    return spans if any(group for group, _, _ in spans) else []
+
+
+def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
+    spans = [(group, a + 2, b + 2) for group, a, b in group_spans(table, columns)]
+    if not spans:
         return []
     cells = [f"\\multicolumn{{{b - a + 1}}}{{c}}{{{_escaped(group or '')}}}" for group, a, b in spans]
     rules = [f"\\cmidrule(lr){{{a}-{b}}}" for group, a, b in spans if group]

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline._util.drawing import ACCEPTED, FLAGGED, ID, OOD, QUIET, SOFT, THRESHOLD, new_figure, styled
 from oodline._util.pixels import standard_image
-from oodline.errors import missing_extra
 from oodline.guard.explanation import Explanation, Neuron
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-FOUND, EXPECTED, OOD, ID = "#0072B2", "#c9ccd1", "#D55E00", "#009E73"
 THUMBNAILS = 4
 BARS = 200
 """Important neurons to draw at most, those of the largest expected contribution."""
@@ -47,17 +46,21 @@ def draw_explanation(
     MissingExtraError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_extra("matplotlib", "report", "pictures of explanations") from error
-    figure = Figure(figsize=(13, 8), facecolor="white")
-    FigureCanvasAgg(figure)
+    with styled(scale=1.35):
+        return _drawn(explanation, held_out, image, sample)
+
+
+def _drawn(
+    explanation: Explanation,
+    held_out: Tensor | None,
+    image: Image.Image | None,
+    sample: Callable[[int], Image.Image] | None,
+) -> Figure:
+    figure = new_figure(13, 8, layout="none")
     grid = figure.add_gridspec(
         2, 3, width_ratios=(0.85, 1, 1), height_ratios=(1, 1.75), left=0.035, right=0.985, top=0.86, bottom=0.07
     )
-    grid.update(wspace=0.16, hspace=0.2)
+    grid.update(wspace=0.19, hspace=0.2)
     _headline(figure, explanation)
     side = grid[:, 0].subgridspec(2, 1, height_ratios=(1.25, 1), hspace=0.18)
     _picture(figure.add_subplot(side[0]), image)
@@ -73,7 +76,7 @@ def _headline(figure: Any, explanation: Explanation) -> None:
     verdict, name = explanation.verdict, _class(explanation.verdict["label"], explanation.verdict["class_name"])
     flagged = verdict["is_ood"]
     words = "Flagged as out-of-distribution" if flagged else "Accepted as in-distribution"
-    figure.text(0.035, 0.945, words, size=19, weight="bold", color=OOD if flagged else ID)
+    figure.text(0.035, 0.945, words, size=19, weight="bold", color=FLAGGED if flagged else ACCEPTED)
     comparison = "below" if flagged else "not below"
     details = (
         f"The classifier says {name}. Score {verdict['score']:.3g}, {comparison} the threshold "
@@ -81,32 +84,32 @@ def _headline(figure: Any, explanation: Explanation) -> None:
     )
     if explanation.predicted_class != verdict["label"]:
         details += f" Predicted class: {_class(explanation.predicted_class, explanation.predicted_class_name)}."
-    figure.text(0.035, 0.908, details, size=12, color="#333333", parse_math=False)
+    figure.text(0.035, 0.908, details, size=12, color=SOFT)
 
 
 def _picture(axes: Any, image: Image.Image | None) -> None:
     axes.set_axis_off()
     if image is None:
-        axes.text(0.5, 0.5, "no picture of the input", ha="center", va="center", color="#777777")
+        axes.text(0.5, 0.5, "no picture of the input", ha="center", va="center", color=SOFT)
         return
     axes.imshow(
         standard_image(image).convert("RGB"), interpolation="nearest" if max(image.size) < 100 else "antialiased"
     )
-    axes.set_title("The input", size=11, loc="left")
+    axes.set_title("The input")
 
 
 def _histogram(axes: Any, explanation: Explanation, held_out: Tensor | None) -> None:
     verdict = explanation.verdict
     colour = OOD if verdict["is_ood"] else ID
     if held_out is not None:
-        axes.hist(held_out.tolist(), 40, color=EXPECTED, label="held-out ID")
+        axes.hist(held_out.tolist(), 40, color=QUIET, label="held-out ID")
     tall = 0.86  # of the panel; the legend is above
-    axes.axvline(verdict["threshold"], 0, tall, color="black", linestyle="--", linewidth=1.2, label="threshold")
+    axes.axvline(verdict["threshold"], 0, tall, label="threshold", **THRESHOLD)
     axes.axvline(verdict["score"], 0, tall, color=colour, linewidth=2.5, label="this input")
     axes.set_yticks([])
-    axes.set_title("Score (higher = more in-distribution)", size=11, loc="left")
+    axes.set_title("Score (higher = more in-distribution)")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.18)
-    axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=3, handlelength=1.2, columnspacing=1)
+    axes.legend(loc="upper center", ncols=3, handlelength=1.2, columnspacing=1)
     _bare(axes, "bottom")
 
 
@@ -115,36 +118,37 @@ def _profile(axes: Any, explanation: Explanation) -> None:
     expected = explanation.expected[explanation.important][order].tolist()
     found = explanation.found[explanation.important][order].tolist()
     places, width = range(len(expected)), 0.9
-    axes.bar(places, expected, width, color=EXPECTED, label="expected: mean of the class")
-    axes.bar(places, found, width * 0.55, color=FOUND, label="found in this input")
+    axes.bar(places, expected, width, color=QUIET, label="expected: mean of the class")
+    axes.bar(places, found, width * 0.55, color=ID, label="found in this input")
     axes.set_xlim(-1, len(expected))
     axes.set_xticks([])
-    axes.axhline(0, color="#555555", linewidth=0.8)
+    axes.axhline(0, color=SOFT, linewidth=0.8)
     fraction = explanation.found_total / explanation.expected_total if explanation.expected_total > 0 else float("nan")
     name = _class(explanation.predicted_class, explanation.predicted_class_name)
     words = f"{explanation.found_total:.1f} of the expected {explanation.expected_total:.1f} found ({fraction:.0%})"
     title = f"The {int(explanation.important.sum())} important neurons of {name}: {words}"
-    axes.set_title(title, size=12, loc="left", parse_math=False)
-    axes.set_ylabel("contribution to the logit", size=9)
-    axes.legend(frameon=False, fontsize=10, loc="upper right")
+    axes.set_title(title)
+    axes.set_ylabel("contribution to the logit")
+    axes.legend(loc="upper right")
     _bare(axes, "left")
 
 
 def _neurons(axes: Any, neurons: Sequence[Neuron], title: str, sample: Callable[[int], Image.Image] | None) -> None:
     shown = sample is not None and any(neuron.samples for neuron in neurons)
-    axes.set_title(title, size=12, loc="left")
+    axes.set_title(title)
     if not neurons:
         axes.set_axis_off()
-        axes.text(0, 0.95, "none", color="#777777", va="top", transform=axes.transAxes)
+        axes.text(0, 0.95, "none", color=SOFT, va="top", transform=axes.transAxes)
         return
     places = range(len(neurons))
-    axes.barh(places, [n.expected for n in neurons], 0.8, color=EXPECTED)
-    axes.barh(places, [n.found for n in neurons], 0.42, color=FOUND)
-    axes.axvline(0, color="#555555", linewidth=0.8)
-    axes.set_yticks(places, [str(n.neuron) for n in neurons], size=9)
+    axes.barh(places, [n.expected for n in neurons], 0.8, color=QUIET)
+    axes.barh(places, [n.found for n in neurons], 0.42, color=ID)
+    axes.axvline(0, color=SOFT, linewidth=0.8)
+    axes.set_yticks(places, [str(n.neuron) for n in neurons])
     axes.set_ylim(len(neurons) - 0.5, -0.5)
-    axes.set_xlabel("contribution to the logit", size=9, loc="left")
-    axes.set_ylabel("neuron", size=9)
+    axes.set_xlabel("contribution to the logit", loc="left")
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_ylabel("neuron")
     _bare(axes, "left", "bottom")
     if any(n.z is not None for n in neurons) or shown:
         # the right part of the panel is for the z-scores and the images: bars keep to the left
@@ -163,7 +167,7 @@ def _neurons(axes: Any, neurons: Sequence[Neuron], title: str, sample: Callable[
                 inset.set_axis_off()
     if shown:
         note = "training images that excite it most"
-        axes.text(1, -0.02, note, size=9, ha="right", va="top", color="#555555", transform=axes.transAxes)
+        axes.text(1, -0.02, note, size=9, ha="right", va="top", color=SOFT, transform=axes.transAxes)
 
 
 def _class(label: int, name: str | None) -> str:
@@ -173,4 +177,4 @@ def _class(label: int, name: str | None) -> str:
 def _bare(axes: Any, *kept: str) -> None:
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(side in kept)
-    axes.tick_params(labelsize=9)
+    axes.tick_params(labelsize=9)  # ticks are made later, when the style is no longer set

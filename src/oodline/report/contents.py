@@ -26,7 +26,7 @@ class Pair:
     Parameters
     ----------
     bins : Bins
-        Their histograms.
+        Their histograms, in the bins of all pairs of the detector.
     roc : tuple of arrays
         x, y; None for a shifted ID set, which is not to be told apart.
     auroc : float or None
@@ -133,11 +133,12 @@ def read_contents(run: Run, label: str) -> DetectorContents:
     steps = ladder(ours, theirs, marked, id_name=id_name(run))
     alone = None if right is None else risk_coverage(ours, right)
     shifted = run.sets("csid")
+    histograms = bins(ours, theirs)
     return DetectorContents(
         steps,
         None if right is None else np.searchsorted(np.sort(ours[~right]), steps.thresholds),
-        {name: _pair(ours, right, scores, name in shifted) for name, scores in theirs.items()},
-        None if alone is None else risk_curve(alone),
+        {name: _pair(histograms[name], ours, right, scores, name in shifted) for name, scores in theirs.items()},
+        None if alone is None else risk_curve(alone, len(ours)),
         None if alone is None else alone.aurc,
         calibration,
     )
@@ -152,14 +153,14 @@ def calibration_of(run: Run, label: str) -> Calibration | None:
     return calibrate(scores, false_alarm_of(None, run.record.tpr))
 
 
-def _pair(ours: Values, right: NDArray[np.bool_] | None, theirs: Values, shifted: bool) -> Pair:
+def _pair(counts: Bins, ours: Values, right: NDArray[np.bool_] | None, theirs: Values, shifted: bool) -> Pair:
     if shifted:
-        return Pair(bins(ours, theirs), None, None, None, None)
+        return Pair(counts, None, None, None, None)
     risk = None if right is None else risk_coverage(ours, right, theirs)
     return Pair(
-        bins(ours, theirs),
+        counts,
         roc(ours, theirs),
         auroc(ours, theirs),
-        None if risk is None else risk_curve(risk),
+        None if risk is None else risk_curve(risk, len(ours) + len(theirs)),
         None if risk is None else risk.aurc,
     )

@@ -6,7 +6,7 @@ stated distance; the counts at the slider's positions are exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,11 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 BINS, POINTS = 48, 100
 """Bins of a histogram at most, and parts that a curve is thinned to."""
+
+LEAST_ANSWERS, LEAST_SHARE = 20, 0.01
+"""A curve of risk begins where so many inputs, and this share of them, are answered: the risk of fewer jumps."""
+
+BEGINNING = f"Curves begin where at least {LEAST_ANSWERS} inputs, and {100 * LEAST_SHARE:.0f} % of them, are answered."
 
 _SHARES = np.concatenate([[0, 0.001, 0.002, 0.005], np.arange(2, 40) / 200, np.arange(10, 51) / 50])
 """False-alarm rates of the slider's positions: close together where people set thresholds."""
@@ -67,10 +72,11 @@ class Ladder:
     flagged: dict[str, NDArray[np.int64]]
 
 
-def bins(id_scores: ArrayLike, other_scores: ArrayLike, number: int | None = None) -> Bins:
-    """Count two lists of scores in common bins, which leave out at most 1 % of each at either end.
+def bins(id_scores: ArrayLike, others: Mapping[str, ArrayLike], number: int | None = None) -> dict[str, Bins]:
+    """Count ID scores and those of each other set in bins that are common to all, so that panels can be compared.
 
-    Without a `number`, there are fewer bins where there are few scores.
+    Each set has at most 1 % of its scores beyond either end, unless it lies far from ID: the bins reach beyond the ID
+    scores by at most twice what those span. Without a `number`, there are fewer bins where there are few scores.
 
     Raises
     ------
@@ -79,20 +85,45 @@ def bins(id_scores: ArrayLike, other_scores: ArrayLike, number: int | None = Non
 
     Examples
     --------
-    >>> found = bins([1.0, 2.0, 3.0, 3.0], [0.0, 1.0], number=3)
+    >>> found = bins([1.0, 2.0, 3.0, 3.0], {"svhn": [0.0, 1.0]}, number=3)["svhn"]
     >>> found.low, found.high, found.id, found.other
     (0.0, 3.0, array([0, 1, 3]), array([1, 1, 0]))
     """
-    sides = [finite(check_scores(side, s)) for side, s in (("ID", id_scores), ("OOD", other_scores))]
-    low = min(float(np.quantile(s, 0.01, method="lower")) for s in sides)
-    high = max(float(np.quantile(s, 0.99, method="higher")) for s in sides)
+    ours = finite(check_scores("ID", id_scores))
+    theirs = {name: finite(check_scores("OOD", scores)) for name, scores in others.items()}
+    low, high = _span([ours])
+    if (width := high - low) > 0:
+        lowest, highest = _span([ours, *theirs.values()])
+        low, high = max(lowest, low - 2 * width), min(highest, high + 2 * width)
+    else:
+        low, high = _span([ours, *theirs.values()])
     if not high - low > 1e-12 * max(abs(high), abs(low)):  # bins that thin could not be told apart
         margin = max(1e-6 * abs(low), 0.5)
         low, high = low - margin, high + margin
     if number is None:
-        number = int(np.clip(2 * np.sqrt(min(map(len, sides))), 8, BINS))
+        number = int(np.clip(2 * np.sqrt(min(map(len, [ours, *theirs.values()]))), 8, BINS))
     edges = np.linspace(low, high, number + 1)
-    return Bins(low, high, *(np.histogram(np.clip(s, low, high), edges)[0] for s in sides))
+    counts = {name: np.histogram(np.clip(s, low, high), edges)[0] for name, s in theirs.items()}
+    own = np.histogram(np.clip(ours, low, high), edges)[0]
+    return {name: Bins(low, high, own, count) for name, count in counts.items()}
+
+
+def tallest(found: Collection[Bins]) -> float:
+    """The largest share of a set in one bin, for a common axis; of other sets, in those bins that hold nothing beyond.
+
+    Examples
+    --------
+    >>> tallest(bins([1.0, 2.0, 3.0, 3.0], {"svhn": [0.0, 1.0]}, number=3).values())
+    0.75
+    """
+    own = [each.id.max() / each.id.sum() for each in found]
+    return float(max(own + [each.other[1:-1].max(initial=0) / each.other.sum() for each in found]))
+
+
+def _span(sets: Sequence[Scores]) -> tuple[float, float]:
+    """From the lowest 1 % of any set to the highest 1 % of any."""
+    low = min(float(np.quantile(s, 0.01, method="lower")) for s in sets)
+    return low, max(float(np.quantile(s, 0.99, method="higher")) for s in sets)
 
 
 def roc(id_scores: ArrayLike, ood_scores: ArrayLike, points: int = POINTS) -> Curve:
@@ -118,16 +149,19 @@ def roc(id_scores: ArrayLike, ood_scores: ArrayLike, points: int = POINTS) -> Cu
     return x[kept], y[kept]
 
 
-def risk_curve(curve: RiskCoverage, points: int = POINTS) -> Curve:
-    """Coverage and risk, thinned to about `points` of the points.
+def risk_curve(curve: RiskCoverage, samples: int, points: int = POINTS) -> Curve:
+    """Coverage and risk over `samples` inputs, thinned to about `points` of the points, without those of few answers.
 
     Examples
     --------
     >>> from oodline.evaluation.risk_coverage import risk_coverage
-    >>> risk_curve(risk_coverage([3.0, 1.0], [True, False]))
-    (array([0.5, 1. ]), array([0. , 0.5]))
+    >>> coverage, risk = risk_curve(risk_coverage(range(100), [True] * 99 + [False]), samples=100)
+    >>> float(coverage[0]), float(risk[0])
+    (0.2, 0.05)
     """
     kept = _thinned(curve.coverage, points)
+    least = max(LEAST_ANSWERS / samples, LEAST_SHARE) - 1e-9
+    kept = kept[(curve.coverage[kept] >= least) | (kept == kept[-1])]
     return curve.coverage[kept], curve.risk[kept]
 
 

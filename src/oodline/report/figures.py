@@ -10,48 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from oodline._util.drawing import FLAGGED, ID, LINES, OOD, SOFT, THRESHOLD, new_figure, short, styled
 from oodline._util.files import write_atomically
-from oodline.errors import DataError, missing_extra
+from oodline.errors import DataError
 from oodline.evaluation.risk_coverage import risk_coverage
 from oodline.evaluation.run import Run
 from oodline.report.contents import DetectorContents, id_name, ordered, read_contents
-from oodline.report.curves import risk_curve
+from oodline.report.curves import BEGINNING, risk_curve, tallest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".pdf", ".png")
-
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "lines.linewidth": 1.4,
-    "pdf.fonttype": 42,  # text stays text
-    "savefig.dpi": 200,
-    "text.parse_math": False,  # a name is shown as it is written
-}
-"""Of every figure, whatever the user's own matplotlib is set to."""
-
-ID, OOD = "#8fb8d6", "#b34700"
-LINES = (
-    ("#000000", "-"),
-    ("#d55e00", "--"),
-    ("#0072b2", "-."),
-    ("#009e73", ":"),
-    ("#cc79a7", (0, (5, 1, 1, 1, 1, 1))),
-    ("#5a6069", (0, (8, 2))),
-    ("#e69f00", (0, (3, 1))),
-)
-"""Colours of Okabe and Ito with a pattern each, so that lines are told apart in grey."""
 
 
 def write_figures(run: Run, folder: str | Path, *, detectors: Sequence[str] | None = None) -> list[Path]:
@@ -88,10 +58,6 @@ def write_figures(run: Run, folder: str | Path, *, detectors: Sequence[str] | No
     ...     [path.name for path in write_figures(toy_run(f"{folder}/run"), f"{folder}/figures")][::2]
     ['histograms-energy.pdf', 'roc-energy.pdf', 'risk-coverage.pdf']
     """
-    try:
-        from matplotlib import rc_context, rcParamsDefault
-    except ImportError as error:
-        raise missing_extra("matplotlib", "report", "figures") from error
     labels = list(dict.fromkeys(detectors or ordered(run)[:1]))
     ordered(run, labels)
     drawings: dict[str, Callable[[], Figure]] = {}
@@ -108,7 +74,7 @@ def write_figures(run: Run, folder: str | Path, *, detectors: Sequence[str] | No
     except OSError as error:
         raise DataError(f"could not make the folder {folder}: {error.strerror}.") from error
     written = []
-    with rc_context({k: v for k, v in rcParamsDefault.items() if k != "backend"} | STYLE):
+    with styled():
         for name, draw in drawings.items():
             figure = draw()
             for ending in FORMATS:
@@ -121,26 +87,35 @@ def write_figures(run: Run, folder: str | Path, *, detectors: Sequence[str] | No
 
 
 def draw_histograms(run: Run, label: str, contents: DetectorContents) -> Figure:
-    """Scores of ID (filled) and of each other set (outlined), a panel a set, the threshold dashed."""
-    threshold = float(contents.ladder.thresholds[contents.ladder.marked])
-    columns = min(3, len(contents.pairs))
+    """Scores of ID (filled) and of each other set (outlined), a panel a set on common axes, the threshold dashed."""
+    threshold, top = (
+        float(contents.ladder.thresholds[contents.ladder.marked]),
+        1.08 * tallest([pair.bins for pair in contents.pairs.values()]),
+    )
+    columns = min(4 if len(contents.pairs) in (4, 7, 8) else 3, len(contents.pairs))  # no last row of one
     rows = -(-len(contents.pairs) // columns)
-    figure = _figure(2.3 * columns, 1.6 * rows + 0.3)
-    for place, (name, pair) in enumerate(contents.pairs.items(), start=1):
-        axes = figure.add_subplot(rows, columns, place)
+    figure = new_figure(max(2.1 * columns, 3.3), 1.5 * rows + 0.4)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, (name, pair) in zip(panels.flat, contents.pairs.items(), strict=False):
         edges = np.linspace(pair.bins.low, pair.bins.high, len(pair.bins.id) + 1)
-        axes.stairs(100 * pair.bins.id / pair.bins.id.sum(), edges, fill=True, color=ID, label=_short(id_name(run)))
-        axes.stairs(
-            100 * pair.bins.other / pair.bins.other.sum(), edges, color=OOD, linewidth=1.2, label="the other set"
-        )
+        own, other = pair.bins.id / pair.bins.id.sum(), pair.bins.other / pair.bins.other.sum()
+        axes.stairs(own, edges, fill=True, color=ID, alpha=0.55, label=f"{short(id_name(run))} (ID)")
+        axes.stairs(other, edges, color=OOD, linewidth=1.3, label="the set named above each panel")
+        for place, x, side in ((0, 0.06, "left"), (-1, 0.94, "right")):
+            if other[place] > top:  # a set that lies far beyond the axis, all of it in one bin
+                words = f"{100 * other[place]:.0f} % here or {'below' if place == 0 else 'above'}"
+                axes.text(x, 0.97, words, color=FLAGGED, size=7, ha=side, va="top", transform=axes.transAxes)
         if pair.bins.low <= threshold <= pair.bins.high:
-            axes.axvline(threshold, color="black", linestyle="--", linewidth=0.9, label="threshold")
-        axes.set_xlim(pair.bins.low, pair.bins.high)
-        axes.set_title(_short(name), loc="left")
-        if (place - 1) % columns == 0:
-            axes.set_ylabel("% of each set")
-        if place > len(contents.pairs) - columns:
-            axes.set_xlabel(f"score of {_short(label)}")
+            axes.axvline(threshold, **THRESHOLD, label="threshold")
+        axes.set(xlim=(pair.bins.low, pair.bins.high), ylim=(0, top))
+        axes.set_title(_titled(run, name))
+        axes.yaxis.set_major_formatter(_percent)
+    for axes in panels.flat[len(contents.pairs) :]:
+        axes.set_visible(False)
+    for axes in panels[-1]:
+        axes.set_xlabel(f"score of {short(label)}")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("share of each set")
     handles = {
         text: handle for axes in figure.axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -150,53 +125,63 @@ def draw_histograms(run: Run, label: str, contents: DetectorContents) -> Figure:
 
 def draw_roc(run: Run, label: str, contents: DetectorContents) -> Figure:
     """The ROC curve of each OOD set, with its AUROC."""
-    figure = _figure(3.3, 3.1)
+    figure = new_figure(3.3, 3.3)
     axes = figure.add_subplot()
     for place, name in enumerate(run.sets("ood")):
         pair = contents.pairs[name]
         if pair.roc is not None and pair.auroc is not None:
             colour, pattern = LINES[place % len(LINES)]
-            axes.plot(*pair.roc, color=colour, linestyle=pattern, label=f"{_short(name)} ({100 * pair.auroc:.1f})")
+            text = f"{_titled(run, name)} {100 * pair.auroc:.1f}"
+            axes.plot(*pair.roc, color=colour, linestyle=pattern, label=text)
     axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="OOD accepted", ylabel="ID accepted", aspect="equal")
-    axes.set_title(f"{_short(label)} (AUROC, %)", loc="left")
-    axes.legend(loc="lower right")
+    axes.xaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(_percent)
+    axes.set_title(f"{short(label)}: ROC")
+    axes.legend(loc="lower right", title="AUROC, %", title_fontsize=7, alignment="left")
     return figure
 
 
 def draw_risk(run: Run, labels: Sequence[str]) -> Figure:
-    """Risk and coverage of each detector, on ID test data alone (thin), and with all OOD images (thick)."""
-    figure = _figure(3.3, 2.8)
-    axes = figure.add_subplot()
+    """Risk and coverage of each detector: with all OOD images, and on ID test data alone."""
     right = run.correct()
     assert right is not None
-    for place, label in enumerate(labels):
-        colour, pattern = LINES[place % len(LINES)]
-        ours = run.pooled(("id",))[label]
-        if run.sets("ood"):
-            curve = risk_coverage(ours, right, run.pooled(("ood",))[label])
-            text = f"{_short(label)}, ID and OOD (AURC {curve.aurc:.3f})"
-            axes.plot(*risk_curve(curve), color=colour, linestyle=pattern, label=text)
-        curve = risk_coverage(ours, right)
-        text = f"{_short(label)}, ID alone (AURC {curve.aurc:.3f})"
-        axes.plot(*risk_curve(curve), color=colour, linestyle=pattern, linewidth=0.7, label=text)
-    axes.set(xlim=(0, 1), xlabel="inputs answered", ylabel="answers that are wrong")
-    axes.set_ylim(bottom=0)
-    figure.legend(loc="outside upper left")
+    panels = {"ID and OOD": run.pooled(("ood",))} if run.sets("ood") else {}
+    figure = new_figure(3.0 * (1 + len(panels)) + 0.3, 2.9)
+    # with OOD images the risk is of another size: the panels have the coverage in common, not the risk
+    for axes, (title, others) in zip(
+        figure.subplots(1, 1 + len(panels), sharex=True, squeeze=False).flat,
+        {**panels, "ID alone": {}}.items(),
+        strict=True,
+    ):
+        for place, label in enumerate(labels):
+            colour, pattern = LINES[place % len(LINES)]
+            ours = run.pooled(("id",))[label]
+            curve = risk_coverage(ours, right, others.get(label))
+            points = risk_curve(curve, len(ours) + len(others.get(label, ())))
+            axes.plot(*points, color=colour, linestyle=pattern, label=f"{short(label)} {curve.aurc:.3f}")
+        axes.set(xlim=(0, 1), xlabel="coverage: inputs answered")
+        axes.set_ylim(0, max(axes.get_ylim()[1], 0.01))
+        axes.xaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_formatter(_percent)
+        # above the panel, where it hides no curve
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), title=f"{title}, AURC", title_fontsize=8, alignment="left", ncols=2
+        )
+    figure.axes[0].set_ylabel("risk: answers that are wrong")
+    figure.supxlabel(BEGINNING, size=6, color=SOFT, x=0.01, ha="left")
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+def _percent(value: float, _: float) -> str:
+    return f"{100 * value:g} %"
 
 
-def _short(name: str, most: int = 24) -> str:
-    """A name that leaves room for the drawing."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _titled(run: Run, name: str) -> str:
+    """A set with its group, or with its role where it is not OOD."""
+    group = (
+        "shifted ID" if name in run.sets("csid") else next((g for g, names in run.groups.items() if name in names), "")
+    )
+    return f"{short(name)} ({short(group, 12)})" if group else short(name)
 
 
 def _free(name: str, taken: dict[str, Any]) -> str:

@@ -121,6 +121,7 @@ def render(
         record=run.record,
         id_name=id_name(run),
         others=others(run),
+        first=next(iter(run.sets("ood")), None),
         labels=labels,
         tables=[] if table is None else metric_tables(table),
         bootstrap=bootstrap,

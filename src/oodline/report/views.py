@@ -14,11 +14,11 @@ from oodline.errors import unknown_name
 from oodline.evaluation.metric_table import METRICS
 from oodline.evaluation.published import Comparison, beside, published_tables
 from oodline.evaluation.record import DetectorEntry
-from oodline.evaluation.rendering import Cell, cells
+from oodline.evaluation.rendering import Cell, cells, group_spans
 from oodline.evaluation.run import Run
 from oodline.evaluation.table import Table
 from oodline.report.contents import DetectorContents, Pair, id_name, others
-from oodline.report.curves import Curve, finite
+from oodline.report.curves import BEGINNING, Curve, finite, tallest
 from oodline.report.gallery import Gallery
 
 
@@ -32,6 +32,8 @@ class MetricTable:
     spectrum: str
     order: str
     """In which direction the rows are sorted, for `aria-sort`: "descending" where higher is better."""
+    groups: list[tuple[str, int]]
+    """Heads above the columns, each over so many of them; empty where no set has a group."""
     columns: list[str]
     averages: list[bool]
     """Whether a column is the mean of several sets."""
@@ -61,7 +63,8 @@ def _metric_table(table: Table, title: str, metric: str) -> MetricTable:
         known.meaning,
         title,
         "descending" if known.higher_is_better else "ascending",
-        [table.heading(column) for column in table.columns],
+        [(group or "", last - first + 1) for group, first, last in group_spans(table, table.columns)],
+        [column.title for column in table.columns],
         [len(column.sets) > 1 for column in table.columns],
         [(label, rows[label]) for label in labels],
     )
@@ -143,6 +146,7 @@ def script_data(run: Run, contents: Mapping[str, DetectorContents], gallery: Gal
         "sets": sets,
         "calibrated": bool(run.sets("calibration")),
         "tpr": run.record.tpr,
+        "beginning": BEGINNING,
         "wrong": None if right is None else int((~right).sum()),
         "detectors": [_detector(label, each, sets) for label, each in contents.items()],
         "pictures": [
@@ -156,6 +160,7 @@ def script_data(run: Run, contents: Mapping[str, DetectorContents], gallery: Gal
 def _detector(label: str, contents: DetectorContents, sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "label": label,
+        "tallest": tallest([pair.bins for pair in contents.pairs.values()]) if contents.pairs else 0,
         "thresholds": contents.ladder.thresholds.tolist(),
         "marked": contents.ladder.marked,
         "flagged": [contents.ladder.flagged[s["name"]].tolist() for s in sets],

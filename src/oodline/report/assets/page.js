@@ -33,6 +33,8 @@
     }
   }
 
+  const heads = (table) => table.tHead.rows[table.tHead.rows.length - 1].cells; // groups of sets stand above them
+
   function sortBy(table, column, ascending) {
     const key = (row) => {
       const cell = row.children[column];
@@ -41,14 +43,14 @@
     const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b));
     const rows = [...table.tBodies[0].rows].sort((a, b) => compare(key(a), key(b)) * (ascending ? 1 : -1));
     table.tBodies[0].append(...rows);
-    [...table.tHead.rows[0].cells].forEach((cell, place) => {
+    [...heads(table)].forEach((cell, place) => {
       if (place === column) cell.setAttribute("aria-sort", ascending ? "ascending" : "descending");
       else cell.removeAttribute("aria-sort");
     });
   }
 
   function makeSortable(table) {
-    [...table.tHead.rows[0].cells].forEach((cell, column) => {
+    [...heads(table)].forEach((cell, column) => {
       const button = make("button", { type: "button" }, cell.textContent);
       button.addEventListener("click", () => sortBy(table, column, cell.getAttribute("aria-sort") === "descending"));
       cell.replaceChildren(button);
@@ -118,9 +120,9 @@
   const light = () => printing || (root.dataset.theme ? root.dataset.theme === "light" : !darkSystem.matches);
 
   function colours() {
-    if (printing) return { ink: "#1c1e21", soft: "#5a6069", line: "#dfe2e6", id: "#0072b2", ood: "#d55e00", quiet: "#b4b9c0" };
+    if (printing) return { paper: "#ffffff", ink: "#1c1e21", soft: "#5a6069", line: "#dfe2e6", id: "#0072b2", ood: "#d55e00", quiet: "#b4b9c0" };
     const style = getComputedStyle(root);
-    const names = ["ink", "soft", "line", "id", "ood", "quiet"];
+    const names = ["paper", "ink", "soft", "line", "id", "ood", "quiet"];
     return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   }
 
@@ -154,7 +156,8 @@
       const sum = counts.reduce((a, b) => a + b, 0);
       return counts.map((count) => (100 * count) / sum);
     };
-    const outline = share(pair.other);
+    const outline = share(pair.other), top = 108 * detector().tallest;
+    const far = [0, outline.length - 1].filter((bin) => outline[bin] > top); // a set far beyond the axis, in one bin
     const within = (value) => Math.min(Math.max(value, pair.low), pair.high);
     const at = within(threshold()), marked = within(detector().thresholds[detector().marked]);
     const beyond = threshold() < pair.low ? "\u2190 threshold" : threshold() > pair.high ? "threshold \u2192" : "threshold";
@@ -168,18 +171,21 @@
     ], {
       bargap: 0, margin: { l: 50, r: 20, t: 56, b: 45 }, legend: { y: 1.12 },
       xaxis: { title: "score (higher = more in-distribution)", range: [pair.low, pair.high], showgrid: false },
-      yaxis: { title: "% of each set", rangemode: "tozero" },
+      yaxis: { title: "% of each set", range: [0, top] },
       shapes: [upright(marked, { color: c.soft, width: 1.5, dash: "dot" }), upright(at, { color: c.ink, width: 2, dash: "dash" })],
       annotations: [{ x: at, yref: "paper", y: 1, yanchor: "bottom", text: beyond, showarrow: false,
-        xanchor: at - pair.low < 0.1 * (pair.high - pair.low) ? "left" : right ? "right" : "center" }],
-    }, `Scores of ${detector().label} on ${data.sets[0].name} (bars) and ${set.name} (line). Dashed: the threshold; dotted: the ${data.calibrated ? "calibrated one" : "one that the page began with"}. The outer bins hold what lies beyond.`);
+        xanchor: at - pair.low < 0.1 * (pair.high - pair.low) ? "left" : right ? "right" : "center" },
+        ...far.map((bin) => ({ x: bin ? 0.99 : 0.01, xref: "paper", y: 0.99, yref: "paper", yanchor: "top", showarrow: false,
+          xanchor: bin ? "right" : "left", font: { color: c.ood }, bgcolor: c.paper,
+          text: `${outline[bin].toFixed(0)} % of ${plain(set.name)} ${bin ? "here or above" : "here or below"}` }))],
+    }, `Scores of ${detector().label} on ${data.sets[0].name} (bars) and ${set.name} (line). Dashed: the threshold; dotted: the ${data.calibrated ? "calibrated one" : "one that the page began with"}. The outer bins hold what lies beyond; the axes are the same for every set.`);
   }
 
   function drawRoc() {
     if (!find("roc")) return;
     const c = colours(), at = place(), { pairs, flagged } = detector(), chosen = other();
     const traces = [];
-    let text = "ROC curves.";
+    let text = `ROC curves of the OOD sets, in grey. ${data.sets[chosen].name} is ID data, so it has none.`;
     data.sets.forEach((set, number) => {
       if (set.role !== "ood" || number === chosen) return;
       const [x, y] = pairs[set.name].roc;
@@ -222,7 +228,7 @@
     plot("risk", traces, {
       xaxis: { title: "inputs answered", range: [-0.01, 1.01], tickformat: ".0%", dtick: 0.2 },
       yaxis: { title: "answers that are wrong", rangemode: "tozero", tickformat: ".0%" },
-    }, `${text}.`);
+    }, `${text}. ${data.beginning}`);
   }
 
   function draw() {
