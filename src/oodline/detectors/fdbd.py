@@ -21,7 +21,7 @@ class FDBD(Detector):
     """Mean distance to the boundaries with all other classes, relative to the distance from the training mean.
 
     `mean over k != c of (z_c - z_k) / |W_c - W_k|`, divided by `|f - mu|`, c being the predicted class. Higher = more
-    in-distribution. Range: [0, 1), no unit. Classes with equal weights have no boundary and count as distance 0.
+    in-distribution. Range: [0, inf), no unit. Classes with equal weights have no boundary and count as distance 0.
 
     Examples
     --------
