@@ -8,6 +8,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from torch import nn
 
 import oodline as ol
 from oodline.errors import DataError, ExportError, MissingExtraError, SettingError
@@ -44,6 +45,15 @@ def test_openvino_judges_as_the_guard_does_and_flags_what_the_guard_refuses(tmp_
     same_verdict({key: values[:60] for key, values in found.items()}, guard(good))
     assert found["is_ood"][60:].all()
     same_verdict(run(made.path, {"inputs": good[:1]}), guard(good[:1]))
+
+
+def test_not_a_number_is_flagged_where_the_relu_of_the_runtime_makes_0_of_it(tmp_path):
+    classifier = ol.Classifier(nn.Sequential(nn.Linear(4, 16, bias=False), nn.ReLU(), nn.Linear(16, 3)))
+    inputs = 0.3 * torch.randn(60, 4)
+    guard = ol.Guard(classifier, ol.MSP()).calibrate([inputs])
+    assert not guard(torch.zeros(1, 4)).is_ood
+    made = guard.export_openvino(tmp_path / "guard.xml", inputs)
+    assert run(made.path, {"inputs": torch.tensor([[torch.nan] * 4, [0.0] * 4])})["is_ood"].tolist() == [True, False]
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):

@@ -81,8 +81,11 @@ class GuardGraph(nn.Module):
     def forward(self, inputs: Inputs) -> tuple[Tensor, ...]:
         """Logits (N, C), label (N,) int64, score (N,), p-value (N,) float64, verdict (N,) bool.
 
-        An input with a score or a logit that is NaN or infinite is flagged, with the smallest p-value there is.
+        An input that is NaN or infinite, or whose score or a logit is, is flagged, with the smallest p-value there is.
         """
+        # of the inputs themselves, since the ReLU of some runtimes makes 0 of NaN
+        given = inputs.values() if isinstance(inputs, Mapping) else (inputs,)
+        finite = [torch.isfinite(value) for value in given if value.is_floating_point()]
         if self.preprocessing is not None:
             if not isinstance(inputs, Tensor):
                 raise InputError("preprocessing takes pixels, one tensor (N, channels, height, width).")
@@ -92,6 +95,8 @@ class GuardGraph(nn.Module):
         label = activations.predicted
         # the guard refuses an input that overflows or is NaN; a graph cannot, so it flags it as nothing ID could be
         valid = torch.isfinite(score)
+        for each in finite:
+            valid = valid & (each if each.ndim == 1 else each.flatten(1).all(1))
         if activations.logits.shape[1]:  # runtimes differ on what holds for all of no logits
             valid = valid & torch.isfinite(activations.logits).all(1)
         judged = torch.where(valid, score.double(), -torch.inf)
