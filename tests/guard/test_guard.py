@@ -308,3 +308,14 @@ def test_state_is_small_and_holds_no_weights_of_the_classifier(saved):
     with safe_open(saved, framework="pt") as file:
         state = {f"detector/line/{name}" for name in ("contribution_", "threshold", "largest", "seen")}
         assert set(file.keys()) == {*state, "calibration/line", "probe/logits", "probe/score/line"}
+
+
+def test_two_guards_of_one_fused_detector_are_told_to_take_a_copy_each():
+    classifier, loader = toy_problem()
+    detector = ol.default(classifier).fit(classifier, loader)
+    sets = [[batch for seed in seeds for batch in toy_loader(seed)] for seeds in ((1, 2, 3), (4, 5, 6))]
+    first = ol.Guard(classifier, copy.deepcopy(detector)).calibrate(sets[0])
+    second, third = (ol.Guard(classifier, detector).calibrate(held_out) for held_out in sets)
+    with pytest.raises(MismatchError, match=r"Where another guard was calibrated with it since, give each .*deepcopy"):
+        second(loader[0][0])
+    assert first(loader[0][0]).is_ood.shape == third(loader[0][0]).is_ood.shape == (60,)

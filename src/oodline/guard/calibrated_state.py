@@ -46,9 +46,11 @@ class CalibratedState:
             ("detector", detector, self.detector),
         ):
             if difference := "it is another one" if before.module is not module else before.change():
+                shared = " Where another guard was calibrated with it since, give each guard a copy.deepcopy of it."
                 raise MismatchError(
                     f"the {what} changed after the guard was calibrated: {difference}. Fit the detector again where "
                     "the classifier is another one, and call guard.calibrate(held_out_loader) again."
+                    + (shared if what == "detector" else "")
                 )
         if probe is not None and (changed := self._behaviour.changed()):
             now = Behaviour(classifier.model)
