@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import oodline as ol
-from oodline.errors import ArtifactError, DataError, MismatchError, MissingExtraError
-from oodline.guard.model_card import section
+from oodline.errors import ArtifactError, DataError, MismatchError, MissingExtraError, SettingError
+from oodline.guard.model_card import BEGIN, END, section
 from oodline.testing import toy_loader, toy_problem
 
 CLASSIFIER, TRAIN = toy_problem()
@@ -59,6 +59,50 @@ def test_a_card_that_is_there_keeps_what_it_says(tmp_path, guard):
     assert card.count("# Toys\n\nMine.") == card.count("| data |") == card.count("| data | second |") == 1
 
 
+@pytest.mark.parametrize(
+    ("card", "sentence"),
+    [
+        (b"\xff\xfe", "must be UTF-8"),
+        (b"---\na: [\n---\n", "the metadata of the model card cannot be read: while parsing"),
+        (b"---\n- a\n---\n", "cannot be read: repo card metadata block should be a dict"),
+        (b"---\n3: a\n---\n", "cannot be read: .*keywords must be strings"),
+        (b"---\ntags: 3\n---\n", "`tags` of the model card must be a list of words; got 3"),
+        (f"---\nlicense: mit\n---\n{BEGIN}\nMine.\n".encode(), "one of them is missing"),
+    ],
+)
+def test_a_card_that_cannot_be_read_is_left_and_nothing_is_written(tmp_path, guard, card, sentence):
+    (tmp_path / "README.md").write_bytes(card)
+    with pytest.raises(DataError, match=rf"README.md.*{sentence}"):
+        guard.save_pretrained(tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("README.md", card)]
+
+
+def test_what_is_quoted_in_a_card_ends_neither_row_nor_section(tmp_path, guard):
+    (tmp_path / "README.md").write_text("---\ntags: vision\nmodel-index: odd\n---\nMine.\n")
+    table = ol.evaluate(guard.detector, CLASSIFIER, toy_loader(seed=2), {"c | d\ne": [torch.zeros(20, 4)]})
+    for _ in range(2):
+        guard.save_pretrained(tmp_path, data=f"a | b\n{END}\n{BEGIN}", table=table)
+    card = (tmp_path / "README.md").read_text()
+    assert f"| data | a \\| b {END} {BEGIN} |".replace("<!--", "&lt;!--") in card
+    assert card.count("| detector | c \\| d e |") == 3
+    assert card.startswith("---\ntags:\n- vision\n- oodline\n- ood-detection\nmodel-index: odd\n---\nMine.\n")
+    assert card.count(BEGIN) == card.count(END) == 1
+    for wrong in ({"data": 3}, {"table": "a table"}):
+        with pytest.raises(SettingError, match="must be"):
+            guard.save_pretrained(tmp_path, **wrong)
+    with pytest.raises(SettingError, match="`private` must be"):
+        guard.push_to_hub("me/guard", private="no")
+    with pytest.raises(SettingError, match="`classifier` must be"):
+        ol.Guard.from_pretrained(tmp_path, 3)
+
+
+def test_a_card_that_is_a_folder_leaves_no_guard(tmp_path, guard):
+    (tmp_path / "README.md").mkdir()
+    with pytest.raises(DataError, match="it is a folder"):
+        guard.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
 def test_a_card_of_thresholds_by_class_and_of_none():
     held_out = [batch for seed in range(1, 6) for batch in toy_loader(seed)]
     by_class = ol.Guard(CLASSIFIER, ol.Energy()).calibrate(held_out, by="predicted")
@@ -96,10 +140,12 @@ class Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     files: dict[str, bytes]
     commits: list[str]
+    made: list[str]
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/api/repos/create":
+            self.made.append(json.loads(body)["name"])
             self._json({"url": f"http://{self.headers['Host']}/me/guard"})
         elif "/preupload/" in self.path:
             names = [file["path"] for file in json.loads(body)["files"]]
@@ -123,7 +169,8 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         content = self.files.get(self.path.rpartition("/")[2]) if self.path.startswith("/me/guard/resolve/") else None
         if content is None:
-            self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+            known = self.path.startswith("/me/new/") and "new" not in self.made
+            self._answer(404, b"", {"X-Error-Code": "RepoNotFound" if known else "EntryNotFound"})
         else:
             commit = f"{len(self.commits):040}"
             self._answer(200, content, {"ETag": f'"{hash(content):x}"', "X-Repo-Commit": commit})
@@ -147,7 +194,7 @@ class Hub(BaseHTTPRequestHandler):
 def endpoint(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    Hub.files, Hub.commits = {}, []
+    Hub.files, Hub.commits, Hub.made = {}, [], []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -167,6 +214,15 @@ def test_a_guard_goes_to_the_hub_and_comes_back(endpoint, guard):
     assert same(ol.Guard.from_pretrained("me/guard", CLASSIFIER, token="hf_none", endpoint=endpoint), guard)
     with pytest.raises(ArtifactError, match=r"no guard could be read from me/other, .*EntryNotFoundError"):
         ol.Guard.from_pretrained("me/other", CLASSIFIER, token="hf_none", endpoint=endpoint)
+
+
+def test_a_repository_is_made_once_there_is_something_for_it(endpoint, guard):
+    guard.push_to_hub("me/new", token="hf_none", endpoint=endpoint)
+    assert (Hub.made, sorted(Hub.files)) == (["new"], ["README.md", "guard.safetensors"])
+    Hub.files["README.md"], Hub.made[:] = b"\xff", []
+    with pytest.raises(DataError, match="must be UTF-8"):
+        guard.push_to_hub("me/guard", token="hf_none", endpoint=endpoint)
+    assert (Hub.made, Hub.files["README.md"]) == ([], b"\xff")
 
 
 def test_a_name_that_no_repository_can_have(endpoint, guard):

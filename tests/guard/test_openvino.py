@@ -68,6 +68,10 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
         patch.setattr("oodline.guard.openvino.verified_onnx", lambda *_: (b"another kind of graph", None))
         with pytest.raises(ExportError, match="OpenVINO cannot run this graph"):
             guard.export_openvino(tmp_path / "guard.xml", example)
+    (tmp_path / "w.bin").write_text("weights of another")
+    with pytest.raises(DataError, match=r"it is there without its w.xml, so it may be another model's"):
+        guard.export_openvino(tmp_path / "w.xml", example)
+    (tmp_path / "w.bin").unlink()
     (tmp_path / "guard.bin").mkdir()
     with pytest.raises(DataError, match="it is a folder"):
         guard.export_openvino(tmp_path / "guard.xml", example)

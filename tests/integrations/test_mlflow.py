@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import oodline as ol
-from oodline.errors import ArtifactError, InputError, MismatchError
+from oodline.errors import ArtifactError, DataError, InputError, MismatchError
 from oodline.testing import toy_loader, toy_problem
 
 pytestmark = [
@@ -61,6 +61,26 @@ def test_its_graph_is_a_function(logged):
     np.testing.assert_array_equal(function.predict({"inputs": x.numpy()})["label"], verdict.label.numpy())
     with pytest.raises(InputError, match="the input must have inputs; got no inputs"):
         function.predict({"x": x.numpy()})
+    for wrong, sentence in [
+        (x[:, :3], r"shape \(N, 4\); got \(60, 3\)"),
+        (x[0], r"got \(4,\)"),
+        ([["a"]], "be numbers"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            function.predict({"inputs": wrong})
+
+
+def test_a_model_of_another_flavour_is_not_replaced(logged, tmp_path):
+    from oodline.integrations.mlflow import save_model
+
+    (tmp_path / "MLmodel").write_text("flavors:\n  sklearn:\n    data: model.skops\n")
+    (tmp_path / "model.skops").write_text("weights")
+    with pytest.raises(DataError, match="it holds a model of sklearn, which would be lost"):
+        save_model(logged[0], tmp_path)
+    (tmp_path / "MLmodel").write_text("- what\n")
+    with pytest.raises(DataError, match="it holds a model of an unknown flavour"):
+        save_model(logged[0], tmp_path)
+    assert (tmp_path / "model.skops").read_text() == "weights"
 
 
 def test_a_model_folder_without_a_graph_is_for_load_guard_alone(logged, tmp_path):
@@ -69,7 +89,8 @@ def test_a_model_folder_without_a_graph_is_for_load_guard_alone(logged, tmp_path
     from oodline.integrations.mlflow import load_guard, save_model
 
     guard, _ = logged
-    save_model(guard, tmp_path / "model")
+    for _ in range(2):  # the second replaces the first
+        save_model(guard, tmp_path / "model")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
         "MLmodel", "guard.safetensors", "python_env.yaml", "requirements.txt",
     ]  # fmt: skip

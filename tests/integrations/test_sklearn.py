@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import oodline as ol
-from oodline.errors import HeadError, SettingError
+from oodline.errors import HeadError, InputError, SettingError
 
 
 def features(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -101,6 +101,13 @@ def test_too_few_samples_for_the_rate_are_refused_with_the_number():
     for size in (0, 1.5, True, "0.2"):
         with pytest.raises(SettingError, match="`calibration_size` must be a fraction between 0 and 1, or a number"):
             ol.OODDetector(calibration_size=size).fit(X)
+    for size in (40, 41, 0.999):
+        with pytest.raises(SettingError, match=r"`calibration_size` must leave samples to fit on; .* of 40"):
+            ol.OODDetector(calibration_size=size).fit(X)
+    with pytest.raises(InputError, match="within float32; got 1e"):
+        ol.OODDetector().fit(X * 0 + 1e39)
+    with pytest.raises(SettingError, match=r"`detector` must be set as a whole; got 'detector__k'"):
+        ol.OODDetector("knn").set_params(detector__k=7)
     with pytest.raises(SettingError, match="`detector` must be a name or a Detector; got 3"):
         ol.OODDetector(3).fit(X)
 

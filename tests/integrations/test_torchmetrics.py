@@ -73,6 +73,27 @@ def test_forward_gives_the_metrics_of_a_batch():
     assert values(metric) == expected(SCORES, IS_ID)
 
 
+def test_forward_keeps_all_scores_where_it_raises():
+    metric = ol.metrics.OODMetrics()
+    metric.update(SCORES[:50], IS_ID[:50])
+    for kind in (IS_ID, ~IS_ID):
+        part = kind & (torch.arange(200) >= 50)
+        with pytest.raises(InputError, match="metrics need both"):
+            metric(SCORES[part], IS_ID[part])
+    with pytest.raises(InputError, match="must not be NaN"):
+        metric(torch.tensor([torch.nan]), True)
+    assert values(metric) == expected(SCORES, IS_ID)
+    metric.reset()
+    assert float(metric(SCORES, IS_ID)["auroc"]) == expected(SCORES, IS_ID)["auroc"]
+
+
+def test_lists_and_arrays_are_taken():
+    metric = ol.metrics.OODMetrics()
+    metric.update(SCORES[:100].tolist(), IS_ID[:100].tolist())
+    metric.update(SCORES[100:].numpy(), IS_ID[100:].numpy())
+    assert values(metric) == expected(SCORES, IS_ID)
+
+
 def test_two_processes_gather_their_scores(tmp_path):
     subprocess.run([sys.executable, str(Path(__file__).parent / "gather.py"), str(tmp_path)], check=True)
     scores, is_id = torch.tensor([3.0, 2.0, 2.0, 5.0, 1.0, 2.0, 4.0, 0.0]), torch.tensor([1, 1, 0, 1, 0, 1, 0, 0])
@@ -87,6 +108,10 @@ def test_two_processes_gather_their_scores(tmp_path):
         (torch.zeros(3, 1), True, r"must be \(N,\); got \(3, 1\)"),
         (torch.tensor([1.0, torch.nan]), True, "must not be NaN; got 1 of 2"),
         (torch.zeros(2), torch.tensor([1, -1]), "`is_id` must be true or 1"),
+        (torch.zeros(2), "yes", "`is_id` must be a tensor, an array or a list of numbers; got str"),
+        (torch.zeros(2), None, "`is_id` must be .*; got NoneType"),
+        (["a"], True, "`scores` must be .*; got list"),
+        (torch.tensor([True]), True, "`scores` must be real numbers; got torch.bool"),
     ],
 )
 def test_scores_that_are_none(scores, is_id, sentence):

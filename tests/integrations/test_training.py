@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import oodline as ol
-from oodline.errors import SettingError
+from oodline.errors import DataError, SettingError
 from oodline.testing import toy_loader, toy_problem
 
 OOD = {"near": [torch.full((20, 4), 1.5)], "far": [torch.full((20, 4), -9.0)]}
@@ -137,24 +137,68 @@ def test_half_of_the_validation_data_is_for_the_table_and_mappings_are_batches()
         callback.on_train_end(None, state, None, **{**given, "eval_dataloader": None})
 
 
+def test_a_guard_that_cannot_be_saved_leaves_the_table_and_the_log(tmp_path):
+    from transformers import TrainerState
+
+    from oodline.integrations.transformers import OODCallback
+
+    callback, state = OODCallback(**options(tmp_path / "none" / "guard.safetensors")), TrainerState()
+    given = {"model": toy_problem()[0].model, "train_dataloader": loader(1, 2), "eval_dataloader": loader(3, 4)}
+    with pytest.raises(DataError, match="could not write"):
+        callback.on_train_end(None, state, None, **given)
+    assert state.log_history[0][RATE] == callback.table.value("knn", "auroc", SET)
+
+
 def test_what_is_missing_is_said_before_the_training():
     from oodline.integrations.lightning import OODCallback
     from oodline.integrations.transformers import OODCallback as Other
 
     trainer = SimpleNamespace(train_dataloader=loader(1), val_dataloaders=None, enable_validation=True)
-    OODCallback().on_train_start(trainer, None)  # it has some, which are not made yet
+    module = nn.Sequential(nn.Linear(4, 3))
+    OODCallback().on_train_start(trainer, module)  # it has some, which are not made yet
     trainer.enable_validation = False
     with pytest.raises(SettingError, match="`val` must be a loader, since the training has none"):
-        OODCallback().on_train_start(trainer, None)
+        OODCallback().on_train_start(trainer, module)
     trainer.val_dataloaders = [loader(1), loader(2)]
     with pytest.raises(SettingError, match="`val` must be one loader; the training has 2"):
-        OODCallback().on_train_start(trainer, None)
+        OODCallback().on_train_start(trainer, module)
     trainer.val_dataloaders = trainer.val_dataloaders[:1]
-    OODCallback().on_train_start(trainer, None)
+    OODCallback().on_train_start(trainer, module)
+    for given, sentence in [
+        ({"false_alarm": 0.01}, "60 held-out samples are too few for a false-alarm rate of 0.01"),
+        ({"false_alarm": 0.02, "ood": OOD}, "held-out samples are too few"),  # half of the 60
+        ({"network": "nope"}, "`network` must name a module of Sequential; got 'nope'. Its modules: 0"),
+    ]:
+        with pytest.raises(SettingError, match=sentence):
+            OODCallback(**given).on_train_start(trainer, module)
+    with pytest.raises(SettingError, match=r"since ModuleDict has no `forward`; got None\. Modules of ModuleDict: net"):
+        OODCallback().on_train_start(trainer, nn.ModuleDict({"net": module}))
+    with pytest.raises(DataError, match="there is no folder no-such-folder"):
+        OODCallback(save="no-such-folder/guard.safetensors").on_train_start(trainer, module)
+    with pytest.raises(SettingError, match="a group names 'fra', which is not an OOD set: near, far"):
+        OODCallback(ood=OOD, groups={"far": ["fra"]})
+    one = {"world_size": 1}
     with pytest.raises(SettingError, match="`val` must be a loader, since the training has none"):
-        Other().on_train_begin(SimpleNamespace(eval_strategy="no"), None, None)
-    Other(val=loader(3)).on_train_begin(SimpleNamespace(eval_strategy="no"), None, None)
-    Other().on_train_begin(SimpleNamespace(eval_strategy="epoch"), None, None)
+        Other().on_train_begin(SimpleNamespace(eval_strategy="no", **one), None, None)
+    Other(val=loader(3)).on_train_begin(SimpleNamespace(eval_strategy="no", **one), None, None)
+    with pytest.raises(SettingError, match="60 held-out samples are too few"):
+        Other(val=loader(3), false_alarm=0.01).on_train_begin(SimpleNamespace(eval_strategy="no", **one), None, None)
+
+
+def test_transformers_refuses_several_sets_of_evaluation_data():
+    from oodline.integrations.transformers import OODCallback
+
+    args, two = SimpleNamespace(eval_strategy="epoch", world_size=1), SimpleNamespace(eval_dataset={"a": [], "b": []})
+    sentence = "`val` must be one loader; the training has 2 by name: "
+    with pytest.raises(SettingError, match=f"{sentence}a, b"):
+        OODCallback(trainer=two).on_train_begin(args, None, None)
+    OODCallback(trainer=two, val=loader(1)).on_train_begin(args, None, None)
+    callback = OODCallback()
+    callback.on_evaluate(args, None, None, metrics={"test_runtime": 1.0})  # before the training
+    callback.on_train_begin(args, None, None)
+    callback.on_evaluate(args, None, None, metrics={"eval_a_runtime": 1.0, "eval_a_loss": 1.0})
+    with pytest.raises(SettingError, match=f"{sentence}eval_a, eval_b"):
+        callback.on_evaluate(args, None, None, metrics={"eval_b_runtime": 1.0})
 
 
 def test_shares_of_the_data_are_refused_before_training():
@@ -162,6 +206,10 @@ def test_shares_of_the_data_are_refused_before_training():
 
     with pytest.raises(SettingError, match="`train` and `val` must be loaders of all data where 2 processes train"):
         OODCallback(val=loader(1)).setup(SimpleNamespace(world_size=2), None, "fit")
+    from oodline.integrations.transformers import OODCallback as Other
+
+    with pytest.raises(SettingError, match="`train` and `val` must be loaders of all data where 2 processes train"):
+        Other(train=loader(1)).on_train_begin(SimpleNamespace(world_size=2), None, None)
 
 
 @pytest.mark.parametrize(("package", "module"), [("lightning.pytorch", "lightning"), ("transformers", "transformers")])

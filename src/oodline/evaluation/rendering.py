@@ -58,14 +58,19 @@ def cells(table: Table, metric: str, columns: Sequence[Column]) -> dict[str, lis
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table.
+    """Lines of a Markdown table; a `|` or a line break within a cell is written so that it does not end the cell.
 
     Examples
     --------
     >>> markdown(["a", "b"], [["1", "2"]])
     ['| a | b |', '|---|---|', '| 1 | 2 |']
     """
-    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+    def line(row: Sequence[str]) -> str:
+        texts = [" ".join(text.split()).replace("|", "\\|") for text in row]
+        return f"| {' | '.join(texts)} |"
+
+    return [line(head), "|---" * len(head) + "|", *map(line, rows)]
 
 
 def heading(table: Table, metric: str) -> str:

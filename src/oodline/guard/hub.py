@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
-from oodline._util.files import write_atomically
+from oodline._util.checked import checked
+from oodline._util.files import check_writable, write_atomically
 from oodline.errors import ArtifactError, DataError, OodlineError, missing_extra
 from oodline.guard.graph import Guarded
 from oodline.guard.model_card import Tabulated, section, with_section
@@ -44,7 +45,7 @@ def save_pretrained(
     MissingExtraError
         huggingface_hub is not installed.
     ArtifactError, DataError
-        As `Guard.save`.
+        As `Guard.save`; or the card that is there cannot be read or written, and then nothing is written.
 
     Examples
     --------
@@ -59,18 +60,27 @@ def save_pretrained(
     """
     folder = Path(folder)
     card = folder / CARD
-    text = with_section(
-        card.read_text(encoding="utf-8") if card.is_file() else None, section(guard, data=data, table=table)
-    )
+    try:
+        text = with_section(
+            card.read_text(encoding="utf-8") if card.is_file() else None, section(guard, data=data, table=table)
+        )
+    except UnicodeDecodeError as error:
+        raise DataError(f"the model card {card} must be UTF-8; got {error.reason}. Save it as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"the model card {card} cannot be read: {error.strerror or error}.") from error
+    except DataError as error:
+        raise DataError(f"{card}: {error}") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"could not make the folder {folder}: {error.strerror or error}. Name another one.") from error
+    check_writable(card)
     guard.save(folder / FILE)
     write_atomically(card, lambda file: file.write(text.encode()))
     return folder
 
 
+@checked
 def push_to_hub(
     guard: Saved,
     repo_id: str,
@@ -110,16 +120,19 @@ def push_to_hub(
     Raises
     ------
     DataError
-        The server refused or cannot be reached.
+        The server refused or cannot be reached, or the card that is there cannot be read. No repository is made
+        before guard and card are written.
     """
     hub = _hub()
     api = hub.HfApi(endpoint=endpoint, token=token)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            if (card := _download(hub, repo_id, CARD, revision, token, endpoint, missing_ok=True)) is not None:
-                (Path(folder) / CARD).write_bytes(Path(card).read_bytes())
+            there, card = _existing_card(hub, repo_id, revision, token, endpoint)
+            if card is not None:
+                (Path(folder) / CARD).write_bytes(card)
             save_pretrained(guard, folder, data=data, table=table)
+            # where it seemed to be missing and is not, its card would be lost
+            api.create_repo(repo_id, private=private, exist_ok=there)
             done = api.upload_folder(
                 repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
             )
@@ -168,16 +181,24 @@ def _download(
     revision: str | None,
     token: str | None,
     endpoint: str | None,
-    missing_ok: bool = False,
 ) -> Any:
-    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+    return hub.hf_hub_download(repo_id, name, revision=revision, token=token, endpoint=endpoint)
+
+
+def _existing_card(
+    hub: Any, repo_id: str, revision: str | None, token: str | None, endpoint: str | None
+) -> tuple[bool, bytes | None]:
+    """Whether there is a repository, and its card, None where it has none."""
+    from huggingface_hub import errors
 
     try:
-        return hub.hf_hub_download(repo_id, name, revision=revision, token=token, endpoint=endpoint)
-    except (EntryNotFoundError, RevisionNotFoundError):
-        if missing_ok:
-            return None
+        return True, Path(_download(hub, repo_id, CARD, revision, token, endpoint)).read_bytes()
+    except (errors.LocalEntryNotFoundError, errors.GatedRepoError):  # no network, no access: there may be a card
         raise
+    except (errors.EntryNotFoundError, errors.RevisionNotFoundError):
+        return True, None
+    except errors.RepositoryNotFoundError:
+        return False, None
 
 
 def _hub() -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from oodline._version import __version__
-from oodline.errors import missing_extra
+from oodline.errors import DataError, missing_extra
 from oodline.guard.graph import Guarded
 from oodline.scoring.class_calibration import ClassCalibration
 
@@ -56,7 +56,10 @@ def section(guard: Guarded, *, data: str | None = None, table: Tabulated | None 
     detector, calibration, head = guard.detector, guard.calibration, guard.classifier.head
     lines = ["## Out-of-distribution detection", "", f"`guard.safetensors` was made by oodline {__version__}.", ""]
     if reason := getattr(guard, "other_weights", None):
-        lines += [f"It is used with other weights than it was made with, so it promises nothing: {reason}", ""]
+        lines += [
+            f"It is used with other weights than it was made with, so it promises nothing: {_one_line(reason)}",
+            "",
+        ]
     elif calibration is None:
         lines += ["It has no threshold yet: it gives scores, and no verdicts.", ""]
     else:
@@ -68,24 +71,25 @@ def section(guard: Guarded, *, data: str | None = None, table: Tabulated | None 
             "Nothing is promised of OOD inputs, nor of ID inputs once the data drifts away from the held-out data.",
             "",
         ]
-    lines += ["| | |", "|---|---|", f"| detector | `{detector.name}` |"]
+    lines += ["| | |", "|---|---|", f"| detector | `{_cell(detector.name)}` |"]
     if settings := {key: " ".join(str(value).split()) for key, value in detector.settings.items() if value is not None}:
-        lines.append(f"| settings | `{json.dumps(settings).replace('|', '/')}` |")
+        lines.append(f"| settings | `{_cell(json.dumps(settings))}` |")
     if detector.paper is not None:
         paper = detector.paper
         link = f", [arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
-        lines.append(f"| paper | {paper.title}, {paper.venue}{link} |")
+        lines.append(f"| paper | {_cell(paper.title)}, {_cell(paper.venue)}{link} |")
     if detector.reason:
-        lines.append(f"| why these members | {detector.reason} |")
-    lines.append(f"| data | {data or 'not stated'} |")
+        lines.append(f"| why these members | {_cell(detector.reason)} |")
+    lines.append(f"| data | {_cell(data or 'not stated')} |")
     if calibration is not None:
         thresholds = sorted({*calibration.threshold_of(torch.arange(max(1, head.num_classes))).tolist()})
         shown = f"{thresholds[0]:.6g}" + (f" to {thresholds[-1]:.6g}, by class" if len(thresholds) > 1 else "")
         lines.append(f"| threshold | {shown}; a higher score means more in-distribution |")
     lines += [f"| classifier | {head.num_classes} classes, {head.num_features} features |", ""]
+    lines = [line.replace("<!--", "&lt;!--") for line in lines]  # what is quoted neither begins nor ends a section
     for metric, title in TITLES.items() if table is not None else ():
         assert table is not None
-        lines += [f"### {title}", "", table.to_markdown(metric), ""]
+        lines += [f"### {title}", "", table.to_markdown(metric).replace("<!--", "&lt;!--"), ""]
     lines += [
         "```python",
         "import oodline as ol",
@@ -104,6 +108,8 @@ def with_section(card: str | None, text: str) -> str:
     ------
     MissingExtraError
         huggingface_hub is not installed.
+    DataError
+        The card's metadata cannot be read, its tags are not words, or its section has no end.
 
     Examples
     --------
@@ -111,19 +117,44 @@ def with_section(card: str | None, text: str) -> str:
     >>> "## one" in first, "library_name: oodline" in first, with_section(first, "## one") == first
     (True, True, True)
     """
-    ModelCard = _model_card()
-    made = ModelCard(card if card is not None else "---\nlibrary_name: oodline\n---\n")
-    tags = list(made.data.tags or [])
-    made.data.tags = tags + [tag for tag in ("oodline", "ood-detection") if tag not in tags]
+    RepoCard, YAMLError = _repo_card()
+    try:
+        made = RepoCard(card if card is not None else "---\nlibrary_name: oodline\n---\n")
+    except (YAMLError, ValueError, TypeError) as error:
+        reason = _one_line(str(error)).rstrip(".")
+        raise DataError(f"the metadata of the model card cannot be read: {reason}. {_REMEDY}") from error
+    tags = made.data.get("tags") or []
+    tags = [tags] if isinstance(tags, str) else tags
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise DataError(f"`tags` of the model card must be a list of words; got {tags!r}. {_REMEDY}")
+    if made.text.count(BEGIN) != made.text.count(END):
+        raise DataError(
+            f"the section of oodline in the model card must begin with {BEGIN!r} and end with {END!r}; one of them is "
+            "missing. Write it again, or remove the section."
+        )
+    made.data["tags"] = tags + [tag for tag in ("oodline", "ood-detection") if tag not in tags]
     block = f"{BEGIN}\n{text}\n{END}"
     kept = re.sub(f"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", "\n\n", made.text, flags=re.DOTALL).strip()
     made.text = f"{kept}\n\n{block}\n".lstrip()
     return str(made)
 
 
-def _model_card() -> Any:
+_REMEDY = "Correct the block between the two lines of --- at the beginning of the card, which must be YAML."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    """What may stand in a cell of a Markdown table."""
+    return _one_line(text).replace("|", "\\|")
+
+
+def _repo_card() -> Any:
     try:
-        from huggingface_hub import ModelCard
+        from huggingface_hub import RepoCard
+        from yaml import YAMLError  # which huggingface_hub reads the metadata with
     except ImportError as error:
         raise missing_extra("huggingface_hub", "hub", "model cards") from error
-    return ModelCard
+    return RepoCard, YAMLError

@@ -14,7 +14,7 @@ from torch import Tensor
 from oodline._util.files import GrowingFile, check_writable
 from oodline._util.progress import working
 from oodline.data.batch import Inputs
-from oodline.errors import ExportError, OodlineError, SettingError, missing_extra
+from oodline.errors import DataError, ExportError, OodlineError, SettingError, missing_extra
 from oodline.guard.export import Export, prepare, reason_of, verified_onnx
 from oodline.guard.graph import OUTPUTS, Guarded
 from oodline.guard.graph_check import SINGLE, verify
@@ -48,13 +48,19 @@ def export_openvino(
     MissingExtraError
         openvino, onnx, onnxscript or onnxruntime is not installed.
     ExportError, NotFittedError, DataError
-        As `export_onnx`; neither file is left half-written.
+        As `export_onnx`; neither file is left half-written. A .bin that stands there without its .xml is not
+        replaced.
     """
     path = Path(path)
     if path.suffix != ".xml":
         raise SettingError(f"`path` must end in .xml; got {str(path)!r}. The weights go to the .bin beside it.")
     check_writable(path)
     check_writable(path.with_suffix(".bin"))
+    if path.with_suffix(".bin").exists() and not path.exists():
+        raise DataError(
+            f"could not write {path.with_suffix('.bin')}: it is there without its {path.name}, so it may be another "
+            "model's, and would be lost. Name another file."
+        )
     try:
         import openvino
     except ImportError as error:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from oodline._util.checked import checked
 from oodline.data.batch import Inputs
 from oodline.guard.export import Export, export_onnx
 from oodline.guard.graph import Guarded
 from oodline.guard.hub import Saved, guard_file, push_to_hub, save_pretrained
+from oodline.guard.model_card import Tabulated
 from oodline.guard.openvino import export_openvino
 from oodline.model.classifier import Classifier
 from oodline.preprocessing.preprocessing import Preprocessing
-
-if TYPE_CHECKING:
-    from oodline.guard.model_card import Tabulated
 
 
 class Sharing:
@@ -46,12 +44,14 @@ class Sharing:
         """Write the same graph for OpenVINO; see `oodline.guard.openvino.export_openvino`."""
         return export_openvino(self, path, example, preprocessing=preprocessing, progress=progress)
 
+    @checked
     def save_pretrained(
         self: Saved, folder: str | Path, *, data: str | None = None, table: Tabulated | None = None
     ) -> Path:
         """Write the guard's file and a model card to a folder; see `oodline.guard.hub.save_pretrained`."""
         return save_pretrained(self, folder, data=data, table=table)
 
+    @checked
     def push_to_hub(
         self: Saved, repo_id: str, *, data: str | None = None, table: Tabulated | None = None, **options: Any
     ) -> str:
@@ -59,6 +59,7 @@ class Sharing:
         return push_to_hub(self, repo_id, data=data, table=table, **options)
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         repo_or_folder: str | Path,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from oodline.errors import SettingError, missing_extra
 from oodline.integrations.training import EndOfTraining
 
@@ -38,7 +40,10 @@ class OODCallback(EndOfTraining, Callback):  # type: ignore[misc]  # mypy does n
     Raises
     ------
     SettingError
-        There is no validation data and no `val`, or several processes and no loaders of all data.
+        There is no validation data and no `val`, or too little; several processes and no loaders of all data; or no
+        classifier by the name of `network`. Raised before the training, where it is known by then.
+    DataError
+        The guard's file cannot be written there.
 
     Examples
     --------
@@ -54,26 +59,41 @@ class OODCallback(EndOfTraining, Callback):  # type: ignore[misc]  # mypy does n
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse shares of the data before the training rather than after it; called by the trainer."""
-        if trainer.world_size > 1 and (self.train is None or self.val is None):
-            raise SettingError(
-                f"`train` and `val` must be loaders of all data where {trainer.world_size} processes train, each of "
-                "which sees a share; got None. Pass OODCallback(train=..., val=...)."
-            )
+        self.check_shares(trainer.world_size)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out before the training whether there is data; called by the trainer."""
+        """Find out before the training whether there are a classifier, data and a place to write to; called by it."""
+        self._classifier(pl_module)
+        val = self.val
         if trainer.val_dataloaders is not None or not trainer.enable_validation:  # else they are made at an epoch's end
-            self._loaders(trainer)
+            _, val = self._loaders(trainer)
+        self.check_start(val)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do all of it; called by the trainer."""
         if trainer.is_global_zero:
-            model = pl_module if self.network is None else pl_module.get_submodule(self.network)
-            metrics = self.finish(model, *self._loaders(trainer))
-            for logger in trainer.loggers:
-                if metrics:
+
+            def log(metrics: dict[str, float]) -> None:
+                for logger in trainer.loggers:
                     logger.log_metrics(metrics, step=trainer.global_step)
+
+            self.finish(self._classifier(pl_module), *self._loaders(trainer), log)
         trainer.strategy.barrier("oodline")
+
+    def _classifier(self, module: nn.Module) -> nn.Module:
+        names = ", ".join(name for name, _ in module.named_children()) or "none"
+        try:
+            found = module if self.network is None else module.get_submodule(self.network)
+        except AttributeError as error:
+            raise SettingError(
+                f"`network` must name a module of {type(module).__name__}; got {self.network!r}. Its modules: {names}."
+            ) from error
+        if type(found).forward in (nn.Module.forward, LightningModule.forward) and "forward" not in vars(found):
+            raise SettingError(
+                f"`network` must name the module that returns logits, since {type(found).__name__} has no `forward`; "
+                f"got {self.network!r}. Modules of {type(module).__name__}: {names}."
+            )
+        return found
 
     def _loaders(self, trainer: Trainer) -> tuple[Any, Any]:
         return self.given("train", trainer.train_dataloader), self.given("val", trainer.val_dataloaders)

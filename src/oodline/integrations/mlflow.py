@@ -13,7 +13,7 @@ from torch import Tensor
 from oodline._util.folders import write_folder
 from oodline._version import __version__
 from oodline.data.batch import Inputs
-from oodline.errors import ArtifactError, InputError, missing_extra
+from oodline.errors import ArtifactError, DataError, InputError, missing_extra
 from oodline.guard.graph import OUTPUTS
 from oodline.guard.guard import Guard
 from oodline.model.classifier import Classifier
@@ -82,10 +82,11 @@ def save_model(guard: Guard, path: str | Path, *, example: Inputs | None = None,
     Raises
     ------
     DataError
-        Something else is there.
+        Something else is there, such as a model of another flavour; a model that was saved by this is replaced.
     ArtifactError, ExportError, NotFittedError
         As `Guard.save` and `Guard.export_onnx`.
     """
+    _check_replaceable(Path(path))
     model = Model() if mlflow_model is None else mlflow_model
     model.add_flavor(FLAVOR_NAME, oodline_version=__version__, data=FILE, detector=guard.detector.name)
     if example is not None:
@@ -103,6 +104,20 @@ def save_model(guard: Guard, path: str | Path, *, example: Inputs | None = None,
         model.save(str(folder / "MLmodel"))
 
     write_folder(path, write, marker="MLmodel")
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not (folder / "MLmodel").is_file():
+        return  # `write_folder` refuses a folder with other things
+    try:
+        flavors = list(Model.load(str(folder)).flavors)
+    except Exception:  # of YAML, or of MLflow: whatever it is, it is not ours
+        flavors = []
+    if FLAVOR_NAME not in flavors:
+        raise DataError(
+            f"could not write {folder}: it holds a model of {', '.join(flavors) or 'an unknown flavour'}, which would "
+            "be lost. Name a new folder."
+        )
 
 
 def load_guard(model_uri: str, classifier: Classifier, detector: str | None = None, **options: Any) -> Guard:
@@ -160,13 +175,13 @@ class GraphModel:
         Raises
         ------
         InputError
-            The mapping lacks an input of the graph.
+            The mapping lacks an input of the graph, or an input has another shape than the graph takes or no numbers.
         """
-        wanted = {tensor.name: tensor.type for tensor in self._session.get_inputs()}
+        wanted = {tensor.name: tensor for tensor in self._session.get_inputs()}
         named = model_input if isinstance(model_input, Mapping) else dict.fromkeys(wanted, model_input)
         if missing := [name for name in wanted if name not in named]:
             raise InputError(f"the input must have {', '.join(wanted)}; got no {', '.join(missing)}.")
-        feed = {name: _as_array(named[name]).astype(_DTYPES.get(kind, np.float32)) for name, kind in wanted.items()}
+        feed = {name: _as_array(named[name], tensor) for name, tensor in wanted.items()}
         return dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), feed), strict=True))
 
 
@@ -180,8 +195,18 @@ _DTYPES = {
 }
 
 
-def _as_array(value: Any) -> Any:
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+def _as_array(value: Any, wanted: Any) -> Any:
+    """An array of the kind and shape of an input of the graph, whose free dimensions are names rather than numbers."""
+    try:
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        array = array.astype(_DTYPES.get(wanted.type, np.float32))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"`{wanted.name}` must be numbers; got {type(value).__name__}: {error}.") from error
+    fixed = [size if isinstance(size, int) else None for size in wanted.shape]
+    if len(fixed) != array.ndim or any(size not in (None, n) for size, n in zip(fixed, array.shape, strict=True)):
+        shape = ", ".join(["N", *("any" if size is None else str(size) for size in fixed[1:])])
+        raise InputError(f"`{wanted.name}` must have the shape ({shape}); got {array.shape}.")
+    return array
 
 
 def _load_pyfunc(path: str) -> GraphModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import CATALOG, create_detector, detector_class
 from oodline.detectors.default import default_detector
-from oodline.errors import HeadError, SettingError, missing_extra
+from oodline.errors import HeadError, InputError, SettingError, missing_extra
 from oodline.guard.guard import Guard
 from oodline.model.activations import Needs
 from oodline.model.features import FeatureClassifier
@@ -105,11 +106,13 @@ class OODDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # mypy do
         HeadError
             The detector needs a head, and none is given; names those that do without.
         SettingError
-            Too few samples are held back for the false-alarm rate.
+            Too few samples are held back for the false-alarm rate, or all of them.
+        InputError
+            A value is beyond float32.
         """
-        samples: NDArray[Any] = validate_data(self, X, dtype=(np.float64, np.float32), ensure_min_samples=2)
+        samples = self._samples(X, ensure_min_samples=2)
         labels = self._labels(samples, y)
-        self._check_size()
+        self._check_size(len(samples))
         split = train_test_split(
             np.arange(len(samples)), test_size=self.calibration_size, random_state=self.random_state, shuffle=True
         )
@@ -129,10 +132,9 @@ class OODDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # mypy do
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """The detector's score of each sample (N,), higher = more in-distribution."""
         check_is_fitted(self, "guard_")
-        X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
-        guard = self.guard_
+        samples, guard = self._samples(X, reset=False), self.guard_
         assert isinstance(guard.classifier, FeatureClassifier)
-        found = score(guard.detector, guard.classifier, guard.classifier.loader(X))
+        found = score(guard.detector, guard.classifier, guard.classifier.loader(samples))
         scores: NDArray[np.float64] = found[guard.detector.name].numpy()
         return scores
 
@@ -144,12 +146,38 @@ class OODDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # mypy do
         """-1 for each sample that is flagged as OOD, 1 for all others (N,)."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
-    def _check_size(self) -> None:
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters by name, as scikit-learn does; those of a detector are part of its name.
+
+        Raises
+        ------
+        SettingError
+            A name such as `detector__k`.
+        """
+        if nested := [name for name in params if "__" in name]:
+            raise SettingError(
+                f"`detector` must be set as a whole; got {nested[0]!r}. Pass detector='knn,k=7', or an object such as "
+                "detector=KNN(k=7)."
+            )
+        made: Self = super().set_params(**params)
+        return made
+
+    def _samples(self, X: ArrayLike, **how: Any) -> NDArray[Any]:
+        samples: NDArray[Any] = validate_data(self, X, dtype=(np.float64, np.float32), **how)
+        if (largest := np.abs(samples).max(initial=0)) > np.finfo(np.float32).max:
+            raise InputError(f"the features must be within float32; got {largest:g}. Scale them first.")
+        return samples
+
+    def _check_size(self, samples: int) -> None:
         size = self.calibration_size
         number = isinstance(size, Real) and not isinstance(size, bool)
         if not number or not (0 < size < 1 or (isinstance(size, Integral) and size >= 1)):
             raise SettingError(
                 f"`calibration_size` must be a fraction between 0 and 1, or a number of samples; got {size!r}."
+            )
+        if (held_back := size if isinstance(size, Integral) else math.ceil(size * samples)) >= samples:
+            raise SettingError(
+                f"`calibration_size` must leave samples to fit on; got {size!r}, which are {held_back} of {samples}."
             )
 
     def _labels(self, samples: NDArray[Any], y: ArrayLike | None) -> NDArray[Any] | None:

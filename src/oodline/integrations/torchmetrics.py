@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from oodline.errors import InputError, missing_extra
@@ -27,7 +28,7 @@ class OODMetrics(Metric):  # type: ignore[misc]  # mypy does not follow torchmet
     processes by torchmetrics where there are several. Keyword arguments are those of `torchmetrics.Metric`.
 
     `forward`, and `self.log("ood", metric)` of Lightning, compute the metrics of the batch as well, and raise where it
-    holds only one kind; call `update` where that may be.
+    holds only one kind; call `update` where that may be. The scores are kept all the same.
 
     Examples
     --------
@@ -52,22 +53,39 @@ class OODMetrics(Metric):  # type: ignore[misc]  # mypy does not follow torchmet
         self.add_state("scores", default=[], dist_reduce_fx="cat")
         self.add_state("is_id", default=[], dist_reduce_fx="cat")
 
-    def update(self, scores: Tensor, is_id: Tensor | bool) -> None:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Take the scores of a batch as `update` does, and compute the metrics of this batch alone.
+
+        Raises
+        ------
+        InputError
+            As `update`; or the batch holds only one kind, and then its scores are kept.
+        """
+        before = {**self.__dict__, **self._copy_state_dict()}
+        try:
+            return super().forward(*args, **kwargs)
+        except Exception:
+            self.__dict__.update(before)  # which torchmetrics has emptied, and does not restore after an error
+            self.update(*args, **kwargs)  # raises again where it was this
+            raise
+
+    def update(self, scores: Tensor | ArrayLike, is_id: Tensor | ArrayLike) -> None:
         """Take the scores of a batch.
 
         Parameters
         ----------
-        scores : Tensor (N,)
+        scores : Tensor, array or sequence (N,)
             Higher = more in-distribution, as every detector gives them.
-        is_id : Tensor (N,) or bool
+        is_id : Tensor, array or sequence (N,), or bool
             Which samples are in-distribution, as truth values or 0 and 1; one value where all are the same.
 
         Raises
         ------
         InputError
-            The shapes differ, a score is NaN, or `is_id` holds something else than truth values.
+            The shapes differ, a score is NaN or no number, or `is_id` holds something else than truth values.
         """
-        known = torch.as_tensor(is_id, device=scores.device)
+        scores = scores if isinstance(scores, Tensor) else _tensor("scores", scores, self.device)
+        known = is_id.to(scores.device) if isinstance(is_id, Tensor) else _tensor("is_id", is_id, scores.device)
         if known.ndim == 0:
             known = known.expand(scores.shape)
         if scores.ndim != 1 or known.shape != scores.shape:
@@ -75,6 +93,8 @@ class OODMetrics(Metric):  # type: ignore[misc]  # mypy does not follow torchmet
                 f"`scores` and `is_id` must be (N,); got {tuple(scores.shape)} and {tuple(known.shape)}. Give one "
                 "score and one truth value per sample."
             )
+        if scores.is_complex() or scores.dtype == torch.bool:
+            raise InputError(f"`scores` must be real numbers; got {scores.dtype}. Are they given in the other order?")
         if bool(torch.isnan(scores).any()):
             raise InputError(f"`scores` must not be NaN; got {int(torch.isnan(scores).sum())} of {len(scores)}.")
         if not bool(((known == 0) | (known == 1)).all()):
@@ -107,6 +127,16 @@ class OODMetrics(Metric):  # type: ignore[misc]  # mypy does not follow torchmet
                 raise InputError(f"there are no {name} scores among the {len(scores)} so far, and metrics need both.")
         found, kind = compute_metrics(ours, theirs), _kind(self.device)
         return {name: torch.tensor(getattr(found, name), dtype=kind, device=self.device) for name in METRICS}
+
+
+def _tensor(name: str, values: Any, device: torch.device) -> Tensor:
+    try:
+        return torch.as_tensor(values, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:  # what torch says of strings, None, and rows of many lengths
+        raise InputError(
+            f"`{name}` must be a tensor, an array or a list of numbers; got {type(values).__name__}: "
+            f"{str(error).splitlines()[0]}."
+        ) from error
 
 
 def _kind(device: torch.device) -> torch.dtype:
