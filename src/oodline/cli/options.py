@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from oodline._util.warning import warn
+from oodline.cli.preprocessing import read_preprocessing
 from oodline.cli.running import RunOptions
 from oodline.errors import ModelError, SettingError
 
@@ -152,7 +153,7 @@ def load_classifier(
         head = head or source.head
     known = artifact.preprocessing if artifact is not None else None
     if options.preprocessing is not None:
-        known = _read_preprocessing(options.preprocessing)
+        known = read_preprocessing(options.preprocessing, known)
     classifier = Classifier.load(
         reference,
         weights,
@@ -303,20 +304,6 @@ def table_console() -> Console:
 def print_json(document: Any) -> None:
     """Print a JSON document on standard output."""
     print(json.dumps(document, indent=2, allow_nan=False))
-
-
-def _read_preprocessing(text: str) -> Preprocessing:
-    from pydantic import ValidationError
-
-    from oodline._util.validation import problem, shown
-    from oodline.cli.checks import preprocessing_text
-    from oodline.preprocessing.preprocessing import Preprocessing
-
-    content = preprocessing_text(text)
-    try:
-        return Preprocessing.model_validate_json(content)
-    except ValidationError as error:
-        raise SettingError(f"--preprocessing {shown(text)}: {problem(error)}.") from error
 
 
 __all__ = [
