@@ -63,6 +63,7 @@ def test_a_model_alone_is_examined_by_noise_of_its_size(place, capsys, monkeypat
     assert "features: not looked at: no data was given" in text and "next: oodline fit --model python:net.py" in text
 
 
+@pytest.mark.filterwarnings("ignore:python.net.py.unsaid states no preprocessing")
 def test_where_nothing_says_how_images_are_prepared_the_next_command_asks_for_it(place, capsys):
     run("python:net.py:unsaid", "--data", "images", "--json")
     found = json.loads(capsys.readouterr().out)

@@ -37,7 +37,7 @@ class InitOptions:
     test: str | None = None
     """With --init: ID test data."""
     ood: _Sets = None
-    """With --init: an OOD data set; repeat for several."""
+    """With --init: an OOD data set, as PATH or NAME=PATH; repeat for several."""
     near: _Sets = None
     """With --init: a near-OOD data set; repeat for several."""
     far: _Sets = None

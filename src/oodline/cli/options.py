@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from oodline._util.set_names import SAYS_LITTLE, split_name
 from oodline._util.warning import warn
 from oodline.cli.preprocessing import read_preprocessing
 from oodline.cli.running import RunOptions
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 
 _AS_USUAL = RunOptions()
-
-SAYS_LITTLE = ("test", "train", "val", "valid", "validation", "data", "images")
-"""Names of files that are the same for many data sets."""
 
 WIDE = 400
 """Columns of a table at most where no terminal limits them."""
@@ -261,7 +259,7 @@ def named(specs: list[str]) -> dict[str, str]:
     ['cifar100-test', 'a-noise', 'b-noise']
     """
     found: dict[str, str] = {}
-    split = [_split(spec) for spec in specs]
+    split = [split_name(spec) for spec in specs]
     stems = Counter(name or _last_parts(path, 1) for name, path in split)
     for given, path in split:
         stem = _last_parts(path, 1)
@@ -270,11 +268,6 @@ def named(specs: list[str]) -> dict[str, str]:
             raise SettingError(f"two data sets are called '{name}'. Name them: --ood NAME={path}")
         found[name] = path
     return found
-
-
-def _split(spec: str) -> tuple[str, str]:
-    before, equals, after = spec.partition("=")
-    return (before, after) if equals and not any(c in before for c in "/\\:,.") else ("", spec)
 
 
 def _last_parts(path: str, count: int) -> str:
