@@ -90,6 +90,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.weiper import WeiPerKLD as WeiPerKLD
     from oodline.detectors.weiper import WeiPerMSP as WeiPerMSP
     from oodline.errors import FewSamplesWarning as FewSamplesWarning
+    from oodline.errors import PreprocessingWarning as PreprocessingWarning
     from oodline.evaluation.evaluate import evaluate as evaluate
     from oodline.evaluation.table import Table as Table
     from oodline.guard.diagnosis import Diagnosis as Diagnosis
@@ -141,6 +142,7 @@ _HOMES = {
     "Classifier": "oodline.model.classifier",
     "Detector": "oodline.detectors.base",
     "FewSamplesWarning": "oodline.errors",
+    "PreprocessingWarning": "oodline.errors",
     "Paper": "oodline.detectors.paper",
     "create_detector": "oodline.detectors.catalog",
     "from_function": "oodline.detectors.from_function",

@@ -96,6 +96,10 @@ class AssumptionWarning(UserWarning):
     """The data does not bear out what a method supposes of it, or a setting does not fit it; says the number."""
 
 
+class PreprocessingWarning(UserWarning):
+    """Images are prepared in another way than a guard was fitted with; says which fields differ."""
+
+
 class FewSamplesWarning(UserWarning):
     """An estimate rests on so few samples that it is mostly noise."""
 

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from oodline.cli import main
+from oodline.cli.bench import print_run
+from oodline.evaluation.record import WarningEntry
 from oodline.evaluation.run import read_run
-from oodline.testing import toy_images
+from oodline.testing import toy_images, toy_run
 
 FILE = """
 name = "Three colours of noise"
@@ -60,6 +63,13 @@ def build(pause=0.0):
     model[0].register_forward_hook(lambda *_: time.sleep(pause))
     return model
 """
+
+
+def test_warnings_of_the_fit_stand_below_the_table(tmp_path, capsys):
+    run = toy_run(tmp_path / "run")
+    said = [WarningEntry(detector=None, message="wrong order"), WarningEntry(detector="knn", message="too few")]
+    print_run(replace(run, record=run.record.model_copy(update={"warnings": said})))
+    assert capsys.readouterr().err == "warning: wrong order\nwarning: knn: too few\n"
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from oodline.cli import COMMANDS, app, main
-from oodline.cli.config import ENVIRONMENT, take_config
+from oodline.cli.config import configured, take_config
+from oodline.errors import SettingError
 
 SCORE = ["score", "g.safetensors", "images", "-o", "s.csv"]
 
@@ -23,7 +24,7 @@ def _place(tmp_path, monkeypatch):
 def parsed(*tokens):
     """The arguments that a command would be called with."""
     rest, file = take_config(list(tokens))
-    app.config = (ENVIRONMENT, file)
+    app.config = configured(file)
     return app.parse_args(rest, exit_on_error=False, print_error=False)[1].arguments
 
 
@@ -66,7 +67,12 @@ def test_a_named_file_stands_in_for_the_usual_one_and_gives_required_options():
         ("model = 'python:m.py:build'", "`model` in o.toml names code to run, python:m.py:build, and a file may not"),
         ("detectors-from = ['mine.py']", "`detectors-from` in o.toml names code to run, mine.py"),
         ("[score]\ndata = 'hf:x,trust_remote_code=true'", "`data` in o.toml names code to run"),
-        (None, "there is no file o.toml. Check --config."),
+        ("[score]\nlimit = 10.7", "`--limit` must be a whole number; got 10.7."),
+        ("allow_other_weights = true", "`allow_other_weights` must not be in o.toml: it is for one run."),
+        ("model = true", "`model` in o.toml must be text or a number; got true"),
+        ("model = 2020-01-01", "`model` in o.toml must be text or a number; got 2020-01-01. Put it in quotes."),
+        ("preprocessing = {resize = 2020-01-01}", "`preprocessing` in o.toml must hold no date"),
+        (None, "there is no file o.toml. Check --config"),
     ],
 )
 def test_a_wrong_file_is_named_with_the_key(capsys, text, message):
@@ -77,6 +83,34 @@ def test_a_wrong_file_is_named_with_the_key(capsys, text, message):
         main([*words, "--config", "o.toml"])
     assert stop.value.code in (1, 2)
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("FALSE_ALRM", "0.1", "unknown environment variable 'OODLINE_FALSE_ALRM'. Did you mean 'OODLINE_FALSE_ALARM'?"),
+        ("LABEL_OFFSET", "0.6", "`--label-offset` must be a whole number; got 0.6."),
+        ("ALLOW_OTHER_WEIGHTS", "because", "OODLINE_ALLOW_OTHER_WEIGHTS must not be set: it is for one run."),
+        ("CONFIG", "none.toml", "there is no file none.toml. Check --config and OODLINE_CONFIG."),
+    ],
+)
+def test_a_wrong_variable_is_an_error(capsys, monkeypatch, name, value, message):
+    monkeypatch.setenv(f"OODLINE_{name}", value)
+    with pytest.raises(SystemExit):
+        main(SCORE)
+    assert message in capsys.readouterr().err
+
+
+def test_a_variable_names_the_file_and_gives_one_value_with_its_spaces(monkeypatch):
+    Path("other.toml").write_bytes(b"\xef\xbb\xbflimit = 3\n")  # with the mark that editors of Windows write
+    monkeypatch.setenv("OODLINE_CONFIG", "other.toml")
+    monkeypatch.setenv("OODLINE_OOD", "my images")
+    monkeypatch.setenv("OODLINE_TOKEN", "of the service")
+    found = parsed("evaluate", "g", "--id", "i")
+    assert (found["ood"], found["reading"].limit) == (["my images"], 3)
+    with pytest.raises(SettingError, match=r"`--limit` must be a whole number; got 10\.7\."):
+        parsed(*SCORE, "--limit", "10.7")
+    assert parsed(*SCORE, "--limit", "10.0")["reading"].limit == 10
 
 
 def test_help_explains_the_file_and_shows_commands_in_groups(capsys):

@@ -20,6 +20,9 @@ def build():
     model.class_names = ["0", "1", "2"]
     return model
 
+def unsaid():
+    return toy_network()
+
 def headless():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 """
@@ -58,6 +61,17 @@ def test_a_model_alone_is_examined_by_noise_of_its_size(place, capsys, monkeypat
     text = " ".join(capsys.readouterr().out.split())
     assert "3 classes x 16 features; found: W f + b are the logits" in text
     assert "features: not looked at: no data was given" in text and "next: oodline fit --model python:net.py" in text
+
+
+@pytest.mark.filterwarnings("ignore:python.net.py.unsaid states no preprocessing")
+def test_where_nothing_says_how_images_are_prepared_the_next_command_asks_for_it(place, capsys):
+    run("python:net.py:unsaid", "--data", "images", "--json")
+    found = json.loads(capsys.readouterr().out)
+    fit, score = map(shlex.split, found["next"])
+    assert fit[fit.index("--preprocessing") + 1] == '{"resize": ..., "crop": ..., "mean": [...], "std": [...]}'
+    assert "--preprocessing" not in score
+    assert len(found["class_names"]) == 3, "those of the folders"
+    assert not any("order of the classes" in text for text in found["warnings"])
 
 
 def test_only_a_model_that_cannot_be_used_ends_in_an_error(place, capsys):

@@ -175,6 +175,10 @@ def test_a_list_is_known_by_its_paths_labels_and_bytes(listed):
     [
         ("", "is empty"),
         ("my cat 2.png seven", r"line 1 of .* must be PATH LABEL, with an integer label; got 'my cat 2.png seven'"),
+        ("my cat 2.png 9223372036854775808", "must be PATH LABEL, with an integer label"),
+        ("my cat 2.png {'label': 1e999}", "must be PATH LABEL, with an integer label"),
+        ("my cat 2.png {'label': 1.5}", "must be PATH LABEL, with an integer label"),
+        ("my cat 2.png {'label': " + "(" * 400 + "}", "must be PATH LABEL, with an integer label"),
         ("dog.png 1", "lists dog.png, which is not in .*Pass root=FOLDER"),
     ],
 )

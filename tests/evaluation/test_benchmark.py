@@ -257,6 +257,19 @@ def test_nan_scores_are_a_failure_of_that_detector_with_a_count(tmp_path):
     assert list(outcome.failures) == ["sometimes"]
 
 
+def test_what_the_fit_warns_of_is_kept():
+    classifier, [(inputs, labels)] = toy_problem()
+    loader = [(inputs, torch.tensor([0, 2, 1])[labels])]
+    detectors = {"mine": create_detector("nac"), "energy": create_detector("energy")}
+    with pytest.warns(UserWarning, match="the order of the classes looks wrong"):
+        outcome = measure(detectors, classifier, [BenchmarkSet("train", "fit", DataSection(data="x"), loader)])
+    assert list(outcome.detectors) == list(detectors) and list(outcome.fit_seconds) == ["mine"]
+    said = [(each.detector, each.message) for each in outcome.warnings]
+    assert "no better than guessing among 3 classes" in said[0][1] and "order of the classes" in said[1][1]
+    assert said[2][0] == "mine" and "alpha = 100 puts" in said[2][1]
+    assert [name for name, _ in said] == [None, None, "mine"]
+
+
 def test_inputs_that_cannot_be_differentiated_are_a_failure_of_those_that_must():
     classifier, loader = toy_problem()
     inputs = {"input": loader[0][0]}

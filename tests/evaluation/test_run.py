@@ -138,6 +138,12 @@ def test_a_newer_format_is_refused(run):
         read_run(run.folder)
 
 
+def test_a_record_of_before_warnings_were_kept_is_read(run):
+    path = run.folder / "run.json"
+    path.write_text(json.dumps(sign({k: v for k, v in json.loads(path.read_text()).items() if k != "warnings"})))
+    assert read_run(run.folder).record.warnings == []
+
+
 def test_a_record_that_does_not_describe_a_run_is_refused(run):
     rewrite(run, tpr="high")
     with pytest.raises(ArtifactError, match="does not describe a run: `tpr` must "):

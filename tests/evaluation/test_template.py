@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from oodline.cli import main
-from oodline.errors import DataError
+from oodline.errors import DataError, SettingError
 from oodline.evaluation.protocol import read_protocol
 from oodline.evaluation.template import EDIT, write_template
 
@@ -57,6 +57,33 @@ def test_what_is_given_goes_in_with_paths_from_the_file(tmp_path, monkeypatch):
     assert Path(protocol.fit.data).resolve() == tmp_path / "train"
     assert (protocol.detectors, protocol.limit, protocol.batch_size) == (("knn,k=5",), 9, 3)
     assert EDIT not in Path("bench/mine.toml").read_text()
+
+
+def test_sets_of_one_stem_are_told_apart_by_their_folders_or_by_a_name(tmp_path):
+    ood = {"near": ["a/noise", "b/noise", "cifar100/test.parquet"], "far": ["mine=c/noise", "my (odd) set", "x/val"]}
+    path = write_template(tmp_path / "x.toml", fit="cifar10/train", test="cifar10/test.parquet", ood=ood)
+    protocol = read_protocol(path)
+    assert [name for _, name, _ in protocol.sets()] == [
+        "train", "cifar10-test", "a-noise", "b-noise", "cifar100-test", "mine", "my _odd_ set", "x-val",
+    ]  # fmt: skip
+    assert Path(protocol.ood[3].data) == tmp_path / "c" / "noise"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ood": {"": ["noise", "noise"]}}, "two data sets are called 'noise'"),
+        ({"fit": "a\nb"}, r"must be text without control characters; got 'a\\nb'"),
+        ({"test": "a\x7fb"}, "control characters"),
+        ({"test": "hf:x,trust_remote_code=true"}, "would run code"),
+        ({"ood": {"": ["(=a"]}}, "must be"),
+        ({"limit": -1}, "limit"),
+    ],
+)
+def test_what_the_benchmark_would_refuse_is_not_written(tmp_path, given, message):
+    with pytest.raises(SettingError, match=message):
+        write_template(tmp_path / "x.toml", **given)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_there_is_kept(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,6 +38,16 @@ def test_it_says_what_a_fit_shows(found):
     assert found.doubtful["nac"].startswith("alpha = 100 puts")
     assert "no feature map" in found.unfit["nap"]
     assert "runs the classifier again" in found.not_exportable["odin"]
+
+
+def test_doubts_about_a_member_of_the_default_say_that_it_is_used_fused(found):
+    name = found.members[0]
+    text = " ".join(str(replace(found, doubtful={name: "too few", "nac": "too flat"})).split())
+    assert f"doubtful: {name}: too few (alone; fused with others, the default uses it) nac: too flat" in text
+
+
+def test_a_tiny_rate_takes_no_longer():
+    assert "999999999 images or more" in str(ol.doctor(toy_problem()[0], false_alarm=1e-9).missing)
 
 
 def test_it_counts_held_out_data(found):

@@ -26,7 +26,7 @@ def read_toml(path: str | Path, kind: str = "the benchmark") -> dict[str, Any]:
     oodline.errors.DataError: the benchmark nothing.toml cannot be read: No such file or directory. Check the path.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{kind} {path} cannot be read: {error.strerror}. Check the path.") from error
     except (ValueError, RecursionError) as error:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from cyclopts import App, Group
+from cyclopts import App, Group, Parameter
 
 from oodline._version import __version__
-from oodline.cli.config import ENVIRONMENT, FILE, HELP, ConfigFile, take_config
+from oodline.cli.config import FILE, HELP, ConfigFile, configured, take_config
 from oodline.errors import OodlineError
 
 GROUPS = {
@@ -44,7 +44,8 @@ app = App(
     "inputs that are unlike the training data (out-of-distribution, OOD).",
     help_epilogue=HELP,
     version=__version__,
-    config=(ENVIRONMENT, ConfigFile(FILE)),
+    config=configured(ConfigFile(FILE)),
+    default_parameter=Parameter(env_var_split=lambda _, value, **_more: [value]),  # paths and reasons hold spaces
     suppress_keyboard_interrupt=False,
 )
 for _order, (_title, _lines) in enumerate(GROUPS.items(), 1):
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         tokens, file = take_config(list(sys.argv[1:] if arguments is None else arguments))
-        app.config = (ENVIRONMENT, file)
+        app.config = configured(file)
         with _whole_help(tokens[0] if tokens else ""):
             app(tokens)
     except OodlineError as error:

@@ -37,7 +37,7 @@ class InitOptions:
     test: str | None = None
     """With --init: ID test data."""
     ood: _Sets = None
-    """With --init: an OOD data set; repeat for several."""
+    """With --init: an OOD data set, as PATH or NAME=PATH; repeat for several."""
     near: _Sets = None
     """With --init: a near-OOD data set; repeat for several."""
     far: _Sets = None
@@ -203,6 +203,8 @@ def print_run(run: Run) -> None:
         print(f"left out {label}: {reason}")
     for name, reason in record.missing.items():
         print(f"without {name}: {reason}")
+    for each in record.warnings:
+        print(f"warning: {f'{each.detector}: ' if each.detector else ''}{each.message}", file=sys.stderr)
     for s in record.sets:
         if s.skipped:
             print(f"warning: {s.skipped} unreadable images of {s.name} were skipped", file=sys.stderr)

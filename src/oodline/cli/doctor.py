@@ -23,6 +23,9 @@ _MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 LIMIT = 300
 """Images that are read of each data set if `--limit` says nothing."""
 
+PREPROCESSING = '{"resize": ..., "crop": ..., "mean": [...], "std": [...]}'
+"""What the next command has to say where nothing says how images are prepared."""
+
 
 def doctor(
     name: str | None = None,
@@ -70,6 +73,8 @@ def doctor(
     held_out = None if calibrate is None else open_loader(calibrate, loaded, reading, class_names=loaded.class_names)
     found = examine(loaded.classifier, loader, held_out, false_alarm=false_alarm)
     report_skipped({} if loader is None else {"data": loader}, running)
+    if loaded.classifier.preprocessing is None and not loaded.of_features:
+        model = replace(model, preprocessing=PREPROCESSING)
     commands = next_commands(model, data, calibrate, false_alarm)
     if json:
         print_json({"model": loaded.reference, **found.to_dict(), "next": commands})
@@ -92,18 +97,15 @@ def next_commands(model: ModelOptions, data: str | None, calibrate: str | None, 
     oodline score guard.safetensors IMAGES -o scores.parquet
     """
     assert model.model is not None
-    options = ["--model", model.model]
-    for option, value in (
-        ("--weights", model.weights),
-        ("--head", model.head),
-        ("--preprocessing", model.preprocessing),
-    ):
-        options += [] if value is None else [option, str(value)]
-    options += ["--binary"] if model.binary else []
-    fit = [*options, "--data", data or "TRAINING_DATA", "--calibrate", calibrate or "HELD_OUT"]
+    given = ["--model", model.model]
+    for option, value in (("--weights", model.weights), ("--head", model.head)):
+        given += [] if value is None else [option, str(value)]
+    given += ["--binary"] if model.binary else []
+    prepared = [] if model.preprocessing is None else ["--preprocessing", model.preprocessing]
+    fit = [*given, *prepared, "--data", data or "TRAINING_DATA", "--calibrate", calibrate or "HELD_OUT"]
     fit += [] if false_alarm == 0.05 else ["--false-alarm", f"{false_alarm:g}"]
-    # a file may not say which code to run, so that it is named again
-    again = options if model.model.startswith("python:") or model.preprocessing else []
+    # a file may not say which code to run, so that it is named again; preprocessing is in the file
+    again = given if model.model.startswith("python:") else []
     return [
         shlex.join(["oodline", "fit", *fit, "-o", "guard.safetensors"]),
         shlex.join(["oodline", "score", "guard.safetensors", "IMAGES", *again, "-o", "scores.parquet"]),

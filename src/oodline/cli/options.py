@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from oodline._util.set_names import SAYS_LITTLE, split_name
 from oodline._util.warning import warn
+from oodline.cli.preprocessing import read_preprocessing
 from oodline.cli.running import RunOptions
 from oodline.errors import ModelError, SettingError
 
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
 
 
 _AS_USUAL = RunOptions()
-
-SAYS_LITTLE = ("test", "train", "val", "valid", "validation", "data", "images")
-"""Names of files that are the same for many data sets."""
 
 WIDE = 400
 """Columns of a table at most where no terminal limits them."""
@@ -152,7 +151,7 @@ def load_classifier(
         head = head or source.head
     known = artifact.preprocessing if artifact is not None else None
     if options.preprocessing is not None:
-        known = _read_preprocessing(options.preprocessing)
+        known = read_preprocessing(options.preprocessing, known)
     classifier = Classifier.load(
         reference,
         weights,
@@ -260,7 +259,7 @@ def named(specs: list[str]) -> dict[str, str]:
     ['cifar100-test', 'a-noise', 'b-noise']
     """
     found: dict[str, str] = {}
-    split = [_split(spec) for spec in specs]
+    split = [split_name(spec) for spec in specs]
     stems = Counter(name or _last_parts(path, 1) for name, path in split)
     for given, path in split:
         stem = _last_parts(path, 1)
@@ -269,11 +268,6 @@ def named(specs: list[str]) -> dict[str, str]:
             raise SettingError(f"two data sets are called '{name}'. Name them: --ood NAME={path}")
         found[name] = path
     return found
-
-
-def _split(spec: str) -> tuple[str, str]:
-    before, equals, after = spec.partition("=")
-    return (before, after) if equals and not any(c in before for c in "/\\:,.") else ("", spec)
 
 
 def _last_parts(path: str, count: int) -> str:
@@ -303,20 +297,6 @@ def table_console() -> Console:
 def print_json(document: Any) -> None:
     """Print a JSON document on standard output."""
     print(json.dumps(document, indent=2, allow_nan=False))
-
-
-def _read_preprocessing(text: str) -> Preprocessing:
-    from pydantic import ValidationError
-
-    from oodline._util.validation import problem, shown
-    from oodline.cli.checks import preprocessing_text
-    from oodline.preprocessing.preprocessing import Preprocessing
-
-    content = preprocessing_text(text)
-    try:
-        return Preprocessing.model_validate_json(content)
-    except ValidationError as error:
-        raise SettingError(f"--preprocessing {shown(text)}: {problem(error)}.") from error
 
 
 __all__ = [

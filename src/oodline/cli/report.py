@@ -39,8 +39,8 @@ def report(
     output
         The HTML file to write. If omitted, report.html in the run's folder.
     detector
-        Label of a detector to show first; repeat for several. --figures then draws only these. If omitted, the run's
-        order.
+        Label of a detector to show first; repeat for several. --figures draws only these. If omitted, the page has the
+        run's order, and --figures draws the first of them alone.
     images
         Number of images with the lowest, and of images with the highest scores to show of each data set; 0 for none.
     data

@@ -46,7 +46,7 @@ class ImageList:
             file, space, label = _split(line.strip())
             try:
                 value = _label(label) if space else -1
-            except (ValueError, TypeError, SyntaxError, AttributeError):
+            except (ValueError, TypeError, SyntaxError, AttributeError, OverflowError, MemoryError, RecursionError):
                 raise DataError(
                     f"line {number} of {path} must be PATH LABEL, with an integer label; got {line!r}."
                 ) from None
@@ -83,7 +83,8 @@ def _split(line: str) -> tuple[str, str, str]:
 
 
 def _label(text: str) -> int:
-    if not text.endswith("}"):
-        return int(text)
-    fields = ast.literal_eval("{" + text)  # literals only: nothing is run
-    return int(fields.get("label", -1))
+    # literals only: nothing is run
+    label = ast.literal_eval("{" + text).get("label", -1) if text.endswith("}") else int(text)
+    if not isinstance(label, int) or not -(2**63) <= label < 2**63:
+        raise ValueError("it is no whole number of 64 bits")
+    return label

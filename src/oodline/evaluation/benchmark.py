@@ -127,6 +127,7 @@ def run_protocol(
         sets=[_describe_set(s, outcome, known=cache is not None) for s in sets],
         detectors={label: _describe_detector(label, outcome) for label in outcome.detectors},
         failures=outcome.failures,
+        warnings=outcome.warnings,
         missing=missing,
         tpr=protocol.tpr,
         batch_size=protocol.batch_size,

@@ -8,17 +8,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 
+from oodline._util.warning import warn
 from oodline.data import ImageLoader, TensorLoader
 from oodline.data.batch import KnownLoader
 from oodline.detectors.base import Detector
 from oodline.errors import AssumptionWarning, InputError, OodlineError
 from oodline.evaluation.kept import keep_fitted, restore_fitted, score_or_recall
 from oodline.evaluation.protocol import DataSection
-from oodline.evaluation.record import Role
+from oodline.evaluation.record import Role, WarningEntry
 from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.probe import Probe
 from oodline.model.classifier import Classifier
-from oodline.passes.fit import fit_all
+from oodline.passes.fit import Fittable, fit_all
+from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.scoring.calibration import false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
 from oodline.scoring.score import Scores
@@ -50,6 +52,7 @@ class Outcome:
     scores: dict[str, Scores] = field(default_factory=dict)
     """By data set."""
     fit_seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[WarningEntry] = field(default_factory=list)
     passes: dict[str, tuple[float, bool]] = field(default_factory=dict)
     """Seconds, and whether the network did not run, by data set."""
 
@@ -124,9 +127,22 @@ def _fit(outcome: Outcome, classifier: Classifier, loader: KnownLoader, progress
     waiting = {label: d for label, d in outcome.detectors.items() if label not in kept and d.has_state}
     if not waiting:
         return
+    accuracy = TrainingAccuracy(getattr(getattr(loader, "source", None), "class_names", None))
+    beside: dict[str, Fittable] = {} if classifier.lacking(accuracy.all_needs) else {accuracy.name: accuracy}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AssumptionWarning)  # the table shows what became of it
-        found = fit_all(waiting, classifier, loader, on_failure="skip", progress=progress)
-    outcome.leave_out(found.failures)
-    outcome.fit_seconds = found.seconds
-    keep_fitted(found.detectors, classifier, loader)
+        warnings.simplefilter("ignore", AssumptionWarning)  # they are in `outcome.warnings`
+        found = fit_all({**waiting, **beside}, classifier, loader, on_failure="skip", progress=progress)
+    fitted = {label: d for label, d in waiting.items() if label in found.detectors}
+    outcome.leave_out({label: error for label, error in found.failures.items() if label in waiting})
+    outcome.fit_seconds = {label: found.seconds[label] for label in fitted}
+    if accuracy.order:
+        warn(accuracy.order)
+    outcome.warnings = [
+        WarningEntry(detector=None, message=text) for text in (accuracy.warning, accuracy.order) if text
+    ]
+    outcome.warnings += [
+        WarningEntry(detector=label, message=f"it may do worse than MSP here: {detector.doubts}")
+        for label, detector in fitted.items()
+        if detector.doubts
+    ]
+    keep_fitted(fitted, classifier, loader)

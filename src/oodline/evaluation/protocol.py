@@ -165,8 +165,13 @@ def read_protocol(path: str | Path, *, folder: str | Path | None = None, model: 
     ModelError
         It names `python:` code, which a file may not have run.
     """
-    path = Path(path)
-    document = read_toml(path)
+    return place_protocol(read_toml(path), Path(path), folder=folder, model=model)
+
+
+def place_protocol(
+    document: dict[str, Any], path: Path, *, folder: str | Path | None = None, model: str | None = None
+) -> BenchmarkProtocol:
+    """As `read_protocol`, of what the file at `path` holds, or is to hold."""
     protocol = parse_protocol(document, str(path))
     if model is None and protocol.classifier.model.startswith("python:"):
         raise ModelError(

@@ -89,6 +89,14 @@ class DetectorEntry(_Record):
     """Most memory it took, where that was measured."""
 
 
+class WarningEntry(_Record):
+    """What the fit warned of."""
+
+    detector: str | None
+    """Its label; None where it is about the classifier or the data."""
+    message: str
+
+
 class RunRecord(_Record):
     """Everything about a finished run but the scores and the fitted tensors.
 
@@ -114,6 +122,8 @@ class RunRecord(_Record):
     """Detectors that the classifier or the data could not serve, by label, with the reason."""
     missing: dict[str, str] = Field(default_factory=dict)
     """Data sets that the run went on without, by name, with the reason."""
+    warnings: list[WarningEntry] = Field(default_factory=list)
+    """What the fit data does not bear out; nothing of detectors whose fitted state came from the cache."""
     tpr: float
     batch_size: int
     limit: int | None = None

@@ -71,6 +71,8 @@ class Diagnosis:
         What is missing for a calibrated guard, an export or a service.
     warnings : tuple of str
         What looks wrong.
+    members : tuple of str
+        Detectors that the default fuses.
 
     Examples
     --------
@@ -95,10 +97,14 @@ class Diagnosis:
     not_exportable: dict[str, str]
     missing: tuple[str, ...]
     warnings: tuple[str, ...] = field(default=())
+    members: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name."""
         return asdict(self)
+
+    def _with_role(self, name: str, why: str) -> str:
+        return f"{why} (alone; fused with others, the default uses it)" if name in self.members else why
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -120,7 +126,7 @@ class Diagnosis:
             if value:
                 yield from _hanging(f"{key + ':':15}", value)
         reasons = {
-            "doubtful": self.doubtful,
+            "doubtful": {name: self._with_role(name, why) for name, why in self.doubtful.items()},
             "undecided": self.undecided,
             "do not fit": self.unfit,
             "do not export": self.not_exportable,

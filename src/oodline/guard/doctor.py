@@ -12,6 +12,7 @@ import torch
 from oodline._util.checked import checked
 from oodline._util.ranges import Rate
 from oodline.data.batch import Loader, unpack
+from oodline.data.stated import class_names_of
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector, detector_names
 from oodline.detectors.default import default_detector
@@ -27,7 +28,7 @@ from oodline.passes.fit import Fittable, unsupported
 from oodline.passes.local import Local
 from oodline.passes.training_accuracy import TrainingAccuracy
 from oodline.scoring.calibration import samples_needed
-from oodline.scoring.split import can_spare, count_samples
+from oodline.scoring.split import can_spare, count_samples, samples_to_spare
 from oodline.statistics import Backbone
 
 EXTRAS = {
@@ -93,6 +94,7 @@ def doctor(
     unfit = {name: str(why) for name, why in _unsupported(detectors, classifier, batch).items()}
     rest = {name: each for name, each in detectors.items() if name not in unfit}
     default = default_detector(classifier)
+    known_preprocessing = classifier.preprocessing is not None or bool(classifier.lacking(Needs.INPUTS))
     doubtful: dict[str, str] = {}
     undecided: dict[str, str] = {}
     backbone, accuracy, said = None, TrainingAccuracy(classifier.class_names), []
@@ -101,7 +103,9 @@ def doctor(
             if not labelled:
                 raise LabelError("labels are needed to try it")
             backbone, undecided = _try(rest, default, classifier, data, accuracy)
-            said = [text for text in (accuracy.warning, accuracy.order) if text]
+            # images prepared in a wrong way are predicted as anything: that says nothing of the labels' order
+            order = accuracy.order if known_preprocessing else ""
+            said = [text for text in (accuracy.warning, order) if text]
             doubtful = {name: d.doubts for name, d in rest.items() if d.doubts and name not in undecided}
         except LabelError as error:  # missing or wrong labels say nothing against the model
             backbone = _measure(classifier, data)
@@ -109,13 +113,15 @@ def doctor(
     else:
         undecided = {name: "data is needed to try it" for name, each in rest.items() if each.has_state or each.assumes}
     known = {**undecided, **doubtful}
+    members = tuple(member.name for _, member in default.members)
     return Diagnosis(
         head=_head(classifier, proven),
         preprocessing=_preprocessing(classifier),
-        class_names=classifier.class_names,
+        class_names=_class_names(classifier, loader),
         backbone=backbone,
         accuracy=accuracy.value,
-        default="fuse of " + " + ".join(member.name for _, member in default.members),
+        default="fuse of " + " + ".join(members),
+        members=members,
         reason=default.reason or ("the fit chooses among these by what the features are like" if data is None else ""),
         fits=tuple(name for name in rest if name not in known),
         doubtful=doubtful,
@@ -129,6 +135,11 @@ def doctor(
         missing=tuple(_missing(classifier, data, labelled, held_out, false_alarm)),
         warnings=tuple(said),
     )
+
+
+def _class_names(classifier: Classifier, loader: Loader | None) -> tuple[str, ...] | None:
+    """Those of the classifier, else of the data, as a fit takes them."""
+    return class_names_of(classifier.class_names, () if loader is None else loader, classifier.head.num_classes)
 
 
 def _trial(classifier: Classifier) -> torch.Tensor | None:
@@ -204,7 +215,7 @@ def _missing(
         yield "preprocessing: how images were prepared when the network was trained"
     needed = samples_needed(rate)
     count = None if held_out is None else count_samples(held_out)
-    wanted = next(n for n in range(needed, 10 * needed + 100) if can_spare(n, rate))
+    wanted = samples_to_spare(rate)
     if held_out is None:
         promise = f"{100 * rate:.3g} % of false alarms"
         yield f"held-out ID data for a threshold: {needed} images or more for {promise}, better {wanted}"

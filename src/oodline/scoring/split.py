@@ -185,7 +185,18 @@ def can_spare(samples: int, false_alarm: float) -> bool:
     >>> can_spare(100, 0.05), can_spare(100, 0.01)
     (True, False)
     """
-    return samples >= max(ENOUGH, 2 * samples_needed(false_alarm))
+    return samples >= samples_to_spare(false_alarm)
+
+
+def samples_to_spare(false_alarm: float) -> int:
+    """Fewest held-out samples of which `can_spare` is true.
+
+    Examples
+    --------
+    >>> [samples_to_spare(rate) for rate in (0.05, 0.01, 1e-9)]
+    [100, 198, 1999999998]
+    """
+    return max(ENOUGH, 2 * samples_needed(false_alarm))
 
 
 def belongs(index: Int[Tensor, " n"], fraction: float) -> Bool[Tensor, " n"]:
