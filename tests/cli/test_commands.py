@@ -263,6 +263,7 @@ def test_what_explain_cannot_do_is_one_sentence(place, capsys):
     assert "image 3.png cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore::oodline.errors.PreprocessingWarning")
 def test_export_writes_what_score_says(place, capsys):
     run(*FIT, "--detector", "energy", "--detector", "odin", "--calibrate", "train")
     capsys.readouterr()
