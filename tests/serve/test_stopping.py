@@ -166,6 +166,7 @@ def bearer(token):
     return {"authorization": f"Bearer {token}"}
 
 
+@pytest.mark.filterwarnings("ignore::oodline.errors.PreprocessingWarning")
 def test_what_cannot_be_served_ends_in_a_sentence(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
 
