@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import oodline as ol
-from oodline.cli.methods import describe_method
 from oodline.detectors.catalog import CATALOG
 from oodline.detectors.rectifier import Rectifier
 
@@ -141,38 +140,39 @@ def detector_index() -> str:
     ]
     lines += ["", "| name | what it does | paper |", "|---|---|---|"]
     for name in CATALOG:
-        row = describe_method(name, state=False)
-        cls = getattr(ol, row["class"].rpartition(".")[2])
-        paper = row["venue"] if row["paper"] else "ours"
+        row = ol.describe_method(name)
+        cls = getattr(ol, row.class_name.rpartition(".")[2])
+        paper = row.paper.venue if row.paper else "ours"
         lines.append(f"| [`{name}`]({name}.md) | {first_line(cls)} | {paper} |")
     return "\n".join([*lines, "", *toctree(list(CATALOG))])
 
 
 def detector_page(name: str) -> str:
     """What one detector is, needs, assumes, costs and reaches."""
-    row = describe_method(name, state=True)
-    cls = getattr(ol, row["class"].rpartition(".")[2])
-    link = f" ([arXiv {row['arxiv']}](https://arxiv.org/abs/{row['arxiv']}))" if row["arxiv"] else ""
+    row = ol.describe_method(name)
+    cls = getattr(ol, row.class_name.rpartition(".")[2])
+    arxiv = row.paper and row.paper.arxiv
+    link = f" ([arXiv {arxiv}](https://arxiv.org/abs/{arxiv}))" if arxiv else ""
     facts = {
-        "paper": f"{row['paper']}, {row['venue']}{link}" if row["paper"] else "ours",
-        "reads": ", ".join(row["needs"]),
-        "assumes": "; ".join(row["assumes"]) or "nothing",
-        "fitted from": ", ".join(row["statistics"]) or "nothing",
-        "state": "; ".join(f"`{key}` {shape}" for key, shape in row["state"].items()) or "none",
-        "exports to a graph": f"no: {row['not_exportable']}" if row["not_exportable"] else "yes",
-        "cost beside the forward pass": cost(name),
+        "paper": f"{row.paper.title}, {row.paper.venue}{link}" if row.paper else "ours",
+        "reads": ", ".join(row.needs),
+        "assumes": "; ".join(row.assumes) or "nothing",
+        "fitted from": ", ".join(row.statistics) or "nothing",
+        "state": "; ".join(f"`{key}` {shape}" for key, shape in row.state.items()) or "none",
+        "exports to a graph": f"no: {row.not_exportable}" if row.not_exportable else "yes",
+        "cost beside the forward pass": f"{row.cost}; {cost(name)}" if row.cost else cost(name),
     }
     if issubclass(cls, Rectifier):
         facts["scored by"] = "energy, or any detector given as `scorer=`"
-    if row["experimental"]:
-        facts["experimental"] = row["experimental"]
+    if row.experimental:
+        facts["experimental"] = row.experimental
     lines = [f"# {name}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]
     lines += ["", "```{eval-rst}", f".. autoclass:: oodline.{cls.__name__}", "```", ""]
-    if row["presets"]:
+    if row.presets:
         lines += ["## Presets", "", "| preset | settings | from |", "|---|---|---|"]
-        for preset, values in row["presets"].items():
-            settings = ", ".join(f"`{k}={v}`" for k, v in values.items() if k != "source")
-            lines.append(f"| `{preset}` | {settings} | {values['source']} |")
+        for key, preset in row.presets.items():
+            settings = ", ".join(f"`{k}={v}`" for k, v in preset.settings.items())
+            lines.append(f"| `{key}` | {settings} | {preset.source} |")
         lines.append("")
     if numbers := areas(name):
         lines += ["## On eight networks", "", "AUROC in %, near / far, with default settings, from"]

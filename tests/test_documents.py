@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -86,6 +87,17 @@ def test_every_detector_is_in_a_group_of_the_guide():
     page = (ROOT / "docs" / "guide" / "detectors.md").read_text()
     table = page[page.index("| what it looks at") :].split("\n\n")[0]
     assert sorted(re.findall(r"`([a-z0-9-]+)`", table)) == sorted(CATALOG)
+
+
+def test_the_generated_pages_have_every_public_name_and_detector(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    generate = importlib.import_module("generate")
+    generate.write_all(tmp_path / "pages")
+    assert {path.stem for path in (tmp_path / "pages" / "detectors").iterdir()} == {*CATALOG, "index"}
+    assert {path.stem for path in (tmp_path / "pages" / "api").iterdir()} == {*generate.api_names(), "index"}
+    line = (tmp_path / "pages" / "detectors" / "line.md").read_text()
+    assert "| `imagenet-resnet50` | `p_a=0.1`, `p_w=0.1`, `clip=0.8` |" in line and "| resnet20_cifar10 |" in line
+    assert "POST `/v1/predict`" in (tmp_path / "pages" / "http.md").read_text()
 
 
 def test_the_readme_stays_short():
