@@ -21,7 +21,7 @@ from oodline.cli.running import RunOptions
 _MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 
 LIMIT = 300
-"""Images that are read of each data set if `--limit` says nothing."""
+"""Number of images read from each data set if `--limit` is omitted."""
 
 PREPROCESSING = '{"resize": ..., "crop": ..., "mean": [...], "std": [...]}'
 """What the next command has to say where nothing says how images are prepared."""

@@ -103,7 +103,7 @@ def doctor(
             if not labelled:
                 raise LabelError("labels are needed to try it")
             backbone, undecided = _try(rest, default, classifier, data, accuracy)
-            # images prepared in a wrong way are predicted as anything: that says nothing of the labels' order
+            # with wrong preprocessing the predictions are wrong, so they cannot show whether labels are in order
             order = accuracy.order if known_preprocessing else ""
             said = [text for text in (accuracy.warning, order) if text]
             doubtful = {name: d.doubts for name, d in rest.items() if d.doubts and name not in undecided}

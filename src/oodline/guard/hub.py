@@ -169,7 +169,7 @@ def guard_file(
         return Path(_download(hub, str(repo_or_folder), FILE, revision, token, endpoint))
     except Exception as error:
         raise ArtifactError(
-            f"no guard could be read from {repo_or_folder}, which is no folder here and was looked for on the Hub: "
+            f"no guard could be read from {repo_or_folder}. There is no such folder, and the Hub answered: "
             f"{_words(error)} Check name, revision, token and network."
         ) from error
 

@@ -16,20 +16,21 @@ from torch import Tensor, nn
 
 from oodline._util.checked import checked
 from oodline._util.ranges import LeftToIt
-from oodline.data.batch import Inputs, Loader, as_tensors, check_inputs, unpack
+from oodline.data.batch import Inputs, Loader, as_tensors, unpack
 from oodline.errors import HeadError, InputError
 from oodline.model.activations import Activations, Needs
 from oodline.model.compiled import CompiledPasses
 from oodline.model.eval_mode import evaluating
+from oodline.model.forward import forward, moved
 from oodline.model.gradients import Gradients
 from oodline.model.head import Head, HeadInfo
 from oodline.model.head_reader import HeadReader, Read
 from oodline.model.hooks import last_pooling, listening, submodule
 from oodline.model.layers import Layer, LayerReading, layer_key
-from oodline.model.outputs import first_rows, layer_output, logits_of, shapes_of, with_mask
+from oodline.model.outputs import feature_map_of, first_rows, layer_output, logits_of, with_mask
 from oodline.model.precision import Dtype, computing_in
 from oodline.model.reading import at_least_float32
-from oodline.model.wrappers import uncompiled, unwrapped
+from oodline.model.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from oodline.preprocessing.preprocessing import Preprocessing
@@ -236,7 +237,7 @@ class Classifier:
         InputError
             The model refuses the batch, or features or logits hold NaN or infinity.
         """
-        inputs = self._moved(as_tensors(inputs))
+        inputs = moved(self.model, self.device, as_tensors(inputs))
         with evaluating(self.model), self.computing():  # once for all that follows: it walks over every module
             seen, logits = self._pass(inputs, needs, layers)
             read = self._reader.read(seen, logits)
@@ -255,7 +256,9 @@ class Classifier:
             activations = self._activations(inputs, seen, read, index, needs, layers)
         activations.check_finite("this batch")
         if Needs.FEATURE_MAP in needs:
-            return activations.replace(feature_map=self._feature_map(seen, read.features))
+            return activations.replace(
+                feature_map=feature_map_of(self.model, seen, read.features, named=self.feature_map_name is not None)
+            )
         return activations
 
     def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()) -> Activations:
@@ -264,7 +267,7 @@ class Classifier:
         Call the classifier itself on the same inputs before, so that everything has been checked once.
         """
         with self.computing():
-            seen, logits = self._eager_pass(self._moved(inputs), needs, layers)
+            seen, logits = self._eager_pass(moved(self.model, self.device, inputs), needs, layers)
             read = self._reader.follow(seen, logits)
         index = torch.arange(read.features.shape[0])  # len() would fix the size of the batch
         activations = self._activations(inputs, seen, read, index, needs, layers)
@@ -283,13 +286,13 @@ class Classifier:
     def _eager_pass(self, inputs: Inputs, needs: Needs, layers: Sequence[Layer]) -> tuple[dict[str, Any], Tensor]:
         mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
         with evaluating(self.model), torch.no_grad(), self._listening(needs, layers, mask) as seen:
-            output = self._run(inputs)
+            output = forward(self.model, inputs)
         return with_mask(seen, inputs), self._logits(output, inputs)
 
     def _probe(self, inputs: Inputs, *keys: Mapping[str, str]) -> tuple[dict[str, Any], Tensor]:
         few = first_rows(inputs, 8)
         with torch.no_grad(), listening(self.model, inputs=keys[0], outputs=keys[1]) as seen:
-            output = self._run(few)
+            output = forward(self.model, few)
         return with_mask(seen, few), self._logits(output, few)
 
     def _activations(
@@ -329,7 +332,7 @@ class Classifier:
         InputError
             The inputs are not one floating tensor, or the model refuses them.
         """
-        inputs = self._moved(as_tensors(inputs))
+        inputs = moved(self.model, self.device, as_tensors(inputs))
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise InputError("gradients need inputs that are one floating tensor; tokens and mappings have none.")
         with (
@@ -339,21 +342,9 @@ class Classifier:
             self._listening(Needs.LOGITS, layers) as seen,
         ):
             leaf = inputs.detach().clone().requires_grad_()
-            logits = self._logits(self._run(leaf), leaf)
+            logits = self._logits(forward(self.model, leaf), leaf)
             values = scalar(at_least_float32(self._reader.follow(seen, logits).logits))
-            outputs = [layer_output(seen, name) for name in layers]
-            try:
-                gradients = torch.autograd.grad(values.sum(), [leaf, *outputs])
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                where = f" or the outputs of {', '.join(layers)}" if layers else ""
-                raise InputError(f"the logits cannot be differentiated by the inputs{where}: {error}") from error
-        pairs = zip(layers, outputs, gradients[1:], strict=True)
-        return Gradients(
-            at_least_float32(gradients[0]),
-            {name: (at_least_float32(out.detach()), at_least_float32(g)) for name, out, g in pairs},
-        )
+            return Gradients.of(values, leaf, {name: layer_output(seen, name) for name in layers})
 
     @checked
     def stream(
@@ -385,20 +376,6 @@ class Classifier:
         """What it cannot give to a method that reads `needs` and `layers`, and what to do; empty: a model is asked."""
         return ""
 
-    def _moved(self, inputs: Inputs) -> Inputs:
-        if isinstance(inputs, Mapping):
-            return {k: self._moved_tensor(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-        check_inputs(inputs)
-        return self._moved_tensor(inputs)
-
-    def _moved_tensor(self, inputs: Tensor) -> Tensor:
-        if inputs.ndim == 0 or inputs.shape[0] == 0:
-            raise InputError(f"a batch needs at least one sample; this one has shape {tuple(inputs.shape)}.")
-        if inputs.is_floating_point() and not torch.is_autocast_enabled(self.device.type):
-            dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), inputs.dtype)
-            return inputs.to(self.device, dtype)
-        return inputs.to(self.device)
-
     def _listening(
         self, needs: Needs, layers: Sequence[Layer], mask: Any = None
     ) -> AbstractContextManager[dict[str, Any]]:
@@ -413,33 +390,5 @@ class Classifier:
         mask = mask if isinstance(mask, Tensor) else None
         return listening(self.model, inputs=inputs, outputs=outputs, readings=readings, mask=mask)
 
-    def _run(self, inputs: Inputs) -> Any:
-        try:
-            with uncompiled(self.model):
-                return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
-        except (torch.OutOfMemoryError, HeadError):  # the latter of a layer that cannot be read
-            raise
-        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-            shape = shapes_of(inputs)
-            raise InputError(
-                f"{type(self.model).__name__} refused a batch of shape {shape}: {error}. Check that it has a batch "
-                "dimension, and the size, channels and dtype that the model was trained on."
-            ) from error
-
     def _logits(self, output: Any, inputs: Inputs) -> Tensor:
         return logits_of(self.model, output, inputs, binary=self._reader.binary)
-
-    def _feature_map(self, seen: dict[str, Tensor], features: Tensor) -> Tensor:
-        found = seen.get("feature map")
-        advice = "Name the module whose output it is: Classifier(model, feature_map='NAME')."
-        if not isinstance(found, Tensor) or found.ndim != 4:
-            raise HeadError(f"no feature map (N, K, H, W) was found in {type(self.model).__name__}. {advice}")
-        if self.feature_map_name is None and not (
-            found.shape[1] == features.shape[1]
-            and torch.allclose(found.float().mean((2, 3)), features.float(), rtol=1e-2, atol=1e-3)
-        ):
-            raise HeadError(
-                f"the input of the last average pooling, shape {tuple(found.shape)}, does not average to the features, "
-                f"shape {tuple(features.shape)}, and so is not the feature map. {advice}"
-            )
-        return at_least_float32(found)

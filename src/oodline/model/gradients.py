@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from oodline.errors import InputError
+from oodline.model.reading import at_least_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,3 +34,25 @@ class Gradients:
 
     inputs: Tensor
     layers: Mapping[str, tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, values: Tensor, inputs: Tensor, layers: Mapping[str, Tensor]) -> Gradients:
+        """Differentiate values (N,) by the inputs and the outputs of layers that they were computed of.
+
+        Raises
+        ------
+        InputError
+            They do not depend on them by differentiable operations.
+        """
+        try:
+            first, *others = torch.autograd.grad(values.sum(), [inputs, *layers.values()])
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            where = f" or the outputs of {', '.join(layers)}" if layers else ""
+            raise InputError(f"the logits cannot be differentiated by the inputs{where}: {error}") from error
+        pairs = zip(layers.items(), others, strict=True)
+        return cls(
+            at_least_float32(first),
+            {name: (at_least_float32(out.detach()), at_least_float32(slope)) for (name, out), slope in pairs},
+        )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from oodline.data.batch import Inputs
 from oodline.errors import HeadError, InputError
 from oodline.model.layers import Layer, layer_key
 from oodline.model.linear_modules import candidates
-from oodline.model.reading import MASK
+from oodline.model.reading import MASK, at_least_float32
 
 
 def logits_of(model: nn.Module, output: Any, inputs: Inputs, *, binary: bool = False) -> Tensor:
@@ -113,3 +114,26 @@ def first_rows(inputs: Inputs, most: int) -> Inputs:
     if isinstance(inputs, Tensor):
         return inputs[:most]
     return {k: v[:most] if isinstance(v, Tensor) and v.ndim and v.shape[0] == rows else v for k, v in inputs.items()}
+
+
+def feature_map_of(model: nn.Module, seen: Mapping[str, Any], features: Tensor, *, named: bool) -> Tensor:
+    """The feature map (N, K, H, W) that hooks captured; one that was not named must average to the features.
+
+    Raises
+    ------
+    HeadError
+        None was captured, or it does not.
+    """
+    captured = seen.get("feature map")
+    advice = "Name the module whose output it is: Classifier(model, feature_map='NAME')."
+    if not isinstance(captured, Tensor) or captured.ndim != 4:
+        raise HeadError(f"no feature map (N, K, H, W) was found in {type(model).__name__}. {advice}")
+    if not named and not (
+        captured.shape[1] == features.shape[1]
+        and torch.allclose(captured.float().mean((2, 3)), features.float(), rtol=1e-2, atol=1e-3)
+    ):
+        raise HeadError(
+            f"the input of the last average pooling, shape {tuple(captured.shape)}, does not average to the features, "
+            f"shape {tuple(features.shape)}, and so is not the feature map. {advice}"
+        )
+    return at_least_float32(captured)

@@ -22,7 +22,7 @@ BINS, POINTS = 48, 100
 """Bins of a histogram at most, and parts that a curve is thinned to."""
 
 LEAST_ANSWERS, LEAST_SHARE = 20, 0.01
-"""A curve of risk begins where so many inputs, and this share of them, are answered: the risk of fewer jumps."""
+"""Where a risk curve starts: at least this many inputs, and this fraction of them, are answered. Earlier it jumps."""
 
 BEGINNING = f"Curves begin where at least {LEAST_ANSWERS} inputs, and {100 * LEAST_SHARE:.0f} % of them, are answered."
 

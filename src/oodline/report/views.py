@@ -33,7 +33,7 @@ class MetricTable:
     order: str
     """In which direction the rows are sorted, for `aria-sort`: "descending" where higher is better."""
     groups: list[tuple[str, int]]
-    """Heads above the columns, each over so many of them; empty where no set has a group."""
+    """Group names above the columns, each with the number of columns below it; empty if no set has a group."""
     columns: list[str]
     averages: list[bool]
     """Whether a column is the mean of several sets."""
