@@ -212,7 +212,7 @@ def test_a_guard_goes_to_the_hub_and_comes_back(endpoint, guard):
     assert "The classifier." in Hub.files["README.md"].decode()
     assert "| data | toys |" in Hub.files["README.md"].decode()
     assert same(ol.Guard.from_pretrained("me/guard", CLASSIFIER, token="hf_none", endpoint=endpoint), guard)
-    with pytest.raises(ArtifactError, match=r"no guard could be read from me/other, .*EntryNotFoundError"):
+    with pytest.raises(ArtifactError, match=r"no guard could be read from me/other\. .*EntryNotFoundError"):
         ol.Guard.from_pretrained("me/other", CLASSIFIER, token="hf_none", endpoint=endpoint)
 
 
