@@ -51,7 +51,7 @@ COMPOSED = [
     "knn,index=faiss-flat",
     "nap-combined,scorer=feature-norm",
     "fuse,detectors=energy+knn+line:p_a=0.5:clip=0.8+line:clip=0.8,rule=harmonic",
-    "fuse,detectors=mahalanobis+knn:k=10,rule=z-sum",
+    "fuse,detectors=layered-mahalanobis+knn:k=10,rule=z-sum",
     'nac,layers={"0":[1.0,20,20]}',
 ]
 LIGHTER = {

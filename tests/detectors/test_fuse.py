@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from oodline import (
     Energy,
     Fuse,
     Guard,
+    LayeredMahalanobis,
     LINe,
     Mahalanobis,
     RelativeMahalanobis,
@@ -27,6 +29,7 @@ from oodline import (
     create_detector,
     default,
 )
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import write_reference
 from oodline.detectors.fuse import MemberLeftOutWarning
 from oodline.detectors.member_rule import FEW, RECTIFIED, SIGNED, choose_members
@@ -37,11 +40,13 @@ from oodline.evaluation.record import DetectorEntry
 from oodline.guard.manifest import BackboneRecord
 from oodline.guard.records import describe
 from oodline.guard.state_checks import backbone_of, check_tensors
+from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
 from oodline.statistics import Backbone
 from oodline.statistics.reservoir import splitmix64
 from oodline.testing import toy_loader, toy_problem
+from oodline.testing.case import read
 from oodline.tuning.candidates import with_settings
 
 every_rule = pytest.mark.parametrize("rule", RULES)
@@ -162,27 +167,39 @@ def slow_reference(make, classifier: Classifier, inputs: torch.Tensor) -> np.nda
         detector = make()
         if detector.has_state:
             detector.fit(classifier, [(inputs[fold != k], predicted[fold != k])])
-        scores.append(detector(classifier(inputs[fold == k])).double().numpy())
+        scores.append(detector(read(detector, classifier, inputs[fold == k])).double().numpy())
     return np.concatenate(scores)
+
+
+def layered() -> LayeredMahalanobis:
+    """Of a layer whose values do not depend on one another linearly, where rounding would decide."""
+    return LayeredMahalanobis(layers=("1",))
+
+
+MEMBERS = (Energy, lambda: KNN(k=5), lambda: LINe(p_a=0.5, clip=9.0), layered)
+
+
+@functools.cache
+def slow_columns() -> list[list[float]]:
+    """Log p-values of 15 new samples by each member, fused by hand; the same for every rule."""
+    classifier, loader = toy_problem()
+    columns, inputs = [], toy_loader(seed=1)[0][0][:15]
+    for make in MEMBERS:
+        alone, reference = make().fit(classifier, loader), slow_reference(make, classifier, loader[0][0])
+        columns.append([slow_log_p(float(s), reference) for s in alone(read(alone, classifier, inputs)).double()])
+    return columns
 
 
 @every_rule
 def test_fuse_against_its_definition(rule):
     classifier, loader = toy_problem()
-    fuse = Fuse([Energy(), KNN(k=5), LINe(p_a=0.5, clip=9.0)], rule=rule).fit(classifier, loader)
-    alone = [Energy(), KNN(k=5).fit(classifier, loader), LINe(p_a=0.5, clip=9.0).fit(classifier, loader)]
-    inputs, new = loader[0][0], classifier(toy_loader(seed=1)[0][0][:15])
-    fresh = [Energy, lambda: KNN(k=5), lambda: LINe(p_a=0.5, clip=9.0)]
-    references = [slow_reference(make, classifier, inputs) for make in fresh]
-    columns = [
-        [slow_log_p(float(s), reference) for s in member(new).double()]
-        for member, reference in zip(alone, references, strict=True)
-    ]
-    expected = [slow_rule(rule, np.exp(row)) for row in np.array(columns).T]
+    fuse = Fuse([make() for make in MEMBERS], rule=rule).fit(classifier, loader)
+    new = read(fuse, classifier, toy_loader(seed=1)[0][0][:15])
+    expected = [slow_rule(rule, np.exp(row)) for row in np.array(slow_columns()).T]
     np.testing.assert_allclose(fuse(new), expected, atol=2e-3)
     p = fuse.p_values(new)
-    assert list(p) == ["energy", "knn", "line"]
-    np.testing.assert_allclose(np.stack([v.log() for v in p.values()]), columns, atol=2e-3)
+    assert list(p) == ["energy", "knn", "line", "layered-mahalanobis"]
+    np.testing.assert_allclose(np.stack([v.log() for v in p.values()]), slow_columns(), atol=2e-3)
 
 
 def test_z_sum_is_a_sum_of_standardised_scores(tmp_path):
@@ -225,6 +242,19 @@ def test_refer_compares_with_held_out_data():
     # each training sample is its own nearest neighbour, so folds of them are scored by the others
     assert 0.02 < float((before < 0.1).double().mean()) < 0.25
     assert 0.05 < float((after < 0.1).double().mean()) < 0.15
+
+
+def test_of_more_training_data_than_is_kept_members_score_what_is_kept():
+    classifier, _ = toy_problem()
+    loader = samples(1) + samples(2)
+    fuse = Fuse([Energy(), layered()]).fit(classifier, loader)
+    inputs = torch.cat([inputs for inputs, _ in loader])
+    kept = np.argsort(splitmix64(np.arange(len(inputs), dtype=np.uint64)))[:1000]
+    new, expected = read(fuse, classifier, toy_loader(seed=1)[0][0][:15]), np.zeros(15)
+    for alone in (Energy(), layered().fit(classifier, loader)):
+        reference = alone(read(alone, classifier, inputs[kept])).double().numpy()
+        expected += [slow_log_p(float(s), reference) for s in alone(new).double()]
+    np.testing.assert_allclose(fuse(new), expected, atol=2e-3)
 
 
 def test_refer_takes_members_that_were_fitted_by_themselves():
@@ -302,12 +332,24 @@ def test_references_say_members_and_their_settings(reference, written):
     assert repr(create_detector(written)) == repr(detector)
 
 
+class WholeLayer(Detector):
+    """Reads all of a module's output."""
+
+    name = "whole-layer"
+    needs = Needs.LAYERS
+    layers = ("0",)
+
+    def score(self, activations):
+        return activations.layers["0"].flatten(1).sum(1)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (["energy"], "at least two detectors to combine; got 1"),
         ([], "at least two detectors to combine; got 0"),
-        ([Energy(), NAP()], "'nap' reads more than features and logits"),
+        ([Energy(), NAP()], "'nap' reads more than features and logits, and vectors of layers"),
+        ([Energy(), WholeLayer()], r"'whole-layer' reads the whole output of '0'\. Let it read PooledLayer\('0'\)"),
     ],
 )
 def test_members_that_cannot_be_fused(given, message):
@@ -350,6 +392,22 @@ def test_a_member_that_cannot_be_fitted_is_left_out_until_it_can(tmp_path):
     again.detector.fit(classifier, [(inputs, labels)])
     assert again.detector.members_left_out == {}
     assert list(again.detector.p_values(new)) == ["energy", "mahalanobis", "knn"]
+
+
+def test_a_member_that_reads_layers_goes_into_a_file_and_comes_back_when_it_can_be_fitted(tmp_path):
+    classifier, [(inputs, labels)] = toy_problem()
+    two = labels < 2
+    fuse = Fuse("energy+knn:k=5+layered-mahalanobis")
+    with pytest.warns(MemberLeftOutWarning, match="without 'layered-mahalanobis': 1 of 3 classes have no"):
+        fuse.fit(classifier, [(inputs[two], labels[two])])
+    fuse.fit(classifier, [(inputs, labels)])
+    again = Guard.load(Guard(classifier, fuse).save(tmp_path / "guard"), classifier).detector
+    new = read(again, classifier, toy_loader(seed=2)[0][0])
+    assert torch.equal(again(new), fuse(new))
+    assert list(again.p_values(new)) == ["energy", "knn", "layered-mahalanobis"]
+    written = write_reference(fuse)
+    assert written.endswith('+layered-mahalanobis:layers=["0": "1"]')
+    assert torch.equal(create_detector(written).fit(classifier, [(inputs, labels)])(new), fuse(new))
 
 
 def test_a_member_whose_scores_are_all_the_same_is_left_out():

@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 from torch import nn
 
-from oodline import Classifier, Fuse, Guard, LayeredMahalanobis, create_detector, from_features, score
+from oodline import Classifier, Guard, LayeredMahalanobis, create_detector, from_features, score
 from oodline.detectors.fit import fit
 from oodline.errors import FewSamplesWarning, HeadError, InputError, LabelError, SettingError
 from oodline.passes.fit import reads
@@ -133,8 +133,6 @@ def test_what_it_cannot_be_fitted_on_is_said():
         LayeredMahalanobis().fit(Classifier(nn.Sequential(nn.Linear(4, 3))), [(torch.randn(12, 4), labels[:12])])
     with pytest.raises(InputError, match="'layered-mahalanobis' needs the outputs of layers of the model"):
         LayeredMahalanobis().fit(*from_features(torch.randn(12, 4), labels[:12], head=(np.eye(3, 4), np.zeros(3))))
-    with pytest.raises(SettingError, match="'layered-mahalanobis' reads more than features and logits"):
-        Fuse(["energy", LayeredMahalanobis()])
 
 
 @pytest.mark.parametrize("setting", [{"layers": "all"}, {"layers": []}, {"layers": [3]}, {"pool": "max"}])

@@ -23,7 +23,7 @@ from oodline.tuning.candidates import Candidate, best, combinations, with_settin
 from oodline.tuning.data_fingerprint import Fingerprinter
 from oodline.tuning.feature_space import mix, uncouple
 from oodline.tuning.leave_classes_out import Fold, folds
-from oodline.tuning.trial import CHUNK, Trial, concatenate, take
+from oodline.tuning.trial import CHUNK, Trial, concatenate
 
 TUNABLE = [name for name in CATALOG if detector_class(name).tunable]
 
@@ -169,7 +169,7 @@ def test_joined_records_give_back_their_parts_with_maps_layers_and_inputs():
     asked = {"needs": Needs.FEATURE_MAP | Needs.INPUTS, "layers": ("1",)}
     parts = [classifier(images[:4], **asked), classifier(images[4:], **asked)]
     whole = concatenate(parts)
-    last = take(whole, torch.tensor([6, 4]))
+    last = whole.take(torch.tensor([6, 4]))
     for of in (lambda a: a.features, lambda a: a.feature_map, lambda a: a.layers["1"], lambda a: a.inputs):
         assert torch.equal(of(last), of(parts[1])[[2, 0]])
     assert len(whole) == 7

@@ -58,16 +58,9 @@ def held_out_scores(detector: Detector, activations: Activations, labels: Tensor
                 without = copy.deepcopy(detector)
                 requests = without._requests(activations.head)
                 for statistic in requests.values():
-                    statistic.update(_rows(activations, fold != k), labels[fold != k])
+                    statistic.update(activations.take(fold != k), labels[fold != k])
                 without._settle(requests, activations.head)
-                scores[(fold == k).to(scores.device)] = without(_rows(activations, fold == k)).to(scores)
+                scores[(fold == k).to(scores.device)] = without(activations.take(fold == k)).to(scores)
     except OodlineError:
         return own
     return scores
-
-
-def _rows(activations: Activations, chosen: Tensor) -> Activations:
-    here = chosen.to(activations.features.device)
-    return Activations(
-        activations.features[here], activations.logits[here], activations.head, activations.index[chosen]
-    )

@@ -25,15 +25,20 @@ from oodline.detectors.member_rule import CANDIDATES, choose_members
 from oodline.detectors.paper import Paper
 from oodline.detectors.parts.combining import RULES, moments_of, z_sum
 from oodline.detectors.parts.p_values import WIDTH, log_p_values, scale_of
+from oodline.detectors.parts.reference import (
+    SIZE,
+    check_kept,
+    reference_activations,
+    reference_statistics,
+    vectors_of,
+)
 from oodline.errors import InputError, MismatchError, NotFittedError, OodlineError, SettingError
 from oodline.model.activations import Activations, Needs
 from oodline.model.classifier import Classifier
 from oodline.model.head import Head, HeadInfo
+from oodline.model.layers import Layer
 from oodline.passes.fit import reads
 from oodline.statistics import Backbone, ContentSketch, Reservoir, Statistic
-
-SIZE = 1000
-"""Samples of the training data that members are compared on, at most."""
 
 FEWEST = 10
 """Reference samples that say something of a tail."""
@@ -73,8 +78,9 @@ class Fuse(Detector):
     ----------
     detectors : str or sequence of str or Detector
         At least two: detectors, references to them as on the command line, or such references in one text, joined by
-        "+", their settings by ":", as in "line:p_a=0.5:clip=98%+energy+knn". They read features and logits only. "auto"
-        lets the fit choose by what the network's features are like (`member_rule`).
+        "+", their settings by ":", as in "line:p_a=0.5:clip=98%+energy+knn". They read features, logits and vectors of
+        layers, such as `layered-mahalanobis` does, of which as many samples are kept during the fit; not whole maps.
+        "auto" lets the fit choose by what the network's features are like (`member_rule`).
     rule : {"fisher", "stouffer", "harmonic", "cauchy", "minimum", "z-sum"}
         How p-values are combined. With "z-sum" it is the scores themselves, `sum_i (s_i - mean_i) / deviation_i` by
         mean and standard deviation of the reference, with range (-inf, inf): the rule of CombOOD (Rajasekaran et al.,
@@ -84,7 +90,7 @@ class Fuse(Detector):
     Raises
     ------
     SettingError
-        Fewer than two members, one that reads more than features and logits, or an unknown rule.
+        Fewer than two members, one that reads more than is kept of the reference, or an unknown rule.
     UnknownNameError
         There is no such detector.
     InputError
@@ -139,9 +145,19 @@ class Fuse(Detector):
             return "auto"
         return tuple(each for name, each in self._given.items() if name in {**self._modules, **self.members_left_out})
 
+    @property
+    def all_layers(self) -> tuple[Layer, ...]:
+        """What its members read of layers, also those that are not in use, since a fit may take them in again."""
+        return tuple(layer for member in self._given.values() for layer in member.all_layers)
+
+    def use_classifier(self, classifier: Classifier) -> None:
+        """As of any detector, also for members that are not in use."""
+        for member in self._given.values():
+            member.use_classifier(classifier)
+
     def statistics(self, head: Head) -> dict[str, Statistic]:
-        """A sample of the features, to be scored by the members once these are fitted."""
-        return {"reference": Reservoir(SIZE, by="predicted")}
+        """A sample of features and layers, to be scored by the members once these are fitted."""
+        return reference_statistics(vectors_of(self.all_layers))
 
     def _requests(self, head: Head) -> dict[str, Statistic]:
         """As of any detector, also for members that are not in use, and for the choice of them."""
@@ -203,20 +219,16 @@ class Fuse(Detector):
         self._modules = {name: module for name, module in self._modules.items() if name not in members}
         self.members_left_out = {**self.members_left_out, **members}
 
-    def estimate(self, head: Head, reference: Reservoir) -> None:
+    def estimate(self, head: Head, reference: Reservoir, **layers: Reservoir) -> None:
         """Score the sample by the fitted members."""
         _check_enough(len(reference.rows))
-        rows, predicted = reference.rows.to(head.linear.weight.device), reference.groups
-        here = head.to(rows)
-        everything = Activations(rows, here(rows), here, torch.arange(len(rows)))
-        if len(rows) < SIZE:
-            scores = [held_out_scores(member, everything, predicted).float() for _, member in self.members]
+        vectors = [layers[f"layer_{i}"] for i in range(len(layers))]
+        everything = reference_activations(head, reference, vectors_of(self.all_layers), vectors)
+        if len(everything) < SIZE:
+            scores = [held_out_scores(member, everything, reference.groups).float() for _, member in self.members]
             self._take_scale([torch.stack(scores, dim=1)])
             return
-        scores = []
-        for features in torch.split(rows, CHUNK):
-            scores.append(self.member_scores(Activations(features, here(features), here, torch.arange(len(features)))))
-        self._take_scale(scores)
+        self._take_scale([self.member_scores(everything.take(rows)) for rows in everything.index.split(CHUNK)])
 
     def _take_scale(self, scores: Sequence[Tensor]) -> None:
         reference = torch.cat(list(scores))
@@ -319,11 +331,7 @@ class Fuse(Detector):
         return {name: column for (name, _), column in zip(self.members, columns, strict=True)}
 
     def _add(self, member: Detector) -> None:
-        if member.needs_network:
-            raise SettingError(
-                f"Fuse compares its members on a sample of features that is kept from the one pass; '{member.name}' "
-                "reads more than features and logits. Take another one, or evaluate it beside the fused ones."
-            )
+        check_kept(member)
         again = sum(type(known) is type(member) for _, known in self.members)
         self.add_module(f"{member.name}-{again + 1}" if again else member.name, member)
 

@@ -126,6 +126,26 @@ class Activations:
         """Return a copy with some fields replaced: how a rectifier hands changed activations on."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
+    def take(self, rows: Tensor) -> Activations:
+        """The samples at some positions (M,), or where a mask (N,) is true; of inputs, where they are one tensor.
+
+        Examples
+        --------
+        >>> from oodline.testing import activations_of
+        >>> activations_of(torch.arange(6.0).reshape(3, 2)).take(torch.tensor([2, 0])).features
+        tensor([[4., 5.],
+                [0., 1.]])
+        """
+        here = rows.to(self.features.device)
+        return self.replace(
+            features=self.features[here],
+            logits=self.logits[here],
+            index=self.index[rows.cpu()],
+            feature_map=None if self.feature_map is None else self.feature_map[here],
+            layers={name: value[here] for name, value in self.layers.items()},
+            inputs=self.inputs[here] if isinstance(self.inputs, Tensor) else None,
+        )
+
     def second_pass(self) -> tuple[SecondPass, Tensor]:
         """The classifier and the inputs (N, ...), for a detector that declares `Needs.CLASSIFIER | Needs.INPUTS`.
 

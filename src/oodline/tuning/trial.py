@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from oodline.detectors.base import Detector
@@ -41,7 +41,7 @@ class Trial:
         self._names, self._sizes = tuple(outliers), [len(part) for part in sets]
         # side by side, samples of one class share what a detector does class by class
         self._order = everything.predicted.argsort(stable=True).cpu()
-        self._chunks = [take(everything, rows) for rows in torch.split(self._order, CHUNK)]
+        self._chunks = [everything.take(rows) for rows in torch.split(self._order, CHUNK)]
 
     def scores(self, detector: Detector) -> tuple[Float[Tensor, " n"], dict[str, Float[Tensor, " m"]]]:
         """Scores of the ID samples and of each set of outliers, float64, in the order they were given.
@@ -63,20 +63,6 @@ class Trial:
         """AUROC of the ID samples against each set of outliers, in [0, 1]; raises as `scores`."""
         ids, others = self.scores(detector)
         return {name: auroc(ids.numpy(), scores.numpy()) for name, scores in others.items()}
-
-
-def take(activations: Activations, rows: Int[Tensor, " m"]) -> Activations:
-    """The samples of these positions (M,)."""
-    here = rows.to(activations.features.device)
-    inputs = activations.inputs
-    return activations.replace(
-        features=activations.features[here],
-        logits=activations.logits[here],
-        index=activations.index[rows],
-        feature_map=None if activations.feature_map is None else activations.feature_map[here],
-        layers={name: value[here] for name, value in activations.layers.items()},
-        inputs=inputs[here] if isinstance(inputs, Tensor) else None,
-    )
 
 
 def concatenate(parts: Sequence[Activations]) -> Activations:
