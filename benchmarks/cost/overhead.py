@@ -1,9 +1,10 @@
 """What oodline costs over the bare forward pass, as ratios taken in one run on one machine.
 
-    python -m benchmarks.cost.overhead [--images 1000] [--rounds 5] [--json]
+    OMP_NUM_THREADS=1 python -m benchmarks.cost.overhead [--images 1000] [--rounds 5] [--json]
 
 Every round times the bare pass, fitting LINe, fitting all ten detectors and scoring by LINe, by energy and by the
-default on the same images, in turn, so that a machine that slows down slows all of them. The classifier is the
+default on the same images, in turn, so that a machine that slows down slows all of them. Seconds are what the process
+computed, which other work on the machine disturbs less than the time that passed. The classifier is the
 DenseNet-100 of the LINe paper with random weights; images are random and in memory.
 """
 
@@ -13,7 +14,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import torch
@@ -92,9 +93,9 @@ def bare_pass(classifier: Classifier, loader: list[tuple[torch.Tensor, torch.Ten
 
 
 def clock(job: Callable[[], Any]) -> float:
-    started = perf_counter()
+    started = process_time()
     job()
-    return perf_counter() - started
+    return process_time() - started
 
 
 def ratio(ours: list[float], theirs: list[float]) -> str:

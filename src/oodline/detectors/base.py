@@ -34,6 +34,7 @@ from oodline.errors import (
 from oodline.model.activations import Activations, Needs, needs_network
 from oodline.model.classifier import Classifier
 from oodline.model.layers import Layer
+from oodline.model.precision import full_precision
 from oodline.passes.engine import Engine
 from oodline.passes.fit import fit_all
 
@@ -192,7 +193,7 @@ class Detector(Fitting):
         if state is not None:
             activations = activations.to(state.device, state.dtype)
         # scores are differences of large sums: they keep full precision where the network itself runs in half
-        with torch.autocast(activations.features.device.type, enabled=False):
+        with full_precision(activations.features.device.type):
             scores = self.score(activations)
         if not torch.compiler.is_compiling():  # there, the size of a batch is a symbol
             check_scores(f"{type(self).__name__}.score", scores, len(activations))

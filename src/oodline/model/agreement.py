@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from oodline.model.linear_modules import Affine
+from oodline.model.precision import full_precision
 
 ROUNDINGS = 8
 """Standard errors of one rounding, of the lowest precision involved, that two results may lie apart."""
@@ -42,7 +43,7 @@ def gap(affine: Affine, features: Tensor, outputs: Tensor, eps: float) -> Tensor
     """
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
     features, outputs = features.detach().to(wide), outputs.detach().to(wide)
-    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+    with torch.no_grad(), full_precision(features.device.type):
         difference = (affine(features) - outputs).abs()
         if bool(difference.max() <= 16 * eps * outputs.abs().max()):  # False with NaN: look closer
             return None

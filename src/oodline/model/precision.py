@@ -13,6 +13,20 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 """What a forward pass computes in; features and logits come back in float32. "float32" is the network as it is."""
 
 
+def full_precision(kind: str) -> AbstractContextManager[object]:
+    """What scores are computed inside: without autocast. Where there is none, nothing is switched for every batch.
+
+    Examples
+    --------
+    >>> with torch.autocast("cpu", torch.bfloat16), full_precision("cpu"):
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.float32
+    """
+    if torch.is_autocast_enabled(kind) or torch.compiler.is_compiling():
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
 def computing_in(dtype: Dtype, device: torch.device) -> AbstractContextManager[object]:
     """What a forward pass runs inside.
 
