@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from oodline.detectors.base import Detector
 from oodline.errors import SettingError
@@ -64,5 +65,5 @@ def reference_activations(
     """
     rows = reference.rows.to(head.linear.weight.device)
     here = head.to(rows)
-    kept = {layer: each.rows.to(rows.device) for layer, each in zip(layers, vectors, strict=True)}
+    kept: dict[Layer, Tensor] = {layer: each.rows.to(rows.device) for layer, each in zip(layers, vectors, strict=True)}
     return Activations(rows, here(rows), here, torch.arange(len(rows)), layers=kept)
