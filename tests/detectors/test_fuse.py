@@ -27,6 +27,7 @@ from oodline import (
     create_detector,
     default,
 )
+from oodline._util.hashing import splitmix64
 from oodline.detectors.catalog import write_reference
 from oodline.detectors.fuse import MemberLeftOutWarning
 from oodline.detectors.member_rule import FEW, RECTIFIED, SIGNED, choose_members
@@ -40,7 +41,6 @@ from oodline.guard.state_checks import backbone_of, check_tensors
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
 from oodline.statistics import Backbone
-from oodline.statistics.reservoir import splitmix64
 from oodline.testing import toy_loader, toy_problem
 from oodline.tuning.candidates import with_settings
 

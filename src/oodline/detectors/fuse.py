@@ -274,7 +274,8 @@ class Fuse(Detector):
                     f"{member.fitted_on.fingerprint[:12]}, this one's is {head.fingerprint[:12]}. Fit it again."
                 )
         scores, sketch = [], ContentSketch()
-        for activations, _ in track(classifier.stream(loader, **reads([self])), "reference", loader, shown=progress):
+        batches = classifier.sampled().stream(loader, **reads([self]))
+        for activations, _ in track(batches, "reference", loader, shown=progress):
             with torch.no_grad():
                 scores.append(self.member_scores(activations))
             sketch.update(activations, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from oodline.errors import InputError
 from oodline.model.head import Head
 from oodline.model.layers import Layer
+from oodline.model.rows.places import Places
 
 
 class Needs(enum.Flag):
@@ -95,6 +96,9 @@ class Activations:
         Only when some detector declares `Needs.INPUTS`.
     classifier : Classifier, optional
         Only when some detector declares `Needs.CLASSIFIER`.
+    places : Places, optional
+        Of a classifier with several rows per input, such as one per pixel: which input each row came from, and where
+        in it. A sample is then a row, and `index` one number for input and place.
 
     Examples
     --------
@@ -113,6 +117,7 @@ class Activations:
     layers: Mapping[Layer, Tensor] = field(default_factory=dict)
     inputs: Tensor | Mapping[str, Tensor] | None = None
     classifier: SecondPass | None = None
+    places: Places | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -121,6 +126,43 @@ class Activations:
     def predicted(self) -> Int[Tensor, " n"]:
         """Class with the largest logit (N,); -1, no class, where there are no logits."""
         return predicted(self.logits)
+
+    @property
+    def samples(self) -> Int[Tensor, " g"]:
+        """Position of each input in its data set (G,); `index` itself where an input is one row."""
+        return self.index if self.places is None else self.places.samples
+
+    @property
+    def group(self) -> Int[Tensor, " n"]:
+        """Which input of the batch each row came from (N,)."""
+        return torch.arange(len(self)) if self.places is None else self.places.group
+
+    @property
+    def place(self) -> Int[Tensor, " n"]:
+        """Which place of its input each row is (N,): pixel, token or box; 0 where an input is one row."""
+        return torch.zeros(len(self), dtype=torch.int64) if self.places is None else self.places.place
+
+    def take(self, rows: Tensor | slice) -> Activations:
+        """Some of the rows, by a mask (N,), by positions in ascending order, or by a slice; all inputs stay."""
+        here = rows if isinstance(rows, slice) else rows.to(self.features.device)
+        return self.replace(
+            features=self.features[here],
+            logits=self.logits[here],
+            index=self.index[rows],
+            places=None if self.places is None else self.places.take(rows),
+        )
+
+    def judged(self, scores: Float[Tensor, " n"]) -> Float[Tensor, " g"]:
+        """One score per input (G,) from those of its rows (N,); themselves where an input is one row."""
+        return scores if self.places is None else self.places.judged(scores)
+
+    def parts(self, most: int) -> Iterator[Activations]:
+        """The rows of many places, at most `most` at a time, so that a detector's memory is bounded."""
+        if self.places is None or len(self) <= most:
+            yield self
+            return
+        for start in range(0, len(self), most):
+            yield self.take(slice(start, start + most))
 
     def replace(self, **changes: object) -> Activations:
         """Return a copy with some fields replaced: how a rectifier hands changed activations on."""
@@ -182,7 +224,8 @@ class Activations:
         bad = torch.nonzero(~finite.cpu()).flatten()
         raise InputError(
             f"NaN or infinite activations in {len(bad)} of {len(self)} rows of {where} (first: sample "
-            f"{int(self.index[bad[0]])} of the data set). Look at that input, or for half-precision overflow."
+            f"{int(self.samples[self.group[bad[0]]])} of the data set). Look at that input, or for half-precision "
+            "overflow."
         )
 
 
