@@ -33,7 +33,14 @@ class RowVerdict(Verdict):
 
     Examples
     --------
-    See `RowClassifier`.
+    >>> from oodline.model.rows.per_input import Lowest
+    >>> from oodline.scoring.calibration import calibrate
+    >>> group, place, samples = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]), torch.arange(2)
+    >>> places = Places(group, place, samples, (1, 2), Lowest(), torch.ones(2, 3))
+    >>> scores = torch.tensor([7.0, 8.0, 6.0, 1.0])
+    >>> verdict = RowVerdict.of_rows(scores, torch.tensor([0, 1, 1, 0]), places, calibrate(torch.arange(99.0), 0.05))
+    >>> verdict.score.tolist(), verdict.is_ood.tolist(), verdict.maps("is_ood").tolist()
+    ([7.0, 1.0], [False, True], [[[False, False]], [[False, True]]])
     """
 
     rows_of: Rows | None = None
