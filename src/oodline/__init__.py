@@ -101,6 +101,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.guard.guard import Guard as Guard
     from oodline.guard.neurons import Neurons as Neurons
     from oodline.guard.probe import UnsteadyClassifierWarning as UnsteadyClassifierWarning
+    from oodline.guard.row_verdict import RowVerdict as RowVerdict
     from oodline.guard.verdict import Verdict as Verdict
     from oodline.integrations.sklearn import OODDetector as OODDetector
     from oodline.model.activations import Activations as Activations
@@ -111,6 +112,11 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.model.from_features import from_features as from_features
     from oodline.model.head import LayeredHead as LayeredHead
     from oodline.model.head import LinearHead as LinearHead
+    from oodline.model.rows.per_input import Lowest as Lowest
+    from oodline.model.rows.per_input import Mean as Mean
+    from oodline.model.rows.pixels import Pixels as Pixels
+    from oodline.model.rows.places import Places as Places
+    from oodline.model.rows.row_classifier import RowClassifier as RowClassifier
     from oodline.model.zoo import load_model as load_model
     from oodline.passes.fit_result import FitError as FitError
     from oodline.passes.fit_result import FitResult as FitResult
@@ -190,6 +196,12 @@ _HOMES = {
     "Preprocessing": "oodline.preprocessing.preprocessing",
     "load_model": "oodline.model.zoo",
     "split": "oodline.scoring.split",
+    "Lowest": "oodline.model.rows.per_input",
+    "Mean": "oodline.model.rows.per_input",
+    "Pixels": "oodline.model.rows.pixels",
+    "Places": "oodline.model.rows.places",
+    "RowClassifier": "oodline.model.rows.row_classifier",
+    "RowVerdict": "oodline.guard.row_verdict",
     "Scores": "oodline.scoring.score",
     "score": "oodline.scoring.score",
     "Candidate": "oodline.tuning.candidates",

@@ -29,6 +29,7 @@ from oodline import (
     create_detector,
     default,
 )
+from oodline._util.hashing import splitmix64
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import write_reference
 from oodline.detectors.fuse import MemberLeftOutWarning
@@ -44,7 +45,6 @@ from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
 from oodline.statistics import Backbone
-from oodline.statistics.reservoir import splitmix64
 from oodline.testing import toy_loader, toy_problem
 from oodline.testing.case import read
 from oodline.tuning.candidates import with_settings

@@ -56,3 +56,24 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+C = TypeVar("C")
+
+
+def checked_fields(kind: type[C]) -> type[C]:
+    """A dataclass whose fields are checked as `checked` does where an object is made.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @checked_fields
+    ... @dataclass(frozen=True)
+    ... class Times:
+    ...     n: int = 1
+    >>> Times("many")
+    Traceback (most recent call last):
+    oodline.errors.SettingError: `n` must be an integer; got 'many'.
+    """
+    kind.__init__ = checked(kind.__init__)  # type: ignore[method-assign]
+    return kind

@@ -41,6 +41,9 @@ from oodline.passes.fit import fit_all
 if TYPE_CHECKING:
     from oodline.preprocessing.preprocessing import Preprocessing
 
+MOST_ROWS = 65_536
+"""Rows of the same inputs, such as pixels, that are scored at once."""
+
 
 class Detector(Fitting):
     """Base of every detector.
@@ -198,6 +201,13 @@ class Detector(Fitting):
         if not torch.compiler.is_compiling():  # there, the size of a batch is a symbol
             check_scores(f"{type(self).__name__}.score", scores, len(activations))
         return scores
+
+    def score_rows(self, activations: Activations) -> Float[Tensor, " n"]:
+        """As a call; many rows of few inputs, such as pixels, are scored in parts, so that memory is bounded."""
+        if len(activations) == 0:  # no box was found
+            return activations.features.new_zeros(0)
+        found = [self(part) for part in activations.parts(MOST_ROWS)]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def fit(
         self, classifier: Classifier, loader: Iterable[Any], *, engine: Engine | None = None, progress: bool = False

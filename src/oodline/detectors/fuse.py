@@ -228,7 +228,7 @@ class Fuse(Detector):
             scores = [held_out_scores(member, everything, reference.groups).float() for _, member in self.members]
             self._take_scale([torch.stack(scores, dim=1)])
             return
-        self._take_scale([self.member_scores(everything.take(rows)) for rows in everything.index.split(CHUNK)])
+        self._take_scale([self.member_scores(everything.take(rows)) for rows in torch.split(everything.index, CHUNK)])
 
     def _take_scale(self, scores: Sequence[Tensor]) -> None:
         reference = torch.cat(list(scores))
@@ -286,7 +286,8 @@ class Fuse(Detector):
                     f"{member.fitted_on.fingerprint[:12]}, this one's is {head.fingerprint[:12]}. Fit it again."
                 )
         scores, sketch = [], ContentSketch()
-        for activations, _ in track(classifier.stream(loader, **reads([self])), "reference", loader, shown=progress):
+        batches = classifier.sampled().stream(loader, **reads([self]))
+        for activations, _ in track(batches, "reference", loader, shown=progress):
             with torch.no_grad():
                 scores.append(self.member_scores(activations))
             sketch.update(activations, None)

@@ -44,6 +44,7 @@ from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.fingerprint import Fingerprint, OtherWeightsWarning
 from oodline.model.head import HeadInfo
+from oodline.model.rows.named import reference_of
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.calibration import Calibration
 from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration, split_by_class
@@ -77,6 +78,8 @@ class Artifact:
         In the order of the logits.
     preprocessing : Preprocessing, optional
         From image to input.
+    rows : str, optional
+        How an input has several rows, such as "pixels,region=0.01".
     model : ModelSource, optional
         How the command line named the classifier.
     fit : FitInfo, optional
@@ -96,6 +99,7 @@ class Artifact:
     calibrations: dict[str, AnyCalibration] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
+    rows: str | None = None
     model: ModelSource | None = None
     fit: FitInfo | None = None
     neurons: Neurons | None = None
@@ -122,7 +126,8 @@ class Artifact:
             weights = None  # features that were computed before: the model behind them is not known
         elif weights is None:
             weights = Fingerprint.of(classifier.model)
-        return cls(detectors, HeadInfo.of(classifier.head), weights=weights, **known)
+        rows = None if classifier.rows is None else reference_of(classifier.rows)
+        return cls(detectors, HeadInfo.of(classifier.head), weights=weights, rows=rows, **known)
 
     @property
     def backbone(self) -> Backbone | None:
@@ -151,6 +156,13 @@ class Artifact:
         ArtifactError
             The state of a detector is not of the sizes and kinds of numbers that its score needs.
         """
+        own = None if classifier.rows is None else reference_of(classifier.rows)
+        if own != self.rows:
+            said = ["one row per input" if rows is None else f"rows '{rows}'" for rows in (self.rows, own)]
+            raise MismatchError(
+                f"this file was fitted on {said[0]}, and the classifier has {said[1]}. Load it with the rows it was "
+                "fitted on, or fit again."
+            )
         classifier.expect(self.head)
         now = HeadInfo.of(classifier.head)
         if now.num_features != self.head.num_features or now.num_classes not in (0, self.head.num_classes):
@@ -242,6 +254,7 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
         head=HeadRecord(**vars(artifact.head)),
         class_names=artifact.class_names,
         preprocessing=artifact.preprocessing,
+        rows=artifact.rows,
         model=artifact.model,
         fit=artifact.fit,
         neurons=artifact.neurons is not None,
@@ -310,6 +323,7 @@ def read_artifact(path: str | Path) -> Artifact:
         calibrations=calibrations,
         class_names=manifest.class_names,
         preprocessing=manifest.preprocessing,
+        rows=manifest.rows,
         model=manifest.model,
         fit=manifest.fit,
         neurons=neurons,

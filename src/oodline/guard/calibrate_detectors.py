@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from oodline.detectors.base import Detector
-from oodline.errors import OodlineError
+from oodline.errors import OodlineError, SettingError
 from oodline.guard.probe import Probe, peek, take_probe
 from oodline.model.classifier import Classifier
 from oodline.passes.engine import Engine
@@ -82,6 +82,11 @@ def calibrate_detectors(
     >>> len(calibrated.calibrations["fuse"].scores)  # of 180; the others are the reference
     151
     """
+    if classifier.rows is not None and by != "all":
+        raise SettingError(
+            f"`by` must be 'all' for a classifier with one row per place of an input; got {by!r}: an input has no "
+            "predicted class of its own."
+        )
     first, loader = peek(loader)
     if (count := count_samples(loader)) is not None:
         check_enough(count, false_alarm)
@@ -91,6 +96,8 @@ def calibrate_detectors(
     score = score or partial(score_all, on_failure=on_failure, engine=engine, progress=progress)
     scores = score({name: d for name, d in detectors.items() if name not in failures}, classifier, rest)
     failures |= scores.failures
+    if classifier.rows is not None:
+        scores = scores.where_finite()  # inputs without a row, such as a box, are not judged
     working = {name: detector for name, detector in detectors.items() if name not in failures}
     if engine is None or engine.is_main:
         warn_of_seen_data(working.values(), scores)

@@ -24,6 +24,7 @@ from oodline.guard.explainer import explainer_of, members_of, require_explainer
 from oodline.guard.explanation import Explanation, explanations
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
+from oodline.guard.row_verdict import RowVerdict
 from oodline.guard.sharing import Sharing
 from oodline.guard.verdict import Verdict
 from oodline.model.activations import Activations
@@ -259,6 +260,11 @@ class Guard(Sharing):
             As for a verdict.
         """
         calibration = self._calibrated()
+        if self.classifier.rows is not None:
+            raise SettingError(
+                f"an explanation is of one row per input, and this classifier has {self.classifier.rows.name}. The "
+                "maps or lists of the verdict say where it is unlike the training data."
+            )
         explainer = require_explainer(self.detector, self.neurons)
         activations = self.classifier(inputs, **reads([self.detector]))
         require_linear(activations.head)
@@ -273,7 +279,11 @@ class Guard(Sharing):
     @property
     def explains(self) -> bool:
         """Whether `explain` has what it needs: contributions by class, and one linear layer as head."""
-        return explainer_of(self.detector, self.neurons) is not None and isinstance(self.classifier.head, LinearHead)
+        return (
+            self.classifier.rows is None
+            and explainer_of(self.detector, self.neurons) is not None
+            and isinstance(self.classifier.head, LinearHead)
+        )
 
     def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:
@@ -283,8 +293,10 @@ class Guard(Sharing):
 
     def _judge(self, activations: Activations, calibration: AnyCalibration) -> Verdict:
         with torch.no_grad():
-            scores = self.detector(activations).cpu()
-        return Verdict.of(scores, activations.predicted.cpu(), calibration, self.class_names)
+            scores, predicted = self.detector.score_rows(activations).cpu(), activations.predicted.cpu()
+        if activations.places is not None:
+            return RowVerdict.of_rows(scores, predicted, activations.places, calibration, self.class_names)
+        return Verdict.of(scores, predicted, calibration, self.class_names)
 
     @checked
     def save(self, path: str | Path) -> Path:

@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from oodline.guard.probe import InputRecord
 from oodline.preprocessing.preprocessing import Preprocessing
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """2: calibrations promise a false-alarm rate, overall or by predicted class, where 1 aimed at a TPR; neurons.
 3: the fingerprint of all weights, a probe, and members that a detector does without; all of them may be missing.
-4: what the network's features were like, and why members were chosen; both may be missing."""
+4: what the network's features were like, and why members were chosen; both may be missing.
+5: how an input has several rows; it may be missing."""
 
 
 MAX_SIZE = 10**6
@@ -104,6 +105,8 @@ class Manifest(_Record):
     head: HeadRecord
     class_names: tuple[str, ...] | None
     preprocessing: Preprocessing | None
+    rows: str | None = None
+    """How an input has several rows, as on the command line; none: one row per input."""
     model: ModelSource | None
     fit: FitInfo | None
     neurons: bool = False

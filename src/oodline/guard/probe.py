@@ -19,6 +19,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
+from oodline._util.hashing import splitmix64
 from oodline._util.warning import warn
 from oodline.data.batch import Inputs, unpack
 from oodline.detectors.base import Detector
@@ -26,8 +27,8 @@ from oodline.errors import ArtifactError, OodlineError, SettingError
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.head import HeadInfo
+from oodline.model.rows.places import mean_by
 from oodline.passes.fit import reads
-from oodline.statistics.reservoir import splitmix64
 
 INPUTS = 2
 """Inputs of the pattern: white noise, and slow waves."""
@@ -294,5 +295,11 @@ def _run(
 ) -> tuple[Float[Tensor, "n c"], dict[str, Float[Tensor, " n"]]]:
     activations = classifier(inputs, **reads(detectors.values()))
     with torch.no_grad():
-        scores = {name: detector(activations).to("cpu", torch.float64) for name, detector in detectors.items()}
-    return activations.logits.to("cpu", torch.float32), scores
+        scores = {
+            name: activations.judged(detector.score_rows(activations)).to("cpu", torch.float64).nan_to_num(posinf=0.0)
+            for name, detector in detectors.items()
+        }
+    places, logits = activations.places, activations.logits
+    if places is not None:  # one row per input, as everywhere in a file
+        logits = mean_by(logits, places.group, places.inputs)
+    return logits.to("cpu", torch.float32), scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from oodline.errors import InputError
 from oodline.model.head import Head
 from oodline.model.layers import Layer
+from oodline.model.rows.places import Places
 
 
 class Needs(enum.Flag):
@@ -95,6 +96,9 @@ class Activations:
         Only when some detector declares `Needs.INPUTS`.
     classifier : Classifier, optional
         Only when some detector declares `Needs.CLASSIFIER`.
+    places : Places, optional
+        Of a classifier with several rows per input, such as one per pixel: which input each row came from, and where
+        in it. A sample is then a row, and `index` one number for input and place.
 
     Examples
     --------
@@ -113,6 +117,7 @@ class Activations:
     layers: Mapping[Layer, Tensor] = field(default_factory=dict)
     inputs: Tensor | Mapping[str, Tensor] | None = None
     classifier: SecondPass | None = None
+    places: Places | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -122,12 +127,25 @@ class Activations:
         """Class with the largest logit (N,); -1, no class, where there are no logits."""
         return predicted(self.logits)
 
-    def replace(self, **changes: object) -> Activations:
-        """Return a copy with some fields replaced: how a rectifier hands changed activations on."""
-        return replace(self, **changes)  # type: ignore[arg-type]
+    @property
+    def samples(self) -> Int[Tensor, " g"]:
+        """Position of each input in its data set (G,); `index` itself where an input is one row."""
+        return self.index if self.places is None else self.places.samples
 
-    def take(self, rows: Tensor) -> Activations:
-        """The samples at some positions (M,), or where a mask (N,) is true; of inputs, where they are one tensor.
+    @property
+    def group(self) -> Int[Tensor, " n"]:
+        """Which input of the batch each row came from (N,)."""
+        return torch.arange(len(self)) if self.places is None else self.places.group
+
+    @property
+    def place(self) -> Int[Tensor, " n"]:
+        """Which place of its input each row is (N,): pixel, token or box; 0 where an input is one row."""
+        return torch.zeros(len(self), dtype=torch.int64) if self.places is None else self.places.place
+
+    def take(self, rows: Tensor | slice) -> Activations:
+        """Some of the rows: by positions (M,), by a mask (N,), or by a slice; ascending where an input has several.
+
+        Where an input is one row, its feature map, layers and input come along.
 
         Examples
         --------
@@ -136,15 +154,36 @@ class Activations:
         tensor([[4., 5.],
                 [0., 1.]])
         """
-        here = rows.to(self.features.device)
-        return self.replace(
+        here = rows if isinstance(rows, slice) else rows.to(self.features.device)
+        some = self.replace(
             features=self.features[here],
             logits=self.logits[here],
-            index=self.index[rows.cpu()],
+            index=self.index[rows if isinstance(rows, slice) else rows.cpu()],
+            places=None if self.places is None else self.places.take(rows),
+        )
+        if self.places is not None:
+            return some
+        return some.replace(
             feature_map=None if self.feature_map is None else self.feature_map[here],
             layers={name: value[here] for name, value in self.layers.items()},
             inputs=self.inputs[here] if isinstance(self.inputs, Tensor) else None,
         )
+
+    def judged(self, scores: Float[Tensor, " n"]) -> Float[Tensor, " g"]:
+        """One score per input (G,) from those of its rows (N,); themselves where an input is one row."""
+        return scores if self.places is None else self.places.judged(scores)
+
+    def parts(self, most: int) -> Iterator[Activations]:
+        """The rows of many places, at most `most` at a time, so that a detector's memory is bounded."""
+        if self.places is None or len(self) <= most:
+            yield self
+            return
+        for start in range(0, len(self), most):
+            yield self.take(slice(start, start + most))
+
+    def replace(self, **changes: object) -> Activations:
+        """Return a copy with some fields replaced: how a rectifier hands changed activations on."""
+        return replace(self, **changes)  # type: ignore[arg-type]
 
     def second_pass(self) -> tuple[SecondPass, Tensor]:
         """The classifier and the inputs (N, ...), for a detector that declares `Needs.CLASSIFIER | Needs.INPUTS`.
@@ -202,7 +241,8 @@ class Activations:
         bad = torch.nonzero(~finite.cpu()).flatten()
         raise InputError(
             f"NaN or infinite activations in {len(bad)} of {len(self)} rows of {where} (first: sample "
-            f"{int(self.index[bad[0]])} of the data set). Look at that input, or for half-precision overflow."
+            f"{int(self.samples[self.group[bad[0]]])} of the data set). Look at that input, or for half-precision "
+            "overflow."
         )
 
 

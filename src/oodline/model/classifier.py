@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from oodline.model.reading import at_least_float32
 from oodline.model.wrappers import unwrapped
 
 if TYPE_CHECKING:
+    from oodline.model.rows.placed import PlacedRows
     from oodline.preprocessing.preprocessing import Preprocessing
 
 
@@ -85,6 +86,9 @@ class Classifier:
     class_names: tuple[str, ...] | None = None
     """In the order of the logits, where `load` knows them; guards carry them along."""
 
+    rows: PlacedRows | None = None
+    """How one input has several rows, for `RowClassifier`; None: one row per input."""
+
     argument_remedy: ClassVar = "Wrap the model: Classifier(model)."
 
     @checked
@@ -101,10 +105,14 @@ class Classifier:
         self.model = unwrapped(model)
         self.dtype: Dtype = dtype
         self._passes = CompiledPasses("inductor" if compile is True else compile) if compile else None
-        self._reader = HeadReader(self.model, head, binary=binary)
+        self._reader = HeadReader(self.model, head, binary=binary, guess=self._first_guess(self.model))
         self.feature_map_name = feature_map
         if feature_map is not None:
             submodule(self.model, feature_map)
+
+    @staticmethod
+    def _first_guess(model: nn.Module) -> str | None:
+        return None
 
     @classmethod
     @checked
@@ -371,6 +379,10 @@ class Classifier:
                 "the loader yielded no batch. Check the path and the split, and whether the loader is a generator that "
                 "was already used up."
             )
+
+    def sampled(self) -> Self:
+        """What statistics are to see: all of its rows."""
+        return self
 
     def lacking(self, needs: Needs, layers: Sequence[Layer] = ()) -> str:
         """What it cannot give to a method that reads `needs` and `layers`, and what to do; empty: a model is asked."""

@@ -44,6 +44,8 @@ class HeadReader:
         Its head. If omitted, `search` may find another one than the first guess.
     binary : bool
         One logit z stands for (0, z).
+    guess : str, optional
+        Where to begin the search, in place of the last linear layer.
 
     Raises
     ------
@@ -56,10 +58,12 @@ class HeadReader:
     '0'
     """
 
-    def __init__(self, model: nn.Module, name: str | None = None, *, binary: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, name: str | None = None, *, binary: bool = False, guess: str | None = None
+    ) -> None:
         self.model = model
         with evaluating(model):
-            parsed = HeadName.parse(find_head(model, name), dict(model.named_modules()))
+            parsed = HeadName.parse(find_head(model, guess if name is None else name), dict(model.named_modules()))
             assert parsed is not None
             self._reading = Reading(replace(parsed, binary=binary or parsed.binary))
             if not head_of(model, self._reading.name).num_classes:  # raises where its layers give no row of logits

@@ -202,7 +202,7 @@ def fit_all(
     wanted = [*requests, *assumed]
     shared = share_equal(wanted) and share_equal([*wanted, *beside])  # no pass is made for these alone
     if shared:
-        passes.fill(shared, classifier, loader, reads(named.values()), task="fitting", progress=progress)
+        passes.fill(shared, classifier.sampled(), loader, reads(named.values()), task="fitting", progress=progress)
         head = classifier.head
         _check_classes(loader, head, order, beside[1])
     backbone = Backbone.of(profile, head)

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline._util.checked import checked
+from oodline._util.hashing import splitmix64
 from oodline._util.ranges import Count, Positive, Share
 from oodline.data.batch import Loader
 from oodline.detectors.relation import WEAK, relations
 from oodline.errors import InputError
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
-from oodline.statistics.reservoir import splitmix64
 from oodline.statistics.sources import group
 
 CHUNK = 256

@@ -115,12 +115,13 @@ class RowWriter:
         """Score one batch; labels are not used."""
         batch = score_batch(self.detectors, activations)
         if self._file is None:
-            self._open(int(activations.index[0]))
-        self._index.append(activations.index.cpu())
-        self._labels.append(activations.predicted.cpu())
+            self._open(int(activations.samples[0]))
+        self._index.append(activations.samples.cpu())
+        one = activations.places is None  # an input with several rows has no class of its own
+        self._labels.append(activations.predicted.cpu() if one else torch.full((len(activations.samples),), -1))
         for name, values in batch.items():
             self._scores[name].append(values)
-        self.count += len(activations)
+        self.count += len(activations.samples)
         if len(self._index) >= ROW_GROUP:
             self._flush()
 

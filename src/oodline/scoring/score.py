@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -60,6 +61,20 @@ class Scores:
     seconds: dict[str, float]
     content: Int[Tensor, " n"] | None = None
     failures: dict[str, OodlineError] = field(default_factory=dict)
+
+    def where_finite(self) -> Scores:
+        """The samples whose scores are all finite: those that have a row, where a sample has several or none."""
+        kept = torch.ones(len(self.index), dtype=torch.bool)
+        for column in self.scores.values():
+            kept &= column.isfinite()
+        return replace(
+            self,
+            scores={name: column[kept] for name, column in self.scores.items()},
+            predicted=self.predicted[kept],
+            index=self.index[kept],
+            labels=None if self.labels is None else self.labels[kept],
+            content=None if self.content is None else self.content[kept],
+        )
 
 
 @checked

@@ -14,13 +14,15 @@ from oodline._util.digests import Digest
 from oodline.detectors.base import Detector
 from oodline.errors import InputError, OodlineError
 from oodline.model.activations import Activations
-from oodline.statistics.content_sketch import content_hash
+from oodline.statistics.content_sketch import content_of
 
 
 def score_batch(
     detectors: Mapping[str, Detector], activations: Activations, seconds: dict[str, float] | None = None
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Scores of one batch by each detector (N,), float64, on the CPU; adds each one's wall time to `seconds`.
+    """Scores of the inputs of one batch by each detector (N,), float64, on the CPU; adds its wall time to `seconds`.
+
+    An input with several rows is judged by them; infinite where it has none.
 
     Raises
     ------
@@ -30,16 +32,16 @@ def score_batch(
     scores = {}
     for name, detector in detectors.items():
         started = perf_counter()
-        values = detector(activations).detach().to("cpu", torch.float64)
+        values = detector.score_rows(activations).detach().to("cpu", torch.float64)
         if seconds is not None:
             seconds[name] += perf_counter() - started
         if not bool(torch.isfinite(values).all()):
             bad = torch.nonzero(~torch.isfinite(values)).flatten()
             raise InputError(
                 f"'{name}' gave NaN or infinite scores for {len(bad)} of {len(values)} samples of a batch (first: "
-                f"sample {int(activations.index[bad[0]])} of the data set)."
+                f"sample {int(activations.samples[activations.group[bad[0]]])} of the data set)."
             )
-        scores[name] = values
+        scores[name] = activations.judged(values)
     return scores
 
 
@@ -86,15 +88,16 @@ class ScoreCollector:
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Score one batch."""
         scores = self._scores(activations)
-        if labels is not None and labels.shape != (len(activations),):
-            labels = None  # they are not classes, whatever they are
-        unknown = torch.zeros(len(activations), dtype=torch.int64)
+        count = len(activations.samples)
+        if labels is not None and (labels.shape != (count,) or activations.places is not None):
+            labels = None  # they are not classes of the inputs, whatever they are
+        unknown = torch.zeros(count, dtype=torch.int64)
         self._append(
             {
                 **{f"score/{name}": values for name, values in scores.items()},
-                "predicted": activations.predicted,
-                "index": activations.index,
-                "content": content_hash(activations.features),
+                "predicted": activations.predicted if activations.places is None else unknown - 1,
+                "index": activations.samples,
+                "content": content_of(activations),
                 "labels": unknown if labels is None else labels.long(),
             }
         )
@@ -148,7 +151,7 @@ class ScoreCollector:
             return score_batch(self.detectors, activations, self.seconds)
         scores = {}
         for name, detector in self.detectors.items():
-            scores[name] = torch.full((len(activations),), torch.nan, dtype=torch.float64)
+            scores[name] = torch.full((len(activations.samples),), torch.nan, dtype=torch.float64)
             if name not in self.failures:
                 try:
                     scores |= score_batch({name: detector}, activations, self.seconds)

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from oodline._util.checked import checked
+from oodline._util.hashing import splitmix64
 from oodline._util.ranges import Rate
 from oodline.data.batch import Batch, Inputs, Loader, unpack
 from oodline.detectors.base import Detector
 from oodline.errors import OodlineError
 from oodline.model.classifier import Classifier
 from oodline.scoring.calibration import samples_needed
-from oodline.statistics.reservoir import splitmix64
 
 ENOUGH = 100
 """Held-out samples of which a fifth says how a detector's scores are distributed."""

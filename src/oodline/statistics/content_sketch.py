@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from oodline._util.hashing import splitmix64
 from oodline.errors import SettingError
 from oodline.model.activations import Activations
 from oodline.statistics.base import Statistic
-from oodline.statistics.reservoir import splitmix64
 
 SIZE = 1024
 """Hashes kept, unless told otherwise: 8 kB."""
@@ -61,7 +61,7 @@ class ContentSketch(Statistic):
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Take in one batch; labels are not used."""
-        self._keep(content_hash(activations.features))
+        self._keep(content_of(activations))
 
     def _absorb(self, other: Self) -> None:
         self._keep(other.hashes)
@@ -91,6 +91,11 @@ def content_hash(features: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
     # integers of 64 bits wrap around, on every device alike
     sums = (scaled.round().long() * torch.from_numpy(odd.view(np.int64)).to(scaled.device)).sum(1)
     return torch.from_numpy(splitmix64(sums.cpu().numpy().view(np.uint64)).view(np.int64))
+
+
+def content_of(activations: Activations) -> Int[Tensor, " g"]:
+    """The hash of each input (G,); of one with several rows, such as pixels, that of their mean."""
+    return content_hash(activations.features if activations.places is None else activations.places.means)
 
 
 def was_seen(sketch: Int[Tensor, " s"], hashes: Int[Tensor, " n"], size: int = SIZE) -> Bool[Tensor, " m"]:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oodline._util.hashing import splitmix64
 from oodline.errors import SettingError, StatisticsError
 from oodline.model.activations import Activations
 from oodline.statistics.base import Statistic
@@ -167,12 +168,3 @@ def _put(into: Tensor, place: Tensor, values: Tensor, length: int) -> Tensor:
         into = torch.cat([into, into.new_empty((length - len(into), *into.shape[1:]))])
     into[place] = values
     return into
-
-
-def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): a bijection, so two numbers never share a hash."""
-    with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))

@@ -67,7 +67,7 @@ class Seen(Statistic):
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Take in one batch; labels are not used."""
-        index = activations.index.cpu().long()
+        index = activations.samples.cpu().long()
         if len(index):
             self._take(torch.stack([index, index + 1], dim=1))
 

@@ -1,0 +1,84 @@
+"""How an input with many rows is judged: one score per input from the scores of its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from oodline._util.checked import checked_fields
+from oodline._util.ranges import Count, Range
+
+
+@runtime_checkable
+class PerInput(Protocol):
+    """From scores of rows to one score per input, higher = more in-distribution."""
+
+    compares_rows: bool
+    """Whether an input is flagged exactly where enough of its rows are below the threshold."""
+
+    def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
+        """One score for each of `inputs` inputs (G,); infinite where an input has no row."""
+        ...
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Lowest:
+    """The k-th lowest score of an input's rows: it is below a threshold exactly where at least k rows are.
+
+    So with the threshold of a guard, an input is flagged where a region of at least k rows is, and a promise on inputs
+    is one on regions: at most a fraction `false_alarm` of ID inputs has any.
+
+    Parameters
+    ----------
+    share : float
+        k as a share of the input's rows, rounded up.
+    count : int
+        k at least.
+
+    Examples
+    --------
+    >>> scores, group = torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0, 0, 0, 1])
+    >>> Lowest()(scores, group, 3), Lowest(count=2)(scores, group, 2)
+    (tensor([1., 5., inf]), tensor([2., 5.]))
+    """
+
+    share: Annotated[float, Range(0, 1)] = 0.0
+    count: Count = 1
+
+    compares_rows = True
+
+    def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
+        """The k-th lowest of each input, or the highest where it has fewer rows than k."""
+        order = scores.argsort(stable=True)
+        order = order[group[order].argsort(stable=True)]  # by input, then by score
+        rows = torch.bincount(group, minlength=inputs)
+        wanted = (rows.double() * self.share).ceil().long().clamp(min=self.count)
+        first = rows.cumsum(0) - rows
+        chosen = (first + torch.minimum(wanted, rows) - 1).clamp(0, max(len(scores) - 1, 0))
+        if len(scores) == 0:
+            return scores.new_full((inputs,), torch.inf)
+        return torch.where(rows > 0, scores[order][chosen], torch.inf)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean score of an input's rows: for what is odd as a whole, such as a text.
+
+    Examples
+    --------
+    >>> Mean()(torch.tensor([3.0, 1.0, 5.0]), torch.tensor([0, 0, 1]), 3)
+    tensor([2., 5., inf])
+    """
+
+    compares_rows = False
+
+    def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
+        """The mean of each input."""
+        rows = torch.bincount(group, minlength=inputs)
+        total = torch.zeros(inputs, dtype=torch.float64, device=scores.device).index_add_(0, group, scores.double())
+        return torch.where(rows > 0, total / rows.clamp(min=1), torch.inf).to(scores.dtype)

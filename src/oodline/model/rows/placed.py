@@ -1,0 +1,140 @@
+"""Rows of a head that is applied at many places: a 1x1 convolution on a map, a linear layer on tokens."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from oodline.data.batch import Inputs
+from oodline.errors import HeadError
+from oodline.model.linear_modules import Affine, affine_of
+from oodline.model.rows.per_input import PerInput
+
+
+@dataclass(frozen=True, eq=False)
+class Returned:
+    """What a model returned for N inputs, as rows.
+
+    Parameters
+    ----------
+    logits : Tensor (N, P, C)
+        Of the P places of each input.
+    grid : tuple of int
+        Shape of the places; its product is P.
+    kept : Tensor (N, P), bool, optional
+        Which places are rows; all if omitted.
+    known : mapping of str to Tensor (N, P, ...)
+        What else is known of each place.
+    """
+
+    logits: Tensor
+    grid: tuple[int, ...]
+    kept: Bool[Tensor, "n p"] | None = None
+    known: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Values (N, P, ...) of the rows (M, ...)."""
+        return values.flatten(0, 1) if self.kept is None else values[self.kept.to(values.device)]
+
+
+class PlacedRows(abc.ABC):
+    """How the rows of one kind of model are laid out. Subclasses: `Pixels`, `Tokens`."""
+
+    name: ClassVar[str]
+    """How it is called on the command line and in files."""
+
+    fit_share: float
+    """Share of the rows that statistics see, chosen by a hash of their positions."""
+
+    per_input: PerInput
+    """How an input is judged by its rows."""
+
+    @abc.abstractmethod
+    def returned(self, model: nn.Module, output: Any, inputs: Inputs, heads: Mapping[str, Tensor]) -> Returned:
+        """The rows of what a model returned.
+
+        Parameters
+        ----------
+        model : nn.Module
+            For messages.
+        output : object
+            What it returned.
+        inputs : Tensor or mapping
+            What it was given.
+        heads : mapping of str to Tensor
+            What modules returned that may be its head, by name: where it was brought to another resolution afterwards,
+            their places are the rows.
+
+        Raises
+        ------
+        HeadError
+            They cannot be laid out so.
+        """
+
+    @abc.abstractmethod
+    def labels(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p"]:
+        """Labels of all places (N, P), on the CPU; -1 for what is to be left out.
+
+        Raises
+        ------
+        LabelError
+            They are of another shape.
+        """
+
+
+def laid_out(model: nn.Module, names: Mapping[str, str], seen: Mapping[str, Any], inputs: int) -> dict[str, Tensor]:
+    """What modules read or returned, as (N, P, D), by key; without what cannot be laid out so.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Their model.
+    names : mapping of str to str
+        From keys of `seen` to names of modules.
+    seen : mapping
+        What was heard.
+    inputs : int
+        N.
+    """
+    found = {}
+    for key, name in names.items():
+        affine, value = affine_of(model.get_submodule(name)), seen.get(key)
+        if affine is not None and isinstance(value, Tensor):
+            placed = _places(affine, value, inputs)
+            if placed is not None:
+                found[key] = placed
+    return found
+
+
+def _places(affine: Affine, value: Tensor, inputs: int) -> Tensor | None:
+    return affine.places(value, inputs) if value.shape[0] == inputs else None
+
+
+def check_single(model: nn.Module, name: str) -> None:
+    """Raise `HeadError` where a head of rows is not one layer at each place."""
+    if affine_of(model.get_submodule(name)) is None:
+        kind = type(model.get_submodule(name)).__name__
+        raise HeadError(
+            f"the head '{name}' is a {kind}; rows need one linear layer or 1x1 convolution, applied at every place. "
+            "Name the last one: head='NAME'."
+        )
+
+
+def numbered(kept: Tensor | None, inputs: int, places: int) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
+    """Input and place of each row (M,), on the CPU.
+
+    Examples
+    --------
+    >>> numbered(torch.tensor([[True, False], [True, True]]), 2, 2)
+    (tensor([0, 1, 1]), tensor([0, 0, 1]))
+    """
+    if kept is None:
+        return torch.arange(inputs).repeat_interleave(places), torch.arange(places).repeat(inputs)
+    group, place = torch.nonzero(kept.cpu(), as_tuple=True)
+    return group, place

@@ -1,0 +1,240 @@
+"""`RowClassifier`: a model that gives one decision per pixel or token, read as rows of features and logits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Self
+
+import torch
+from torch import Tensor, nn
+
+from oodline._util.checked import checked
+from oodline._util.hashing import hashed_share
+from oodline._util.ranges import LeftToIt
+from oodline.data.batch import Inputs, Loader, as_tensors, unpack
+from oodline.errors import HeadError, InputError
+from oodline.model.activations import Activations, Needs
+from oodline.model.classifier import Classifier
+from oodline.model.eval_mode import evaluating
+from oodline.model.forward import forward, moved
+from oodline.model.gradients import Gradients
+from oodline.model.hooks import listening
+from oodline.model.layers import Layer
+from oodline.model.linear_modules import linear_names
+from oodline.model.outputs import first_rows
+from oodline.model.precision import Dtype
+from oodline.model.reading import at_least_float32
+from oodline.model.rows.named import rows_of
+from oodline.model.rows.placed import PlacedRows, Returned, check_single, laid_out, numbered
+from oodline.model.rows.places import MOST_PLACES, Places, mean_by
+
+
+class RowClassifier(Classifier):
+    """A model with one decision per pixel or token: every place is one row of features and logits.
+
+    Everything that takes a `Classifier` takes it. Detectors are fitted on a share of the rows (`rows.fit_share`), an
+    input is judged by all of its rows (`rows.per_input`), and a `Guard` says of each row and of each input whether it
+    is unlike the training data.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its logits are `W f + b` of features f at each place.
+    rows : Pixels or str
+        How the rows are laid out, and how an input is judged by them; or a reference such as "pixels,region=0.02".
+    head : str, optional
+        Name of the head; found by comparing numbers if omitted.
+    binary : bool
+        The model returns one logit per place, of the second of two classes: take (0, z).
+    dtype : {"float32", "bfloat16", "float16"}
+        As in `Classifier`.
+
+    Raises
+    ------
+    HeadError
+        As `Classifier`.
+
+    Examples
+    --------
+    >>> import oodline as ol
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> classifier = ol.RowClassifier(model, ol.Pixels(fit_share=1.0))
+    >>> detector = ol.Mahalanobis(by="all").fit(classifier, torch.randn(40, 3, 6, 6))
+    >>> guard = ol.Guard(classifier, detector).calibrate(torch.randn(40, 3, 6, 6), false_alarm=0.1)
+    >>> verdict = guard(torch.cat([torch.zeros(1, 3, 6, 6), -99 * torch.ones(1, 3, 6, 6)]))
+    >>> verdict.is_ood.tolist(), verdict.maps("is_ood").shape
+    ([False, True], torch.Size([2, 6, 6]))
+    """
+
+    rows: PlacedRows
+    _sampling = False
+
+    @checked
+    def __init__(
+        self,
+        model: Annotated[nn.Module, LeftToIt()],
+        rows: PlacedRows | str,
+        head: str | None = None,
+        *,
+        binary: bool = False,
+        dtype: Dtype = "float32",
+    ) -> None:
+        super().__init__(model, head, binary=binary, dtype=dtype)
+        if head is not None and self._reader.is_named:
+            for name in head.split("+"):
+                check_single(self.model, name.rpartition("*")[2].strip())
+        self.rows = rows_of(rows) if isinstance(rows, str) else rows
+
+    @staticmethod
+    def _first_guess(model: nn.Module) -> str | None:
+        # whatever follows it, such as an activation, the first pass finds out whether it makes the logits
+        return next((name for name, _ in reversed([*linear_names(model)])), None)
+
+    def __repr__(self) -> str:
+        return f"Row{super().__repr__()[:-1]}, rows={self.rows})"
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        *,
+        needs: Needs = Needs.LOGITS,
+        layers: Sequence[Layer] = (),
+        index: Tensor | None = None,
+    ) -> Activations:
+        """Run the model once over a batch of N inputs; one row for each place.
+
+        Parameters
+        ----------
+        inputs, needs, layers
+            As in `Classifier`.
+        index : Tensor (N,), optional
+            Position of each input in its data set. If omitted, 0..N-1.
+
+        Raises
+        ------
+        HeadError, InputError
+            As `Classifier`, or more is asked for than rows can have.
+        """
+        if why := self.lacking(needs, layers):
+            raise InputError(f"this pass {why}")
+        inputs = moved(self.model, self.device, as_tensors(inputs))
+        with evaluating(self.model), self.computing():
+            seen, returned = self._rows(inputs, *self._reader.keys)
+            logits = self._row_logits(returned)
+            read = self._reader.read(seen, logits)
+            if read is None:
+                self._reader.search(lambda *keys: self._probe_rows(inputs, *keys), logits.shape[1])
+                seen, returned = self._rows(inputs, *self._reader.keys)
+                read = self._reader.read(seen, self._row_logits(returned))
+            if read is None:
+                raise HeadError(f"'{self.head_name}' gives the logits of some rows and not of others.")
+        features = at_least_float32(read.features)
+        places = self._places(returned, features, index)
+        activations = Activations(
+            features=features,
+            logits=at_least_float32(read.logits),
+            head=read.head.to(features),
+            index=places.index,
+            inputs=inputs if Needs.INPUTS in needs else None,
+            places=places,
+        )
+        activations.check_finite("this batch")
+        return activations
+
+    @checked
+    def stream(
+        self, loader: Loader, *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()
+    ) -> Iterator[tuple[Activations, Tensor | None]]:
+        """As `Classifier.stream`; labels are maps, and come as one per row, -1 for rows that are to be left out."""
+        total, chosen = 0, 0
+        for batch in loader:
+            inputs, labels, index = unpack(batch, total)
+            activations = self(inputs, needs=needs, layers=layers, index=index)
+            assert activations.places is not None
+            total += len(index)
+            of_rows = None if labels is None else self._labels(labels, activations.places)
+            if self._sampling:
+                rows = hashed_share(activations.index, self.rows.fit_share)
+                rows &= True if of_rows is None else of_rows >= 0
+                activations, of_rows = activations.take(rows), None if of_rows is None else of_rows[rows]
+                if len(activations) == 0:
+                    continue
+            chosen += len(activations)
+            yield activations, of_rows
+        if total == 0 or chosen == 0:
+            what = "batch" if total == 0 else f"row to fit on, of {total} inputs"
+            raise InputError(
+                f"the loader yielded no {what}. Check the path and the split, whether all labels are those to ignore, "
+                "and whether the loader is a generator that was already used up."
+            )
+
+    def sampled(self) -> Self:
+        """The same classifier, whose `stream` yields the share of rows that detectors are fitted on."""
+        other = copy.copy(self)
+        other._sampling = True
+        return other
+
+    def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()) -> Activations:
+        """The same pass without data-dependent checks, so that `torch.export` can trace it; all places are rows."""
+        raise InputError("a classifier of rows cannot be exported yet.")
+
+    def gradients(self, inputs: Inputs, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ()) -> Gradients:
+        """There are none of rows.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        raise InputError(f"this method {self.lacking(Needs.CLASSIFIER)}")
+
+    def lacking(self, needs: Needs, layers: Sequence[Layer] = ()) -> str:
+        """What rows cannot have, and what to do; empty where nothing is missing."""
+        asked = [
+            (Needs.FEATURE_MAP in needs, "the feature map before pooling"),
+            (Needs.CLASSIFIER in needs, "the model, to run it again or for gradients"),
+            (bool(layers), "the outputs of layers of the model"),
+        ]
+        missing = " and ".join(what for there, what in asked if there)
+        kind = self.rows.name
+        return missing and (
+            f"needs {missing}, which belong to an input and not to its {kind}. Take one that reads features, logits "
+            "and the head: `oodline methods` says what each reads."
+        )
+
+    def _rows(
+        self, inputs: Inputs, inside: Mapping[str, str], outside: Mapping[str, str]
+    ) -> tuple[dict[str, Tensor], Returned]:
+        with torch.no_grad(), listening(self.model, inputs=inside, outputs=outside) as seen:
+            output = forward(self.model, inputs)
+        heads = {name: value for key, name in outside.items() if isinstance(value := seen.get(key), Tensor)}
+        returned = self.rows.returned(self.model, output, inputs, heads)
+        count, places = returned.logits.shape[:2]
+        if places > MOST_PLACES:
+            raise InputError(f"an input has {places} {self.rows.name}, and at most {MOST_PLACES} can be read.")
+        found = laid_out(self.model, {**inside, **outside}, seen, count)
+        return {k: returned.rows(v) for k, v in found.items() if v.shape[1] == places}, returned
+
+    def _probe_rows(self, inputs: Inputs, *keys: Mapping[str, str]) -> tuple[dict[str, Tensor], Tensor]:
+        seen, returned = self._rows(first_rows(inputs, 2), *keys)
+        return seen, self._row_logits(returned)
+
+    def _row_logits(self, returned: Returned) -> Tensor:
+        return returned.rows(returned.logits)
+
+    def _places(self, returned: Returned, features: Tensor, index: Tensor | None) -> Places:
+        count, places = returned.logits.shape[:2]
+        if index is None:
+            index = torch.arange(count)
+        elif index.shape != (count,):
+            raise InputError(f"index must have one position per input, ({count},); got shape {tuple(index.shape)}.")
+        group, place = numbered(returned.kept, count, places)
+        known = {name: returned.rows(value) for name, value in returned.known.items()}
+        means = mean_by(features, group, count)
+        return Places(group, place, index.cpu().long(), returned.grid, self.rows.per_input, means, known)
+
+    def _labels(self, labels: Tensor, places: Places) -> Tensor:
+        whole = self.rows.labels(labels, places.grid, places.inputs)
+        return whole[places.group, places.place]
