@@ -78,10 +78,16 @@ def export(
     from oodline.guard.export import export_onnx, export_program, export_triton
     from oodline.guard.guard import Guard
     from oodline.guard.openvino import export_openvino
+    from oodline.preprocessing.preprocessing import Preprocessing
 
     running.show_warnings()
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact, data, running=running)
+    if not isinstance(loaded.preprocessing, Preprocessing):
+        raise SettingError(
+            f"{guard} is for texts, and `oodline export` writes graphs of images or tensors. Guard.export_onnx("
+            "FILE, tokens) writes one of tokens."
+        )
     loaded_guard = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)
     loaded_guard.preprocessing = None if data is not None and is_tensors(data) else loaded.classifier.preprocessing
     inside = loaded.preprocessing if preprocess_inside else None

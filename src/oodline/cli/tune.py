@@ -85,7 +85,7 @@ def tune(
         check_writable(output)
 
     from oodline._util.files import write_atomically
-    from oodline.data import TensorLoader, TensorSample, TensorSource, image_loader, sample
+    from oodline.data import TensorLoader, TensorSample, TensorSource, TextLoader, image_loader, sample
     from oodline.detectors.catalog import create_detector
     from oodline.tuning.search import tune as search
 
@@ -100,10 +100,18 @@ def tune(
         assert isinstance(held_out_loader.source, TensorSource)
         picked = TensorSample(held_out_loader.source, held_out_limit, seed)
         held_out_loader = TensorLoader(picked, reading.batch_size, label_offset=reading.label_offset)
+    elif isinstance(held_out_loader, TextLoader):
+        held_out_loader = TextLoader(
+            sample(held_out_loader.source, held_out_limit, seed),
+            held_out_loader.preprocessing,
+            reading.batch_size,
+            on_error=reading.on_error,
+            label_offset=reading.label_offset,
+        )
     else:
         held_out_loader = image_loader(
             sample(held_out_loader.source, held_out_limit, seed),
-            loaded.preprocessing,
+            held_out_loader.dataset.preprocessing,
             batch_size=reading.batch_size,
             workers=reading.workers,
             on_error=reading.on_error,
