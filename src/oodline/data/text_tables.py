@@ -96,6 +96,7 @@ class _Lines(_OneFile):
                     value = self._parsed(file.read(end - first).decode()).get(name)
                 except ValueError:
                     value = None
+                value = None if value == "" else value  # as CSV says that there is none
                 found.append(known.setdefault(value, value) if isinstance(value, str) else value)
         return [(_as_arrow(found, f"column '{name}' of {self.path}"), None)]
 

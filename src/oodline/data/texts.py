@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from oodline.data.columns import LABELS, Labels, class_numbers, find_column, joi
 from oodline.data.text_tables import SUFFIXES, Table, open_table
 from oodline.errors import DataError, TextError
 from oodline.preprocessing.text import Text
+
+HALF = re.compile("[\ud800-\udfff]")
+"""What JSON can say and UTF-8 cannot."""
 
 TEXTS = (
     "text",
@@ -101,7 +105,9 @@ class TextFile:
         found = Labels(np.full(len(self._table), -1, np.int32))
         if column is not None:
             parts = self._table.column(column)
-            found = join_labels([class_numbers(values, names, f"column '{column}' of {path}") for values, names in parts])
+            found = join_labels(
+                [class_numbers(values, names, f"column '{column}' of {path}") for values, names in parts]
+            )
         self.labels, self.class_names = found.values, found.names
 
     def __len__(self) -> int:
@@ -214,4 +220,6 @@ def _checked(value: object) -> str:
         raise ValueError(f"it holds {type(value).__name__}, not a text")
     if not value.strip():
         raise ValueError("it is empty")
+    if HALF.search(value):
+        raise ValueError("it holds half of a surrogate pair, which is no character")
     return value

@@ -103,9 +103,7 @@ def measure(
     return outcome
 
 
-def _calibrate(
-    outcome: Outcome, classifier: Classifier, loader: AnyLoader, tpr: float, progress: bool
-) -> Scores:
+def _calibrate(outcome: Outcome, classifier: Classifier, loader: AnyLoader, tpr: float, progress: bool) -> Scores:
     calibrated = calibrate_detectors(
         outcome.detectors,
         classifier,

@@ -65,6 +65,11 @@ def text_preprocessing(name: str, model: nn.Module, max_length: object = None) -
             f"the tokenizer of hf:{name} cannot be loaded: {type(error).__name__}: {reason}. Save it beside the model: "
             "tokenizer.save_pretrained(FOLDER)."
         ) from error
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # what transformers makes of no files
+        raise ModelError(
+            f"the tokenizer of hf:{name} has no words: its files are not there. Save it beside the model: "
+            "tokenizer.save_pretrained(FOLDER)."
+        )
     config: Any = model.config
     padding = getattr(config, "pad_token_id", None)
     if tokenizer.pad_token_id is None and isinstance(padding, int) and 0 <= padding < len(tokenizer):

@@ -115,7 +115,7 @@ class TextPreprocessing(BaseModel):
         with _LOCK:
             made = [dict(_encoded(tokenizer, text)) for text in SAMPLES]
             padded = tokenizer(
-                list(SAMPLES[:2]), padding=True, truncation=True, max_length=least + 4, return_attention_mask=True
+                [SAMPLES[0], "a"], padding=True, truncation=True, max_length=least + 4, return_attention_mask=True
             )
         vocabulary = sorted(tokenizer.get_vocab().items())
         taken = tokenizer.model_input_names if arguments is None else arguments
@@ -166,18 +166,21 @@ class TextPreprocessing(BaseModel):
             )
         if not are_texts(texts):
             raise InputError("texts must be a list of strings, or of pairs of strings, and at least one.")
-        with _LOCK:
-            limit = self.max_length
-            made = self._tokenizer(
-                *_columns(texts),
-                padding=True,
-                truncation=limit is not None,
-                max_length=limit,
-                return_attention_mask=True,
-                return_tensors="pt",
-            )
-            full = [] if limit is None else (made["attention_mask"].sum(1) >= limit).nonzero().flatten().tolist()
-            truncated = [i for i in full if len(_encoded(self._tokenizer, texts[i])["input_ids"]) > (limit or 0)]
+        limit = self.max_length
+        try:
+            with _LOCK:
+                made = self._tokenizer(
+                    *_columns(texts),
+                    padding=True,
+                    truncation=limit is not None,
+                    max_length=limit,
+                    return_attention_mask=True,
+                    return_tensors="pt",
+                )
+                full = [] if limit is None else (made["attention_mask"].sum(1) >= limit).nonzero().flatten().tolist()
+                truncated = [i for i in full if len(_encoded(self._tokenizer, texts[i])["input_ids"]) > (limit or 0)]
+        except Exception as error:  # such as characters that are none
+            raise InputError(f"the tokenizer refuses these texts: {type(error).__name__}: {error}.") from error
         return Tokens({name: made[name] for name in self.arguments if name in made}, truncated)
 
     def __call__(self, texts: Sequence[Text]) -> dict[str, Tensor]:

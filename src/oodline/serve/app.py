@@ -124,7 +124,16 @@ def create_app(
     metrics_refused = (*_ALWAYS, p.UNAUTHORISED) if metrics_lock else _ALWAYS
     known = describe_guard(guard, calibration, service.limits(), service.unit)
     malformed, too_many, unreadable, too_large = service.problems
-    upload = (malformed, p.BODY_TOO_SLOW, p.BODY_TOO_LARGE, too_many, p.UNSUPPORTED_TYPE, unreadable, too_large, *_JUDGED)
+    upload = (
+        malformed,
+        p.BODY_TOO_SLOW,
+        p.BODY_TOO_LARGE,
+        too_many,
+        p.UNSUPPORTED_TYPE,
+        unreadable,
+        too_large,
+        *_JUDGED,
+    )
 
     @app.post(
         "/v1/predict",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import Counter
 
+from oodline.data.texts import HALF
 from oodline.guard.guard import Guard
 from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.preprocessing.text import Text, TextPreprocessing
@@ -22,8 +22,6 @@ from oodline.serve.settings import ServeSettings
 from oodline.serve.uploads import Body
 
 HOW = 'Send JSON as application/json: {"texts": ["...", "..."]}, where a text may be a pair of texts.'
-
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -143,15 +141,21 @@ def checked_text(value: Any, settings: ServeSettings) -> Text:
         It is something else, empty, too long, or holds what is no character.
     """
     parts = [value] if isinstance(value, str) else value
-    if not isinstance(parts, list) or len(parts) != 1 + isinstance(value, list) or not all(isinstance(part, str) for part in parts):
+    if (
+        not isinstance(parts, list)
+        or len(parts) != 1 + isinstance(value, list)
+        or not all(isinstance(part, str) for part in parts)
+    ):
         raise Problem(UNREADABLE_TEXT, f"It is a JSON {_kind(value)}, not a text.", HOW)
     if not all(part.strip() for part in parts):
         raise Problem(UNREADABLE_TEXT, "It is empty.", "Send a text that is not empty.")
     if (length := sum(map(len, parts))) > settings.max_characters:
         most = f"Send at most {settings.max_characters} characters (max_characters)."
         raise Problem(TEXT_TOO_LONG, f"It has {length} characters.", most)
-    if any(SURROGATE.search(part) for part in parts):
-        raise Problem(UNREADABLE_TEXT, "It holds half of a surrogate pair, which is no character.", "Send Unicode text.")
+    if any(HALF.search(part) for part in parts):
+        raise Problem(
+            UNREADABLE_TEXT, "It holds half of a surrogate pair, which is no character.", "Send Unicode text."
+        )
     return parts[0] if isinstance(value, str) else (parts[0], parts[-1])
 
 
