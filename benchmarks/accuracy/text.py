@@ -2,9 +2,9 @@
 
     python -m benchmarks.accuracy.text [--shared ../shared] [--folder DIR] [--json]
 
-A BERT of two layers is trained from scratch on the 150 intents, with a WordPiece tokenizer made from the same texts, and
-saved as a folder (a few minutes on one core; `--folder` keeps it, and takes it again). Then both doors do the same from
-raw text: `oodline fit`, `score` and `evaluate` with `--model hf:FOLDER` on CSV files, and the functions of Python. Their
+A BERT of two layers is trained from scratch on the 150 intents, with a WordPiece tokenizer made from the same texts,
+and saved as a folder (a few minutes on one core; `--folder` keeps it, and takes it again). Then both doors do the same
+from raw text: `oodline fit` and `score` with `--model hf:FOLDER` on CSV files, and the functions of Python. Their
 scores must be equal to the bit. The detectors are fitted on `train`, calibrated on `val`; ID is `test`, OOD the
 labelled out-of-scope queries, `oos_test`. The same seed gives the same numbers on the same machine.
 """

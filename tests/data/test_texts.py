@@ -83,7 +83,7 @@ def test_columns_are_found_by_name_or_named(head, options, expected, tmp_path):
             "a.csv",
             "a,b\n1,2\n",
             "",
-            r"has no column 'text'; its columns are a, b\. Name .*,text=COLUMN, or by --text-c",
+            r"has no column 'text'; its columns are a, b\. Name .*,text=COLUMN, or by --",
         ),
         ("a.csv", "query,review\n1,2\n", "", r"several columns that may be the text: query, review"),
         ("a.csv", "text,label\n1,2\n", ",label=x", r"has no column 'x'; its columns are text, label"),
@@ -141,9 +141,7 @@ def seven(tmp_path, preprocessing):
 
 def test_a_loader_knows_its_rows_and_is_cut_anew(seven):
     assert isinstance(seven, KnownLoader) and isinstance(seven, TextLoader)
-    with pytest.warns(
-        UserWarning, match=r"3 of 7 texts have more than 6 tokens and are cut there, the first of them a\."
-    ):
+    with pytest.warns(UserWarning, match=r"3 of 7 texts have more than 6 tokens and are cut there, the first .* a\."):
         batches = list(seven)
     assert seven.truncated == 3
     assert [len(batch.index) for batch in batches] == [2, 2, 2, 1]

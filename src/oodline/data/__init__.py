@@ -1,7 +1,7 @@
 """Data sets: folders, Parquet files, torchvision and Hugging Face data sets of images; files of texts and of tensors.
 
-A source knows its samples by position: a name to print, a label, and the image or text itself. A loader turns a source into
-batches that carry those positions, so that a skipped sample never shifts the identity of the others.
+A source knows its samples by position: a name to print, a label, and the image or text itself. A loader turns a source
+into batches that carry those positions, so that a skipped sample never shifts the identity of the others.
 """
 
 from oodline.data.folder import ImageFolder

@@ -19,7 +19,7 @@ from oodline.preprocessing.text import Text, TextPreprocessing
 
 
 class TextLoader:
-    """Batches of a source of texts in its order, with the position of every text.
+    r"""Batches of a source of texts in its order, with the position of every text.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class TextLoader:
     >>> from oodline.data import open_texts
     >>> from oodline.testing import toy_tokenizer
     >>> with TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "a.csv").write_text("text,label\\na red rose,1\\nthe sky,0\\n")
+    ...     _ = Path(folder, "a.csv").write_text("text,label\na red rose,1\nthe sky,0\n")
     ...     [batch] = TextLoader(open_texts(f"{folder}/a.csv"), TextPreprocessing.of(toy_tokenizer()))
     >>> batch.inputs["input_ids"].shape, batch.labels, batch.index
     (torch.Size([2, 5]), tensor([1, 0]), tensor([0, 1]))

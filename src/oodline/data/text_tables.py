@@ -11,6 +11,7 @@ import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +56,7 @@ class _OneFile:
         self.path, self.files, self.columns = path, [str(path)], list[str]()
 
     def name(self, i: int) -> str:
+        """File and row."""
         return f"{self.path.name}#{i}"
 
 
@@ -81,12 +83,14 @@ class _Lines(_OneFile):
         raise NotImplementedError
 
     def row(self, i: int, names: Sequence[str]) -> list[Any]:
+        """Seek and parse."""
         with self.path.open("rb") as file:
             file.seek(self._starts[i])
             row = self._parsed(file.read(self._ends[i] - self._starts[i]).decode())
         return [row.get(name) for name in names]
 
     def column(self, name: str) -> list[Column]:
+        """In a pass over the file."""
         known: dict[Any, Any] = {}  # one object for equal labels
         found = []
         with self.path.open("rb") as file:
@@ -187,16 +191,15 @@ class JsonTable(_OneFile):
         self._rows = document
         names: dict[str, None] = {}
         for i in range(len(document)):
-            try:
+            with suppress(ValueError):  # `row` will say it again, of this row
                 names |= dict.fromkeys(self._record(i))
-            except ValueError:  # `row` will say it again, of this row
-                pass
         self.columns = list(names)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def row(self, i: int, names: Sequence[str]) -> list[Any]:
+        """From the document."""
         row = self._record(i)
         return [row.get(name) for name in names]
 
@@ -209,6 +212,7 @@ class JsonTable(_OneFile):
         return _record(value)
 
     def column(self, name: str) -> list[Column]:
+        """From the document."""
         found = []
         for i in range(len(self)):
             try:
@@ -247,15 +251,18 @@ class ParquetTable:
         return {**self.__dict__, "_cached": {}}
 
     def name(self, i: int) -> str:
+        """File and row in it."""
         number = bisect_right(self._starts, i) - 1
         return f"{Path(self.files[number]).name}#{i - self._starts[number]}"
 
     def row(self, i: int, names: Sequence[str]) -> list[Any]:
+        """From the row group that holds it."""
         start, number, group = self._groups[bisect_right(self._groups, i, key=lambda g: g[0]) - 1]
         file = self.files[number]
         return [self._cached.setdefault(name, ParquetRows()).row(file, group, name, i - start) for name in names]
 
     def column(self, name: str) -> list[Column]:
+        """As the files have it."""
         found = []
         for file in self.files:
             with parquet.ParquetFile(file) as opened:

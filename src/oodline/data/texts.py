@@ -48,7 +48,7 @@ TEXT_LABELS = (*LABELS, "intent", "sentiment", "emotion", "topic")
 
 
 class TextFile:
-    """Texts by position, with their labels: the rows of a CSV, JSON lines, JSON or Parquet file.
+    r"""Texts by position, with their labels: the rows of a CSV, JSON lines, JSON or Parquet file.
 
     The first line of a CSV file names the columns; a TSV file is the same with tabs. A JSON document is a list of
     objects, of `[text, label]` or of texts, or an object of such lists, one of which `split` names. Of Parquet, a
@@ -62,8 +62,8 @@ class TextFile:
         Name of the column of texts, or of two of them, `premise,hypothesis`. If omitted it is found by its name: two of
         `PAIRS`, else one of `TEXTS`.
     label : str, optional
-        Name of the column of labels, class names or numbers; if omitted one of `TEXT_LABELS`, where there is one. "" for
-        no labels.
+        Name of the column of labels, class names or numbers; if omitted one of `TEXT_LABELS`, where there is one. ""
+        for no labels.
     split : str, optional
         Which part of a JSON document of several.
     labelled : bool
@@ -78,7 +78,7 @@ class TextFile:
     --------
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "a.csv").write_text('text,intent\\n"hi, there",greet\\nbye,leave\\n')
+    ...     _ = Path(folder, "a.csv").write_text('text,intent\n"hi, there",greet\nbye,leave\n')
     ...     source = TextFile(f"{folder}/a.csv")
     ...     [(source.name(i), source.read(i), source.label(i)) for i in range(2)], source.class_names
     ([('a.csv#0', 'hi, there', 0), ('a.csv#1', 'bye', 1)], ('greet', 'leave'))

@@ -290,9 +290,7 @@ class Guard(Sharing):
             found: Inputs = inputs
             return found
         if not isinstance(self.preprocessing, TextPreprocessing):
-            raise InputError(
-                "the guard has no tokenizer for texts. Pass preprocessing=TextPreprocessing.of(tokenizer)."
-            )
+            raise InputError("the guard has no tokenizer for texts. Pass preprocessing=tokenizer.")
         return self.preprocessing(inputs)
 
     def _calibrated(self) -> AnyCalibration:

@@ -130,7 +130,7 @@ class TextPreprocessing(BaseModel):
         return found
 
     def with_tokenizer_of(self, other: object) -> TextPreprocessing:
-        """This record, with the tokenizer that `other` has, to be used; itself where there is none.
+        """The same with the tokenizer that `other` has, to be used; as it is where it has one, or `other` none.
 
         Warns
         -----
@@ -160,7 +160,7 @@ class TextPreprocessing(BaseModel):
         """
         if self._tokenizer is None:
             raise InputError(
-                f"which tokenizer it was is known ({self.tokenizer}, {self.digest[:12]}), and not the tokenizer itself. "
+                f"which tokenizer was used is known ({self.tokenizer}, {self.digest[:12]}), not the tokenizer itself. "
                 "Load the model with its tokenizer, Classifier.load('hf:FOLDER'), or pass TextPreprocessing.of("
                 "tokenizer)."
             )

@@ -174,7 +174,8 @@ class Batcher:
                 raise _stopping()
             if self._present + count > self._settings.capacity:
                 seconds = max(1, math.ceil(self._present * self._seconds_an_image))
-                detail = f"It holds {self._present} {self._one.split()[1]}s, of {self._settings.capacity} at most (capacity)."
+                inputs = f"{self._present} {self._one.split()[1]}s"
+                detail = f"It holds {inputs}, of {self._settings.capacity} at most (capacity)."
                 raise Problem(FULL, detail, f"Try again in {seconds} s.", {"Retry-After": str(seconds)})
             self._present += count
 

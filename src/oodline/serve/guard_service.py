@@ -106,7 +106,7 @@ class GuardService:
         file = {"type": "string", "format": "binary"}
         files = {"type": "array", "items": file, "minItems": 1, "maxItems": most}
         form = {"schema": {"type": "object", "properties": {"images": files}, "required": ["images"]}}
-        return {**dict.fromkeys(IMAGE_TYPES, {"schema": file}), "multipart/form-data": form}
+        return {**{kind: {"schema": file} for kind in IMAGE_TYPES}, "multipart/form-data": form}
 
     def limits(self) -> dict[str, Any]:
         """What a request may be, for /v1/info."""

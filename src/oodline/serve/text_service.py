@@ -13,7 +13,7 @@ from prometheus_client import Counter
 from oodline.data.texts import HALF
 from oodline.guard.guard import Guard
 from oodline.preprocessing.kinds import AnyPreprocessing
-from oodline.preprocessing.text import Text, TextPreprocessing
+from oodline.preprocessing.text import Text, TextPreprocessing, are_texts
 from oodline.scoring.drift import DriftMonitor
 from oodline.serve.batching import Work
 from oodline.serve.guard_service import GuardService
@@ -141,11 +141,7 @@ def checked_text(value: Any, settings: ServeSettings) -> Text:
         It is something else, empty, too long, or holds what is no character.
     """
     parts = [value] if isinstance(value, str) else value
-    if (
-        not isinstance(parts, list)
-        or len(parts) != 1 + isinstance(value, list)
-        or not all(isinstance(part, str) for part in parts)
-    ):
+    if not isinstance(value, str | list) or not are_texts([value]):
         raise Problem(UNREADABLE_TEXT, f"It is a JSON {_kind(value)}, not a text.", HOW)
     if not all(part.strip() for part in parts):
         raise Problem(UNREADABLE_TEXT, "It is empty.", "Send a text that is not empty.")
@@ -153,9 +149,7 @@ def checked_text(value: Any, settings: ServeSettings) -> Text:
         most = f"Send at most {settings.max_characters} characters (max_characters)."
         raise Problem(TEXT_TOO_LONG, f"It has {length} characters.", most)
     if any(HALF.search(part) for part in parts):
-        raise Problem(
-            UNREADABLE_TEXT, "It holds half of a surrogate pair, which is no character.", "Send Unicode text."
-        )
+        raise Problem(UNREADABLE_TEXT, "It holds half of a surrogate pair, no character.", "Send Unicode text.")
     return parts[0] if isinstance(value, str) else (parts[0], parts[-1])
 
 
