@@ -9,7 +9,7 @@ import torch
 import oodline as ol
 from oodline.cli import main
 from oodline.data import open_loader
-from oodline.errors import DataError, ModelError
+from oodline.evaluation.run import read_run
 from oodline.guard.artifact import read_artifact
 from oodline.guard.fit_guards import fit_guards
 
@@ -88,7 +88,7 @@ def test_evaluate_is_equal_to_python(fitted, python, texts, capsys):
 
 def test_labels_are_matched_by_name_and_wrong_ones_are_seen(texts, python, tmp_path, capsys):
     assert python[1].accuracy.value > 0.85
-    turned = {"tool": "colour", "colour": "animal", "animal": "tool"}
+    turned = {"tool": "tool", "colour": "animal", "animal": "colour"}
     lines = (texts / "train.csv").read_text().splitlines()
     (tmp_path / "turned.csv").write_text(
         "\n".join(
@@ -97,26 +97,17 @@ def test_labels_are_matched_by_name_and_wrong_ones_are_seen(texts, python, tmp_p
     )
     words = ("--model", f"hf:{texts / 'model'}", "--data", tmp_path / "turned.csv", "-o", tmp_path / "g.safetensors")
     assert run("fit", *words, "-d", "mahalanobis") in (0, None)
-    assert "the classifier gets only" in capsys.readouterr().err
+    assert "label 1 ('colour') is predicted as class 2 ('animal')" in capsys.readouterr().err
 
 
-def test_doctor_explains_what_to_type_for_texts(texts, capsys):
-    found = printed(
-        capsys,
-        "doctor",
-        f"hf:{texts / 'model'}",
-        "--data",
-        texts / "train.csv",
-        "--text-column",
-        "text",
-        "--limit",
-        "60",
-    )
+def test_doctor_says_what_to_type_for_texts(texts, capsys):
+    found = printed(capsys, "doctor", f"hf:{texts / 'model'}", "--text-column", "query", "--label-column", "intent")
     assert found["preprocessing"].startswith("the tokenizer TokenizersBackend, at most 32 tokens, digest ")
-    assert found["accuracy"] > 0.85
+    assert found["head"]["origin"] == "found: W f + b are the logits"  # two texts were tried
     assert found["class_names"] == ["tool", "colour", "animal"]
-    assert f"--text-column text --data {texts / 'train.csv'}" in found["next"][0]
-    assert "score guard.safetensors TEXTS --text-column text" in found["next"][1]
+    assert "--text-column query --label-column intent --data TRAINING_DATA" in found["next"][0]
+    assert "score guard.safetensors TEXTS --text-column query" in found["next"][1]
+    assert found["missing"][0].startswith("training data: some hundred ID texts")
 
 
 def test_explain_reads_a_row(fitted, texts, capsys):
@@ -145,22 +136,20 @@ def test_bench_runs_on_texts_and_reads_its_cache(texts, fitted, tmp_path, capsys
     assert [s["cached"] for s in again["sets"]] == [True] * 3
     assert [s["samples"] for s in first["sets"]] == [105, 105, 21]
     assert first["preprocessing"]["tokenizer"] == "TokenizersBackend"
-    run_ = ol.read_run(tmp_path / "run") if hasattr(ol, "read_run") else None
     table = printed(capsys, "evaluate", fitted, "--id", texts / "val.csv", "--ood", texts / "ood.csv")
-    if run_ is not None:
-        assert run_.table().to_dict()["rows"] == table["rows"]
+    assert read_run(tmp_path / "run").table().to_dict()["rows"] == table["rows"]
 
 
 @pytest.mark.parametrize(
-    ("words", "error", "message"),
+    ("words", "message"),
     [
-        (("--data", "{0}/train.csv", "--text-column", "query"), DataError, "has no column 'query'"),
-        (("--data", "{0}/train.csv", "--label-column", "class"), DataError, "has no column 'class'"),
-        (("--data", "{0}/model"), DataError, "there is no Parquet file"),
-        (("--data", "{0}/train.csv", "--preprocessing", '{{"resize": 8}}'), ModelError, "is a model of texts"),
+        (("--data", "{0}/train.csv", "--text-column", "query"), "has no column 'query'"),
+        (("--data", "{0}/train.csv", "--label-column", "class"), "has no column 'class'"),
+        (("--data", "{0}/model"), "there is no Parquet file"),
+        (("--data", "{0}/train.csv", "--preprocessing", '{{"resize": 8}}'), "is a model of texts"),
     ],
 )
-def test_what_does_not_fit_is_said(words, error, message, texts, tmp_path, capsys):
+def test_what_does_not_fit_is_said(words, message, texts, tmp_path, capsys):
     words = [word.format(texts) for word in words]
     assert run("fit", "--model", f"hf:{texts / 'model'}", *words, "-o", tmp_path / "g.safetensors") == 1
     assert message in capsys.readouterr().err

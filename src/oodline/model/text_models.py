@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import nn
 
+from oodline._util.warning import warn
 from oodline.errors import ModelError, SettingError
-from oodline.preprocessing.text import TextPreprocessing
+from oodline.preprocessing.text import SAMPLES, TextPreprocessing
 
-TEXTS, IMAGES = "ForSequenceClassification", "ForImageClassification"
+TEXTS = "ForSequenceClassification"
+"""How the name of the architecture of a classifier of texts ends."""
+
+STEADY = 1e-3
+"""Difference that padding may make to logits, as a fraction of their range, in float32."""
 
 
 def wants_text(config: Any, name: str) -> bool:
@@ -84,7 +91,9 @@ def text_preprocessing(name: str, model: nn.Module, max_length: object = None) -
         )
     except SettingError as error:
         raise ModelError(f"the tokenizer of hf:{name} cannot be used: {error}") from error
-    table = getattr(model.base_model, "get_input_embeddings", lambda: None)()
+    table = None
+    with suppress(NotImplementedError, AttributeError):  # CANINE has several, of characters
+        table = model.get_input_embeddings()  # type: ignore[operator]
     largest = max(tokenizer.get_vocab().values())
     if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
         raise ModelError(
@@ -92,6 +101,26 @@ def text_preprocessing(name: str, model: nn.Module, max_length: object = None) -
             f"{table.num_embeddings}: it belongs to another model. Save the model's own beside it."
         )
     return made
+
+
+def check_padding(name: str, model: nn.Module, preprocessing: TextPreprocessing) -> None:
+    """Warn where the answer for a text depends on the padding that longer texts in its batch bring.
+
+    Such models, ConvBERT and FNet among them, do not read the attention mask everywhere.
+    """
+    short, long = SAMPLES[0], " ".join(map(str, SAMPLES[:3]))
+    try:
+        with torch.no_grad():
+            alone, beside = (model(**preprocessing.tokens(texts).inputs).logits for texts in ([short], [short, long]))
+    except Exception:  # the first pass says it in its own words
+        return
+    off, span = float((alone[0] - beside[0]).abs().max()), float(beside.max() - beside.min())
+    if off > max(STEADY, 16 * torch.finfo(beside.dtype).eps) * span:
+        warn(
+            f"what hf:{name} says of a text depends on the padding beside it: logits differ by up to {off:.2g}, of a "
+            f"range of {span:.2g}. Read one text at a time, where there is none: batch_size=1, --batch-size 1, and "
+            "--max-batch 1 in a service."
+        )
 
 
 def _arguments(model: nn.Module) -> Iterator[str]:
@@ -112,4 +141,4 @@ def _limits(model: nn.Module) -> Iterator[int]:
             yield module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
 
 
-__all__ = ["text_preprocessing", "wants_text"]
+__all__ = ["check_padding", "text_preprocessing", "wants_text"]

@@ -22,7 +22,7 @@ from oodline._util.code import import_code
 from oodline._util.spec import Reference, parse_reference
 from oodline._util.warning import warn
 from oodline.errors import ModelError, SettingError, missing_extra, unknown_name
-from oodline.model.text_models import text_preprocessing, wants_text
+from oodline.model.text_models import check_padding, text_preprocessing, wants_text
 from oodline.model.weights import load_weights
 from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -113,6 +113,8 @@ def load_model(
     -----
     UserWarning
         Weights are loaded from a file, and torchvision prepares images in several ways for this model.
+    UserWarning
+        What a model says of a text depends on the padding beside it.
     PreprocessingWarning
         The tokenizer is not the one that `preprocessing` is a record of.
 
@@ -151,6 +153,8 @@ def load_model(
     if weights is not None:
         load_weights(source.model, weights)
     source.model.eval()
+    if isinstance(preprocessing, TextPreprocessing) and source.texts is not None:
+        check_padding(parsed.name, source.model, preprocessing)
     return LoadedModel(
         source.model, preprocessing, source.class_names, source.head, origin if preprocessing is not None else ""
     )

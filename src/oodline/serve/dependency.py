@@ -19,8 +19,8 @@ def verdicts(
     """A FastAPI dependency: the verdicts on the images, or texts, of a request.
 
     It reads the body, raw image, form or JSON of texts, within the limits, and judges in batches with other requests,
-    as `oodline serve` does. Refusals are `HTTPException`. In Starlette, await it with the request. Where the service has
-    the tensor already, `guard(x)` is all that is needed.
+    as `oodline serve` does. Refusals are `HTTPException`. In Starlette, await it with the request. Where the service
+    has the tensor already, `guard(x)` is all that is needed.
 
     Parameters
     ----------
