@@ -111,7 +111,7 @@ def test_doctor_says_what_to_type_for_texts(texts, capsys):
 
 
 def test_explain_reads_a_row(fitted, texts, capsys):
-    found = printed(capsys, "explain", fitted, texts / "ood.csv", "--index", "3", "-d", "line")[0]
+    found = printed(capsys, "explain", fitted, texts / "ood.csv", "--index", "3", "-d", "line")
     assert len(found["missing"]) + len(found["unexpected"]) > 0
 
 
@@ -128,6 +128,7 @@ def test_bench_runs_on_texts_and_reads_its_cache(texts, fitted, tmp_path, capsys
         data = "val.csv"
         [[ood]]
         data = "ood.csv"
+        name = "ood"
         """
     )
     words = ("bench", tmp_path / "bench.toml", "-o", tmp_path / "run", "--cache", tmp_path / "cache")

@@ -67,7 +67,7 @@ class TextFile:
     split : str, optional
         Which part of a JSON document of several.
     labelled : bool
-        Whether a column that is named by `label` must be there.
+        Whether labels matter: if not, the column that `label` names may be missing, and none is searched for.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def open_texts(
     text, label
         Columns, where the options do not name them; see `TextFile`.
     labelled : bool
-        Whether the column `label` must be there.
+        Whether labels matter; see `TextFile`.
 
     Raises
     ------
