@@ -128,10 +128,14 @@ def _examples(data: str | None, loaded: LoadedClassifier, reading: DataOptions) 
     """The first batch of the data, or random images; images as pixels in [0, 1] at the classifier's input size."""
     import torch
 
+    from oodline.preprocessing.preprocessing import Preprocessing
+
     if data is not None:
         return next(iter(open_loader(data, loaded, reading, pixels=True))).inputs
-    size = loaded.preprocessing.input_size
+    prepared = loaded.preprocessing
+    assert isinstance(prepared, Preprocessing)  # a guard of texts was refused before
+    size = prepared.input_size
     if size is None:
         raise SettingError("the preprocessing of this classifier states no image size. Pass --data with some images.")
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(8, len(loaded.preprocessing.mode), *size, generator=generator)
+    return torch.rand(8, len(prepared.mode), *size, generator=generator)

@@ -26,7 +26,7 @@ from oodline.cli.parameters import DETECTOR, OUTPUT
 from oodline.cli.running import RunOptions
 
 if TYPE_CHECKING:
-    from oodline.data import ImageSource, TensorSample, TensorSource
+    from oodline.data import ImageSource, TensorSample, TensorSource, TextSource
     from oodline.tuning.search import Tuned
 
 _MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
@@ -219,13 +219,13 @@ def _grid(written: list[str]) -> dict[str, list[Any]]:
     return grid
 
 
-def _files(source: ImageSource | TensorSource | TensorSample) -> dict[str, str]:
-    from oodline.data import ParquetImages, TensorSample, TensorSource
+def _files(source: ImageSource | TextSource | TensorSource | TensorSample) -> dict[str, str]:
+    from oodline.data import ParquetImages, TensorSample, TensorSource, TextFile
     from oodline.data.class_order import Relabelled
 
-    source = source.source if isinstance(source, Relabelled) else source
-    files = [str(source.path)] if isinstance(source, TensorSource | TensorSample) and source.path else []
-    files += source.files if isinstance(source, ParquetImages) else []
+    plain: object = source.source if isinstance(source, Relabelled) else source
+    files = [str(plain.path)] if isinstance(plain, TensorSource | TensorSample) and plain.path else []
+    files += plain.files if isinstance(plain, ParquetImages | TextFile) else []
     return {file: checksum(file) for file in files}
 
 

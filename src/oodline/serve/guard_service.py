@@ -236,7 +236,8 @@ class GuardService:
 
     def _prepare(self, image: Image.Image) -> Tensor:
         try:
-            return self.preprocessing(load_image(image, self.settings))
+            made: Tensor = self.preprocessing(load_image(image, self.settings))
+            return made
         except OodlineError as error:  # it was decoded, but says nothing that the classifier could see
             raise Problem(UNREADABLE_IMAGE, str(error), "Send an image of 8 bits per channel.") from error
 
