@@ -26,6 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "from_features",
         "load_model",
         "Preprocessing",
+        "TextPreprocessing",
         "Activations",
         "LinearHead",
         "LayeredHead",

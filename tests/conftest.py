@@ -166,3 +166,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         split = {reason.partition(": "): count for reason, count in reasons.items()}
         each = [f"{count} {what} ({how})" if how else f"{count} ({what})" for (what, _, how), count in split.items()]
         terminalreporter.write_line(f"skipped: {', '.join(each)}")
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny classifier of texts, `model`, and `train`, `val` and `ood.csv`; only to be read."""
+    from oodline.testing import toy_texts
+
+    return toy_texts(tmp_path_factory.mktemp("texts")).parent

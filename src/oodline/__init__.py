@@ -124,6 +124,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.passes.ray import Ray as Ray
     from oodline.passes.torchrun import Torchrun as Torchrun
     from oodline.preprocessing.preprocessing import Preprocessing as Preprocessing
+    from oodline.preprocessing.text import TextPreprocessing as TextPreprocessing
     from oodline.scoring.calibration import Calibration as Calibration
     from oodline.scoring.calibration import ConstantScoresWarning as ConstantScoresWarning
     from oodline.scoring.class_calibration import ClassCalibration as ClassCalibration
@@ -194,6 +195,7 @@ _HOMES = {
     "PrecisionChange": "oodline.scoring.precision_change",
     "precision_change": "oodline.scoring.precision_change",
     "Preprocessing": "oodline.preprocessing.preprocessing",
+    "TextPreprocessing": "oodline.preprocessing.text",
     "load_model": "oodline.model.zoo",
     "split": "oodline.scoring.split",
     "Lowest": "oodline.model.rows.per_input",

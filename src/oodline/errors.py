@@ -46,7 +46,7 @@ class ArtifactError(OodlineError, ValueError):
 
 
 class DataError(OodlineError, ValueError):
-    """A data set or an image cannot be read."""
+    """A data set, an image or a text cannot be read."""
 
 
 class ImageError(DataError):
@@ -56,6 +56,18 @@ class ImageError(DataError):
     ----------
     reason : str
         The same without the image's name.
+    """
+
+    reason = ""
+
+
+class TextError(DataError):
+    """One row of a data set is malformed, or holds no text.
+
+    Attributes
+    ----------
+    reason : str
+        The same without the row's name.
     """
 
     reason = ""
@@ -97,7 +109,7 @@ class AssumptionWarning(UserWarning):
 
 
 class PreprocessingWarning(UserWarning):
-    """Images are prepared in another way than a guard was fitted with; says which fields differ."""
+    """Images, or texts, are prepared in another way than a guard was fitted with; says what differs."""
 
 
 class FewSamplesWarning(UserWarning):

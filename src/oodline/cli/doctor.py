@@ -75,7 +75,7 @@ def doctor(
     report_skipped({} if loader is None else {"data": loader}, running)
     if loaded.classifier.preprocessing is None and not loaded.of_features:
         model = replace(model, preprocessing=PREPROCESSING)
-    commands = next_commands(model, data, calibrate, false_alarm)
+    commands = next_commands(model, data, calibrate, false_alarm, reading, loaded.preprocessing.unit)
     if json:
         print_json({"model": loaded.reference, **found.to_dict(), "next": commands})
         return
@@ -86,7 +86,14 @@ def doctor(
             print(f"  {command}")
 
 
-def next_commands(model: ModelOptions, data: str | None, calibrate: str | None, false_alarm: float) -> list[str]:
+def next_commands(
+    model: ModelOptions,
+    data: str | None,
+    calibrate: str | None,
+    false_alarm: float,
+    reading: DataOptions = _DATA,
+    unit: str = "images",
+) -> list[str]:
     """What to type next, with the options that were given.
 
     Examples
@@ -102,11 +109,14 @@ def next_commands(model: ModelOptions, data: str | None, calibrate: str | None, 
         given += [] if value is None else [option, str(value)]
     given += ["--binary"] if model.binary else []
     prepared = [] if model.preprocessing is None else ["--preprocessing", model.preprocessing]
-    fit = [*given, *prepared, "--data", data or "TRAINING_DATA", "--calibrate", calibrate or "HELD_OUT"]
+    columns = []
+    for option, name in (("--text-column", reading.text_column), ("--label-column", reading.label_column)):
+        columns += [] if name is None else [option, name]
+    fit = [*given, *prepared, *columns, "--data", data or "TRAINING_DATA", "--calibrate", calibrate or "HELD_OUT"]
     fit += [] if false_alarm == 0.05 else ["--false-alarm", f"{false_alarm:g}"]
     # a file may not say which code to run, so that it is named again; preprocessing is in the file
-    again = given if model.model.startswith("python:") else []
+    again = [*(given if model.model.startswith("python:") else []), *columns[:2] * (reading.text_column is not None)]
     return [
         shlex.join(["oodline", "fit", *fit, "-o", "guard.safetensors"]),
-        shlex.join(["oodline", "score", "guard.safetensors", "IMAGES", *again, "-o", "scores.parquet"]),
+        shlex.join(["oodline", "score", "guard.safetensors", unit.upper(), *again, "-o", "scores.parquet"]),
     ]

@@ -119,7 +119,10 @@ def evaluate(
     loaded = load_classifier(model, artifact, id, running=running)
     classes = artifact.class_names or loaded.class_names
     ours = dict.fromkeys(names["csid"], classes)  # labels of OOD images are not the classifier's
-    loaders = {name: open_loader(spec, loaded, reading, class_names=ours.get(name)) for name, spec in specs.items()}
+    loaders = {
+        name: open_loader(spec, loaded, reading, class_names=ours.get(name), labelled=name in ours)
+        for name, spec in specs.items()
+    }
     id_loader = open_loader(id, loaded, reading, class_names=classes)
     running.say_change(loaded.classifier, id_loader, artifact.detectors)
     sets = score_sets(

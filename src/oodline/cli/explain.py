@@ -55,7 +55,7 @@ def explain(
         A guard file with a threshold, written by `oodline fit --calibrate`. If fitted with --neurons, the explanation
         also shows z-scores and training images.
     image
-        An image file, or a data set of images or features from which --index selects one.
+        An image file, or a data set of images, texts or features from which --index selects one.
     index
         Position in the data set, from 0.
     top
@@ -83,6 +83,7 @@ def explain(
     from oodline.guard.artifact import read_artifact
     from oodline.guard.explanation_figure import draw_explanation
     from oodline.guard.guard import Guard
+    from oodline.preprocessing.preprocessing import Preprocessing
 
     running.show_warnings()
     loaded = load_classifier(model, read_artifact(guard), image, running=running)
@@ -95,10 +96,11 @@ def explain(
     )
     picture: Image.Image | None = None
     inputs: Inputs
-    if loaded.of_features:
+    if loaded.of_features or not isinstance(loaded.preprocessing, Preprocessing):
         if data is not None:
-            raise SettingError("--data is for images, and the classifier reads precomputed features. Leave it out.")
-        loader = open_loader(image, loaded, _DATA)
+            reads = "precomputed features" if loaded.of_features else "texts"
+            raise SettingError(f"--data is for images, and the classifier reads {reads}. Leave it out.")
+        loader = open_loader(image, loaded, _DATA, labelled=False)
         _check_index(image, index, loader.num_samples, "samples")
         inputs = next(iter(loader.over([range(index, index + 1)]))).inputs
     else:

@@ -78,10 +78,16 @@ def export(
     from oodline.guard.export import export_onnx, export_program, export_triton
     from oodline.guard.guard import Guard
     from oodline.guard.openvino import export_openvino
+    from oodline.preprocessing.preprocessing import Preprocessing
 
     running.show_warnings()
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact, data, running=running)
+    if not isinstance(loaded.preprocessing, Preprocessing):
+        raise SettingError(
+            f"{guard} is for texts, and `oodline export` writes graphs of images or tensors. Guard.export_onnx("
+            "FILE, tokens) writes one of tokens."
+        )
     loaded_guard = Guard.load(guard, loaded.classifier, detector, allow_other_weights=model.allow_other_weights)
     loaded_guard.preprocessing = None if data is not None and is_tensors(data) else loaded.classifier.preprocessing
     inside = loaded.preprocessing if preprocess_inside else None
@@ -122,10 +128,14 @@ def _examples(data: str | None, loaded: LoadedClassifier, reading: DataOptions) 
     """The first batch of the data, or random images; images as pixels in [0, 1] at the classifier's input size."""
     import torch
 
+    from oodline.preprocessing.preprocessing import Preprocessing
+
     if data is not None:
         return next(iter(open_loader(data, loaded, reading, pixels=True))).inputs
-    size = loaded.preprocessing.input_size
+    prepared = loaded.preprocessing
+    assert isinstance(prepared, Preprocessing)  # a guard of texts was refused before
+    size = prepared.input_size
     if size is None:
         raise SettingError("the preprocessing of this classifier states no image size. Pass --data with some images.")
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(8, len(loaded.preprocessing.mode), *size, generator=generator)
+    return torch.rand(8, len(prepared.mode), *size, generator=generator)

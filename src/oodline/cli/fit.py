@@ -63,7 +63,8 @@ def fit(
     data
         ID training data with labels: a folder with one subfolder per class, Parquet files, torchvision:NAME or
         hf:NAME; or a file of tensors: .npz, .npy, .pt or .safetensors. With --model features, its arrays are
-        `features`, `logits` and `labels`.
+        `features`, `logits` and `labels`. For a model of texts: a CSV, TSV, JSON lines, JSON or Parquet file, with
+        --text-column and --label-column where these are not found by name.
     output
         The guard file to write (.safetensors).
     detector
@@ -181,7 +182,7 @@ def fit(
     right = (
         "" if accuracy.value is None else f"; the classifier gets {100 * accuracy.value:.1f} % of their labels right"
     )
-    print(f"fitted {', '.join(fitted_names)} on {samples} images in {fitted.seconds:.1f} s{right}")
+    print(f"fitted {', '.join(fitted_names)} on {samples} {loader.unit} in {fitted.seconds:.1f} s{right}")
     if backbone is not None:
         print(f"the network: {backbone.summary}")
     for name, each in fitted.artifact.detectors.items():
@@ -198,11 +199,11 @@ def fit(
         threshold = f"{calibration.threshold:.6g}"
         if by == "predicted":
             threshold = f"one for each of {classes - small} predicted classes" if small < classes else "one for all"
-        promise = f"flags at most {100 * rate:.3g} % of ID images, after {len(calibration.scores)} held-out ones"
+        promise = f"flags at most {100 * rate:.3g} % of ID {loader.unit}, after {len(calibration.scores)} held-out ones"
         print(f"threshold of {name}: {threshold} ({promise})")
         if small:
             print(
-                f"  {small} of {classes} classes have too few held-out images for a threshold of their own; "
+                f"  {small} of {classes} classes have too few held-out {loader.unit} for a threshold of their own; "
                 "they share one"
             )
     print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")

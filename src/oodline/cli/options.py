@@ -22,10 +22,10 @@ from oodline.errors import ModelError, SettingError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from oodline.data import ImageLoader, TensorLoader
+    from oodline.data import AnyLoader
     from oodline.guard.artifact import Artifact
     from oodline.model.classifier import Classifier
-    from oodline.preprocessing.preprocessing import Preprocessing
+    from oodline.preprocessing.kinds import AnyPreprocessing
 
 
 _AS_USUAL = RunOptions()
@@ -65,7 +65,7 @@ class DataOptions:
     """How to read data sets."""
 
     batch_size: int = 64
-    """Images per batch."""
+    """Images, or texts, per batch."""
     workers: int = 0
     """Worker processes that load images; 0 loads them in the main process."""
     limit: int | None = None
@@ -74,7 +74,14 @@ class DataOptions:
     label_offset: int = 0
     """Integer added to every label: 1 if class 0 of the head is a background class that the data does not have."""
     on_error: Literal["raise", "skip"] = "raise"
-    """For an image that cannot be read: stop with an error (raise), or leave it out and report how many (skip)."""
+    """For an image that cannot be read, or a row without text: stop with an error (raise), or leave it out and report
+    how many (skip)."""
+    text_column: str | None = None
+    """For a model of texts: the column of texts, or two, --text-column premise,hypothesis. If omitted, it is found by
+    its name: text, sentence, query, ..."""
+    label_column: str | None = None
+    """For a model of texts: the column of labels, class names or numbers. If omitted, it is found by its name: label,
+    intent, class, ..."""
 
 
 EngineName = Annotated[str | None, Parameter(name="--engine")]
@@ -100,7 +107,7 @@ class LoadedClassifier:
     """A classifier with what its source knew about it."""
 
     classifier: Classifier
-    preprocessing: Preprocessing
+    preprocessing: AnyPreprocessing
     class_names: tuple[str, ...] | None
     reference: str
     weights: str | None
@@ -217,27 +224,34 @@ def open_loader(
     *,
     pixels: bool = False,
     class_names: Sequence[str] | None = None,
-) -> ImageLoader | TensorLoader:
+    labelled: bool = True,
+) -> AnyLoader:
     """Open a data set by its path or name, for a classifier; images before their normalisation, if asked to.
 
-    Where its labels matter, they are matched by name to `class_names`, the classifier's.
+    Where its labels matter, they are matched by name to `class_names`, the classifier's. Where they do not, `labelled`
+    is false, and it need not have the column of labels that the options name.
     """
     from oodline import data
     from oodline.model.features import FeatureClassifier
+    from oodline.preprocessing.preprocessing import Preprocessing
 
     if isinstance(loaded.classifier, FeatureClassifier):
         return loaded.classifier.loader(
             spec, batch_size=options.batch_size, limit=options.limit, label_offset=options.label_offset
         )
+    prepared = loaded.preprocessing
     return data.open_loader(
         spec,
-        loaded.preprocessing.pixels if pixels else loaded.preprocessing,
+        prepared.pixels if pixels and isinstance(prepared, Preprocessing) else prepared,
         batch_size=options.batch_size,
         workers=options.workers,
         limit=options.limit,
         on_error=options.on_error,
         label_offset=options.label_offset,
         class_names=class_names,
+        text_column=options.text_column,
+        label_column=options.label_column,
+        labelled=labelled,
     )
 
 
@@ -275,14 +289,14 @@ def _last_parts(path: str, count: int) -> str:
     return "-".join([*[part for part in plain.parent.parts[1 - count :] if count > 1 and part != "/"], plain.stem])
 
 
-def report_skipped(loaders: Mapping[str, ImageLoader | TensorLoader], running: RunOptions) -> dict[str, int]:
-    """Say on standard error which images could not be read; return how many by data set."""
+def report_skipped(loaders: Mapping[str, AnyLoader], running: RunOptions) -> dict[str, int]:
+    """Say on standard error which images or texts could not be read; return how many by data set."""
     counts = {}
     for name, loader in loaders.items():
         if loader.skipped:
             counts[name] = len(loader.skipped)
             shown = ", ".join(loader.skipped[:5]) + (", ..." if len(loader.skipped) > 5 else "")
-            running.warn(f"{len(loader.skipped)} unreadable images of {name} were skipped: {shown}")
+            running.warn(f"{len(loader.skipped)} unreadable {loader.unit} of {name} were skipped: {shown}")
     return counts
 
 

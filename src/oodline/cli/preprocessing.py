@@ -8,19 +8,20 @@ from oodline._util.warning import warn
 from oodline.errors import PreprocessingWarning, SettingError
 
 if TYPE_CHECKING:
+    from oodline.preprocessing.kinds import AnyPreprocessing
     from oodline.preprocessing.preprocessing import Preprocessing
 
 SIZE = ("resize", "crop", "interpolation", "crop_rounding", "steps")
 """Fields that say together how an image gets its size, which can be said in two ways."""
 
 
-def read_preprocessing(text: str, fitted: Preprocessing | None = None) -> Preprocessing:
+def read_preprocessing(text: str, fitted: AnyPreprocessing | None = None) -> Preprocessing:
     """Read JSON, or a file of it; warn where it prepares images in another way than `fitted`, the guard file's.
 
     Raises
     ------
     SettingError
-        It is not JSON, or a field has a wrong value.
+        It is not JSON, a field has a wrong value, or the guard reads texts.
     """
     from pydantic import ValidationError
 
@@ -28,6 +29,8 @@ def read_preprocessing(text: str, fitted: Preprocessing | None = None) -> Prepro
     from oodline.cli.checks import preprocessing_text
     from oodline.preprocessing.preprocessing import Preprocessing
 
+    if fitted is not None and not isinstance(fitted, Preprocessing):
+        raise SettingError("--preprocessing is for images, and the guard file is for texts. Leave it out.")
     content = preprocessing_text(text)
     try:
         given = Preprocessing.model_validate_json(content)

@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
-    from oodline.data import ImageLoader, TensorLoader
+    from oodline.data import AnyLoader
     from oodline.detectors.base import Detector
     from oodline.model.classifier import Classifier
 
@@ -59,9 +59,7 @@ class RunOptions:
         if self.compile:
             raise SettingError(f"`--compile` is not {where}. Leave it out.")
 
-    def say_change(
-        self, classifier: Classifier, loader: ImageLoader | TensorLoader, detectors: Mapping[str, Detector]
-    ) -> None:
+    def say_change(self, classifier: Classifier, loader: AnyLoader, detectors: Mapping[str, Detector]) -> None:
         """Say on standard error how half precision changes logits and scores of the first batch of a data set."""
         if self.dtype == "float32" or self.quiet:
             return

@@ -1,4 +1,4 @@
-"""`oodline score`: score a data set with a guard file and write one row per image."""
+"""`oodline score`: score a data set with a guard file and write one row per input."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def score(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Score images with a guard file and write one row per image.
+    """Score images or texts with a guard file and write one row per input.
 
-    The columns are `name` and `index` of the image; `label` and `class_name` of its predicted class; `score`,
+    The columns are `name` and `index` of the input; `label` and `class_name` of its predicted class; `score`,
     `p_value`, `threshold` and `is_ood` by the file's first detector; and `score_NAME` by each further one.
 
     Parameters
@@ -60,7 +60,7 @@ def score(
         A guard file, written by `oodline fit` or `Guard.save`.
     data
         Images: a folder, an image file, Parquet files, torchvision:NAME or hf:NAME; or a file of tensors: .npz, .npy,
-        .pt or .safetensors. Labels are not needed.
+        .pt or .safetensors. For a model of texts: CSV, TSV, JSON lines, JSON or Parquet. Labels are not needed.
     output
         The file to write: .parquet, .csv or .jsonl. With several processes (--engine), a folder, in which each process
         writes Parquet files.
@@ -94,7 +94,7 @@ def score(
             loaded = load_classifier(model, artifact, data, running=running)
             detectors, classifier = artifact.detectors, loaded.classifier
             check_fitted_on(detectors, classifier)
-            loader = open_loader(data, loaded, reading)
+            loader = open_loader(data, loaded, reading, labelled=False)
         if passes.is_main:
             running.say_change(classifier, loader, detectors)
         first = next(iter(detectors))
@@ -111,12 +111,12 @@ def score(
     flagged = None if calibration is None else rows.flagged
     if json:
         print_json(
-            {"output": str(output), "images": rows.count, "detector": first, "flagged": flagged, "skipped": skipped}
+            {"output": str(output), loader.unit: rows.count, "detector": first, "flagged": flagged, "skipped": skipped}
         )
     if json or running.quiet:
         return
     verdict = (
         "no threshold in the file" if flagged is None else f"{flagged} flagged as OOD ({flagged / rows.count:.1%})"
     )
-    print(f"scored {rows.count} images by {', '.join(detectors)}: {verdict} by {first}")
+    print(f"scored {rows.count} {loader.unit} by {', '.join(detectors)}: {verdict} by {first}")
     print(f"wrote {output}")

@@ -26,7 +26,7 @@ from oodline.cli.parameters import DETECTOR, OUTPUT
 from oodline.cli.running import RunOptions
 
 if TYPE_CHECKING:
-    from oodline.data import ImageSource, TensorSample, TensorSource
+    from oodline.data import ImageSource, TensorSample, TensorSource, TextSource
     from oodline.tuning.search import Tuned
 
 _MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
@@ -85,7 +85,7 @@ def tune(
         check_writable(output)
 
     from oodline._util.files import write_atomically
-    from oodline.data import TensorLoader, TensorSample, TensorSource, image_loader, sample
+    from oodline.data import TensorLoader, TensorSample, TensorSource, TextLoader, image_loader, sample
     from oodline.detectors.catalog import create_detector
     from oodline.tuning.search import tune as search
 
@@ -100,10 +100,18 @@ def tune(
         assert isinstance(held_out_loader.source, TensorSource)
         picked = TensorSample(held_out_loader.source, held_out_limit, seed)
         held_out_loader = TensorLoader(picked, reading.batch_size, label_offset=reading.label_offset)
+    elif isinstance(held_out_loader, TextLoader):
+        held_out_loader = TextLoader(
+            sample(held_out_loader.source, held_out_limit, seed),
+            held_out_loader.preprocessing,
+            reading.batch_size,
+            on_error=reading.on_error,
+            label_offset=reading.label_offset,
+        )
     else:
         held_out_loader = image_loader(
             sample(held_out_loader.source, held_out_limit, seed),
-            loaded.preprocessing,
+            held_out_loader.dataset.preprocessing,
             batch_size=reading.batch_size,
             workers=reading.workers,
             on_error=reading.on_error,
@@ -211,13 +219,13 @@ def _grid(written: list[str]) -> dict[str, list[Any]]:
     return grid
 
 
-def _files(source: ImageSource | TensorSource | TensorSample) -> dict[str, str]:
-    from oodline.data import ParquetImages, TensorSample, TensorSource
+def _files(source: ImageSource | TextSource | TensorSource | TensorSample) -> dict[str, str]:
+    from oodline.data import ParquetImages, TensorSample, TensorSource, TextFile
     from oodline.data.class_order import Relabelled
 
-    source = source.source if isinstance(source, Relabelled) else source
-    files = [str(source.path)] if isinstance(source, TensorSource | TensorSample) and source.path else []
-    files += source.files if isinstance(source, ParquetImages) else []
+    plain: object = source.source if isinstance(source, Relabelled) else source
+    files = [str(plain.path)] if isinstance(plain, TensorSource | TensorSample) and plain.path else []
+    files += plain.files if isinstance(plain, ParquetImages | TextFile) else []
     return {file: checksum(file) for file in files}
 
 

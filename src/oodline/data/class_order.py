@@ -7,13 +7,14 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
-
-from PIL import Image
+from typing import Generic, TypeVar
 
 from oodline._util.digests import combine
 from oodline._util.warning import warn
-from oodline.data.sources import ImageSource
+from oodline.data.sources import Source
 from oodline.errors import DataError
+
+Sample = TypeVar("Sample")
 
 _SYNSET = re.compile(r"n\d{8}")
 _NUMBERED = re.compile(r"(?:label|class)[ _-]?\d+", re.IGNORECASE)
@@ -82,14 +83,14 @@ def compare_classes(data: Sequence[str] | None, model: Sequence[str] | None) -> 
 
 
 def in_order_of(
-    source: ImageSource, class_names: Sequence[str] | None, label_offset: int = 0, *, quiet: bool = False
-) -> ImageSource:
+    source: Source[Sample], class_names: Sequence[str] | None, label_offset: int = 0, *, quiet: bool = False
+) -> Source[Sample]:
     """A source whose labels are in the order of these names, where names tell; warns where they differ.
 
     Parameters
     ----------
-    source : ImageSource
-        Images and labels.
+    source : Source
+        Images or texts, and labels.
     class_names : sequence of str, optional
         Of the classifier, in the order of its logits.
     label_offset : int
@@ -101,6 +102,7 @@ def in_order_of(
     --------
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
     >>> from oodline.data import open_images
     >>> with TemporaryDirectory() as folder:
     ...     for name in ("cat", "dog"):
@@ -120,13 +122,13 @@ def in_order_of(
     return Relabelled(source, order.positions, class_names)
 
 
-class Relabelled:
+class Relabelled(Generic[Sample]):
     """A source whose classes were brought into the order of a classifier's.
 
     Parameters
     ----------
-    source : ImageSource
-        Images and labels.
+    source : Source
+        Images or texts, and labels.
     positions : sequence of int
         New label of every label.
     class_names : sequence of str
@@ -135,7 +137,7 @@ class Relabelled:
 
     order_is_known = True
 
-    def __init__(self, source: ImageSource, positions: Sequence[int], class_names: Sequence[str]) -> None:
+    def __init__(self, source: Source[Sample], positions: Sequence[int], class_names: Sequence[str]) -> None:
         self.source, self.positions = source, tuple(positions)
         self.class_names: tuple[str, ...] | None = tuple(class_names)
 
@@ -155,7 +157,7 @@ class Relabelled:
             )
         return None if label is None else self.positions[label]
 
-    def read(self, i: int) -> Image.Image:
+    def read(self, i: int) -> Sample:
         """As the source reads it."""
         return self.source.read(i)
 

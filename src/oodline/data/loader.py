@@ -94,6 +94,9 @@ class ImageLoader:
         While iterating: an unreadable image, images of different sizes, a worker that died.
     """
 
+    unit = "images"
+    """What its samples are, in words."""
+
     def __init__(
         self,
         dataset: ImageDataset,

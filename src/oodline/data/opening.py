@@ -21,7 +21,13 @@ from oodline.data.parquet import ParquetImages
 from oodline.data.sources import ImageSource
 from oodline.data.tensor_formats import SUFFIXES
 from oodline.data.tensors import TensorFile, TensorLoader
+from oodline.data.text_loader import TextLoader
+from oodline.data.texts import open_texts
 from oodline.errors import DataError
+from oodline.preprocessing.text import TextPreprocessing
+
+AnyLoader = ImageLoader | TensorLoader | TextLoader
+"""What `open_loader` gives: each knows its content, its size and what it skipped."""
 
 SCHEMES = ("list", "torchvision", "hf")
 """What may stand before the colon of a name; all others are paths."""
@@ -87,7 +93,7 @@ def is_tensors(spec: str | Path) -> bool:
 
 def open_loader(
     spec: str | Path,
-    preprocessing: Callable[[Image.Image], Tensor],
+    preprocessing: Callable[[Image.Image], Tensor] | TextPreprocessing,
     *,
     batch_size: int = 64,
     workers: int = 0,
@@ -95,24 +101,30 @@ def open_loader(
     limit: int | None = None,
     label_offset: int = 0,
     class_names: Sequence[str] | None = None,
-) -> ImageLoader | TensorLoader:
-    """Batches of a data set by its path or name.
+    text_column: str | None = None,
+    label_column: str | None = None,
+    labelled: bool = True,
+) -> AnyLoader:
+    """Batches of a data set by its path or name, as the model reads it: images, or texts by its tokenizer.
 
     Parameters
     ----------
     spec : str or Path
-        Images, as `open_images` takes them; or a file of other inputs, see `TensorFile`, which reach the
-        model without preprocessing.
+        Images, as `open_images` takes them, or texts, as `open_texts` does where `preprocessing` is a
+        `TextPreprocessing`; or a file of other inputs, see `TensorFile`, which reach the model without preprocessing.
     preprocessing, batch_size, workers, on_error, limit, label_offset
-        See `ImageLoader`. Tensors need no workers, and none of them is unreadable.
+        See `ImageLoader` and `TextLoader`. Tensors and texts need no workers, and no tensor is unreadable.
     class_names : sequence of str, optional
         Of the classifier, in the order of its logits. Where the data has names too, labels are matched by name, and a
         warning says what differs.
+    text_column, label_column, labelled
+        Columns of a file of texts that are not found by their names, and whether that of labels must be there; see
+        `open_texts`.
 
     Raises
     ------
     DataError, UnknownNameError
-        As `open_images` and `TensorFile`.
+        As `open_images`, `open_texts` and `TensorFile`.
     """
     if is_tensors(spec):
         tensors = TensorLoader(TensorFile(spec), batch_size, limit, label_offset)
@@ -122,6 +134,10 @@ def open_loader(
         if order.positions not in (None, tuple(range(len(order.positions or ())))):
             tensors.positions = torch.tensor(order.positions)
         return tensors
+    if isinstance(preprocessing, TextPreprocessing):
+        texts = open_texts(spec, text_column, label_column, labelled=labelled)
+        source = in_order_of(texts, class_names, label_offset)
+        return TextLoader(source, preprocessing, batch_size, limit, on_error, label_offset)
     return image_loader(
         in_order_of(open_images(spec), class_names, label_offset),
         preprocessing,

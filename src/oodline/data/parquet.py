@@ -58,11 +58,11 @@ class ParquetImages:
     """
 
     def __init__(self, path: str | Path, image: str | None = None, label: str | None = None) -> None:
-        self.files = _parquet_files(path)
+        self.files = parquet_files(path)
         self._asked = (image, label)
         self.groups: list[tuple[int, int, int]] = []  # first row of the whole, file, row group
         self._length = 0
-        self._cached = _Rows()
+        self._cached = ParquetRows()
         self._columns: list[tuple[str, str | None]] = []
         parts = []
         for number, file in enumerate(self.files):
@@ -107,10 +107,10 @@ class ParquetImages:
 
     def __getstate__(self) -> dict[str, Any]:
         # a loader's workers each read their own row groups: the cache would only be sent to be thrown away
-        return {**self.__dict__, "_cached": _Rows()}
+        return {**self.__dict__, "_cached": ParquetRows()}
 
     def _open(self, opened: parquet.ParquetFile, number: int, file: str) -> Labels:
-        schema, features = opened.schema_arrow, _features(opened.schema_arrow.metadata)
+        schema, features = opened.schema_arrow, hugging_face_features(opened.schema_arrow.metadata)
         image, label = self._asked
         columns = schema.names
         likely = [c for c in columns if features.get(c, {}).get("_type") == "Image"]
@@ -156,7 +156,7 @@ class ParquetImages:
         return self.groups[bisect_right(self.groups, i, key=lambda g: g[0]) - 1]
 
 
-class _Rows:
+class ParquetRows:
     """The rows of a column that were read last: of a row group, or of a part of a very large one."""
 
     def __init__(self) -> None:
@@ -166,6 +166,7 @@ class _Rows:
         self._runs: Iterator[Any] = iter(())
 
     def row(self, file: str, group: int, column: str, i: int) -> Any:
+        """Value of row `i` of a row group."""
         place = (os.getpid(), file, group, column)
         if self._place != place or i < self._first:
             self._place = self._run = None  # the old group goes before the new one comes
@@ -203,7 +204,14 @@ def _embedded(file: str, group: int, column: str) -> bool:
         return all(leaf.statistics is not None and leaf.statistics.null_count == 0 for leaf in bytes_of)
 
 
-def _parquet_files(path: str | Path) -> list[str]:
+def parquet_files(path: str | Path) -> list[str]:
+    """The files of a folder or a pattern, or the one file.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
     if Path(path).is_dir():
         files = sorted(str(p) for p in Path(path).glob("*.parquet"))
     else:
@@ -214,7 +222,7 @@ def _parquet_files(path: str | Path) -> list[str]:
     return files
 
 
-def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
+def hugging_face_features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
     """What the package `datasets` writes of every column."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]

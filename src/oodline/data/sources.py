@@ -1,38 +1,50 @@
-"""The interface of an image data set: images by position, each with a name and an optional label."""
+"""The interface of a data set of images or texts: by position, each with a name and an optional label."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
+from oodline.preprocessing.text import Text
 
-class ImageSource(Protocol):
-    """Images by position."""
+Sample = TypeVar("Sample", covariant=True)
+
+
+class Source(Protocol[Sample]):
+    """Images or texts by position."""
 
     class_names: tuple[str, ...] | None
     """Names of the classes in the order of the labels, where the source knows them."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Number of samples."""
         ...
 
     def name(self, i: int) -> str:
-        """What to call image `i` in messages and tables."""
+        """What to call sample `i` in messages and tables."""
         ...
 
     def label(self, i: int) -> int | None:
-        """Class of image `i`, None where it has none."""
+        """Class of sample `i`, None where it has none."""
         ...
 
-    def read(self, i: int) -> Image.Image:
-        """Image `i`; raises where it cannot be read. Call `oodline.data.decoding.read_image`, which names the image."""
+    def read(self, i: int) -> Sample:
+        """Sample `i`; raises where it cannot be read. Of images, call `oodline.data.decoding.read_image`."""
         ...
 
     def fingerprint(self) -> str:
-        """SHA-256 of the content, images and labels, by which a cache knows it: the same wherever the data lies."""
+        """SHA-256 of content and labels, by which a cache knows it: the same wherever the data lies."""
         ...
+
+
+class ImageSource(Source[Image.Image], Protocol):
+    """Images by position."""
+
+
+class TextSource(Source[Text], Protocol):
+    """Texts by position, or pairs of texts."""
 
 
 def names_of_logits(names: Sequence[str] | None, label_offset: int, num_classes: int) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Subset
 
 from oodline.data.sources import names_of_logits
-from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.preprocessing.kinds import AnyPreprocessing
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Stated:
 
     class_names: tuple[str, ...] | None
     label_offset: int
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
 
     def names_of(self, num_classes: int) -> tuple[str, ...] | None:
         """Class names in the order of the logits."""
@@ -39,7 +39,7 @@ def stated_by(loader: Iterable[Any]) -> Stated:
     """
     dataset = getattr(loader, "dataset", None)
     names = getattr(getattr(loader, "source", None), "class_names", None)
-    preprocessing = getattr(dataset, "preprocessing", None)
+    preprocessing = getattr(loader if dataset is None else dataset, "preprocessing", None)
     offset = getattr(loader, "label_offset", getattr(dataset, "label_offset", 0))
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
@@ -49,7 +49,7 @@ def stated_by(loader: Iterable[Any]) -> Stated:
     return Stated(
         tuple(names) if texts and names else None,
         offset if isinstance(offset, int) else 0,
-        preprocessing if isinstance(preprocessing, Preprocessing) else None,
+        preprocessing if isinstance(preprocessing, AnyPreprocessing) else None,
     )
 
 

@@ -1,31 +1,32 @@
-"""Subsets of an image data set: at given positions, evenly over classes, or sampled at random."""
+"""Subsets of a data set: at given positions, evenly over classes, or sampled at random."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from oodline._util.digests import combine
-from oodline.data.sources import ImageSource
+from oodline.data.sources import Source
+
+Sample = TypeVar("Sample")
 
 
-class Subset:
-    """The images of a source at these positions.
+class Subset(Generic[Sample]):
+    """The samples of a source at these positions.
 
     Parameters
     ----------
-    source : ImageSource
-        Whose images.
+    source : Source
+        Whose images or texts.
     positions : sequence of int
         Which, in which order.
     """
 
-    def __init__(self, source: ImageSource, positions: Sequence[int]) -> None:
+    def __init__(self, source: Source[Sample], positions: Sequence[int]) -> None:
         self.source, self.positions = source, list(positions)
         self.class_names = source.class_names
 
@@ -40,7 +41,7 @@ class Subset:
         """As the source says."""
         return self.source.label(self.positions[i])
 
-    def read(self, i: int) -> Image.Image:
+    def read(self, i: int) -> Sample:
         """As the source reads it."""
         return self.source.read(self.positions[i])
 
@@ -84,18 +85,19 @@ def _as_range(positions: list[int]) -> Sequence[int]:
     return range(len(positions)) if positions[-1] == len(positions) - 1 else positions
 
 
-def labels_of(source: ImageSource) -> Sequence[int | None] | NDArray[np.integer[Any]]:
-    """Labels of all images, without a call for each where the source keeps them as an array."""
+def labels_of(source: Source[Any]) -> Sequence[int | None] | NDArray[np.integer[Any]]:
+    """Labels of all samples, without a call for each where the source keeps them as an array."""
     known = getattr(source, "labels", None)
     return known if isinstance(known, np.ndarray) else [source.label(i) for i in range(len(source))]
 
 
-def sample(source: ImageSource, most: int, seed: int = 0) -> Subset:
-    """At most `most` images, evenly spaced over the source and shuffled: of all classes also where they are sorted.
+def sample(source: Source[Sample], most: int, seed: int = 0) -> Subset[Sample]:
+    """At most `most` samples, evenly spaced over the source and shuffled: of all classes also where they are sorted.
 
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
     >>> from oodline.data import open_images
     >>> with TemporaryDirectory() as folder:
     ...     for i in range(9):

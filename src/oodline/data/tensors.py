@@ -246,6 +246,9 @@ class TensorLoader:
         `batch_size` or `limit` is less than 1.
     """
 
+    unit = "images"
+    """What its samples are called in messages: most are images in another form."""
+
     def __init__(
         self,
         source: TensorSource | TensorSample,

@@ -39,7 +39,7 @@ from oodline.passes.engine import Engine
 from oodline.passes.fit import fit_all
 
 if TYPE_CHECKING:
-    from oodline.preprocessing.preprocessing import Preprocessing
+    from oodline.preprocessing.kinds import AnyPreprocessing
 
 MOST_ROWS = 65_536
 """Rows of the same inputs, such as pixels, that are scored at once."""
@@ -281,7 +281,7 @@ class Detector(Fitting):
             )
         return {name: getattr(self, name) for name in names}
 
-    def use_preprocessing(self, preprocessing: Preprocessing) -> None:
+    def use_preprocessing(self, preprocessing: AnyPreprocessing) -> None:
         """Take settings that depend on the preprocessing from it, where they were left open; called before scoring."""
         for _, member in self.members:
             member.use_preprocessing(preprocessing)

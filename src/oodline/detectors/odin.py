@@ -16,7 +16,7 @@ from oodline.errors import InputError, SettingError
 from oodline.model.activations import Activations, Needs
 
 if TYPE_CHECKING:
-    from oodline.preprocessing.preprocessing import Preprocessing
+    from oodline.preprocessing.kinds import AnyPreprocessing
 
 
 class ODIN(Detector):
@@ -75,10 +75,10 @@ class ODIN(Detector):
         self.epsilon = epsilon
         self.std = None if std is None else tuple(std)
 
-    def use_preprocessing(self, preprocessing: Preprocessing) -> None:
+    def use_preprocessing(self, preprocessing: AnyPreprocessing) -> None:
         """Step in units of pixels, of which the preprocessing divides each channel by its `std`."""
-        if self.std is None:
-            self.std = tuple(preprocessing.std)
+        if self.std is None and (std := getattr(preprocessing, "std", None)) is not None:
+            self.std = tuple(std)
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Where the input goes, (N, ...) as the gradient of the confidence."""

@@ -30,6 +30,7 @@ from oodline.model.from_features import is_features, open_feature_classifier
 from oodline.model.head import HeadInfo
 from oodline.model.precision import Dtype
 from oodline.model.zoo import load_model, move
+from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.calibration import check_enough, false_alarm_of
 
@@ -153,7 +154,7 @@ def run_protocol(
 
 def open_sets(
     protocol: BenchmarkProtocol,
-    preprocessing: Preprocessing,
+    preprocessing: AnyPreprocessing,
     classifier: Classifier | None = None,
     *,
     workers: int = 0,
@@ -211,7 +212,7 @@ def open_sets(
 
 def _load(
     protocol: BenchmarkProtocol, device: str | None, dtype: Dtype, compile: bool | str
-) -> tuple[Classifier, Preprocessing, tuple[str, ...] | None]:
+) -> tuple[Classifier, AnyPreprocessing, tuple[str, ...] | None]:
     said = protocol.classifier
     if is_features(said.model):
         features, _ = open_feature_classifier(said.model, protocol.fit.data, weights=said.weights, head_name=said.head)

@@ -9,7 +9,7 @@ from functools import partial
 from time import perf_counter
 
 from oodline._util.warning import warn
-from oodline.data import ImageLoader, TensorLoader
+from oodline.data import AnyLoader
 from oodline.data.batch import KnownLoader
 from oodline.detectors.base import Detector
 from oodline.errors import AssumptionWarning, InputError, OodlineError
@@ -33,7 +33,7 @@ class BenchmarkSet:
     name: str
     role: Role
     section: DataSection
-    loader: ImageLoader | TensorLoader
+    loader: AnyLoader
 
     @property
     def samples(self) -> int:
@@ -103,9 +103,7 @@ def measure(
     return outcome
 
 
-def _calibrate(
-    outcome: Outcome, classifier: Classifier, loader: ImageLoader | TensorLoader, tpr: float, progress: bool
-) -> Scores:
+def _calibrate(outcome: Outcome, classifier: Classifier, loader: AnyLoader, tpr: float, progress: bool) -> Scores:
     calibrated = calibrate_detectors(
         outcome.detectors,
         classifier,

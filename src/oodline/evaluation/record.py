@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from oodline.preprocessing.kinds import PreprocessingRecord
 from oodline.preprocessing.preprocessing import Preprocessing
 
 FORMAT_VERSION = 1
@@ -114,7 +115,7 @@ class RunRecord(_Record):
     """Of oodline, torch and python."""
     classifier: ClassifierRecord
     class_names: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: PreprocessingRecord | None = None
     sets: list[SetRecord]
     detectors: dict[str, DetectorEntry]
     """By label: the name of a column of scores and of a row of the tables."""

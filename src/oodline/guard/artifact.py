@@ -45,7 +45,7 @@ from oodline.model.classifier import Classifier
 from oodline.model.fingerprint import Fingerprint, OtherWeightsWarning
 from oodline.model.head import HeadInfo
 from oodline.model.rows.named import reference_of
-from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.scoring.calibration import Calibration
 from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration, split_by_class
 from oodline.statistics import Backbone
@@ -76,8 +76,8 @@ class Artifact:
         By the detector's name, for those that were calibrated.
     class_names : tuple of str, optional
         In the order of the logits.
-    preprocessing : Preprocessing, optional
-        From image to input.
+    preprocessing : Preprocessing or TextPreprocessing, optional
+        From image, or texts, to inputs.
     rows : str, optional
         How an input has several rows, such as "pixels,region=0.01".
     model : ModelSource, optional
@@ -98,7 +98,7 @@ class Artifact:
     head: HeadInfo
     calibrations: dict[str, AnyCalibration] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: AnyPreprocessing | None = None
     rows: str | None = None
     model: ModelSource | None = None
     fit: FitInfo | None = None

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, Literal
 
-import torch
-
 from oodline._util.checked import checked
 from oodline._util.ranges import Rate
-from oodline.data.batch import Loader, unpack
+from oodline.data.batch import Inputs, Loader, unpack
 from oodline.data.stated import class_names_of
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector, detector_names
@@ -142,13 +140,10 @@ def _class_names(classifier: Classifier, loader: Loader | None) -> tuple[str, ..
     return class_names_of(classifier.class_names, () if loader is None else loader, classifier.head.num_classes)
 
 
-def _trial(classifier: Classifier) -> torch.Tensor | None:
-    """Random pixels of the size that the classifier reads, where that is known."""
+def _trial(classifier: Classifier) -> Inputs | None:
+    """Two inputs that mean nothing, such as the classifier reads, where that is known."""
     preprocessing = classifier.preprocessing
-    if preprocessing is None or preprocessing.input_size is None or classifier.lacking(Needs.INPUTS):
-        return None
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(2, len(preprocessing.mode), *preprocessing.input_size, generator=generator)
+    return None if preprocessing is None or classifier.lacking(Needs.INPUTS) else preprocessing.example()
 
 
 def _unsupported(detectors: dict[str, Detector], classifier: Classifier, batch: Any) -> dict[str, OodlineError]:
@@ -199,16 +194,15 @@ def _head(classifier: Classifier, proven: bool) -> HeadFacts:
 def _preprocessing(classifier: Classifier) -> str:
     if classifier.preprocessing is None:
         return "not known: images are only scaled to [0, 1]"
-    stated = classifier.preprocessing.model_dump(exclude_defaults=True)
-    written = ", ".join(f"{key} {value}" for key, value in stated.items()) or "pixels in [0, 1]"
-    return f"{written}; {classifier.preprocessing_origin or 'set by you'}"
+    return f"{classifier.preprocessing.describe()}; {classifier.preprocessing_origin or 'set by you'}"
 
 
 def _missing(
     classifier: Classifier, data: Iterable[Any] | None, labelled: bool, held_out: Iterable[Any] | None, rate: float
 ) -> Iterator[str]:
+    unit = getattr(classifier.preprocessing, "unit", "images")
     if data is None:
-        yield "training data: some hundred ID images with labels say which detectors suit the network"
+        yield f"training data: some hundred ID {unit} with labels say which detectors suit the network"
     elif not labelled:
         yield "labels: most detectors are fitted by class"
     if classifier.preprocessing is None and not classifier.lacking(Needs.INPUTS):
@@ -218,11 +212,11 @@ def _missing(
     wanted = samples_to_spare(rate)
     if held_out is None:
         promise = f"{100 * rate:.3g} % of false alarms"
-        yield f"held-out ID data for a threshold: {needed} images or more for {promise}, better {wanted}"
+        yield f"held-out ID data for a threshold: {needed} {unit} or more for {promise}, better {wanted}"
     elif count is not None and count < needed:
-        yield f"more held-out ID data: {count} images are there, and {100 * rate:.3g} % of false alarms need {needed}"
+        yield f"more held-out ID data: {count} {unit} are there, and {100 * rate:.3g} % of false alarms need {needed}"
     elif count is not None and not can_spare(count, rate):
-        yield f"more held-out ID data: with {wanted} images, not {count}, fused detectors get a reference of their own"
+        yield f"more held-out ID data: with {wanted} {unit}, not {count}, fused detectors get a reference of their own"
     for extra, packages in EXTRAS.items():
         if absent := [package for package in packages if find_spec(package) is None]:
             yield f"{', '.join(absent)}: pip install 'oodline[{extra}]'"

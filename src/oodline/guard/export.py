@@ -30,6 +30,7 @@ from oodline.errors import DataError, ExportError, InputError, SettingError, mis
 from oodline.guard.graph import OUTPUTS, Guarded, GuardGraph, spelled_out, trace
 from oodline.guard.graph_check import BATCH_SIZES, rows_of, verify
 from oodline.passes.fit import reads
+from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.preprocessing.preprocessing import Preprocessing
 
 NAME = re.compile(r"[\w.-]+", re.ASCII)
@@ -308,8 +309,10 @@ def _properties(guard: Guarded, preprocessing: Preprocessing | None) -> dict[str
     return {key: json.dumps(value) for key, value in found.items()}
 
 
-def _described(preprocessing: Preprocessing, *, inside: bool) -> dict[str, Any]:
+def _described(preprocessing: AnyPreprocessing, *, inside: bool) -> dict[str, Any]:
     """A preprocessing in full, with what a reader who does not know oodline would ask."""
+    if not isinstance(preprocessing, Preprocessing):
+        return preprocessing.model_dump(mode="json")
     size = preprocessing.input_size
     return {
         **preprocessing.model_dump(mode="json"),

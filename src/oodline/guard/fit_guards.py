@@ -25,7 +25,7 @@ from oodline.passes.fit import Fittable, fit_all
 from oodline.passes.fit_result import fit_error
 from oodline.passes.local import Local
 from oodline.passes.training_accuracy import TrainingAccuracy
-from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.scoring.calibration import check_enough, check_false_alarm, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
 from oodline.scoring.split import count_samples
@@ -103,7 +103,7 @@ def fit_guards(
     by: Literal["all", "predicted"] = "all",
     neurons: Annotated[int, Range(0)] = 0,
     class_names: Sequence[str] | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: AnyPreprocessing | None = None,
     label_names: Sequence[str] | None = None,
     keep_inputs: Annotated[int, Range(0)] = 0,
     engine: Engine | None = None,
@@ -131,7 +131,7 @@ def fit_guards(
         Number of most activating training images to keep per neuron, for explanations.
     class_names : sequence of str, optional
         As in `Guard`.
-    preprocessing : Preprocessing, optional
+    preprocessing : Preprocessing or TextPreprocessing, optional
         As in `Guard`.
     label_names : sequence of str, optional
         Names of the labels, for a warning that they are in another order than the logits.

@@ -19,6 +19,7 @@ from oodline.detectors.base import Detector
 from oodline.errors import ExportError, InputError, NotFittedError
 from oodline.model.classifier import Classifier
 from oodline.passes.fit import reads
+from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.class_calibration import AnyCalibration
 
@@ -32,7 +33,7 @@ class Guarded(Protocol):
     detector: Detector
     calibration: AnyCalibration | None
     class_names: tuple[str, ...] | None
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
 
 
 class GuardGraph(nn.Module):

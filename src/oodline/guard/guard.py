@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,7 +16,7 @@ from oodline.data.batch import Inputs, Loader
 from oodline.data.stated import stated_by
 from oodline.detectors.base import Detector
 from oodline.detectors.evidence import require_linear
-from oodline.errors import ArtifactError, NotFittedError, SettingError, unknown_name
+from oodline.errors import ArtifactError, InputError, NotFittedError, SettingError, unknown_name
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
 from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.calibrated_state import CalibratedState
@@ -33,7 +33,8 @@ from oodline.model.classifier import Classifier
 from oodline.model.head import LinearHead
 from oodline.model.zoo import move, names_in_config
 from oodline.passes.fit import check_served, reads
-from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
+from oodline.preprocessing.text import Text, TextPreprocessing, are_texts
 from oodline.scoring.calibration import check_false_alarm, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
 from oodline.scoring.score import check_fitted_on
@@ -55,10 +56,10 @@ class Guard(Sharing):
     class_names : sequence of str, optional
         In the order of the logits; carried along for people and files. If omitted, those that the classifier, its model
         or the data set of `calibrate` states.
-    preprocessing : Preprocessing or callable, optional
-        From image to input; carried along in the saved file. A transform of torchvision or timm and an image processor
-        of transformers are taken too, see `Preprocessing.of`. If omitted, that of the classifier or of the loader of
-        `calibrate`.
+    preprocessing : Preprocessing, TextPreprocessing or callable, optional
+        From image, or texts, to inputs; carried along in the saved file. A transform of torchvision or timm, an image
+        processor and a tokenizer of transformers are taken too, see `Preprocessing.of` and `TextPreprocessing.of`. If
+        omitted, that of the classifier or of the loader of `calibrate`.
     neurons : Neurons, optional
         Fitted in the same pass, for explanations with training images and z-scores.
 
@@ -89,7 +90,7 @@ class Guard(Sharing):
         calibration: AnyCalibration | None = None,
         *,
         class_names: Iterable[str] | None = None,
-        preprocessing: Annotated[Preprocessing | Callable[..., Any] | None, LeftToIt()] = None,
+        preprocessing: Annotated[AnyPreprocessing | Callable[..., Any] | None, LeftToIt()] = None,
         neurons: Neurons | None = None,
     ) -> None:
         if not detector.fitted:
@@ -111,7 +112,9 @@ class Guard(Sharing):
         if self.class_names is None:
             names = classifier.class_names or names_in_config(classifier.model)
             self.class_names = names_of_logits(names, 0, classifier.head.num_classes)
-        self.preprocessing = classifier.preprocessing if preprocessing is None else Preprocessing.of(preprocessing)
+        self.preprocessing = classifier.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
+        if isinstance(self.preprocessing, TextPreprocessing):  # a file holds no tokenizer, only which it was
+            self.preprocessing = self.preprocessing.with_tokenizer_of(classifier.preprocessing)
         self.neurons = neurons
         self.probe: Probe | None = None
         self.other_weights: str | None = None
@@ -221,8 +224,14 @@ class Guard(Sharing):
             self.class_names = stated.names_of(self.classifier.head.num_classes)
         return self
 
-    def __call__(self, inputs: Inputs) -> Verdict:
+    def __call__(self, inputs: Inputs | Sequence[Text]) -> Verdict:
         """Score a batch of N inputs in one forward pass.
+
+        Parameters
+        ----------
+        inputs : Tensor, NumPy array, mapping or list of str
+            As the classifier takes them. A list of texts, or of pairs of texts, where the preprocessing is a
+            `TextPreprocessing`.
 
         Raises
         ------
@@ -234,10 +243,10 @@ class Guard(Sharing):
             The batch has the wrong shape, or gives NaN or infinite activations or scores.
         """
         calibration = self._calibrated()
-        return self._judge(self.classifier(inputs, **reads([self.detector])), calibration)
+        return self._judge(self.classifier(self._prepared(inputs), **reads([self.detector])), calibration)
 
     @checked
-    def explain(self, inputs: Inputs, *, top: Count = 8) -> list[Explanation]:
+    def explain(self, inputs: Inputs | Sequence[Text], *, top: Count = 8) -> list[Explanation]:
         """Say of each of N inputs which neurons its class expected and did not find, and which it did not expect.
 
         Of a detector made of detectors, such as `Fuse`, it also gives the p-value of each member, and the
@@ -245,7 +254,7 @@ class Guard(Sharing):
 
         Parameters
         ----------
-        inputs : Tensor or mapping
+        inputs : Tensor, mapping or list of str
             As for a verdict.
         top : int
             Neurons of each kind to list, at most.
@@ -266,7 +275,7 @@ class Guard(Sharing):
                 "maps or lists of the verdict say where it is unlike the training data."
             )
         explainer = require_explainer(self.detector, self.neurons)
-        activations = self.classifier(inputs, **reads([self.detector]))
+        activations = self.classifier(self._prepared(inputs), **reads([self.detector]))
         require_linear(activations.head)
         verdict = self._judge(activations, calibration)
         made_of = members_of(self.detector)
@@ -284,6 +293,15 @@ class Guard(Sharing):
             and explainer_of(self.detector, self.neurons) is not None
             and isinstance(self.classifier.head, LinearHead)
         )
+
+    def _prepared(self, inputs: Any) -> Inputs:
+        """Inputs of the model, from texts where they are texts."""
+        if not isinstance(inputs, str) and not are_texts(inputs):
+            found: Inputs = inputs
+            return found
+        if not isinstance(self.preprocessing, TextPreprocessing):
+            raise InputError("the guard has no tokenizer for texts. Pass preprocessing=tokenizer.")
+        return self.preprocessing(inputs)
 
     def _calibrated(self) -> AnyCalibration:
         if self.calibration is None:

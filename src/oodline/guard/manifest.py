@@ -7,13 +7,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from oodline.guard.probe import InputRecord
-from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.preprocessing.kinds import PreprocessingRecord
 
 FORMAT_VERSION = 5
 """2: calibrations promise a false-alarm rate, overall or by predicted class, where 1 aimed at a TPR; neurons.
 3: the fingerprint of all weights, a probe, and members that a detector does without; all of them may be missing.
 4: what the network's features were like, and why members were chosen; both may be missing.
-5: how an input has several rows; it may be missing."""
+5: how an input has several rows; it may be missing; and the preprocessing may be that of texts."""
 
 
 MAX_SIZE = 10**6
@@ -104,7 +104,7 @@ class Manifest(_Record):
     calibrations: dict[str, CalibrationRecord]
     head: HeadRecord
     class_names: tuple[str, ...] | None
-    preprocessing: Preprocessing | None
+    preprocessing: PreprocessingRecord | None
     rows: str | None = None
     """How an input has several rows, as on the command line; none: one row per input."""
     model: ModelSource | None

@@ -34,7 +34,7 @@ from oodline.model.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from oodline.model.rows.placed import PlacedRows
-    from oodline.preprocessing.preprocessing import Preprocessing
+    from oodline.preprocessing.kinds import AnyPreprocessing
 
 
 class Classifier:
@@ -77,8 +77,8 @@ class Classifier:
     (torch.Size([2, 5]), torch.Size([2, 3]))
     """
 
-    preprocessing: Preprocessing | None = None
-    """From an image to its input, where `load` knows it; guards carry it along."""
+    preprocessing: AnyPreprocessing | None = None
+    """From an image, or from texts, to inputs, where `load` knows it; guards carry it along."""
 
     preprocessing_origin: str = ""
     """How the preprocessing is known, in words, where `load` knows."""
@@ -126,7 +126,7 @@ class Classifier:
         device: str | None = None,
         dtype: Dtype = "float32",
         compile: bool | str = False,
-        preprocessing: Preprocessing | None = None,
+        preprocessing: AnyPreprocessing | None = None,
     ) -> Classifier:
         """The classifier that a reference names, with its preprocessing and class names, as the command line has it.
 

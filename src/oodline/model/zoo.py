@@ -22,8 +22,11 @@ from oodline._util.code import import_code
 from oodline._util.spec import Reference, parse_reference
 from oodline._util.warning import warn
 from oodline.errors import ModelError, SettingError, missing_extra, unknown_name
+from oodline.model.text_models import check_padding, text_preprocessing, wants_text
 from oodline.model.weights import load_weights
+from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
 from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.preprocessing.text import TextPreprocessing
 
 EXAMPLES = {
     "timm": "timm:resnet50",
@@ -41,8 +44,8 @@ class LoadedModel:
     ----------
     model : nn.Module
         In evaluation mode.
-    preprocessing : Preprocessing, optional
-        As the model's own configuration has it.
+    preprocessing : Preprocessing or TextPreprocessing, optional
+        As the model's own configuration has it: of images, or the tokenizer of a model of texts.
     class_names : tuple of str, optional
         In the order of the logits.
     head : str, optional
@@ -52,7 +55,7 @@ class LoadedModel:
     """
 
     model: nn.Module
-    preprocessing: Preprocessing | None = None
+    preprocessing: AnyPreprocessing | None = None
     class_names: tuple[str, ...] | None = None
     head: str | None = None
     preprocessing_origin: str = ""
@@ -63,7 +66,8 @@ class _Source:
     """A model, and what else its library says of it.
 
     `transform` makes the library's own evaluation transform, or None where there is none, and says whether images are
-    colour or grey. It is asked only where nobody has said how images are prepared.
+    colour or grey. It is asked only where nobody has said how images are prepared. `texts` makes the tokenizer of a
+    model of texts.
     """
 
     model: nn.Module
@@ -71,16 +75,18 @@ class _Source:
     class_names: tuple[str, ...] | None = None
     head: str | None = None
     ambiguous: str = ""  # why the transform may not be that of weights from a file
+    texts: Callable[[], TextPreprocessing] | None = None
 
 
 @checked
 def load_model(
-    reference: str, weights: str | Path | None = None, *, preprocessing: Preprocessing | None = None
+    reference: str, weights: str | Path | None = None, *, preprocessing: AnyPreprocessing | None = None
 ) -> LoadedModel:
     """Build the classifier that a reference names.
 
     Its preprocessing is that of its library: the pixels of test images are compared with those of the library's own
-    transform, and where they cannot be the same, an error says so.
+    transform, and where they cannot be the same, an error says so. A classifier of texts (`hf:`, sequence
+    classification) comes with the tokenizer of the same folder or name; `,max_length=128` makes its texts shorter.
 
     Parameters
     ----------
@@ -91,8 +97,9 @@ def load_model(
         `,weights=IMAGENET1K_V1` says which.
     weights : str or Path, optional
         A file of weights to load into it.
-    preprocessing : Preprocessing, optional
-        In place of the library's own, which is then not looked at.
+    preprocessing : Preprocessing or TextPreprocessing, optional
+        In place of the library's own, which is then not looked at. A record of a tokenizer, from a guard file, is
+        compared with the model's own, which is what is used.
 
     Raises
     ------
@@ -106,6 +113,10 @@ def load_model(
     -----
     UserWarning
         Weights are loaded from a file, and torchvision prepares images in several ways for this model.
+    UserWarning
+        What a model says of a text depends on the padding beside it.
+    PreprocessingWarning
+        The tokenizer is not the one that `preprocessing` is a record of.
 
     Examples
     --------
@@ -123,7 +134,14 @@ def load_model(
         options["pretrained"] = options.get("pretrained", weights is None)
     source = _LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
     origin = "given, and not compared with any other"
-    if preprocessing is None:
+    if (source.texts is not None) != isinstance(preprocessing, TextPreprocessing) and preprocessing is not None:
+        reads, given = ("images", "a tokenizer") if source.texts is None else ("texts", "a preprocessing of images")
+        raise ModelError(f"{parsed.scheme}:{parsed.name} is a model of {reads}, and {given} was given. Leave it out.")
+    if source.texts is not None:
+        own = source.texts()
+        preprocessing = preprocessing.with_tokenizer_of(own) if isinstance(preprocessing, TextPreprocessing) else own
+        origin = f"the tokenizer of {parsed.scheme}:{parsed.name}"
+    elif preprocessing is None:
         preprocessing = _preprocessing(parsed, source)
         origin = (
             "as the model states it"
@@ -135,15 +153,17 @@ def load_model(
     if weights is not None:
         load_weights(source.model, weights)
     source.model.eval()
+    if isinstance(preprocessing, TextPreprocessing) and source.texts is not None:
+        check_padding(parsed.name, source.model, preprocessing)
     return LoadedModel(
         source.model, preprocessing, source.class_names, source.head, origin if preprocessing is not None else ""
     )
 
 
-def _preprocessing(reference: Reference, source: _Source) -> Preprocessing | None:
+def _preprocessing(reference: Reference, source: _Source) -> AnyPreprocessing | None:
     try:
         transform, mode = source.transform()
-        return None if transform is None else Preprocessing.of(transform, mode=mode)
+        return None if transform is None else preprocessing_of(transform, mode=mode)
     except SettingError as error:
         raise ModelError(
             f"how {reference.scheme}:{reference.name} prepares images is not known: {error} On the command line: "
@@ -260,23 +280,36 @@ def _load_torchvision(reference: Reference) -> _Source:
 
 def _load_hugging_face(reference: Reference) -> _Source:
     try:
-        from transformers import AutoConfig, AutoModelForImageClassification
+        from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
     except ImportError as error:
         raise missing_extra("transformers", "transformers", "hf: references") from error
+    options = dict(reference.options)
+    max_length = options.pop("max_length", None)
 
     def build(options: dict[str, Any]) -> nn.Module:
         safe = {"trust_remote_code": False}
+        pretrained = options.pop("pretrained")
+        stated = AutoConfig.from_pretrained(reference.name, **safe, **({} if pretrained else options))
+        kind = AutoModelForImageClassification
+        if wants_text(stated, reference.name):
+            kind = AutoModelForSequenceClassification
+        elif max_length is not None:
+            raise TypeError("max_length is for models of texts")
         made: nn.Module
-        if options.pop("pretrained"):
-            made = AutoModelForImageClassification.from_pretrained(
-                reference.name, use_safetensors=True, **safe, **options
-            )
+        if pretrained:
+            made = kind.from_pretrained(reference.name, use_safetensors=True, **safe, **options)
         else:
-            config = AutoConfig.from_pretrained(reference.name, **safe, **options)
-            made = AutoModelForImageClassification.from_config(config)
+            made = kind.from_config(stated)
         return made
 
-    model = _built(reference, build)
+    model = _built(Reference(reference.scheme, reference.name, options), build)
+    if wants_text(model.config, reference.name):
+        return _Source(
+            model,
+            lambda: (None, None),
+            names_in_config(model),
+            texts=lambda: text_preprocessing(reference.name, model, max_length),
+        )
     channels = getattr(model.config, "num_channels", 3)
 
     def transform() -> tuple[Any, Literal["RGB", "L"]]:
@@ -340,6 +373,8 @@ def _load_python(reference: Reference) -> _Source:
 def _built(reference: Reference, build: Callable[[dict[str, Any]], Any]) -> nn.Module:
     try:
         model = build(dict(reference.options))
+    except ModelError:
+        raise
     except Exception as error:
         remedy = ""
         if reference.options.get("pretrained") and (isinstance(error, OSError) or "Connect" in type(error).__name__):

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
-from oodline.data import ImageLoader
+from oodline.data import ImageLoader, TextLoader
 from oodline.data.batch import Batch, unpack
 from oodline.errors import InputError
 from oodline.statistics import Seen
@@ -91,8 +91,8 @@ def count_by_position(loader: Iterable[Any]) -> int:
 
 
 def note_skipped(loader: Iterable[Any], seen: Seen) -> None:
-    """Tell an image loader, whose shares were read elsewhere, which images none of them gave."""
-    if isinstance(loader, ImageLoader):
+    """Tell a loader of images or texts, whose shares were read elsewhere, which samples none of them gave."""
+    if isinstance(loader, ImageLoader | TextLoader):
         last = max(loader.rows, default=-1) + 1
         read = set(loader.rows)
         loader.skipped = [loader.source.name(i) for i in seen.missing(last) if i in read]

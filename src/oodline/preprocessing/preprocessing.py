@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from PIL import Image
@@ -49,6 +49,9 @@ class Preprocessing(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: ClassVar[str] = "images"
+    """What its inputs are, in words."""
 
     resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     crop: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
@@ -168,6 +171,25 @@ class Preprocessing(BaseModel):
         for step in self.geometry:
             size = step.fixed(size)
         return size
+
+    def example(self) -> Tensor | None:
+        """Random pixels as two inputs, to try a classifier on; None where they have no fixed size.
+
+        >>> Preprocessing(crop=8).example().shape
+        torch.Size([2, 3, 8, 8])
+        """
+        if self.input_size is None:
+            return None
+        return torch.rand(2, len(self.mode), *self.input_size, generator=torch.Generator().manual_seed(0))
+
+    def describe(self) -> str:
+        """In words: what is not the default.
+
+        >>> Preprocessing(resize=36, crop=32).describe()
+        'resize 36, crop 32'
+        """
+        stated = self.model_dump(exclude_defaults=True)
+        return ", ".join(f"{key} {value}" for key, value in stated.items()) or "pixels in [0, 1]"
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the largest image on the way, for an image of this size.

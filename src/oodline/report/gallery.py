@@ -15,6 +15,7 @@ from oodline.data.opening import SCHEMES
 from oodline.errors import DataError, OodlineError, unknown_name
 from oodline.evaluation.record import SetRecord
 from oodline.evaluation.run import Run
+from oodline.preprocessing.text import TextPreprocessing
 from oodline.report.thumbnails import read_thumbnail
 
 MOST = 600
@@ -146,6 +147,8 @@ def _places(rows: Mapping[tuple[str, int], int], name: str, side: Sequence[int])
 
 def _open(run: Run, this: SetRecord, spec: str | None) -> ImageSource:
     """The images of a set, where they are those of the run as far as positions and labels can tell."""
+    if isinstance(run.record.preprocessing, TextPreprocessing):
+        raise DataError(f"{this.name} holds texts, and only images are shown.")
     if spec is None:
         spec = this.spec
         reference = parse_reference(spec, SCHEMES)

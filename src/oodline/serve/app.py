@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from oodline._version import __version__
 from oodline.guard.guard import Guard
-from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.scoring.drift import DriftMonitor
 from oodline.serve import problems as p
 from oodline.serve.envelope import Envelope
@@ -24,33 +24,30 @@ from oodline.serve.info import describe_guard, histogram
 from oodline.serve.page import add_page
 from oodline.serve.schemas import ExplanationRow, Health, Info, Predictions, ScoreHistogram
 from oodline.serve.settings import ServeSettings
+from oodline.serve.text_service import service_for
 from oodline.serve.tokens import Tokens
 
-_DESCRIPTION = """The class that a classifier returns for images, and whether to trust it.
+_DESCRIPTION = """The class that a classifier returns for {unit}, and whether to trust it.
 
 Every refusal is one `application/problem+json` document (RFC 9457)."""
 
-_IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "application/octet-stream")
+_PREDICT = {
+    "images": """One image as the body, or several files as `images` of a form; one entry each, in their order.
+
+Where the only image cannot be judged, the request is refused. Where one of several cannot, its entry holds a
+`problem` in place of the verdict, and the others are judged.""",
+    "texts": """`texts` of a JSON document; one entry each, in their order.
+
+Where the only text cannot be judged, the request is refused. Where one of several cannot, its entry holds a
+`problem` in place of the verdict, and the others are judged.""",
+}
 _ALWAYS = (p.MALFORMED_REQUEST, p.FOREIGN_ORIGIN, p.MISDIRECTED, p.HEADER_TOO_LARGE)
-_UPLOAD = (
-    p.MALFORMED_FORM,
-    p.BODY_TOO_SLOW,
-    p.BODY_TOO_LARGE,
-    p.TOO_MANY_IMAGES,
-    p.UNSUPPORTED_TYPE,
-    p.UNREADABLE_IMAGE,
-    p.TOO_MANY_PIXELS,
-    p.REFUSED_BY_CLASSIFIER,
-    p.INTERNAL,
-    p.FULL,
-    p.STOPPING,
-    p.TOO_SLOW,
-)
+_JUDGED = (p.REFUSED_BY_CLASSIFIER, p.INTERNAL, p.FULL, p.STOPPING, p.TOO_SLOW)
 
 
 def create_app(
     guard: Guard,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: AnyPreprocessing | None = None,
     settings: ServeSettings | None = None,
     *,
     token: str | Sequence[str] | Path | None = None,
@@ -63,8 +60,8 @@ def create_app(
     ----------
     guard : Guard
         Calibrated.
-    preprocessing : Preprocessing, optional
-        From image to input. If omitted, the guard's own.
+    preprocessing : Preprocessing or TextPreprocessing, optional
+        From image, or texts, to inputs. If omitted, the guard's own.
     settings : ServeSettings, optional
         Its limits, and whom it answers.
     token : str, sequence of str or Path, optional
@@ -95,7 +92,7 @@ def create_app(
     """
     lock = _lock(token)
     metrics_lock = lock if metrics_token is None else _lock(metrics_token)
-    service = GuardService(guard, preprocessing, settings, monitor)
+    service = service_for(guard, preprocessing, settings, monitor)
     calibration = guard.calibration
     assert calibration is not None  # the service has seen to it
     try:
@@ -112,7 +109,7 @@ def create_app(
     app = FastAPI(
         title="oodline",
         version=__version__,
-        description=_DESCRIPTION,
+        description=_DESCRIPTION.format(unit=service.unit),
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
@@ -125,30 +122,37 @@ def create_app(
     locked: dict[str, Any] = {"dependencies": lock}
     refused = (*_ALWAYS, p.UNAUTHORISED) if lock else _ALWAYS
     metrics_refused = (*_ALWAYS, p.UNAUTHORISED) if metrics_lock else _ALWAYS
-    known = describe_guard(guard, calibration, service.settings)
+    known = describe_guard(guard, calibration, service.limits(), service.unit)
+    malformed, too_many, unreadable, too_large = service.problems
+    upload = (
+        malformed,
+        p.BODY_TOO_SLOW,
+        p.BODY_TOO_LARGE,
+        too_many,
+        p.UNSUPPORTED_TYPE,
+        unreadable,
+        too_large,
+        *_JUDGED,
+    )
 
     @app.post(
         "/v1/predict",
-        summary="Score images",
+        summary=f"Score {service.unit}",
         response_model=Predictions,
-        responses=p.documented(*_UPLOAD, *refused),
-        openapi_extra=_body(service.settings.max_images),
+        responses=p.documented(*upload, *refused),
+        description=_PREDICT[service.unit],
+        openapi_extra=_body(service, service.settings.max_images),
         **locked,
     )
     async def predict(request: Request) -> Any:
-        """One image as the body, or several files as `images` of a form; one entry each, in their order.
-
-        Where the only image cannot be judged, the request is refused. Where one of several cannot, its entry holds a
-        `problem` in place of the verdict, and the others are judged.
-        """
         return {"request_id": request.state.request_id, "verdicts": await service.verdicts(request)}
 
     @app.post(
         "/v1/explain",
-        summary="Score one image, and say which neurons contribute to it",
+        summary=f"Score one {service.one.split()[1]}, and say which neurons contribute to it",
         response_model=ExplanationRow,
-        responses=p.documented(*_UPLOAD, *refused, p.INVALID_PARAMETER, p.NO_EXPLANATION),
-        openapi_extra=_body(1),
+        responses=p.documented(*upload, *refused, p.INVALID_PARAMETER, p.NO_EXPLANATION),
+        openapi_extra=_body(service, 1),
         **locked,
     )
     async def explain(
@@ -223,12 +227,8 @@ def _check(tokens: Tokens) -> Callable[..., Awaitable[None]]:
     return check
 
 
-def _body(images: int) -> dict[str, Any]:
-    file = {"type": "string", "format": "binary"}
-    files = {"type": "array", "items": file, "minItems": 1, "maxItems": images}
-    form = {"schema": {"type": "object", "properties": {"images": files}, "required": ["images"]}}
-    content = {kind: {"schema": file} for kind in _IMAGE_TYPES} | {"multipart/form-data": form}
-    return {"requestBody": {"required": True, "content": content}}
+def _body(service: GuardService, most: int) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": service.request_body(most)}}
 
 
 def _add_problems(app: FastAPI, service: GuardService) -> None:

@@ -17,23 +17,29 @@ import torch
 from torch import Tensor
 
 from oodline.errors import InputError
+from oodline.preprocessing.text import Text
 from oodline.serve.problems import FULL, INTERNAL, REFUSED_BY_CLASSIFIER, STOPPING, Problem
 from oodline.serve.settings import ServeSettings
 
 LOG = logging.getLogger("oodline.serve")
 
-Work = Callable[[Tensor], Sequence[Any]]
-"""From a batch of N inputs to N results."""
+Work = Callable[[Any], Sequence[Any]]
+"""From a batch of N inputs, a tensor or a list of texts, to N results."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    inputs: Tensor
+    inputs: Tensor | Text
     work: Work
     result: Future[Any] = field(default_factory=Future)
 
     def joins(self, other: _Job) -> bool:
-        return self.work == other.work and self.inputs.shape == other.inputs.shape
+        return self.work == other.work and self.shape == other.shape
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Texts of any length are one batch: they are padded in it."""
+        return self.inputs.shape if isinstance(self.inputs, Tensor) else ()
 
 
 class Places:
@@ -70,6 +76,8 @@ class Batcher:
         Told the size of each batch and the seconds it took.
     max_pixels : float
         Height times width of all inputs of a batch, where it has more than one.
+    one : str
+        What an input is, in words.
 
     Examples
     --------
@@ -84,7 +92,10 @@ class Batcher:
         settings: ServeSettings,
         observe: Callable[[int, float], None] | None = None,
         max_pixels: float = math.inf,
+        *,
+        one: str = "an image",
     ) -> None:
+        self._one = one
         self._settings = settings
         self._max_pixels = max_pixels
         self._observe = observe
@@ -134,7 +145,7 @@ class Batcher:
                 self._expected -= 1
                 self._changed.notify()
 
-    def submit(self, inputs: Tensor, work: Work) -> Future[Any]:
+    def submit(self, inputs: Tensor | Text, work: Work) -> Future[Any]:
         """Ask for the result of one input (...), without the dimension of the batch; cancel it where it is late."""
         job = _Job(inputs, work)
         with self._changed:
@@ -163,7 +174,8 @@ class Batcher:
                 raise _stopping()
             if self._present + count > self._settings.capacity:
                 seconds = max(1, math.ceil(self._present * self._seconds_an_image))
-                detail = f"It holds {self._present} images, of {self._settings.capacity} at most (capacity)."
+                inputs = f"{self._present} {self._one.split()[1]}s"
+                detail = f"It holds {inputs}, of {self._settings.capacity} at most (capacity)."
                 raise Problem(FULL, detail, f"Try again in {seconds} s.", {"Retry-After": str(seconds)})
             self._present += count
 
@@ -188,7 +200,7 @@ class Batcher:
                 if not self._queue:
                     return []
                 batch = [self._queue.popleft()]
-                most = min(self._settings.max_batch, self._max_pixels / max(1, math.prod(batch[0].inputs.shape[-2:])))
+                most = min(self._settings.max_batch, self._max_pixels / max(1, math.prod(batch[0].shape[-2:])))
                 while self._queue and len(batch) + 1 <= most and self._queue[0].joins(batch[0]):
                     batch.append(self._queue.popleft())
             # those whose request timed out are not worth a pass
@@ -197,7 +209,7 @@ class Batcher:
 
     def _run(self, jobs: list[_Job]) -> None:
         try:
-            results = jobs[0].work(torch.stack([job.inputs for job in jobs]))
+            results = jobs[0].work(_together([job.inputs for job in jobs]))
             for job, result in zip(jobs, results, strict=True):
                 job.result.set_result(result)
         except Exception as error:  # the thread must outlive it
@@ -205,14 +217,19 @@ class Batcher:
                 for job in jobs:  # one of them may have spoilt it for the others
                     self._run([job])
                 return
-            jobs[0].result.set_exception(_problem(error))
+            jobs[0].result.set_exception(_problem(error, self._one))
 
 
-def _problem(error: Exception) -> Problem:
+def _together(inputs: Sequence[Tensor | Text]) -> Any:
+    tensors = [one for one in inputs if isinstance(one, Tensor)]
+    return torch.stack(tensors) if tensors else list(inputs)
+
+
+def _problem(error: Exception, one: str) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, InputError):
-        return Problem(REFUSED_BY_CLASSIFIER, str(error), "Send an image like those that it was trained on.")
+        return Problem(REFUSED_BY_CLASSIFIER, str(error), f"Send {one} like those that it was trained on.")
     LOG.error("the classifier failed", exc_info=error)
     return Problem(INTERNAL, "The classifier failed; the log of the service says how.", "Tell who runs the service.")
 

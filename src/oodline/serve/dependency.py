@@ -8,19 +8,19 @@ from typing import Any
 from fastapi import Request
 
 from oodline.guard.guard import Guard
-from oodline.preprocessing.preprocessing import Preprocessing
-from oodline.serve.guard_service import GuardService
+from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.serve.settings import ServeSettings
+from oodline.serve.text_service import service_for
 
 
 def verdicts(
-    guard: Guard, preprocessing: Preprocessing | None = None, settings: ServeSettings | None = None
+    guard: Guard, preprocessing: AnyPreprocessing | None = None, settings: ServeSettings | None = None
 ) -> Callable[[Request], Awaitable[list[dict[str, Any]]]]:
-    """A FastAPI dependency: the verdicts on the images of a request.
+    """A FastAPI dependency: the verdicts on the images, or texts, of a request.
 
-    It reads the body, raw image or form, within the limits, and judges in batches with other requests, as `oodline
-    serve` does. Refusals are `HTTPException`. In Starlette, await it with the request. Where the service has the tensor
-    already, `guard(x)` is all that is needed.
+    It reads the body, raw image, form or JSON of texts, within the limits, and judges in batches with other requests,
+    as `oodline serve` does. Refusals are `HTTPException`. In Starlette, await it with the request. Where the service
+    has the tensor already, `guard(x)` is all that is needed.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def verdicts(
     >>> asyncio.run(ask()).json()
     ['red']
     """
-    service = GuardService(guard, preprocessing, settings)
+    service = service_for(guard, preprocessing, settings)
 
     async def judged(request: Request) -> list[dict[str, Any]]:
         return await service.verdicts(request)

@@ -17,16 +17,28 @@ from torch import Tensor
 from oodline.errors import NotFittedError, OodlineError, SettingError
 from oodline.guard.guard import Guard
 from oodline.model.eval_mode import evaluating
+from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.drift import DriftMonitor
 from oodline.serve.batching import Batcher, Places, Work
 from oodline.serve.budget import Budget
 from oodline.serve.forms import Upload
-from oodline.serve.images import has_fixed_size, load_image, open_image, pixels_to_decode
+from oodline.serve.images import FORMATS, has_fixed_size, load_image, open_image, pixels_to_decode
 from oodline.serve.metrics import ServeMetrics
-from oodline.serve.problems import BODY_TOO_SLOW, CLIENT_LEFT, TOO_MANY_IMAGES, TOO_SLOW, UNREADABLE_IMAGE, Problem
+from oodline.serve.problems import (
+    BODY_TOO_SLOW,
+    CLIENT_LEFT,
+    MALFORMED_FORM,
+    TOO_MANY_IMAGES,
+    TOO_MANY_PIXELS,
+    TOO_SLOW,
+    UNREADABLE_IMAGE,
+    Problem,
+)
 from oodline.serve.settings import ServeSettings
 from oodline.serve.uploads import Body, Memory
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "application/octet-stream")
 
 
 class GuardService:
@@ -37,7 +49,7 @@ class GuardService:
     guard : Guard
         Calibrated.
     preprocessing : Preprocessing, optional
-        From image to input. If omitted, the guard's own.
+        From image to input. If omitted, the guard's own. `TextService` takes that of texts.
     settings : ServeSettings
         The limits.
     monitor : DriftMonitor, optional
@@ -51,20 +63,27 @@ class GuardService:
         No preprocessing is known, or the class names are not those of the classifier.
     """
 
+    unit = "images"
+    one = "an image"
+    """What it judges, in words."""
+
+    problems = (MALFORMED_FORM, TOO_MANY_IMAGES, UNREADABLE_IMAGE, TOO_MANY_PIXELS)
+    """Refusals of its own, beside those of every service: malformed, too many, unreadable, too large."""
+
     def __init__(
         self,
         guard: Guard,
-        preprocessing: Preprocessing | None = None,
+        preprocessing: AnyPreprocessing | None = None,
         settings: ServeSettings | None = None,
         monitor: DriftMonitor | None = None,
     ) -> None:
         if guard.calibration is None:
             raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
-        known = guard.preprocessing if preprocessing is None else Preprocessing.of(preprocessing)
+        known = guard.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
         if known is None:
             raise SettingError("the guard has no preprocessing for images. Pass a Preprocessing.")
         self.guard = guard
-        self.preprocessing = known
+        self.preprocessing: Any = known
         self.settings = settings or ServeSettings()
         self.metrics = ServeMetrics(guard, monitor)
         # held open, so that not every batch walks over all modules to see what mode they are in
@@ -73,14 +92,26 @@ class GuardService:
         self._memory = Memory(self.settings.max_memory)
         self._pixels = Budget(self.settings.max_pixels)
         self._decoders = ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="oodline decoder")
-        most = inf if has_fixed_size(known) else self.settings.max_input
-        self._batcher = Batcher(self.settings, self.metrics.batch, most)
+        most = self.settings.max_input if isinstance(known, Preprocessing) and not has_fixed_size(known) else inf
+        self._batcher = Batcher(self.settings, self.metrics.batch, most, one=self.one)
         self.metrics.watch(lambda: self._batcher.queued, lambda: self._batcher.present)
 
     @property
     def ready(self) -> bool:
         """Whether it takes requests."""
         return self._batcher.alive
+
+    def request_body(self, most: int) -> dict[str, Any]:
+        """What a request may be, for OpenAPI."""
+        file = {"type": "string", "format": "binary"}
+        files = {"type": "array", "items": file, "minItems": 1, "maxItems": most}
+        form = {"schema": {"type": "object", "properties": {"images": files}, "required": ["images"]}}
+        return {**{kind: {"schema": file} for kind in IMAGE_TYPES}, "multipart/form-data": form}
+
+    def limits(self) -> dict[str, Any]:
+        """What a request may be, for /v1/info."""
+        limits = {name: getattr(self.settings, name) for name in ("max_body", "max_images", "max_pixels")}
+        return {**limits, "formats": list(FORMATS)}
 
     async def verdicts(self, request: Request) -> list[dict[str, Any]]:
         """Score the images of a request.
@@ -141,27 +172,27 @@ class GuardService:
         self._decoders.shutdown()
         self._evaluating.close()
 
-    async def _answer(self, request: Request, work: Work, most: int) -> tuple[Sequence[Upload], list[Any]]:
+    async def _answer(self, request: Request, work: Work, most: int) -> tuple[Sequence[Any], list[Any]]:
         limit, arrived = self.settings.timeout, False
         try:
             async with asyncio.timeout(limit):
                 with self._batcher.places() as places, Body(request, self.settings, self._memory) as body:
                     places.take(1)  # before anything is read
-                    uploads = await body.images()
+                    uploads = await self._uploads(body)
                     arrived = True
                     return uploads, await self._results(request, uploads, work, most, places)
         except TimeoutError as error:
             if arrived:
                 detail = f"It was not there after {limit:g} s (timeout)."
-                raise Problem(TOO_SLOW, detail, "Try again later, or send fewer images at a time.") from error
+                raise Problem(TOO_SLOW, detail, f"Try again later, or send fewer {self.unit} at a time.") from error
             detail = f"It was not complete after {limit:g} s (timeout)."
-            raise Problem(BODY_TOO_SLOW, detail, "Send smaller images, or use a faster connection.") from error
+            raise Problem(BODY_TOO_SLOW, detail, f"Send smaller {self.unit}, or use a faster connection.") from error
 
     async def _results(
-        self, request: Request, uploads: Sequence[Upload], work: Work, most: int, places: Places
+        self, request: Request, uploads: Sequence[Any], work: Work, most: int, places: Places
     ) -> list[Any]:
         if len(uploads) > most:
-            raise Problem(TOO_MANY_IMAGES, f"{len(uploads)} were sent.", f"Send at most {most} at a time.")
+            raise Problem(self.problems[1], f"{len(uploads)} were sent.", f"Send at most {most} at a time.")
         places.take(len(uploads) - 1)
         answers = asyncio.create_task(self._all(uploads, work))
         left = asyncio.create_task(_disconnected(request))
@@ -174,7 +205,10 @@ class GuardService:
             answers.cancel()
             left.cancel()
 
-    async def _all(self, uploads: Sequence[Upload], work: Work) -> list[Any]:
+    async def _uploads(self, body: Body) -> Sequence[Any]:
+        return await body.images()
+
+    async def _all(self, uploads: Sequence[Any], work: Work) -> list[Any]:
         return await asyncio.gather(*(self._result(upload, work) for upload in uploads))
 
     async def _result(self, upload: Upload, work: Work) -> Any:
@@ -202,16 +236,17 @@ class GuardService:
 
     def _prepare(self, image: Image.Image) -> Tensor:
         try:
-            return self.preprocessing(load_image(image, self.settings))
+            made: Tensor = self.preprocessing(load_image(image, self.settings))
+            return made
         except OodlineError as error:  # it was decoded, but says nothing that the classifier could see
             raise Problem(UNREADABLE_IMAGE, str(error), "Send an image of 8 bits per channel.") from error
 
-    def _judge(self, inputs: Tensor) -> list[dict[str, Any]]:
+    def _judge(self, inputs: Any) -> list[dict[str, Any]]:
         rows = self.guard(inputs).rows()
         self.metrics.verdicts(rows)
         return rows
 
-    def _explain(self, inputs: Tensor, top: int) -> list[dict[str, Any]]:
+    def _explain(self, inputs: Any, top: int) -> list[dict[str, Any]]:
         rows = [explanation.to_dict() for explanation in self.guard.explain(inputs, top=top)]
         self.metrics.verdicts(rows)
         return rows

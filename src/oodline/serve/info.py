@@ -9,17 +9,15 @@ import numpy as np
 from oodline._version import __version__
 from oodline.guard.guard import Guard
 from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration
-from oodline.serve.images import FORMATS
-from oodline.serve.settings import ServeSettings
 
 BINS = 40
 
 
-def describe_guard(guard: Guard, calibration: AnyCalibration, settings: ServeSettings) -> dict[str, Any]:
-    """The document of /v1/info."""
+def describe_guard(guard: Guard, calibration: AnyCalibration, limits: dict[str, Any], unit: str) -> dict[str, Any]:
+    """The document of /v1/info, of a service of images or texts."""
     by = "predicted" if isinstance(calibration, ClassCalibration) else "all"
     rate, n = calibration.false_alarm, len(calibration.scores)
-    whom = "in-distribution images" + (" of each predicted class" if by == "predicted" else "")
+    whom = f"in-distribution {unit}" + (" of each predicted class" if by == "predicted" else "")
     paper = guard.detector.paper
     return {
         "version": __version__,
@@ -33,18 +31,13 @@ def describe_guard(guard: Guard, calibration: AnyCalibration, settings: ServeSet
             "by": by,
             "held_out": n,
             "sentence": f"At most {100 * rate:.3g} % of {whom} are flagged, as long as they come from where the {n:,} "
-            "held-out images came from.",
+            f"held-out {unit} came from.",
         },
         "classes": guard.classifier.head.num_classes,
         "class_names": None if guard.class_names is None else list(guard.class_names),
         "explains": guard.explains,
         "histogram": histogram(calibration),
-        "limits": {
-            "max_body": settings.max_body,
-            "max_images": settings.max_images,
-            "max_pixels": settings.max_pixels,
-            "formats": list(FORMATS),
-        },
+        "limits": limits,
     }
 
 

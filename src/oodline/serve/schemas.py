@@ -152,6 +152,15 @@ class Limits(_Answer):
     formats: list[str]
 
 
+class TextLimits(_Answer):
+    """What a request of texts may be."""
+
+    max_body: int = Field(description="Bytes.")
+    max_texts: int
+    max_characters: int = Field(description="Of one text; of both where it is a pair.")
+    formats: list[str]
+
+
 class Info(_Answer):
     """What this service is."""
 
@@ -162,7 +171,7 @@ class Info(_Answer):
     class_names: list[str] | None
     explains: bool = Field(description="Whether /v1/explain answers.")
     histogram: ScoreHistogram
-    limits: Limits
+    limits: Limits | TextLimits
 
 
 class Health(_Answer):

@@ -28,13 +28,15 @@ class ServeSettings:
     max_body: int = 16 * 2**20
     """Largest size of a request's body, in bytes."""
     max_images: int = 16
-    """Largest number of images per request."""
+    """Largest number of images, or texts, per request."""
+    max_characters: int = 20_000
+    """Largest number of characters of a text."""
     max_pixels: int = 32_000_000
     """Largest number of pixels (width times height) of an image, and in total of all images being decoded at once."""
     max_input: int = 1_000_000
     """Largest number of pixels (width times height) per batch, used only if the preprocessing has no fixed size."""
     max_batch: int = 32
-    """Largest number of images per batch of the classifier."""
+    """Largest number of images, or texts, per batch of the classifier."""
     max_wait_ms: float = 5.0
     """Longest time that a batch waits for images that are still being decoded, in milliseconds."""
     capacity: int = 128

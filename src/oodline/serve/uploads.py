@@ -1,4 +1,4 @@
-"""Read the images of a request, in the body or in a form, and count their bytes as they arrive."""
+"""Read the images of a request, in the body or in a form, or a document, and count the bytes as they arrive."""
 
 from __future__ import annotations
 
@@ -61,21 +61,41 @@ class Body:
         Problem
             The body is too large, of another type, or a form that is malformed or holds no image or too many.
         """
-        headers = self._request.headers
-        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-            detail = f"The body is encoded by {headers['content-encoding']!r:.80}."
-            raise Problem(UNSUPPORTED_TYPE, detail, "Send it as it is: images are compressed already.")
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = self._kind("images are compressed already")
         try:
             if kind == "multipart/form-data":
                 return await self._form()
             if kind.startswith("image/") or kind == "application/octet-stream":
-                return [Upload(None, b"".join([chunk async for chunk in self._chunks()]))]
+                return [Upload(None, await self._whole())]
         except ClientDisconnect as error:
             raise Problem(CLIENT_LEFT, "The connection was closed.", "Send the request again.") from error
-        raise Problem(
-            UNSUPPORTED_TYPE, f"The content type is {kind!r:.80}." if kind else "No content type was sent.", HOW
-        )
+        raise _unsupported(kind, HOW)
+
+    async def document(self, how: str) -> bytes:
+        """Read a JSON document; `how` says what to send.
+
+        Raises
+        ------
+        Problem
+            The body is too large, or of another type.
+        """
+        kind = self._kind("it is small")
+        if kind != "application/json":
+            raise _unsupported(kind, how)
+        try:
+            return await self._whole()
+        except ClientDisconnect as error:
+            raise Problem(CLIENT_LEFT, "The connection was closed.", "Send the request again.") from error
+
+    def _kind(self, why: str) -> str:
+        headers = self._request.headers
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            detail = f"The body is encoded by {headers['content-encoding']!r:.80}."
+            raise Problem(UNSUPPORTED_TYPE, detail, f"Send it as it is: {why}.")
+        return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    async def _whole(self) -> bytes:
+        return b"".join([chunk async for chunk in self._chunks()])
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         limit = self._settings.max_body
@@ -94,6 +114,10 @@ class Body:
         async for chunk in self._chunks():
             form.feed(chunk)
         return form.uploads()
+
+
+def _unsupported(kind: str, how: str) -> Problem:
+    return Problem(UNSUPPORTED_TYPE, f"The content type is {kind!r:.80}." if kind else "No content type was sent.", how)
 
 
 def _too_large(detail: str) -> Problem:

@@ -1,6 +1,7 @@
 """Small inputs on which a detector can be tried in a line, and `check_detector`, which holds one to the contract."""
 
 from oodline.testing.check import check_detector
+from oodline.testing.texts import toy_texts, toy_tokenizer
 from oodline.testing.toys import (
     activations_of,
     toy_image_guard,
@@ -22,4 +23,6 @@ __all__ = [
     "toy_problem",
     "toy_protocol",
     "toy_run",
+    "toy_texts",
+    "toy_tokenizer",
 ]

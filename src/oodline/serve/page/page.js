@@ -8,6 +8,7 @@ const show = (id, shown = true) => { at(id).hidden = !shown; };
 
 let token = "";
 let info = null;
+let what = "image"; // what the service judges
 let waiting = null; // what to send again once there is a token
 let current = null; // aborts the request that a newer one replaces
 let drawn = null;
@@ -47,6 +48,9 @@ async function begin() {
   }
   show("token", false);
   say("promise", info.promise.sentence);
+  if (info.limits.formats.includes("JSON")) what = "text";
+  show("drop", what === "image");
+  show("write", what === "text");
   say("hint", `PNG, JPEG, WebP or BMP, up to ${Math.round(info.limits.max_body / 2 ** 20)} MB`);
   say("about", `oodline ${info.version}, detector ${info.detector.name}${info.detector.paper ? `: ${info.detector.paper}` : ""}`);
   if (waiting) judge(waiting);
@@ -56,9 +60,9 @@ async function judge(file) {
   waiting = file;
   current?.abort();
   const mine = (current = new AbortController());
-  preview(file);
+  if (what === "image") preview(file);
   at("answer").setAttribute("aria-busy", "true");
-  say("status", "Judging the image.");
+  say("status", `Judging the ${what}.`);
   try {
     if (!info) await begin();
     if (!info || mine.signal.aborted) return;
@@ -114,8 +118,8 @@ function tell(verdict, histogram) {
   at("verdict").classList.toggle("ood", ood);
   say("mark", ood ? "!" : "✓");
   say("decision-words", ood ? "Flagged as out-of-distribution" : "Accepted as in-distribution");
-  say("says", ood ? `The classifier says ${name}. Do not trust it: this image is unlike the training data.`
-    : `The classifier says ${name}. There is no sign that this image is unlike the training data.`);
+  say("says", ood ? `The classifier says ${name}. Do not trust it: this ${what} is unlike the training data.`
+    : `The classifier says ${name}. There is no sign that this ${what} is unlike the training data.`);
   say("p-value", short(verdict.p_value));
   say("score", short(verdict.score));
   say("threshold", short(verdict.threshold));
@@ -123,12 +127,12 @@ function tell(verdict, histogram) {
   show("scores");
   drawn = { histogram, verdict };
   redraw();
-  const rate = info.promise.false_alarm, whom = info.promise.by === "predicted" ? `held-out images of ${name}` : "held-out images";
+  const rate = info.promise.false_alarm, whom = info.promise.by === "predicted" ? `held-out ${what}s of ${name}` : `held-out ${what}s`;
   const caption = `p-value ${short(verdict.p_value)}: ${percent(verdict.p_value)} of the ${whom} score this low or lower (the stronger bars), this one ` +
-    `counted among them. An image is flagged at ${short(rate)} or below. A higher score is more in-distribution.`;
+    `counted among them. ${what === "image" ? "An image" : "A text"} is flagged at ${short(rate)} or below. A higher score is more in-distribution.`;
   say("histogram-caption", caption);
-  at("histogram").setAttribute("aria-label", `Histogram of the scores of held-out images from ${short(histogram.edges[0])} to ` +
-    `${short(histogram.edges.at(-1))}; threshold at ${short(verdict.threshold)}, this image at ${short(verdict.score)}.`);
+  at("histogram").setAttribute("aria-label", `Histogram of the scores of held-out ${what}s from ${short(histogram.edges[0])} to ` +
+    `${short(histogram.edges.at(-1))}; threshold at ${short(verdict.threshold)}, this ${what} at ${short(verdict.score)}.`);
   explain(verdict);
   say("status", `${at("decision-words").textContent}. ${at("says").textContent} p-value ${short(verdict.p_value)}.`);
 }
@@ -149,7 +153,7 @@ function explain(answer) {
   const share = expected > 0 ? ` (${Math.round((100 * found) / expected)} %)` : "";
   say("totals", `Its ${answer.contributions.important.length} important neurons contribute ${short(found)} to the logit, of ${short(expected)} expected${share}.`);
   const members = Object.entries(answer.members).map(([name, p]) => `${name} ${short(p)}`);
-  say("members", members.length ? `P-values of its detectors, the one that finds the image strangest first: ${members.join(", ")}.` : "");
+  say("members", members.length ? `P-values of its detectors, the one that finds the ${what} strangest first: ${members.join(", ")}.` : "");
   const all = [...answer.missing, ...answer.unexpected].flatMap((n) => [n.expected, n.found]);
   const low = Math.min(0, ...all), high = Math.max(0, ...all);
   list("missing", answer.missing, low, high);
@@ -202,7 +206,13 @@ at("file").addEventListener("change", (event) => {
   event.target.value = ""; // so that the same file may be chosen again
 });
 
+at("write").addEventListener("submit", (event) => {
+  event.preventDefault();
+  judge(new Blob([JSON.stringify({ texts: [at("text").value] })], { type: "application/json" }));
+});
+
 addEventListener("paste", (event) => {
+  if (what === "text") return;
   const file = first(event.clipboardData?.files);
   if (file) judge(file);
 });
@@ -216,6 +226,7 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   at("drop").classList.remove("over");
+  if (what === "text") return;
   const file = first(event.dataTransfer?.files);
   if (file) judge(file);
 });
