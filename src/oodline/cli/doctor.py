@@ -101,6 +101,7 @@ def next_commands(model: ModelOptions, data: str | None, calibrate: str | None, 
     for option, value in (("--weights", model.weights), ("--head", model.head)):
         given += [] if value is None else [option, str(value)]
     given += ["--binary"] if model.binary else []
+    given += [] if model.task is None else ["--task", model.task]
     prepared = [] if model.preprocessing is None else ["--preprocessing", model.preprocessing]
     fit = [*given, *prepared, "--data", data or "TRAINING_DATA", "--calibrate", calibrate or "HELD_OUT"]
     fit += [] if false_alarm == 0.05 else ["--false-alarm", f"{false_alarm:g}"]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.detectors.assumptions import PerClass, TellsApart
+from oodline.detectors.assumptions import PREDICTED, PerClass, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.entropy import generalised_entropy
 from oodline.detectors.fitted import Fitted
@@ -65,7 +65,7 @@ class CARef(Detector):
 
     name: ClassVar = "caref"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
-    assumes: ClassVar = (PerClass(10, "a mean of each class"), TellsApart())
+    assumes: ClassVar = (PREDICTED, PerClass(10, "a mean of each class"), TellsApart())
     paper: ClassVar = PAPER
     means: Fitted[Float[Tensor, "C D"]]
 
@@ -120,6 +120,7 @@ class CADRef(CARef):
 
     name: ClassVar = "cadref"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (PREDICTED,)
     mean_energy: Fitted[Float[Tensor, ""]]
 
     def __init__(self, *, confidence: Literal["energy", "gen"] = "energy") -> None:

@@ -13,6 +13,10 @@ LAYERED = "line:clip=98%+gen+react:clip=98%+knn:k=10"
 BINARY = "gen+fdbd+vim"
 """Without LINe: of the two logits (0, z) that one logit stands for, the first has no contributions."""
 
+MULTILABEL = "joint-energy+knn:k=10"
+"""For labels that do not exclude each other: the evidence for any label, and how near the features are to known ones,
+which sees what no label responds to. Neither needs one class per sample."""
+
 
 @checked
 def default_detector(classifier: Classifier) -> Fuse:
@@ -27,7 +31,8 @@ def default_detector(classifier: Classifier) -> Fuse:
     ----------
     classifier : Classifier
         Whose head decides what can be fused: one of several layers gets LINe, GEN, ReAct and KNN; one of one logit
-        (`binary=True`) gets GEN, fDBD and ViM; the rest is as above.
+        (`binary=True`) gets GEN, fDBD and ViM; a multi-label one (`task="multilabel"`) JointEnergy and KNN; the rest
+        is as above.
 
     Returns
     -------
@@ -45,6 +50,8 @@ def default_detector(classifier: Classifier) -> Fuse:
     >>> guard = ol.Guard(classifier, detector).calibrate(toy_loader(seed=1))
     """
     head = classifier.head
+    if head.task == "multilabel":
+        return Fuse(MULTILABEL)
     if not isinstance(head, LinearHead):
         return Fuse(LAYERED)
     return Fuse() if bool(head.weight.any(1).all()) else Fuse(BINARY)

@@ -284,7 +284,14 @@ class Guard(Sharing):
     def _judge(self, activations: Activations, calibration: AnyCalibration) -> Verdict:
         with torch.no_grad():
             scores = self.detector(activations).cpu()
-        return Verdict.of(scores, activations.predicted.cpu(), calibration, self.class_names)
+        labels = activations.labels
+        return Verdict.of(
+            scores,
+            activations.predicted.cpu(),
+            calibration,
+            self.class_names,
+            None if labels is None else labels.cpu(),
+        )
 
     @checked
     def save(self, path: str | Path) -> Path:

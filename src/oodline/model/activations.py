@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from oodline.errors import InputError
@@ -122,6 +122,11 @@ class Activations:
         """Class with the largest logit (N,); -1, no class, where there are no logits."""
         return predicted(self.logits)
 
+    @property
+    def labels(self) -> Bool[Tensor, "n c"] | None:
+        """Which labels of a multi-label classifier apply (N, C): logit above `LABEL_THRESHOLD`; None for any other."""
+        return self.logits > LABEL_THRESHOLD if self.head.task == "multilabel" else None
+
     def replace(self, **changes: object) -> Activations:
         """Return a copy with some fields replaced: how a rectifier hands changed activations on."""
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -184,6 +189,10 @@ class Activations:
             f"NaN or infinite activations in {len(bad)} of {len(self)} rows of {where} (first: sample "
             f"{int(self.index[bad[0]])} of the data set). Look at that input, or for half-precision overflow."
         )
+
+
+LABEL_THRESHOLD = 0.0
+"""A label of a multi-label classifier applies where its logit is above this: its probability is above one half."""
 
 
 def predicted(logits: Float[Tensor, "n c"]) -> Int[Tensor, " n"]:

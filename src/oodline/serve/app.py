@@ -131,6 +131,7 @@ def create_app(
         "/v1/predict",
         summary="Score images",
         response_model=Predictions,
+        response_model_exclude_unset=True,  # labels are there for multi-label classifiers alone
         responses=p.documented(*_UPLOAD, *refused),
         openapi_extra=_body(service.settings.max_images),
         **locked,
@@ -147,6 +148,7 @@ def create_app(
         "/v1/explain",
         summary="Score one image, and say which neurons contribute to it",
         response_model=ExplanationRow,
+        response_model_exclude_unset=True,
         responses=p.documented(*_UPLOAD, *refused, p.INVALID_PARAMETER, p.NO_EXPLANATION),
         openapi_extra=_body(1),
         **locked,
