@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import Count, LeftToIt, Positive, Range, Seed, Share
+from oodline.data.tensor_formats import SUFFIXES
 from oodline.detectors.assumptions import SOFTMAX
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
@@ -94,6 +95,8 @@ class NegLabel(Detector):
         super().__init__()
         is_file = isinstance(words, str | Path)
         self.words = str(words) if is_file else ""
+        if self.words and Path(self.words).suffix not in SUFFIXES:
+            raise SettingError(f"`words` must be vectors, or a file of them: {', '.join(SUFFIXES)}; got {words!r}.")
         self._given = None if is_file else read_vectors(words, "words")
         self.keep = keep
         self.quantile = quantile

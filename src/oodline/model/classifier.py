@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from oodline._util.checked import checked
-from oodline._util.ranges import LeftToIt
+from oodline._util.ranges import LeftToIt, Positive
 from oodline.data.batch import Inputs, Loader, as_tensors, unpack
 from oodline.errors import HeadError, InputError
 from oodline.model.activations import Activations, Needs
@@ -177,7 +177,7 @@ class Classifier:
         image_encoder: Annotated[Any, LeftToIt()],
         text_features: Annotated[Any, LeftToIt()],
         *,
-        scale: float | None = None,
+        scale: Positive | None = None,
         names: Sequence[str] | None = None,
     ) -> Classifier:
         """A classifier whose classes are texts, such as CLIP's: `scale * cos(image features, text features)`.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import MethodType
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from oodline._util.checked import checked
+from oodline._util.ranges import LeftToIt, Positive
 from oodline.errors import InputError, SettingError
 from oodline.model.vectors import read_vectors
 
@@ -50,9 +52,8 @@ class TextHead(nn.Linear):
     tensor([[0.0000, 7.0711]])
     """
 
-    def __init__(self, text_features: Any, scale: float = SCALE, bias: float = 0.0) -> None:
-        if not scale > 0:
-            raise SettingError(f"`scale` must be a number above 0; got {scale}.")
+    @checked
+    def __init__(self, text_features: Annotated[Any, LeftToIt()], scale: Positive = SCALE, bias: float = 0.0) -> None:
         vectors = read_vectors(text_features, "text_features")
         super().__init__(vectors.shape[1], vectors.shape[0], bias=bool(bias))
         with torch.no_grad():
@@ -89,9 +90,10 @@ class ZeroShot(nn.Module):
     tensor([[  0., 100.,   0.]])
     """
 
+    @checked
     def __init__(
         self,
-        image_encoder: nn.Module | Callable[..., Any],
+        image_encoder: Annotated[nn.Module | Callable[..., Any], LeftToIt()],
         head: TextHead,
         names: Iterable[str] | None = None,
     ) -> None:
