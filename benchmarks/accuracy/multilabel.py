@@ -33,6 +33,7 @@ DETECTORS = {
     "residual": "residual",
     "neco": "neco",
     "feature-norm": "feature-norm",
+    "joint-energy and knn, fused": "fuse,detectors=joint-energy+knn:k=10",
 }
 OOD: dict[str, tuple[tuple[int, int, Kind], ...]] = {
     "unknown digits": ((0, 1, "digits"), (0, 2, "digits"), (0, 3, "digits")),
@@ -139,9 +140,7 @@ def main(
 
     # new canvases: those that the network was trained on give it more evidence than any others
     fresh = batches(*draw(shared, "train", 4_000, seed=1))
-    detectors = {name: ol.create_detector(each) for name, each in DETECTORS.items()} | {
-        "default": ol.default(classifier)
-    }
+    detectors = {name: ol.create_detector(each) for name, each in DETECTORS.items()}
     ol.fit(detectors, classifier, fresh)
     guards = {name: ol.Guard(classifier, each).calibrate(held_out.split(256)) for name, each in detectors.items()}
     scores = {

@@ -87,9 +87,11 @@ def test_scorers_and_settings_that_need_no_class(reference, classifier):
     assert scores.isfinite().all()
 
 
-def test_the_default_is_fitted_without_labels(classifier):
-    detector = ol.default(classifier).fit(classifier, [IMAGES])
-    assert [member.name for member in detector.detectors] == ["joint-energy", "knn"]
+def test_the_default_needs_no_labels(classifier):
+    detector = ol.default(classifier)
+    assert (detector.name, detector.fitted) == ("joint-energy", True)
+    fused = ol.Fuse("joint-energy+knn:k=5").fit(classifier, [IMAGES])
+    assert fused(classifier(IMAGES)).isfinite().all()
 
 
 def test_label_sets_for_a_classifier_of_one_class_name_the_remedy(classifier):
