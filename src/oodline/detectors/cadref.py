@@ -120,7 +120,6 @@ class CADRef(CARef):
 
     name: ClassVar = "cadref"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (PREDICTED,)
     mean_energy: Fitted[Float[Tensor, ""]]
 
     def __init__(self, *, confidence: Literal["energy", "gen"] = "energy") -> None:

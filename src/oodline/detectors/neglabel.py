@@ -128,7 +128,7 @@ class NegLabel(Detector):
         groups, size, _ = self.negatives.shape
         known = (class_cosines(activations) / self.temperature).logsumexp(1, keepdim=True)
         cosines = scaled(activations.features, 1.0) @ scaled(self.negatives.flatten(0, 1), 1.0).T
-        others = (cosines / self.temperature).unflatten(1, (groups, size)).logsumexp(2)
+        others = (cosines / self.temperature).reshape(-1, groups, size).logsumexp(2)
         # log of known / (known + others), exact also where that rounds to 1
         log_shares = -torch.nn.functional.softplus(others - known)
         mean = log_shares.logsumexp(1) - math.log(groups)
@@ -144,6 +144,8 @@ def farthest(words: Float[Tensor, "n d"], classes: Float[Tensor, "c d"], keep: f
     >>> farthest(torch.eye(3), torch.eye(2, 3, dtype=torch.float64), keep=0.4, quantile=0.0)
     tensor([2])
     """
-    distances = torch.cat([torch.quantile(-(part.double() @ classes.T), quantile, dim=1) for part in words.split(1024)])
+    distances = torch.cat(
+        [torch.quantile(-(part.double() @ classes.T), quantile, dim=1) for part in torch.split(words, 1024)]
+    )
     count = max(1, round(keep * len(words)))
     return distances.argsort(descending=True, stable=True)[:count]

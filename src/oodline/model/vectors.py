@@ -50,4 +50,5 @@ def read_vectors(source: Any, name: str) -> Float[Tensor, "n d"]:
     bad = torch.nonzero(~torch.isfinite(length.flatten()) | (length.flatten() == 0)).flatten()
     if len(bad):
         raise DataError(f"{where} must be vectors of finite numbers, not all 0; got others in row {int(bad[0])}.")
-    return (vectors / length).float()
+    unit: Tensor = vectors / length
+    return unit.float()
