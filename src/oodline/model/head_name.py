@@ -44,7 +44,7 @@ class HeadName:
         Examples
         --------
         >>> HeadName.parse("binary(0.5*a + b)")
-        HeadName(terms=((0.5, 'a'), (1.0, 'b')), binary=True)
+        HeadName(terms=((0.5, 'a'), (1.0, 'b')), binary=True, multilabel=False)
         >>> HeadName.parse("a + ")
         """
         if text in known:

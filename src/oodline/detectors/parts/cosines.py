@@ -19,6 +19,7 @@ def class_cosines(activations: Activations) -> Float[Tensor, "n c"]:
 
     Examples
     --------
+    >>> import torch
     >>> from oodline.model.head import LinearHead
     >>> head = LinearHead(torch.tensor([[5.0, 0.0], [1.0, 1.0]]), torch.zeros(2))
     >>> f = torch.tensor([[0.0, 2.0]])
