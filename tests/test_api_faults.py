@@ -159,7 +159,24 @@ class Public:
         by_class = calibrate_by_class(torch.arange(80.0), torch.arange(80) % 2, 2)
         features = torch.randn(12, 5).numpy()
         return {
-            "Classifier": (ol.Classifier, {"model": c.model, "head": "2", "feature_map": None, "binary": False}),
+            "Classifier": (
+                ol.Classifier,
+                {"model": c.model, "head": "2", "feature_map": None, "binary": False, "task": None},
+            ),
+            "Classifier.zero_shot": (
+                ol.Classifier.zero_shot,
+                {
+                    "image_encoder": torch.nn.Flatten(),
+                    "text_features": torch.eye(3),
+                    "scale": 5.0,
+                    "names": list("abc"),
+                },
+            ),
+            "TextHead": (ol.TextHead, {"text_features": torch.eye(3), "scale": 5.0, "bias": 1.0}),
+            "ZeroShot": (
+                ol.ZeroShot,
+                {"image_encoder": torch.nn.Flatten(), "head": ol.TextHead(torch.eye(3)), "names": list("abc")},
+            ),
             "Classifier.load": (ol.Classifier.load, {"reference": "python:none.py:build"}),
             "Classifier.__call__": (c, {"inputs": self.inputs}),
             "Classifier.stream": (lambda loader: list(c.stream(loader)), {"loader": loader}),
@@ -275,6 +292,7 @@ class Public:
                     "head": (np.ones((3, 5)), np.zeros(3)),
                     "head_name": None,
                     "num_classes": 3,
+                    "task": "multiclass",
                     "batch_size": 4,
                 },
             ),
@@ -316,7 +334,7 @@ ClassCalibration.p_value, ClassCalibration.is_ood, Guard, Guard.__call__, Guard.
 Guard.load, Guard.save, Guard.to, Neurons, Ray, Table.value, Table.to_markdown, benjamini_hochberg, find_label_errors,
 create_detector, describe_method, doctor, precision_change, default, evaluate,
 fit, fit_guards, from_features, load_model, score, split, tune,
-Guard.calibrate/tpr default_detector from_function
+Guard.calibrate/tpr default_detector from_function Classifier.zero_shot TextHead ZeroShot
 """.replace(",", "").split()
 
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.gmm import GMM as GMM
     from oodline.detectors.gram import Gram as Gram
     from oodline.detectors.itp import ITP as ITP
+    from oodline.detectors.joint_energy import JointEnergy as JointEnergy
     from oodline.detectors.kernel_pca import CoP as CoP
     from oodline.detectors.kernel_pca import CoRP as CoRP
     from oodline.detectors.kl_matching import KLMatching as KLMatching
@@ -59,6 +60,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.lts import LTS as LTS
     from oodline.detectors.mahalanobis import Mahalanobis as Mahalanobis
     from oodline.detectors.max_logit import MaxLogit as MaxLogit
+    from oodline.detectors.mcm import MCM as MCM
     from oodline.detectors.mode_csd import ModeCSD as ModeCSD
     from oodline.detectors.msp import MSP as MSP
     from oodline.detectors.nac import NAC as NAC
@@ -66,6 +68,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.nap_combined import NAPCombined as NAPCombined
     from oodline.detectors.nci import NCI as NCI
     from oodline.detectors.neco import NECO as NECO
+    from oodline.detectors.neglabel import NegLabel as NegLabel
     from oodline.detectors.nnguide import NNGuide as NNGuide
     from oodline.detectors.odin import IODIN as IODIN
     from oodline.detectors.odin import ODIN as ODIN
@@ -117,6 +120,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.model.rows.pixels import Pixels as Pixels
     from oodline.model.rows.places import Places as Places
     from oodline.model.rows.row_classifier import RowClassifier as RowClassifier
+    from oodline.model.zero_shot import TextHead as TextHead
+    from oodline.model.zero_shot import ZeroShot as ZeroShot
     from oodline.model.zoo import load_model as load_model
     from oodline.passes.fit_result import FitError as FitError
     from oodline.passes.fit_result import FitResult as FitResult
@@ -196,6 +201,8 @@ _HOMES = {
     "precision_change": "oodline.scoring.precision_change",
     "Preprocessing": "oodline.preprocessing.preprocessing",
     "TextPreprocessing": "oodline.preprocessing.text",
+    "TextHead": "oodline.model.zero_shot",
+    "ZeroShot": "oodline.model.zero_shot",
     "load_model": "oodline.model.zoo",
     "split": "oodline.scoring.split",
     "Lowest": "oodline.model.rows.per_input",

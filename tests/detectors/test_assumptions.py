@@ -221,7 +221,7 @@ def test_every_assumption_can_be_checked_on_every_detector():
     lighter = {"corp": "corp,size=64", "weiper-msp": "weiper-msp,repeats=5", "weiper-kld": "weiper-kld,repeats=5"}
     for name in CATALOG:
         detector = create_detector(lighter.get(name, name))
-        if not detector.needs_network:
+        if not detector.needs_network and detector.reads_data:
             assert all(len(text.split()) > 8 for text in sentences(detector, classifier, loader))
 
 

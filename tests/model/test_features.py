@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,9 @@ TRAIN, TEST = images(1), images(2)
 TRAINED, TESTED = MODEL(TRAIN), MODEL(TEST)
 FEATURES, LOGITS = TRAINED.features.numpy(), TRAINED.logits.numpy()
 HEAD = (MODEL.head.weight.numpy(), MODEL.head.bias.numpy())
-LIGHTER = {"corp": "corp,size=64", "cop": "cop"}
+FOLDER = tempfile.TemporaryDirectory()
+np.save(f"{FOLDER.name}/words.npy", np.random.default_rng(0).normal(size=(40, WIDTH)))
+LIGHTER = {"corp": "corp,size=64", "cop": "cop", "neglabel": f"neglabel,words={FOLDER.name}/words.npy"}
 DETECTORS = [LIGHTER.get(name, name) for name in CATALOG]
 SERVED = [r for r in DETECTORS if not create_detector(r).needs_network]
 

@@ -29,6 +29,17 @@ def same(found, expected):
     return found == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_multi_label_guard_names_the_labels_that_apply(guard, serving, picture):
+    classifier = ol.Classifier(guard.classifier.model, task="multilabel")
+    several = ol.Guard(
+        classifier, ol.JointEnergy(), class_names=guard.class_names, preprocessing=guard.preprocessing
+    ).calibrate([torch.rand(30, 3, 8, 8)])
+    content = picture("yellow")
+    [verdict] = serving(several).post("/v1/predict", content=content, headers=PNG).json()["verdicts"]
+    assert verdict == {"name": None, **by_hand(several, content)}
+    assert {"red", "green"} <= set(verdict["label_names"])
+
+
 def test_an_image_as_the_body_is_judged_as_by_the_guard(client, guard, picture):
     for colour in ("red", "green", "blue", "noise"):
         for kind in ("PNG", "JPEG", "WEBP", "BMP"):

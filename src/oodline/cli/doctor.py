@@ -108,6 +108,7 @@ def next_commands(
     for option, value in (("--weights", model.weights), ("--head", model.head)):
         given += [] if value is None else [option, str(value)]
     given += ["--binary"] if model.binary else []
+    given += [] if model.task is None else ["--task", model.task]
     prepared = [] if model.preprocessing is None else ["--preprocessing", model.preprocessing]
     columns = []
     for option, name in (("--text-column", reading.text_column), ("--label-column", reading.label_column)):

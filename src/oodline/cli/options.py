@@ -51,6 +51,9 @@ class ModelOptions:
     for."""
     binary: Annotated[bool, Parameter(negative="")] = False
     """The model is a binary classifier that returns one logit z, for the second class: use (0, z) as the logits."""
+    task: Literal["multiclass", "multilabel"] | None = None
+    """What the logits are of: classes that exclude each other (multiclass), or labels of which an image has any number
+    (multilabel). If omitted, that of the guard file, or multiclass."""
     preprocessing: str | None = None
     """Preprocessing as JSON, or the path of a JSON file: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}. If
     omitted, that of the guard file, or the model's own."""
@@ -164,6 +167,7 @@ def load_classifier(
         weights,
         head=head,
         binary=options.binary,
+        task=options.task,
         device=running.device,
         dtype=running.dtype,
         compile=running.compile,
@@ -207,6 +211,7 @@ def _load_features(
         weights=options.weights,
         head_name=options.head,
         num_classes=None if artifact is None else artifact.head.num_classes,
+        task=options.task or ("multiclass" if artifact is None else artifact.head.task),
     )
     device = running.device or "cpu"  # a head alone is quick everywhere
     move(classifier.model, device)

@@ -52,7 +52,8 @@ def score(
     """Score images or texts with a guard file and write one row per input.
 
     The columns are `name` and `index` of the input; `label` and `class_name` of its predicted class; `score`,
-    `p_value`, `threshold` and `is_ood` by the file's first detector; and `score_NAME` by each further one.
+    `p_value`, `threshold` and `is_ood` by the file's first detector; and `score_NAME` by each further one. Of a
+    multi-label classifier also `labels`, the numbers of those whose probability is above one half.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ def score(
         first = next(iter(detectors))
         calibration = artifact.calibrations.get(first)
         names = artifact.class_names or loaded.class_names
-        with RowWriter(output, detectors, calibration, names, loader.source.name) as rows:
+        with RowWriter(output, detectors, calibration, names, loader.source.name, classifier.task) as rows:
             passes.fill(
                 [rows], classifier, loader, reads(detectors.values()), task="scoring", progress=running.progress
             )

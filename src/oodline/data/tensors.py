@@ -34,9 +34,9 @@ _CHUNK = 4096
 class TensorSource:
     """Arrays with one entry per sample, whatever the sample is.
 
-    An array called `labels` (N,) of integers holds the classes. One other array (N, ...) is what the model takes as its
-    one argument; several are what it takes as keyword arguments, each under its name. They reach the model as they are,
-    without preprocessing.
+    An array called `labels` (N,) of integers holds the classes, or (N, C) of 0 and 1 the labels that apply. One other
+    array (N, ...) is what the model takes as its one argument; several are what it takes as keyword arguments, each
+    under its name. They reach the model as they are, without preprocessing.
 
     Parameters
     ----------
@@ -90,9 +90,12 @@ class TensorSource:
             raise DataError(
                 f"the tensors of {where} must have one entry per sample, and at least one sample; got {listed}."
             )
-        if self.has_labels and (len(shapes[LABELS]) != 1 or rows[LABELS].kind not in KINDS):
+        if self.has_labels and (len(shapes[LABELS]) not in (1, 2) or rows[LABELS].kind not in KINDS):
             kind = rows[LABELS].kind
-            raise DataError(f"`{LABELS}` of {where} must be integers (N,); got {kind} {shapes[LABELS]}.")
+            raise DataError(
+                f"`{LABELS}` of {where} must be integers (N,), or (N, C) for several labels per sample; got {kind} "
+                f"{shapes[LABELS]}."
+            )
 
     def __len__(self) -> int:
         return self._length
@@ -124,7 +127,7 @@ class TensorSource:
         return found if self.named or len(found) > 1 else found[self.inputs[0]], labels
 
     def labels(self, start: int = 0, stop: int | None = None) -> Tensor | None:
-        """Labels (n,), int64, of a run of samples, or of all."""
+        """Labels (n,) or (n, C), int64, of a run of samples, or of all."""
         if not self.has_labels:
             return None
         found = self.arrays[LABELS].read(start, len(self) if stop is None else stop)
@@ -271,7 +274,7 @@ class TensorLoader:
         for start in range(0, len(self.source), _CHUNK):
             stop = min(start + _CHUNK, len(self.source))
             labels = self.source.read(start, stop)[1]
-            found += [None] * (stop - start) if labels is None else labels.tolist()
+            found += [None] * (stop - start) if labels is None or labels.ndim > 1 else labels.tolist()
         return found
 
     def _read_only(self, rows: Sequence[int]) -> None:
@@ -291,9 +294,9 @@ class TensorLoader:
     def __iter__(self) -> Iterator[Batch]:
         for rows in self._batches:
             inputs, labels = _join([self.source.read(run[0], run[-1] + 1) for run in _runs(rows)])
-            if labels is not None and self.positions is not None:
-                labels = self.positions[labels]
-            yield Batch(inputs, None if labels is None else labels + self.label_offset, torch.tensor(rows))
+            if labels is not None and labels.ndim == 1:  # several labels per sample are columns, not classes
+                labels = (labels if self.positions is None else self.positions[labels]) + self.label_offset
+            yield Batch(inputs, labels, torch.tensor(rows))
 
     def over(self, batches: Sequence[Sequence[int]]) -> TensorLoader:
         """The same samples cut into these batches of positions, which need not be all."""

@@ -85,6 +85,44 @@ class Watching(Hashable, Protocol):
         ...
 
 
+@runtime_checkable
+class OfHead(Protocol):
+    """An assumption about the classifier's head, which needs no data: where it does not hold, the method is refused."""
+
+    @property
+    def words(self) -> str:
+        """What it supposes, in a few words, for tables."""
+        ...
+
+    def refusal(self, detector: Any, head: Head) -> str:
+        """Why the detector cannot be used with this head, and what to take instead; nothing where it can."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneLabel:
+    """Each sample has one class, which the softmax or the largest logit stands for."""
+
+    why: str
+    words: ClassVar[str] = "one class per sample"
+
+    def refusal(self, detector: Any, head: Head) -> str:
+        """Refuse a head of labels of which a sample has any number."""
+        if head.task == "multiclass":
+            return ""
+        return (
+            f"{type(detector).__name__} supposes one class per sample: {self.why}. The labels of this classifier do "
+            "not exclude each other (task='multilabel'). Take joint-energy or max-logit, also as the scorer of a "
+            "method that has one (react,scorer=joint-energy), or a method that reads the features alone: knn, "
+            "residual, or mahalanobis,by=all."
+        )
+
+
+SOFTMAX = OneLabel("it reads a softmax or log-sum-exp over the classes")
+PREDICTED = OneLabel("it reads the one predicted class of each sample")
+LABELLED = OneLabel("it is fitted by the one class of each training sample")
+
+
 @dataclass(frozen=True)
 class Rectified:
     """Features lie behind a ReLU: at most one in a hundred is negative."""
@@ -277,7 +315,7 @@ class TellsApart:
             return ""
         from oodline.detectors.catalog import create_detector
 
-        other = create_detector(self.beside)
+        other = create_detector(self.beside if measured.sample.head.task == "multiclass" else "joint-energy")
         mine, theirs = preferences(detector, measured.sample), preferences(other, measured.sample)
         for kind, fraction in mine.items():
             if fraction < theirs[kind] - self.NOISE and (fraction < self.LEAST or fraction < theirs[kind] - self.below):
@@ -318,7 +356,7 @@ def _fraction(own: Tensor, made: Tensor) -> Tensor:
 
 def broken_assumptions(detector: Detector, measured: Measured) -> Iterator[tuple[str, str]]:
     """The detector's class, or that of a scorer in it, with the sentence of each assumption that does not hold."""
-    for assumption in detector.assumes:
+    for assumption in detector.assumed_of_data:
         try:
             if sentence := assumption.broken(detector, measured):
                 yield type(detector).__name__, sentence

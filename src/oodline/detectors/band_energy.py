@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline._util.ranges import NonNegative, Positive, Share
+from oodline.detectors.assumptions import PREDICTED
 from oodline.detectors.base import Detector
 from oodline.detectors.evidence import Evidence, require_linear
 from oodline.detectors.fitted import Fitted
@@ -80,6 +81,7 @@ class BandEnergy(Detector):
 
     name: ClassVar = "band-energy"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
+    assumes: ClassVar = (PREDICTED,)
     tunable: ClassVar = {"width": (1.5, 1.0, 0.7), "missing": (0.0, 0.5, 1.0)}
     low: Fitted[Float[Tensor, "C D"]]
     high: Fitted[Float[Tensor, "C D"]]

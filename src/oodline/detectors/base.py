@@ -210,9 +210,17 @@ class Detector(Fitting):
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def fit(
-        self, classifier: Classifier, loader: Iterable[Any], *, engine: Engine | None = None, progress: bool = False
+        self,
+        classifier: Classifier,
+        loader: Iterable[Any] = (),
+        *,
+        engine: Engine | None = None,
+        progress: bool = False,
     ) -> Self:
-        """Fit on ID training data in one forward pass; see `oodline.fit`, also to fit many in the same pass."""
+        """Fit on ID training data in one forward pass; see `oodline.fit`, also to fit many in the same pass.
+
+        The loader may be left out for a detector that reads no data.
+        """
         fit_all({self.name: self}, classifier, loader, engine=engine, progress=progress)
         return self
 

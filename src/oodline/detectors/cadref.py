@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.detectors.assumptions import PerClass, TellsApart
+from oodline.detectors.assumptions import PREDICTED, PerClass, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.entropy import generalised_entropy
 from oodline.detectors.fitted import Fitted
@@ -65,7 +65,7 @@ class CARef(Detector):
 
     name: ClassVar = "caref"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
-    assumes: ClassVar = (PerClass(10, "a mean of each class"), TellsApart())
+    assumes: ClassVar = (PREDICTED, PerClass(10, "a mean of each class"), TellsApart())
     paper: ClassVar = PAPER
     means: Fitted[Float[Tensor, "C D"]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from oodline._util.checked import checked
 from oodline.detectors.fuse import Fuse
+from oodline.detectors.joint_energy import JointEnergy
 from oodline.model.classifier import Classifier
 from oodline.model.head import LinearHead
 
@@ -15,7 +16,7 @@ BINARY = "gen+fdbd+vim"
 
 
 @checked
-def default_detector(classifier: Classifier) -> Fuse:
+def default_detector(classifier: Classifier) -> Fuse | JointEnergy:
     """The detector that `oodline fit` uses where none is named: several detectors, fused, that suit the network.
 
     Behind a ReLU or its like these are LINe, fDBD, ViM and NCI, or, of 1,000 images and more that are fewer than two
@@ -27,12 +28,14 @@ def default_detector(classifier: Classifier) -> Fuse:
     ----------
     classifier : Classifier
         Whose head decides what can be fused: one of several layers gets LINe, GEN, ReAct and KNN; one of one logit
-        (`binary=True`) gets GEN, fDBD and ViM; the rest is as above.
+        (`binary=True`) gets GEN, fDBD and ViM; the rest is as above. A multi-label one
+        (`task="multilabel"`) gets JointEnergy alone: the members of all others need one class per sample, and at a
+        small false-alarm rate KNN fused with it flagged less (`docs/results/multilabel.md`).
 
     Returns
     -------
-    Fuse
-        Not fitted yet.
+    Fuse or JointEnergy
+        Not fitted yet; the second needs no fitting.
 
     Examples
     --------
@@ -45,6 +48,8 @@ def default_detector(classifier: Classifier) -> Fuse:
     >>> guard = ol.Guard(classifier, detector).calibrate(toy_loader(seed=1))
     """
     head = classifier.head
+    if head.task == "multilabel":
+        return JointEnergy()
     if not isinstance(head, LinearHead):
         return Fuse(LAYERED)
     return Fuse() if bool(head.weight.any(1).all()) else Fuse(BINARY)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import Positive
+from oodline.detectors.assumptions import SOFTMAX
 from oodline.detectors.base import Detector
 from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
@@ -38,6 +39,7 @@ class Energy(Detector):
 
     name: ClassVar = "energy"
     needs: ClassVar = Needs.LOGITS
+    assumes: ClassVar = (SOFTMAX,)
     paper: ClassVar = Paper("Energy-based Out-of-distribution Detection", "NeurIPS 2020", "2010.03759")
 
     def __init__(self, *, temperature: Positive = 1.0) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import Count, Rate
+from oodline.detectors.assumptions import SOFTMAX
 from oodline.detectors.base import Detector
 from oodline.detectors.msp import log_max_softmax
 from oodline.detectors.paper import Paper, Preset
@@ -29,6 +30,7 @@ class Entropy(Detector):
 
     name: ClassVar = "entropy"
     needs: ClassVar = Needs.LOGITS
+    assumes: ClassVar = (SOFTMAX,)
     paper: ClassVar = Paper(
         "Predictive Uncertainty Estimation via Prior Networks (the entropy baseline)", "NeurIPS 2018", "1802.10501"
     )
@@ -79,6 +81,7 @@ class GEN(Detector):
 
     name: ClassVar = "gen"
     needs: ClassVar = Needs.LOGITS
+    assumes: ClassVar = (SOFTMAX,)
     paper: ClassVar = Paper("GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection", "CVPR 2023")
     presets: ClassVar = {"imagenet": Preset({"gamma": 0.1, "top": 100}, "the paper's ImageNet experiments")}
     tunable: ClassVar = {"gamma": (0.5, 0.3, 0.1, 0.05, 0.01), "top": (10, 100)}

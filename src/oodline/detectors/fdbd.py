@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.detectors.assumptions import TellsApart
+from oodline.detectors.assumptions import PREDICTED, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -33,7 +33,10 @@ class FDBD(Detector):
 
     name: ClassVar = "fdbd"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (TellsApart(),)
+    assumes: ClassVar = (
+        PREDICTED,
+        TellsApart(),
+    )
     paper: ClassVar = Paper("Fast Decision Boundary based Out-of-Distribution Detector", "ICML 2024", "2312.11536")
     mean: Fitted[Float[Tensor, " D"]]
     inverse_gap: Fitted[Float[Tensor, "C C"]]

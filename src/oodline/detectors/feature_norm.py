@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.detectors.assumptions import TellsApart
+from oodline.detectors.assumptions import SOFTMAX, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
@@ -54,7 +54,10 @@ class GradNorm(Detector):
 
     name: ClassVar = "gradnorm"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (TellsApart(below=0.1, beside="energy"),)
+    assumes: ClassVar = (
+        SOFTMAX,
+        TellsApart(below=0.1, beside="energy"),
+    )
     paper: ClassVar = Paper(
         "On the Importance of Gradients for Detecting Distributional Shifts in the Wild", "NeurIPS 2021", "2110.00218"
     )

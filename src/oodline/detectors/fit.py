@@ -17,7 +17,7 @@ from oodline.passes.fit_result import FitResult
 def fit(
     detectors: Fittables,
     classifier: Classifier,
-    loader: Loader,
+    loader: Loader = (),
     *,
     on_failure: Literal["raise", "skip"] = "raise",
     engine: Engine | None = None,
@@ -33,9 +33,9 @@ def fit(
         is made.
     classifier : Classifier
         The frozen classifier.
-    loader : iterable
-        Batches of (inputs, labels): inputs (N, ...) as the model takes them, integer labels (N,) in the order of the
-        logits. Anything `Classifier.stream` takes.
+    loader : iterable, optional
+        Needed unless no detector reads data. Batches of (inputs, labels): inputs (N, ...) as the model takes them,
+        integer labels (N,) in the order of the logits. Anything `Classifier.stream` takes.
     on_failure : {"raise", "skip"}
         Where some detectors cannot be fitted: raise an error, or go on with the others, perhaps none, and say why in
         `failures`. What fails for all of them, such as NaN activations, is raised in any case.

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from oodline._util.warning import warn
-from oodline.detectors.assumptions import Assumption, Measured, Watching, broken_assumptions
+from oodline.detectors.assumptions import LABELLED, Assumption, Measured, OfHead, Watching, broken_assumptions
 from oodline.detectors.declaration import check_estimate
 from oodline.detectors.fitted import FittedTensor
 from oodline.detectors.head_check import check_head
-from oodline.errors import AssumptionWarning, SettingError
+from oodline.errors import AssumptionWarning, HeadError, SettingError
 from oodline.model.head import Head, HeadInfo
 from oodline.statistics import Backbone, ContentSketch, Statistic
 
@@ -28,8 +28,12 @@ class Fitting(nn.Module, abc.ABC):
     fitted_tensors: ClassVar[Mapping[str, FittedTensor]] = {}
     """Kind and shape of the fitted tensors by name, as annotated; a detector without any needs no fitting."""
 
-    assumes: ClassVar[tuple[Assumption, ...]] = ()
-    """What it supposes of the features; `oodline.fit` compares that with the data, and warns."""
+    assumes: ClassVar[tuple[Assumption | OfHead, ...]] = ()
+    """What it supposes of the features, which `oodline.fit` compares with the data, and warns; and of the head, without
+    which it is refused."""
+
+    reads_data: ClassVar[bool] = True
+    """Whether its state comes from data; otherwise from the head and the settings alone, and `fit` makes no pass."""
 
     seen: Tensor | None
     """Hashes of the samples it was fitted on (S,), int64, by which held-out data is told apart; see `ContentSketch`."""
@@ -47,6 +51,11 @@ class Fitting(nn.Module, abc.ABC):
     @abc.abstractmethod
     def members(self) -> Sequence[tuple[str, Any]]:
         """The detectors it is made of, by attribute name."""
+
+    @property
+    def assumed_of_data(self) -> tuple[Assumption, ...]:
+        """What it supposes that only data can show."""
+        return tuple(each for each in self.assumes if not isinstance(each, OfHead))
 
     @property
     def has_state(self) -> bool:
@@ -97,8 +106,13 @@ class Fitting(nn.Module, abc.ABC):
         """Statistics that it and its members need, members' names prefixed by the attribute that holds them."""
         check_head(cast("Detector", self), head)
         found = dict(self.statistics(head))
+        grouped = [each for one in found.values() for each in (one, getattr(one, "moments", None))]
+        if any(getattr(each, "by", "all") in ("label", "correct") for each in grouped) and (
+            why := LABELLED.refusal(self, head)
+        ):
+            raise HeadError(why)
         check_estimate(self, head, found, written=type(self).estimate is not Fitting.estimate)
-        if self.fitted_tensors:
+        if self.fitted_tensors and self.reads_data:
             found["seen"] = ContentSketch()
         for prefix, member in self.members:
             found |= {f"{prefix}.{name}": statistic for name, statistic in member._requests(head).items()}
@@ -131,8 +145,8 @@ class Fitting(nn.Module, abc.ABC):
     def assumed(self) -> dict[Any, Statistic]:
         """Empty statistics to fill for `check_assumptions`; none where it, and a scorer in it, supposes nothing."""
         scorer = getattr(self, "scorer", None)
-        if self.assumes or (scorer is not None and scorer.assumed()):
-            watched = {each: each.statistic() for each in self.assumes if isinstance(each, Watching)}
+        if self.assumed_of_data or (scorer is not None and scorer.assumed()):
+            watched = {each: each.statistic() for each in self.assumed_of_data if isinstance(each, Watching)}
             return {**Backbone.statistics(), **watched}
         return {}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from oodline._util.ranges import Fraction
-from oodline.detectors.assumptions import LeavesMost, Rectified, TellsApart
+from oodline.detectors.assumptions import PREDICTED, LeavesMost, Rectified, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper, Preset
@@ -54,7 +54,7 @@ class FMPLS(Rectifier):
 
     name: ClassVar = "fm-pls"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (Rectified(), LeavesMost(clips=False), TellsApart())
+    assumes: ClassVar = (PREDICTED, Rectified(), LeavesMost(clips=False), TellsApart())
     paper: ClassVar = Paper(
         "Classifier-Head Informed Feature Masking and Prototype-based Logit Smoothing for Out-of-Distribution "
         "Detection",

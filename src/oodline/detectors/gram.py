@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oodline._util.ranges import Count
-from oodline.detectors.assumptions import PerClass
+from oodline.detectors.assumptions import PREDICTED, PerClass
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
 from oodline.detectors.parts.layered import Layered, Layers
@@ -98,7 +98,10 @@ class Gram(Layered):
 
     name: ClassVar = "gram"
     needs: ClassVar = Needs.LOGITS | Needs.LAYERS
-    assumes: ClassVar = (PerClass(10, "the range of a class"),)
+    assumes: ClassVar = (
+        PREDICTED,
+        PerClass(10, "the range of a class"),
+    )
     paper: ClassVar = Paper(
         "Detecting Out-of-Distribution Examples with In-distribution Examples and Gram Matrices",
         "ICML 2020",

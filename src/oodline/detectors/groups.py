@@ -7,7 +7,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "important neurons and weights of the predicted class": ("line", "band-energy"),
     "logits": (
         *("msp", "max-logit", "energy", "entropy", "gen", "temperature-scaling", "kl-matching", "openmax"),
-        "prior-normalised",
+        *("prior-normalised", "joint-energy"),
     ),
     "features clipped, pruned, scaled or shaped, then scored": (
         *("react", "vra", "bats", "ras", "ash-s", "ash-p", "ash-b", "scale", "adascale", "optfs", "rankfeat", "ddcs"),
@@ -20,6 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "subspaces of the features": ("vim", "residual", "neco", "cop", "corp"),
     "norms, gradients, coverage": ("feature-norm", "gradnorm", "nac", "odin", "i-odin", "pro"),
+    "class texts, and words beside them: zero-shot classifiers": ("mcm", "neglabel"),
     "feature map": ("nap", "nap-combined", "mode-csd"),
     "several layers": ("layered-mahalanobis", "gram"),
     "experimental: something of the method is not published": ("hact", "sisom", "fisher-gradnorm", "soft-line"),

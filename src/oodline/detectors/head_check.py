@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from oodline.detectors.assumptions import OfHead
 from oodline.errors import HeadError, MismatchError
 from oodline.model.activations import Needs
 from oodline.model.head import Head, HeadInfo, LinearHead
@@ -25,6 +26,14 @@ def check_head(detector: Detector, head: Head, known: HeadInfo | None = None) ->
         raise HeadError(
             f"{type(detector).__name__} needs one linear layer as head, but this one has several. Name the last one: "
             "Classifier(model, head='NAME'), or --head NAME."
+        )
+    for assumption in detector.assumes:
+        if isinstance(assumption, OfHead) and (why := assumption.refusal(detector, head)):
+            raise HeadError(why)
+    if known is not None and known.task != head.task:
+        raise MismatchError(
+            f"{type(detector).__name__} was fitted on a {known.task} classifier, and this one is {head.task}. Load it "
+            f"as it was: Classifier(model, task='{known.task}'), or --task {known.task}."
         )
     if known is not None and (known.num_features != head.num_features or known.num_classes != head.num_classes):
         raise MismatchError(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.detectors.assumptions import PerClass, TellsApart
+from oodline.detectors.assumptions import SOFTMAX, PerClass, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -33,7 +33,7 @@ class KLMatching(Detector):
 
     name: ClassVar = "kl-matching"
     needs: ClassVar = Needs.LOGITS
-    assumes: ClassVar = (PerClass(10, "a mean of each class"), TellsApart(below=0.08))
+    assumes: ClassVar = (SOFTMAX, PerClass(10, "a mean of each class"), TellsApart(below=0.08))
     paper: ClassVar = Paper("Scaling Out-of-Distribution Detection for Real-World Settings", "ICML 2022", "1911.11132")
     log_templates: Fitted[Float[Tensor, "T C"]]
 

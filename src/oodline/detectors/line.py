@@ -21,7 +21,7 @@ from torch import Tensor
 
 from oodline._util.ranges import Fraction
 from oodline._util.warning import warn
-from oodline.detectors.assumptions import LeavesMost, Rectified
+from oodline.detectors.assumptions import PREDICTED, LeavesMost, Rectified
 from oodline.detectors.base import Detector
 from oodline.detectors.evidence import Evidence, require_linear
 from oodline.detectors.fitted import Fitted
@@ -148,7 +148,7 @@ class LINe(Rectifier):
 
     name: ClassVar = "line"
     needs: ClassVar = Needs.FEATURES | Needs.HEAD
-    assumes: ClassVar = (Rectified(), LeavesMost())
+    assumes: ClassVar = (PREDICTED, Rectified(), LeavesMost())
     paper: ClassVar = Paper(
         "LINe: Out-of-Distribution Detection by Leveraging Important Neurons", "CVPR 2023", "2303.13995"
     )

@@ -7,6 +7,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from oodline.detectors.assumptions import SOFTMAX
 from oodline.detectors.base import Detector
 from oodline.detectors.paper import Paper
 from oodline.model.activations import Activations, Needs
@@ -37,6 +38,7 @@ class MSP(Detector):
 
     name: ClassVar = "msp"
     needs: ClassVar = Needs.LOGITS
+    assumes: ClassVar = (SOFTMAX,)
     paper: ClassVar = Paper(
         "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
         "ICLR 2017",

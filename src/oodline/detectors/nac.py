@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline._util.ranges import Count
-from oodline.detectors.assumptions import GradedStates, PerClass, TellsApart
+from oodline.detectors.assumptions import SOFTMAX, GradedStates, PerClass, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper, Preset
@@ -160,7 +160,7 @@ class NAC(Detector):
 
     name: ClassVar = "nac"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (PerClass(10, "a count of states"), GradedStates(), TellsApart(below=0.08))
+    assumes: ClassVar = (SOFTMAX, PerClass(10, "a count of states"), GradedStates(), TellsApart(below=0.08))
     paper: ClassVar = Paper(
         "Neuron Activation Coverage: Rethinking Out-of-distribution Detection and Generalization",
         "ICLR 2024",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import NonNegative
-from oodline.detectors.assumptions import TellsApart
+from oodline.detectors.assumptions import PREDICTED, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -43,7 +43,10 @@ class NCI(Detector):
 
     name: ClassVar = "nci"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (TellsApart(),)
+    assumes: ClassVar = (
+        PREDICTED,
+        TellsApart(),
+    )
     paper: ClassVar = Paper(
         "Detecting Out-of-Distribution Through the Lens of Neural Collapse", "CVPR 2025", "2311.01479"
     )

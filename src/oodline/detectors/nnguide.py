@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline._util.ranges import Count
-from oodline.detectors.assumptions import TellsApart
+from oodline.detectors.assumptions import SOFTMAX, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper, Preset
@@ -58,7 +58,10 @@ class NNGuide(Detector):
 
     name: ClassVar = "nnguide"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
-    assumes: ClassVar = (TellsApart(),)
+    assumes: ClassVar = (
+        SOFTMAX,
+        TellsApart(),
+    )
     paper: ClassVar = Paper("Nearest Neighbor Guidance for Out-of-Distribution Detection", "ICCV 2023", "2309.14888")
     presets: ClassVar = {"imagenet": Preset({"k": 10, "bank": 12_812}, "the paper's ImageNet experiments")}
     tunable: ClassVar = {"k": (1, 5, 10, 20, 50, 100, 200)}

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import NonNegative, Positive
+from oodline.detectors.assumptions import SOFTMAX
 from oodline.detectors.base import Detector
 from oodline.detectors.paper import Paper
 from oodline.errors import InputError, SettingError
@@ -59,6 +60,7 @@ class ODIN(Detector):
 
     name: ClassVar = "odin"
     needs: ClassVar = Needs.INPUTS | Needs.CLASSIFIER
+    assumes: ClassVar = (SOFTMAX,)
     paper: ClassVar = Paper(
         "Enhancing The Reliability of Out-of-distribution Image Detection in Neural Networks", "ICLR 2018", "1706.02690"
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodline._util.ranges import Count
-from oodline.detectors.assumptions import PerClass, TellsApart
+from oodline.detectors.assumptions import LABELLED, PerClass, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper, Preset
@@ -89,7 +89,7 @@ class OpenMax(Detector):
 
     name: ClassVar = "openmax"
     needs: ClassVar = Needs.LOGITS
-    assumes: ClassVar = (PerClass("tail", "a tail of the largest distances"), TellsApart(below=0.08))
+    assumes: ClassVar = (LABELLED, PerClass("tail", "a tail of the largest distances"), TellsApart(below=0.08))
     paper: ClassVar = Paper("Towards Open Set Deep Networks", "CVPR 2016", "1511.06233")
     presets: ClassVar = {
         "imagenet": Preset({"tail": 20, "alpha": 10}, "the paper's ImageNet experiments"),

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import Count
-from oodline.detectors.assumptions import TellsApart
+from oodline.detectors.assumptions import PREDICTED, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -60,7 +60,10 @@ class OptFS(Detector):
 
     name: ClassVar = "optfs"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (TellsApart(),)
+    assumes: ClassVar = (
+        PREDICTED,
+        TellsApart(),
+    )
     paper: ClassVar = Paper(
         "Towards Optimal Feature-Shaping Methods for Out-of-Distribution Detection", "ICLR 2024", "2402.00865"
     )

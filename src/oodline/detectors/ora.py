@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.detectors.assumptions import TellsApart
+from oodline.detectors.assumptions import PREDICTED, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -59,7 +59,10 @@ class ORA(Detector):
 
     name: ClassVar = "ora"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (TellsApart(),)
+    assumes: ClassVar = (
+        PREDICTED,
+        TellsApart(),
+    )
     paper: ClassVar = Paper("Out-of-Distribution Detection with Relative Angles", "NeurIPS 2025", "2410.04525")
     tunable: ClassVar = {"over": ("max", "mean")}
     mean: Fitted[Float[Tensor, " D"]]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.ranges import NonNegative
-from oodline.detectors.assumptions import Measured
+from oodline.detectors.assumptions import SOFTMAX, Measured
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.msp import MSP
@@ -72,7 +72,10 @@ class PriorNormalised(Detector):
     paper: ClassVar = Paper(
         "Rethinking Out-of-Distribution Detection on Imbalanced Data Distribution", "NeurIPS 2024", "2407.16430"
     )
-    assumes: ClassVar = (Imbalanced(),)
+    assumes: ClassVar = (
+        SOFTMAX,
+        Imbalanced(),
+    )
     unstated: ClassVar = {"scale": "log"}
     log_prior: Fitted[Float[Tensor, " C"]]
     scorer: Detector

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from oodline._util.ranges import Count, Positive, Share
-from oodline.detectors.assumptions import TellsApart
+from oodline.detectors.assumptions import SOFTMAX, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -91,7 +91,10 @@ class Relation(Detector):
 
     name: ClassVar = "relation"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
-    assumes: ClassVar = (TellsApart(),)
+    assumes: ClassVar = (
+        SOFTMAX,
+        TellsApart(),
+    )
     paper: ClassVar = Paper(
         "Neural Relation Graph: A Unified Framework for Identifying Label Noise and Outlier Data",
         "NeurIPS 2023",

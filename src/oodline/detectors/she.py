@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oodline.detectors.assumptions import PerClass, TellsApart
+from oodline.detectors.assumptions import LABELLED, PerClass, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -47,7 +47,7 @@ class SHE(Detector):
 
     name: ClassVar = "she"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS
-    assumes: ClassVar = (PerClass(10, "a mean of each class"), TellsApart())
+    assumes: ClassVar = (LABELLED, PerClass(10, "a mean of each class"), TellsApart())
     paper: ClassVar = Paper(
         "Out-of-Distribution Detection based on In-Distribution Data Patterns Memorization with Modern Hopfield Energy",
         "ICLR 2023",

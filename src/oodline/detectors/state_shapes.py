@@ -12,9 +12,10 @@ LETTERS = {
     "K": "channels, neurons or random features",
     "B": "bins",
     "M": "members",
-    "G": "Gaussians",
+    "G": "Gaussians, or groups of words",
     "Q": "points of a reference",
     "L": "layers",
+    "W": "negative words of a group",
     "T": "predicted classes that were seen",
     "V": "bins of all neurons, or entries of all layers",
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oodline._util.ranges import Count
 from oodline._util.warning import warn
+from oodline.detectors.assumptions import SOFTMAX
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.msp import log_max_softmax
@@ -75,6 +76,7 @@ class TemperatureScaling(Detector):
 
     name: ClassVar = "temperature-scaling"
     needs: ClassVar = Needs.LOGITS
+    assumes: ClassVar = (SOFTMAX,)
     paper: ClassVar = Paper("On Calibration of Modern Neural Networks", "ICML 2017", "1706.04599")
     is_log: bool = True
     is_log_probability: bool = True

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oodline._util.ranges import Count, Range, Share
 from oodline._util.warning import warn
-from oodline.detectors.assumptions import Assumption, MoreThanDimensions, TellsApart
+from oodline.detectors.assumptions import SOFTMAX, Assumption, MoreThanDimensions, OfHead, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -86,7 +86,7 @@ class Residual(Detector):
 
     name: ClassVar = "residual"
     needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
-    assumes: ClassVar[tuple[Assumption, ...]] = (MoreThanDimensions(), TellsApart())
+    assumes: ClassVar[tuple[Assumption | OfHead, ...]] = (MoreThanDimensions(), TellsApart())
     paper: ClassVar = PAPER
     origin: Fitted[Float[Tensor, " D"]]
     directions: Fitted[Float[Tensor, "D R"]]
@@ -178,7 +178,10 @@ class ViM(Residual):
 
     name: ClassVar = "vim"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (MoreThanDimensions(),)
+    assumes: ClassVar = (
+        SOFTMAX,
+        MoreThanDimensions(),
+    )
     alpha: Fitted[Float[Tensor, ""]]
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
 from oodline._util.ranges import Count, NonNegative, Seed
-from oodline.detectors.assumptions import TellsApart
+from oodline.detectors.assumptions import SOFTMAX, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper, Preset
@@ -74,7 +74,10 @@ class WeiPerMSP(Detector):
 
     name: ClassVar = "weiper-msp"
     needs: ClassVar = Needs.FEATURES | Needs.LINEAR_HEAD
-    assumes: ClassVar = (TellsApart(),)
+    assumes: ClassVar = (
+        SOFTMAX,
+        TellsApart(),
+    )
     paper: ClassVar = PAPER
     presets: ClassVar[Mapping[str, Preset]] = {
         "cifar10-resnet18": Preset({"delta": 1.8}, SOURCE),

@@ -171,6 +171,11 @@ class Artifact:
                 f"features; the classifier's head '{classifier.head_name}' has {now.num_classes} and "
                 f"{now.num_features}. Load the classifier it was fitted on, or fit again."
             )
+        if now.task != self.head.task:
+            raise MismatchError(
+                f"this file was fitted on a {self.head.task} classifier, and the one given is {now.task}. Load it as "
+                f"it was: Classifier(model, task='{self.head.task}'), or --task {self.head.task}."
+            )
         difference = self._other_weights(classifier, now)
         if difference and allow_other_weights is None:
             raise _mismatch(difference)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from oodline.model.head_name import task_of
 from oodline.statistics import Backbone
 
 MANY = 20
@@ -115,6 +116,7 @@ class Diagnosis:
         size = f"{head.classes} classes x {head.features} features"
         facts = {
             "head": f"'{head.name}', {kinds[head.kind]}, {size}; {head.origin}",
+            "task": "labels, any number per sample (multilabel)" if task_of(head.name) == "multilabel" else "",
             "preprocessing": self.preprocessing,
             "class names": f"{', '.join(names[:3])}, ... ({len(names)})" if names else "none: classes go by number",
             "features": self.backbone.summary if self.backbone else "not looked at: no data was given",

@@ -107,9 +107,11 @@ def doctor(
             doubtful = {name: d.doubts for name, d in rest.items() if d.doubts and name not in undecided}
         except LabelError as error:  # missing or wrong labels say nothing against the model
             backbone = _measure(classifier, data)
-            undecided = {name: str(error) for name, each in rest.items() if each.has_state or each.assumes}
+            undecided = {name: str(error) for name, each in rest.items() if each.has_state or each.assumed_of_data}
     else:
-        undecided = {name: "data is needed to try it" for name, each in rest.items() if each.has_state or each.assumes}
+        undecided = {
+            name: "data is needed to try it" for name, each in rest.items() if each.has_state or each.assumed_of_data
+        }
     known = {**undecided, **doubtful}
     members = tuple(member.name for _, member in default.members)
     return Diagnosis(

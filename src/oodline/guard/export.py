@@ -304,6 +304,8 @@ def _properties(guard: Guarded, preprocessing: Preprocessing | None) -> dict[str
     """The file's metadata: what a consumer needs to prepare images and to name classes, each entry as JSON."""
     about = _about(guard, preprocessing)
     found = {"oodline": about, "class_names": about["class_names"]}
+    if "task" in about:
+        found["task"] = about["task"]
     if about["preprocessing"] is not None:
         found["preprocessing"] = about["preprocessing"]
     return {key: json.dumps(value) for key, value in found.items()}
@@ -340,6 +342,7 @@ def _about(guard: Guarded, preprocessing: Preprocessing | None) -> dict[str, Any
         "detector": guard.detector.name,
         "threshold": guard.calibration.threshold_of(torch.arange(guard.classifier.head.num_classes)).tolist(),
         "class_names": guard.class_names,
+        **({} if guard.classifier.task == "multiclass" else {"task": guard.classifier.task}),
         "preprocessing": None if known is None else _described(known, inside=preprocessing is not None),
         "preprocessing_inside": None if preprocessing is None else preprocessing.model_dump(mode="json"),
     }

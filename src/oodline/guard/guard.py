@@ -314,7 +314,8 @@ class Guard(Sharing):
             scores, predicted = self.detector.score_rows(activations).cpu(), activations.predicted.cpu()
         if activations.places is not None:
             return RowVerdict.of_rows(scores, predicted, activations.places, calibration, self.class_names)
-        return Verdict.of(scores, predicted, calibration, self.class_names)
+        labels = activations.labels
+        return Verdict.of(scores, predicted, calibration, self.class_names, None if labels is None else labels.cpu())
 
     @checked
     def save(self, path: str | Path) -> Path:

@@ -32,6 +32,9 @@ class Verdict:
         What each score was compared with: the same for all, or that of the predicted class.
     class_names : tuple of str, optional
         In the order of the logits.
+    labels : Tensor (N, C), bool, optional
+        Of a multi-label classifier: which labels apply, by a logit above 0, a probability above one half; also where
+        the input is flagged. `label` is then the most probable one, whether it applies or not.
 
     Examples
     --------
@@ -46,6 +49,7 @@ class Verdict:
     p_value: Float[Tensor, " n"]
     threshold: Float[Tensor, " n"]
     class_names: tuple[str, ...] | None = None
+    labels: Bool[Tensor, "n c"] | None = None
 
     @classmethod
     def of(
@@ -54,6 +58,7 @@ class Verdict:
         label: Int[Tensor, " n"],
         calibration: AnyCalibration,
         class_names: tuple[str, ...] | None = None,
+        labels: Bool[Tensor, "n c"] | None = None,
     ) -> Self:
         """The verdict on scores; raises `InputError` where one is NaN or infinite."""
         if not bool(torch.isfinite(score).all()):
@@ -65,6 +70,7 @@ class Verdict:
             p_value=calibration.p_value(score, label),
             threshold=calibration.threshold_of(label),
             class_names=class_names,
+            labels=labels,
         )
 
     def __len__(self) -> int:
@@ -78,7 +84,7 @@ class Verdict:
         return benjamini_hochberg(self.p_value, fdr)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One plain dict an input, ready for JSON."""
+        """One plain dict an input, ready for JSON; of a multi-label classifier also with `labels` and `label_names`."""
         columns = zip(
             self.label.tolist(),
             self.score.tolist(),
@@ -87,7 +93,7 @@ class Verdict:
             self.p_value.tolist(),
             strict=True,
         )
-        return [
+        rows = [
             {
                 "label": label,
                 "class_name": self.class_names[label] if self.class_names and label >= 0 else None,
@@ -98,3 +104,8 @@ class Verdict:
             }
             for label, value, threshold, is_ood, p in columns
         ]
+        if self.labels is not None:
+            for row, applies in zip(rows, self.labels, strict=True):
+                row["labels"] = applies.nonzero().flatten().tolist()
+                row["label_names"] = [self.class_names[i] for i in row["labels"]] if self.class_names else None
+        return rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from oodline.errors import InputError
@@ -181,6 +181,11 @@ class Activations:
         for start in range(0, len(self), most):
             yield self.take(slice(start, start + most))
 
+    @property
+    def labels(self) -> Bool[Tensor, "n c"] | None:
+        """Which labels of a multi-label classifier apply (N, C): logit above `LABEL_THRESHOLD`; None for any other."""
+        return self.logits > LABEL_THRESHOLD if self.head.task == "multilabel" else None
+
     def replace(self, **changes: object) -> Activations:
         """Return a copy with some fields replaced: how a rectifier hands changed activations on."""
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -244,6 +249,10 @@ class Activations:
             f"{int(self.samples[self.group[bad[0]]])} of the data set). Look at that input, or for half-precision "
             "overflow."
         )
+
+
+LABEL_THRESHOLD = 0.0
+"""A label of a multi-label classifier applies where its logit is above this: its probability is above one half."""
 
 
 def predicted(logits: Float[Tensor, "n c"]) -> Int[Tensor, " n"]:

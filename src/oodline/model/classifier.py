@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from oodline._util.checked import checked
-from oodline._util.ranges import LeftToIt
+from oodline._util.ranges import LeftToIt, Positive
 from oodline.data.batch import Inputs, Loader, as_tensors, unpack
 from oodline.errors import HeadError, InputError
 from oodline.model.activations import Activations, Needs
@@ -24,6 +24,7 @@ from oodline.model.eval_mode import evaluating
 from oodline.model.forward import forward, moved
 from oodline.model.gradients import Gradients
 from oodline.model.head import Head, HeadInfo
+from oodline.model.head_name import Task
 from oodline.model.head_reader import HeadReader, Read
 from oodline.model.hooks import last_pooling, listening, submodule
 from oodline.model.layers import Layer, LayerReading, layer_key
@@ -54,6 +55,10 @@ class Classifier:
         Name of the module whose output is the feature map. If omitted, the input of the last average pooling.
     binary : bool
         The model returns one logit z, of the second of two classes: take (0, z) as the logits.
+    task : {"multiclass", "multilabel"}, optional
+        What the logits are of: classes of which each sample has one (a softmax), or labels of which it has any number
+        (a sigmoid each). Methods that need one class per sample refuse the second. If omitted, what the head's name
+        says, `multilabel(fc)`, else "multiclass".
     dtype : {"float32", "bfloat16", "float16"}
         What the forward pass computes in, by autocast; weights stay as they are, and features and logits come back in
         float32. "float32" is the model as it is. `precision_change` measures what it does to scores.
@@ -99,13 +104,14 @@ class Classifier:
         *,
         feature_map: str | None = None,
         binary: bool = False,
+        task: Task | None = None,
         dtype: Dtype = "float32",
         compile: bool | str = False,
     ) -> None:
         self.model = unwrapped(model)
         self.dtype: Dtype = dtype
         self._passes = CompiledPasses("inductor" if compile is True else compile) if compile else None
-        self._reader = HeadReader(self.model, head, binary=binary, guess=self._first_guess(self.model))
+        self._reader = HeadReader(self.model, head, binary=binary, task=task, guess=self._first_guess(self.model))
         self.feature_map_name = feature_map
         if feature_map is not None:
             submodule(self.model, feature_map)
@@ -123,6 +129,7 @@ class Classifier:
         *,
         head: str | None = None,
         binary: bool = False,
+        task: Task | None = None,
         device: str | None = None,
         dtype: Dtype = "float32",
         compile: bool | str = False,
@@ -139,6 +146,8 @@ class Classifier:
             Name of the head, where it is not found on its own.
         binary : bool
             The model returns one logit z, of the second of two classes: take (0, z).
+        task : {"multiclass", "multilabel"}, optional
+            As `Classifier`.
         device : str, optional
             The GPU if there is one.
         dtype, compile
@@ -163,10 +172,54 @@ class Classifier:
 
         loaded = load_model(reference, weights, preprocessing=preprocessing)
         found = Classifier(
-            move(loaded.model, device or best_device()), head, binary=binary, dtype=dtype, compile=compile
+            move(loaded.model, device or best_device()), head, binary=binary, task=task, dtype=dtype, compile=compile
         )
         found.preprocessing, found.class_names = loaded.preprocessing, loaded.class_names
         found.preprocessing_origin = loaded.preprocessing_origin
+        return found
+
+    @classmethod
+    @checked
+    def zero_shot(
+        cls,
+        image_encoder: Annotated[Any, LeftToIt()],
+        text_features: Annotated[Any, LeftToIt()],
+        *,
+        scale: Positive | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Classifier:
+        """A classifier whose classes are texts, such as CLIP's: `scale * cos(image features, text features)`.
+
+        Parameters
+        ----------
+        image_encoder : nn.Module or callable
+            As `ZeroShot` takes it: a CLIP kind of model of transformers or open_clip, or a function from images to
+            image features (N, D).
+        text_features : Tensor or array (C, D), str or Path
+            One vector per class, as `TextHead` takes them.
+        scale : float, optional
+            If omitted, what the model states as `logit_scale`, with its `logit_bias`; else 100.
+        names : sequence of str, optional
+            Of the classes, in their order.
+
+        Raises
+        ------
+        DataError, SettingError
+            As `TextHead` and `ZeroShot`.
+
+        Examples
+        --------
+        >>> classifier = Classifier.zero_shot(nn.Flatten(), torch.eye(3, 4), names=["cat", "dog", "cow"])
+        >>> classifier(torch.ones(2, 1, 2, 2)).features  # image features of unit length
+        tensor([[0.5000, 0.5000, 0.5000, 0.5000],
+                [0.5000, 0.5000, 0.5000, 0.5000]])
+        """
+        from oodline.model.zero_shot import TextHead, ZeroShot, logit_scale_of
+
+        stated, bias = logit_scale_of(image_encoder) if scale is None else (scale, 0.0)
+        model = ZeroShot(image_encoder, TextHead(text_features, stated, bias), names)
+        found = Classifier(model, "head")
+        found.class_names = model.class_names
         return found
 
     @property
@@ -178,6 +231,11 @@ class Classifier:
     def head_name(self) -> str:
         """What makes the logits: a module's name, or a sum of such; `Classifier(model, head=...)` takes it again."""
         return self._reader.name
+
+    @property
+    def task(self) -> Task:
+        """What the logits are of: classes of which each sample has one, or labels of which it has any number."""
+        return self.head.task
 
     @property
     def head_is_named(self) -> bool:

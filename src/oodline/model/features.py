@@ -16,6 +16,7 @@ from oodline.model.classifier import Classifier
 from oodline.model.feature_files import NAMES, open_features
 from oodline.model.gradients import Gradients
 from oodline.model.head import Head, HeadInfo
+from oodline.model.head_name import Task
 from oodline.model.layers import Layer
 from oodline.model.no_head import NoHead
 
@@ -46,6 +47,8 @@ class FeatureClassifier(Classifier):
     ----------
     head : nn.Module or NoHead
         From features to logits.
+    task : {"multiclass", "multilabel"}
+        As `Classifier`; a `NoHead` says it itself.
 
     Examples
     --------
@@ -56,12 +59,12 @@ class FeatureClassifier(Classifier):
     FeatureClassifier(features=8, classes=3, no head)
     """
 
-    def __init__(self, head: nn.Module | NoHead) -> None:
+    def __init__(self, head: nn.Module | NoHead, *, task: Task = "multiclass") -> None:
         self._no_head = head if isinstance(head, NoHead) else None
         if isinstance(head, NoHead):
             self.model, self.feature_map_name = nn.Module().eval(), None
             return
-        super().__init__(head, "")
+        super().__init__(head, "", task=task)
 
     @property
     def head(self) -> Head:

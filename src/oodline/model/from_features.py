@@ -13,6 +13,7 @@ from oodline.errors import DataError, HeadError, ModelError
 from oodline.model.feature_files import open_features
 from oodline.model.features import FeatureClassifier
 from oodline.model.head_file import make_head
+from oodline.model.head_name import Task
 from oodline.model.no_head import NoHead
 
 SCHEME = "features"
@@ -28,6 +29,7 @@ def from_features(
     head: Any = None,
     head_name: str | None = None,
     num_classes: Count | None = None,
+    task: Task = "multiclass",
     batch_size: Count = 1024,
 ) -> tuple[FeatureClassifier, TensorLoader]:
     """A classifier and a loader of precomputed features or logits, for all that takes a classifier and a loader.
@@ -38,7 +40,8 @@ def from_features(
         Penultimate features, floating-point, of ID training data; or a file (.npz, .npy, .pt, .pth, .safetensors) with
         `features`, and perhaps `logits` and `labels`.
     labels : array (N,), str or Path, optional
-        Integer classes, from 0, in the order of the logits; only methods that read labels need them.
+        Integer classes, from 0, in the order of the logits; only methods that read labels need them. Of a multi-label
+        classifier (N, C), 0 or 1; no method needs them.
     logits : array (N, C), str or Path, optional
         The model's own logits. With a head they need not be given; where they are, they must be what it gives.
     head : (W, b), nn.Linear, state_dict, str or Path, optional
@@ -47,6 +50,8 @@ def from_features(
         Name of the layer in a state_dict or a file that holds several, such as fc.
     num_classes : int, optional
         Number of classes where neither head nor logits tell it, and not all have a label.
+    task : {"multiclass", "multilabel"}
+        As `Classifier`.
     batch_size : int
         Samples per batch.
 
@@ -78,13 +83,18 @@ def from_features(
     tensor([0, 1])
     """
     source = open_features(features, labels, logits=logits)
-    classifier = feature_classifier(source, head, head_name=head_name, num_classes=num_classes)
+    classifier = feature_classifier(source, head, head_name=head_name, num_classes=num_classes, task=task)
     classifier.check(source)
     return classifier, TensorLoader(source, batch_size)
 
 
 def feature_classifier(
-    source: TensorSource, head: Any = None, *, head_name: str | None = None, num_classes: int | None = None
+    source: TensorSource,
+    head: Any = None,
+    *,
+    head_name: str | None = None,
+    num_classes: int | None = None,
+    task: Task = "multiclass",
 ) -> FeatureClassifier:
     """The classifier of a source of features or logits; see `from_features`.
 
@@ -100,18 +110,24 @@ def feature_classifier(
         if "features" not in width:
             raise DataError(f"a head is for features, and {source.where} holds no `features`. Leave out the head.")
         made = make_head(head, width["features"], width.get("logits"), head_name)
-        classifier = FeatureClassifier(made)
+        classifier = FeatureClassifier(made, task=task)
         if classifier.head.num_features != width["features"]:
             raise HeadError(
                 f"the head reads {classifier.head.num_features} features, and {source.where} has {width['features']}."
             )
         return classifier
     labels = source.labels()
-    counted = 1 if labels is None else int(labels.max()) + 1
+    counted = 1 if labels is None else labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
     classes = width.get("logits") or num_classes or max(counted, len(source.class_names or ()), 1)
     has_features = "features" in width
     return FeatureClassifier(
-        NoHead(classes, width["features"] if has_features else classes, logits="logits" in width, features=has_features)
+        NoHead(
+            classes,
+            width["features"] if has_features else classes,
+            logits="logits" in width,
+            features=has_features,
+            name="multilabel()" if task == "multilabel" else "",
+        )
     )
 
 
@@ -134,6 +150,7 @@ def open_feature_classifier(
     weights: str | Path | None = None,
     head_name: str | None = None,
     num_classes: int | None = None,
+    task: Task = "multiclass",
 ) -> tuple[FeatureClassifier, str]:
     """The classifier that `features[:HEAD_FILE][,head=NAME]` names, for a data set; and the reference that names it.
 
@@ -154,6 +171,6 @@ def open_feature_classifier(
     name = head_name or (str(parsed.options["head"]) if "head" in parsed.options else None)
     if name is not None and file is None:
         raise ModelError(f"the head '{name}' is named, but no file that holds it: {SCHEME}:HEAD_FILE,head={name}.")
-    found = feature_classifier(open_features(data), file, head_name=name, num_classes=num_classes)
+    found = feature_classifier(open_features(data), file, head_name=name, num_classes=num_classes, task=task)
     named = SCHEME if file is None else f"{SCHEME}:{file}"
     return found, named if name is None else f"{named},head={name}"

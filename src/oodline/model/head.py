@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from oodline._util.digests import digest
 from oodline.errors import HeadError
-from oodline.model.head_name import HeadName
+from oodline.model.head_name import HeadName, Task, task_of
 from oodline.model.linear_modules import Affine, affine_of, candidates, is_quantized
 from oodline.model.no_head import NoHead
 from oodline.model.reading import combined
@@ -58,6 +58,11 @@ class LinearHead:
     def linear(self) -> LinearHead:
         """The layer that reads the features: this one."""
         return self
+
+    @property
+    def task(self) -> Task:
+        """What the logits are of: classes of which each sample has one, or labels of which it has any number."""
+        return task_of(self.name)
 
     @property
     def device(self) -> torch.device:
@@ -132,6 +137,11 @@ class LayeredHead:
         return self.first
 
     @property
+    def task(self) -> Task:
+        """What the logits are of: classes of which each sample has one, or labels of which it has any number."""
+        return task_of(self.name)
+
+    @property
     def device(self) -> torch.device:
         """Where it lives."""
         return self.first.device
@@ -189,6 +199,11 @@ class HeadInfo:
     fingerprint: str
     name: str = field(default="", compare=False)
 
+    @property
+    def task(self) -> Task:
+        """What the logits are of: classes of which each sample has one, or labels of which it has any number."""
+        return task_of(self.name)
+
     @classmethod
     def of(cls, head: Head) -> HeadInfo:
         """Describe `head`."""
@@ -208,7 +223,7 @@ def find_head(model: nn.Module, name: str | None = None) -> str:
     name : str, optional
         A module name: a linear layer, a 1x1 convolution, or an `nn.Sequential` of several layers that begins with a
         linear one. Or a sum of such, `0.5*head + 0.5*head_dist`, with `binary(...)` around it where one logit stands
-        for two.
+        for two, or `multilabel(...)` where each logit is that of a label of its own.
 
     Raises
     ------

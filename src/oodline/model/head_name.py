@@ -1,4 +1,4 @@
-"""Parse the name of a head: `fc`, `0.5*head + 0.5*head_dist`, `binary(classifier)`."""
+"""Parse the name of a head: `fc`, `0.5*head + 0.5*head_dist`, `binary(classifier)`, `multilabel(fc)`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import math
 import re
 from collections.abc import Container
 from dataclasses import dataclass
+from typing import Literal
+
+Task = Literal["multiclass", "multilabel"]
+"""Of the classes one per sample, by a softmax; or any number of labels, by a sigmoid each."""
 
 TERM = re.compile(r"(?:(?P<factor>[-+]?\d[^*\s]*)\s*\*\s*)?(?P<name>[^*+()\s]+)")
 
@@ -20,6 +24,8 @@ class HeadName:
         Factor and name of each module.
     binary : bool
         There is one logit z, which stands for two: (0, z).
+    multilabel : bool
+        Each logit is that of a label of its own, which applies or does not.
 
     Examples
     --------
@@ -29,6 +35,7 @@ class HeadName:
 
     terms: tuple[tuple[float, str], ...]
     binary: bool = False
+    multilabel: bool = False
 
     @classmethod
     def parse(cls, text: str, known: Container[str] = ()) -> HeadName | None:
@@ -37,20 +44,23 @@ class HeadName:
         Examples
         --------
         >>> HeadName.parse("binary(0.5*a + b)")
-        HeadName(terms=((0.5, 'a'), (1.0, 'b')), binary=True)
+        HeadName(terms=((0.5, 'a'), (1.0, 'b')), binary=True, multilabel=False)
         >>> HeadName.parse("a + ")
         """
         if text in known:
             return cls(((1.0, text),))
-        inside = re.fullmatch(r"\s*binary\((.*)\)\s*", text)
-        found = [TERM.fullmatch(part.strip()) for part in (inside[1] if inside else text).split(" + ")]
+        inside = re.fullmatch(r"\s*(binary|multilabel)\((.*)\)\s*", text)
+        kind, text = (inside[1], inside[2]) if inside else ("", text)
+        if text in known:
+            return cls(((1.0, text),), kind == "binary", kind == "multilabel")
+        found = [TERM.fullmatch(part.strip()) for part in text.split(" + ")]
         try:
             terms = tuple((float(m["factor"] or 1), m["name"]) for m in found if m)
         except ValueError:
             return None
         if len(terms) < len(found) or not all(math.isfinite(factor) and factor for factor, _ in terms):
             return None
-        return cls(terms, binary=bool(inside))
+        return cls(terms, kind == "binary", kind == "multilabel")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,4 +74,16 @@ class HeadName:
 
     def __str__(self) -> str:
         text = " + ".join(name if factor == 1 else f"{factor:.9g}*{name}" for factor, name in self.terms)
-        return f"binary({text})" if self.binary else text
+        kind = "binary" if self.binary else "multilabel" if self.multilabel else ""
+        return f"{kind}({text})" if kind else text
+
+
+def task_of(name: str) -> Task:
+    """What a head of this name decides.
+
+    Examples
+    --------
+    >>> task_of("fc"), task_of("multilabel(fc)")
+    ('multiclass', 'multilabel')
+    """
+    return "multilabel" if name.startswith("multilabel(") and name.endswith(")") else "multiclass"

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodline.errors import HeadError
+from oodline.errors import HeadError, SettingError
 from oodline.model.after_head import explain
 from oodline.model.agreement import gap, precision
 from oodline.model.eval_mode import evaluating
 from oodline.model.head import LayeredHead, LinearHead, find_head, head_of, read_head
-from oodline.model.head_name import HeadName
+from oodline.model.head_name import HeadName, Task, task_of
 from oodline.model.linear_modules import Affine, affine_of, candidates, linear_names
 from oodline.model.reading import Reading, Split, at_least_float32, follow, overheard, split
 from oodline.model.search import MOST, Layer, find, layers_of
@@ -46,11 +46,15 @@ class HeadReader:
         One logit z stands for (0, z).
     guess : str, optional
         Where to begin the search, in place of the last linear layer.
+    task : {"multiclass", "multilabel"}, optional
+        What the logits are of. If omitted, what the name says.
 
     Raises
     ------
     HeadError
         There is no such head.
+    SettingError
+        A binary head of one logit cannot be multi-label.
 
     Examples
     --------
@@ -59,13 +63,29 @@ class HeadReader:
     """
 
     def __init__(
-        self, model: nn.Module, name: str | None = None, *, binary: bool = False, guess: str | None = None
+        self,
+        model: nn.Module,
+        name: str | None = None,
+        *,
+        binary: bool = False,
+        task: Task | None = None,
+        guess: str | None = None,
     ) -> None:
         self.model = model
         with evaluating(model):
             parsed = HeadName.parse(find_head(model, guess if name is None else name), dict(model.named_modules()))
             assert parsed is not None
-            self._reading = Reading(replace(parsed, binary=binary or parsed.binary))
+            parsed = replace(
+                parsed,
+                binary=binary or parsed.binary,
+                multilabel=parsed.multilabel if task is None else task == "multilabel",
+            )
+            if parsed.binary and parsed.multilabel:
+                raise SettingError(
+                    "`binary` is for one logit of two classes that exclude each other, and a multi-label classifier "
+                    "has labels that do not. Leave out `binary`: one label is one logit."
+                )
+            self._reading = Reading(parsed)
             if not head_of(model, self._reading.name).num_classes:  # raises where its layers give no row of logits
                 raise HeadError(f"the head '{self._reading.name}' has no outputs.")
         self._given, self._proven = name is not None, False
@@ -98,6 +118,11 @@ class HeadReader:
         return self._reading.name.binary
 
     @property
+    def task(self) -> Task:
+        """What the logits are of."""
+        return task_of(self.name)
+
+    @property
     def device(self) -> torch.device:
         """Where its first module lives."""
         module = self.model.get_submodule(self._reading.name.names[0])
@@ -114,7 +139,10 @@ class HeadReader:
         parsed = HeadName.parse(name, modules)
         if self._given or self._proven or parsed is None or not all(part in modules for part in parsed.names):
             return
-        if parsed.binary == self.binary and all(affine_of(modules[part]) for part in parsed.names):
+        own = self._reading.name
+        if (parsed.binary, parsed.multilabel) == (own.binary, own.multilabel) and all(
+            affine_of(modules[part]) for part in parsed.names
+        ):
             self._reading = Reading(parsed)
 
     def agrees(self, features: Tensor, logits: Tensor) -> bool:
@@ -131,7 +159,7 @@ class HeadReader:
         head = self.head
         if isinstance(head, LayeredHead):
             found = self._read_layered(head, seen, logits)
-        elif logits.shape[1] == 1 and not self._reading.name.binary:
+        elif logits.shape[1] == 1 and not (self.binary or self._reading.name.multilabel):
             found = None
         else:
             found = split(self._reading, self._affines(), seen, logits)
@@ -144,7 +172,7 @@ class HeadReader:
         """As `read`, in the way that the last pass was read and without a look at the values: for a graph."""
         head = self.head
         if isinstance(head, LayeredHead):
-            return Read(seen[f"features of {self.name}"].flatten(1), logits, head)
+            return Read(seen[f"features of {self._module}"].flatten(1), logits, head)
         return self._served(follow(self._reading, self._affines(), seen, logits), head)
 
     def search(self, probe: Probe, classes: int) -> None:
@@ -160,14 +188,16 @@ class HeadReader:
         own = self.keys
         seen, logits = probe(inputs | own[0], outputs | own[1])
         layers = layers_of(self.model, names, seen, logits.shape[0])
-        binary = self._reading.name.binary
-        found = find(layers, seen, logits) if binary == (classes == 1) else None
+        binary, multilabel = self._reading.name.binary, self._reading.name.multilabel
+        found = find(layers, seen, logits) if binary == (classes == 1) or multilabel else None
+        if found is not None and multilabel and found.shifted:
+            found = None  # a constant, which a softmax ignores, changes a sigmoid
         if found is None or self._given:
             raise HeadError(" ".join(_capital(self._why_not(layers, seen, logits, found))))
-        self._reading = replace(found, name=replace(found.name, binary=binary))
+        self._reading = replace(found, name=replace(found.name, binary=binary, multilabel=multilabel))
 
     def _read_layered(self, head: LayeredHead, seen: Mapping[str, Any], logits: Tensor) -> Split | None:
-        features, output = seen.get(f"features of {self.name}"), seen.get(f"output of {self.name}")
+        features, output = seen.get(f"features of {self._module}"), seen.get(f"output of {self._module}")
         if not isinstance(features, Tensor) or not isinstance(output, Tensor):
             return None
         features = features.flatten(1)
@@ -182,6 +212,10 @@ class HeadReader:
             if bool(off > 1000 * precision(features, logits) * logits.abs().nan_to_num(0).max()):
                 return None
         return Split(features, logits, self._reading)
+
+    @property
+    def _module(self) -> str:
+        return self._reading.name.names[0]
 
     def _served(self, split: Split, head: LinearHead | LayeredHead) -> Read:
         binary = split.reading.name.binary
@@ -208,7 +242,7 @@ class HeadReader:
         if name.binary and classes > 1:
             yield f"binary=True is for a model of one logit, and {model} returns {classes} logits: leave it out."
             return
-        if classes == 1 and not name.binary:
+        if classes == 1 and not name.binary and not name.multilabel:
             yield (
                 f"{model} returns one number per sample. If it is the logit of the second of two classes, pass "
                 "Classifier(model, binary=True), or --binary: the logits are then (0, z)."

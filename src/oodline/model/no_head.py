@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodline._util.digests import digest
 from oodline.errors import HeadError
+from oodline.model.head_name import Task, task_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class NoHead:
         Whether logits are given.
     features : bool
         Whether features are given.
+    name : str
+        Empty, or "multilabel()" for labels of which a sample has any number.
 
     Examples
     --------
@@ -39,7 +42,7 @@ class NoHead:
     num_features: int
     logits: bool
     features: bool = True
-    name: ClassVar[str] = ""
+    name: str = ""
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """Logits of changed features: none where none are given; the same where logits are all that is given.
@@ -54,6 +57,11 @@ class NoHead:
         if not self.features:
             return features
         raise self._missing()
+
+    @property
+    def task(self) -> Task:
+        """What the logits are of: classes of which each sample has one, or labels of which it has any number."""
+        return task_of(self.name)
 
     @property
     def linear(self) -> NoReturn:

@@ -135,7 +135,8 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def _ways(reading: Reading, classes: int) -> Iterator[Reading]:
     yield reading
     places: tuple[Place, ...] = ("only", "selected", "mean", "masked")
-    for shifted in (False, True)[: 2 if classes > 1 else 1]:
+    # a sigmoid, unlike a softmax, does change with a constant
+    for shifted in (False, True)[: 2 if classes > 1 and not reading.name.multilabel else 1]:
         for place in places:
             way = replace(reading, place=place, shifted=shifted)
             if way != reading and not (place == "selected" and len(reading.name.terms) > 1):

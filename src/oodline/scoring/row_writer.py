@@ -18,6 +18,7 @@ from oodline._util.files import GrowingFile, check_writable
 from oodline.detectors.base import Detector
 from oodline.errors import DataError, SettingError
 from oodline.model.activations import Activations
+from oodline.model.head_name import Task
 from oodline.scoring.class_calibration import AnyCalibration, ClassCalibration
 from oodline.scoring.score_collector import GrowingTensor, fingerprint, score_batch
 
@@ -32,7 +33,8 @@ class RowWriter:
     """A collector that writes the scores of every batch, and keeps only how many there were.
 
     The columns are `name`, `index`, `label` and `class_name` of the predicted class; `score`, `p_value`, `threshold`
-    and `is_ood` of the first detector; and `score_NAME` of each further one.
+    and `is_ood` of the first detector; and `score_NAME` of each further one. Of a multi-label classifier also
+    `labels`: the numbers of those that apply (`Activations.labels`), separated by spaces.
 
     Parameters
     ----------
@@ -47,6 +49,8 @@ class RowWriter:
         In the order of the logits.
     name : callable
         From the position of a sample to what it is called.
+    task : {"multiclass", "multilabel"}
+        Of the classifier.
 
     Examples
     --------
@@ -69,7 +73,10 @@ class RowWriter:
         calibration: AnyCalibration | None = None,
         class_names: Sequence[str] | None = None,
         name: Callable[[int], str] = str,
+        task: Task = "multiclass",
     ) -> None:
+        self.task: Task = task
+        self._sets: list[str] = []
         self.path, self.detectors, self.calibration = path, detectors, calibration
         self.class_names, self.name = class_names, name
         self.count = self.flagged = 0
@@ -82,6 +89,7 @@ class RowWriter:
             [("name", pa.string()), ("index", pa.int64()), ("label", pa.int64()), ("class_name", pa.string())]
             + [("score", pa.float64()), ("p_value", pa.float64()), ("threshold", pa.float64()), ("is_ood", pa.bool_())]
             + [(f"score_{name}", pa.float64()) for name in others]
+            + [("labels", pa.string())] * (task == "multilabel")
         )
 
     def __enter__(self) -> Self:
@@ -109,7 +117,7 @@ class RowWriter:
 
     def fresh(self) -> Self:
         """A writer of the same rows that has written none."""
-        return type(self)(self.path, self.detectors, self.calibration, self.class_names, self.name)
+        return type(self)(self.path, self.detectors, self.calibration, self.class_names, self.name, self.task)
 
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Score one batch; labels are not used."""
@@ -119,6 +127,8 @@ class RowWriter:
         self._index.append(activations.samples.cpu())
         one = activations.places is None  # an input with several rows has no class of its own
         self._labels.append(activations.predicted.cpu() if one else torch.full((len(activations.samples),), -1))
+        if one and (applies := activations.labels) is not None:
+            self._sets += [" ".join(map(str, row.nonzero().flatten().tolist())) for row in applies.cpu()]
         for name, values in batch.items():
             self._scores[name].append(values)
         self.count += len(activations.samples)
@@ -160,6 +170,7 @@ class RowWriter:
         self._file.write(lambda _: self._writer.write_table(table))
         for column in (self._index, self._labels, *self._scores.values()):
             column.clear()
+        self._sets.clear()
 
     def _table(self) -> pa.Table:
         first, *others = self.detectors
@@ -179,6 +190,7 @@ class RowWriter:
             "is_ood": nothing if is_ood is None else is_ood.numpy(),
         }
         columns |= {f"score_{name}": self._scores[name].values.numpy() for name in others}
+        columns |= {"labels": self._sets} if self.task == "multilabel" else {}
         return pa.table(columns, self.schema)
 
 

@@ -206,6 +206,11 @@ def check_fitted_on(detectors: Mapping[str, FittedOn], classifier: Classifier) -
     classifier.expect(next(iter(fitted.values())))
     now = HeadInfo.of(classifier.head)
     for name, known in fitted.items():
+        if known.task != now.task:
+            raise MismatchError(
+                f"'{name}' was fitted on a {known.task} classifier, and this one is {now.task}. Load it as it was: "
+                f"Classifier(model, task='{known.task}'), or --task {known.task}."
+            )
         if known.fingerprint != now.fingerprint:
             raise MismatchError(
                 f"'{name}' was fitted on another classifier: a head of {known.num_classes} classes and "

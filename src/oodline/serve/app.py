@@ -139,6 +139,7 @@ def create_app(
         "/v1/predict",
         summary=f"Score {service.unit}",
         response_model=Predictions,
+        response_model_exclude_unset=True,  # labels are there for multi-label classifiers alone
         responses=p.documented(*upload, *refused),
         description=_PREDICT[service.unit],
         openapi_extra=_body(service, service.settings.max_images),
@@ -151,6 +152,7 @@ def create_app(
         "/v1/explain",
         summary=f"Score one {service.one.split()[1]}, and say which neurons contribute to it",
         response_model=ExplanationRow,
+        response_model_exclude_unset=True,
         responses=p.documented(*upload, *refused, p.INVALID_PARAMETER, p.NO_EXPLANATION),
         openapi_extra=_body(service, 1),
         **locked,

@@ -43,6 +43,10 @@ class VerdictRow(_Answer):
     threshold: float = Field(description="What the score was compared with.")
     is_ood: bool = Field(description="Whether the score is below the threshold: do not trust the label.")
     p_value: float = Field(gt=0, le=1, description="How usual the score is among held-out ID images; small means OOD.")
+    labels: list[int] = Field(
+        default_factory=list, description="Of a multi-label classifier: labels whose probability is above one half."
+    )
+    label_names: list[str] | None = Field(default=None, description="Their names, where the guard knows them.")
 
 
 class Judged(VerdictRow):

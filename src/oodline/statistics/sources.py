@@ -141,7 +141,10 @@ def group(activations: Activations, labels: Tensor | None, by: Grouping) -> tupl
             "detectors that read none, such as energy, gen, fdbd, vim or band-energy."
         )
     if labels.shape != (len(activations),):
-        raise LabelError(f"labels have shape {tuple(labels.shape)}; ({len(activations)},), one per sample, is needed.")
+        several = " For several labels per sample: Classifier(model, task='multilabel')." if labels.ndim == 2 else ""
+        raise LabelError(
+            f"labels have shape {tuple(labels.shape)}; ({len(activations)},), one per sample, is needed.{several}"
+        )
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
         raise LabelError(f"labels are {labels.dtype}; integers from 0 to {classes - 1} are needed.")
     labels = labels.cpu().long()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.detectors.assumptions import PerClass, TellsApart
+from oodline.detectors.assumptions import SOFTMAX, PerClass, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -54,7 +54,7 @@ class FisherGradNorm(Detector):
 
     name: ClassVar = "fisher-gradnorm"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (PerClass(10, "an estimate of each class"), TellsApart(below=0.08))
+    assumes: ClassVar = (SOFTMAX, PerClass(10, "an estimate of each class"), TellsApart(below=0.08))
     paper: ClassVar = Paper(
         "On the Importance of Gradients for Detecting Distributional Shifts in the Wild", "NeurIPS 2021", "2110.00218"
     )

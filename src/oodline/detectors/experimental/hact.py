@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oodline.detectors.assumptions import PerClass, Published, TellsApart
+from oodline.detectors.assumptions import PREDICTED, PerClass, Published, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -49,7 +49,7 @@ class HAct(Detector):
 
     name: ClassVar = "hact"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (PerClass(10, "an estimate of each class"), TellsApart(below=0.08), Published())
+    assumes: ClassVar = (PREDICTED, PerClass(10, "an estimate of each class"), TellsApart(below=0.08), Published())
     paper: ClassVar = Paper(
         "HAct: Out-of-Distribution Detection with Neural Net Activation Histograms", "arXiv 2023", "2309.04837"
     )

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline._util.ranges import Positive, Range
-from oodline.detectors.assumptions import PerClass, Published, TellsApart
+from oodline.detectors.assumptions import PREDICTED, PerClass, Published, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
@@ -50,7 +50,7 @@ class SISOM(Detector):
 
     name: ClassVar = "sisom"
     needs: ClassVar = Needs.FEATURES | Needs.LOGITS | Needs.LINEAR_HEAD
-    assumes: ClassVar = (PerClass(10, "an estimate of each class"), TellsApart(below=0.08), Published())
+    assumes: ClassVar = (PREDICTED, PerClass(10, "an estimate of each class"), TellsApart(below=0.08), Published())
     paper: ClassVar = Paper(
         "A Unified Approach Towards Active Learning and Out-of-Distribution Detection", "TMLR 2025", "2405.11337"
     )

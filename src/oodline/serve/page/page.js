@@ -114,7 +114,9 @@ function tell(verdict, histogram) {
   waiting = null;
   show("idle", false);
   show("problem", false);
-  const ood = verdict.is_ood, name = named(verdict.label, verdict.class_name);
+  const ood = verdict.is_ood, name = verdict.labels
+    ? verdict.labels.map((label, i) => named(label, verdict.label_names && verdict.label_names[i])).join(", ") || "no label"
+    : named(verdict.label, verdict.class_name);
   at("verdict").classList.toggle("ood", ood);
   say("mark", ood ? "!" : "✓");
   say("decision-words", ood ? "Flagged as out-of-distribution" : "Accepted as in-distribution");
