@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -53,6 +54,11 @@ jaxtyping.install_import_hook("oodline", f"{__name__}.check_shapes")
 def pytest_configure(config: pytest.Config) -> None:
     # toy networks and a few random samples are rarely what a method supposes; test_assumptions.py asks for the warnings
     config.addinivalue_line("filterwarnings", "ignore::oodline.errors.AssumptionWarning")
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    # a file in a folder of this process would give every worker other names of tests
+    return re.sub(r"words=.*/", "words=", val) if isinstance(val, str) and "words=" in val else None
 
 
 # OpenVINO else reports to its makers that it was imported; without this package it does not
