@@ -140,6 +140,11 @@ class HeadReader:
         self._reading, self._proven = found.reading, True
         return self._served(found, head)
 
+    def made(self, seen: Mapping[str, Any]) -> Tensor:
+        """The logits (N, C) that the head's modules made in a pass, by what they returned."""
+        terms = [factor * seen[f"output of {name}"] for factor, name in self._reading.name.terms]
+        return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
+
     def follow(self, seen: Mapping[str, Any], logits: Tensor) -> Read:
         """As `read`, in the way that the last pass was read and without a look at the values: for a graph."""
         head = self.head
@@ -147,8 +152,8 @@ class HeadReader:
             return Read(seen[f"features of {self.name}"].flatten(1), logits, head)
         return self._served(follow(self._reading, self._affines(), seen, logits), head)
 
-    def search(self, probe: Probe, classes: int) -> None:
-        """Find the head that gives what the model returns, where none was named.
+    def search(self, probe: Probe, classes: int, *, scaled: bool = False) -> None:
+        """Find the head that gives what the model returns, where none was named; one times a number if `scaled`.
 
         Raises
         ------
@@ -161,7 +166,7 @@ class HeadReader:
         seen, logits = probe(inputs | own[0], outputs | own[1])
         layers = layers_of(self.model, names, seen, logits.shape[0])
         binary = self._reading.name.binary
-        found = find(layers, seen, logits) if binary == (classes == 1) else None
+        found = find(layers, seen, logits, scaled) if binary == (classes == 1) else None
         if found is None or self._given:
             raise HeadError(" ".join(_capital(self._why_not(layers, seen, logits, found))))
         self._reading = replace(found, name=replace(found.name, binary=binary))
