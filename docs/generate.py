@@ -55,6 +55,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "Neurons",
         "DriftMonitor",
         "DriftReport",
+        "AnswerMonitor",
+        "AnswerStream",
         "find_label_errors",
         "LabelErrors",
     ),
