@@ -45,7 +45,7 @@ def gap(affine: Affine, features: Tensor, outputs: Tensor, eps: float) -> Tensor
     """
     if outputs.numel() > MOST_VALUES and len(outputs) > 1:  # such as tokens of a large vocabulary
         rows = max(MOST_VALUES // outputs.shape[1], 1)
-        parts = zip(features.split(rows), outputs.split(rows), strict=True)
+        parts = zip(torch.split(features, rows), torch.split(outputs, rows), strict=True)
         found = [off for part in parts if (off := gap(affine, *part, eps)) is not None]
         return torch.stack(found).max() if found else None
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32

@@ -150,7 +150,7 @@ def _places(affine: Affine, value: Tensor, inputs: int, places: int) -> Tensor |
     if value.shape[0] == inputs:
         return affine.places(value, inputs)
     if value.shape[:-1] == (inputs * places,):  # flattened before the head
-        return value.unflatten(0, (inputs, places))
+        return value.reshape(inputs, places, -1)
     return value.transpose(0, 1) if value.shape[:-1] == (places, inputs) else None  # the sequence comes first
 
 

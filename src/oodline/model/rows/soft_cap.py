@@ -25,6 +25,8 @@ class SoftCap(nn.Module):
     tensor([ 0.9996, 30.0000])
     """
 
+    cap: Tensor
+
     def __init__(self, cap: float) -> None:
         super().__init__()
         self.register_buffer("cap", torch.tensor(float(cap)))
