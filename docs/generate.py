@@ -56,6 +56,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "Neurons",
         "DriftMonitor",
         "DriftReport",
+        "AnswerMonitor",
+        "AnswerStream",
         "find_label_errors",
         "LabelErrors",
     ),

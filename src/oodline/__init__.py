@@ -69,6 +69,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.nci import NCI as NCI
     from oodline.detectors.neco import NECO as NECO
     from oodline.detectors.neglabel import NegLabel as NegLabel
+    from oodline.detectors.nll import NLL as NLL
     from oodline.detectors.nnguide import NNGuide as NNGuide
     from oodline.detectors.odin import IODIN as IODIN
     from oodline.detectors.odin import ODIN as ODIN
@@ -96,6 +97,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.errors import PreprocessingWarning as PreprocessingWarning
     from oodline.evaluation.evaluate import evaluate as evaluate
     from oodline.evaluation.table import Table as Table
+    from oodline.guard.answer_stream import AnswerStream as AnswerStream
     from oodline.guard.diagnosis import Diagnosis as Diagnosis
     from oodline.guard.doctor import doctor as doctor
     from oodline.guard.explanation import Explanation as Explanation
@@ -116,10 +118,12 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.model.head import LayeredHead as LayeredHead
     from oodline.model.head import LinearHead as LinearHead
     from oodline.model.rows.per_input import Lowest as Lowest
+    from oodline.model.rows.per_input import LowestMean as LowestMean
     from oodline.model.rows.per_input import Mean as Mean
     from oodline.model.rows.pixels import Pixels as Pixels
     from oodline.model.rows.places import Places as Places
     from oodline.model.rows.row_classifier import RowClassifier as RowClassifier
+    from oodline.model.rows.tokens import Tokens as Tokens
     from oodline.model.zero_shot import TextHead as TextHead
     from oodline.model.zero_shot import ZeroShot as ZeroShot
     from oodline.model.zoo import load_model as load_model
@@ -130,6 +134,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.passes.torchrun import Torchrun as Torchrun
     from oodline.preprocessing.preprocessing import Preprocessing as Preprocessing
     from oodline.preprocessing.text import TextPreprocessing as TextPreprocessing
+    from oodline.scoring.answers import AnswerMonitor as AnswerMonitor
     from oodline.scoring.calibration import Calibration as Calibration
     from oodline.scoring.calibration import ConstantScoresWarning as ConstantScoresWarning
     from oodline.scoring.class_calibration import ClassCalibration as ClassCalibration
@@ -167,6 +172,8 @@ _HOMES = {
     "default_detector": "oodline.detectors.default",
     "MethodDescription": "oodline.detectors.description",
     "describe_method": "oodline.detectors.description",
+    "AnswerMonitor": "oodline.scoring.answers",
+    "AnswerStream": "oodline.guard.answer_stream",
     "DriftMonitor": "oodline.scoring.drift",
     "DriftReport": "oodline.scoring.drift",
     "Table": "oodline.evaluation.table",
@@ -206,10 +213,12 @@ _HOMES = {
     "load_model": "oodline.model.zoo",
     "split": "oodline.scoring.split",
     "Lowest": "oodline.model.rows.per_input",
+    "LowestMean": "oodline.model.rows.per_input",
     "Mean": "oodline.model.rows.per_input",
     "Pixels": "oodline.model.rows.pixels",
     "Places": "oodline.model.rows.places",
     "RowClassifier": "oodline.model.rows.row_classifier",
+    "Tokens": "oodline.model.rows.tokens",
     "RowVerdict": "oodline.guard.row_verdict",
     "Scores": "oodline.scoring.score",
     "score": "oodline.scoring.score",

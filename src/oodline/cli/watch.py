@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json as json_module
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,9 +17,11 @@ from oodline.cli.checks import check_fraction, check_guard, check_least, load_de
 from oodline.cli.options import DetectorsFrom, Json
 from oodline.cli.parameters import FLAG, FileDetector
 from oodline.cli.running import RunOptions
+from oodline.cli.watch_answers import AnswerRows, answers_of, print_stop, print_stop_json, taken_apart, with_answers
 from oodline.errors import ArtifactError, DataError, SettingError, unknown_name
 
 if TYPE_CHECKING:
+    from oodline.scoring.answers import Answers
     from oodline.scoring.class_calibration import AnyCalibration
     from oodline.scoring.drift import DriftMonitor, DriftReport
 
@@ -36,6 +38,7 @@ def watch(
     window: int | None = None,
     state: Path | None = None,
     again: Annotated[bool, FLAG] = False,
+    answer: str | None = None,
     prometheus: int | None = None,
     detectors_from: DetectorsFrom = None,
     json: Json = False,
@@ -62,6 +65,11 @@ def watch(
         end. A file of scores that is already counted in it is refused. If omitted, every run starts anew.
     again
         Accept a file of scores that is already counted in the state, and count it again.
+    answer
+        The scores are of tokens, and this column says of which answer: print a line where an answer is to be stopped,
+        which happens to at most the promised share of ID answers, and watch one score per answer that has ended, by a
+        row whose "end" is true or by the end of the file. The guard's rows must be tokens that are judged while they
+        come. If omitted, each score is of an input.
     prometheus
         Also serve Prometheus metrics on this port of 127.0.0.1 while the command runs. If omitted, none.
     json
@@ -89,20 +97,31 @@ def watch(
     calibration = artifact.calibrations.get(name)
     if calibration is None:
         raise ArtifactError(f"{guard} holds no calibration of '{name}'. Fit it with --calibrate HELD_OUT_ID_DATA.")
-    monitor = _monitor(calibration, state, alpha, window)
     column = "score" if name == first else f"score_{name}"
+    say = _print_json if json else _print_line
+    answers = None if answer is None else answers_of(calibration, artifact.rows)
+    monitor = _monitor(calibration, state, alpha, window, answers)
+    close = state is None
+
+    def rows(source: str, *, silent: bool = False) -> Iterator[Any]:
+        found = _rows(source)
+        if answers is None or answer is None:
+            return found
+        of = answers_of(calibration, artifact.rows) if silent else answers
+        told = None if silent else print_stop_json if json else print_stop
+        return AnswerRows(of, answer, column, told).of(found, close=close)
+
     if scores != "-":
-        if state is not None and not again and (known := monitor.already(_values(scores, column))):
+        if state is not None and not again and (known := monitor.already(_values(rows(scores, silent=True), column))):
             raise DataError(
                 f"{scores} has been watched before: its first {known.count:,} scores are those of {known.name}, which "
                 f"{state} has taken in. Name a file of new scores, or pass --again to count these twice."
             )
         monitor.begin(scores)
     metrics = None if prometheus is None else serve_drift_metrics(prometheus)
-    say = _print_json if json else _print_line
     said = None
     try:
-        for values, labels in _read(scores, column, monitor):
+        for values, labels in _read(rows(scores), scores, column, monitor):
             alarmed = monitor.alarm_at is not None
             report = monitor.update(values, labels)
             if metrics is not None:
@@ -110,7 +129,7 @@ def watch(
             if report.seen % monitor.window == 0 or (report.alarm_at is not None and not alarmed):
                 say(report, not alarmed)
                 said = report.seen
-                _save(monitor, state)
+                _save(monitor, state, answers)
     except KeyboardInterrupt:
         stopped = True  # how a stream without end is ended
     else:
@@ -118,12 +137,14 @@ def watch(
     report = monitor.report
     if said != report.seen:
         say(report, False)
-    _save(monitor, state)
+    _save(monitor, state, answers)
     if report.alarm_at is not None or stopped:
         sys.exit(ALARM if report.alarm_at is not None else 130)
 
 
-def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | None, window: int | None) -> DriftMonitor:
+def _monitor(
+    calibration: AnyCalibration, state: Path | None, alpha: float | None, window: int | None, answers: Answers | None
+) -> DriftMonitor:
     from oodline.scoring.drift import DriftMonitor
 
     if state is None or not state.exists():
@@ -136,7 +157,7 @@ def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | Non
         document = parse_json(state.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{state} is not a state of a drift monitor: {error}.") from error
-    monitor = DriftMonitor.from_state_dict(calibration, document)
+    monitor = DriftMonitor.from_state_dict(calibration, taken_apart(document, answers, state))
     for name, asked, kept in (("alpha", alpha, monitor.alpha), ("window", window, monitor.window)):
         if asked is not None and asked != kept:
             raise SettingError(
@@ -145,9 +166,10 @@ def _monitor(calibration: AnyCalibration, state: Path | None, alpha: float | Non
     return monitor
 
 
-def _save(monitor: DriftMonitor, state: Path | None) -> None:
+def _save(monitor: DriftMonitor, state: Path | None, answers: Answers | None) -> None:
     if state is not None:
-        document = json_module.dumps(monitor.state_dict(), allow_nan=False).encode()
+        kept = monitor.state_dict() if answers is None else with_answers(monitor.state_dict(), answers)
+        document = json_module.dumps(kept, allow_nan=False).encode()
         write_atomically(state, lambda file: file.write(document))
 
 
@@ -167,13 +189,13 @@ def _print_line(report: DriftReport, new: bool) -> None:
         print(f"ALARM: scores have drifted towards OOD (at input {report.alarm_at})", flush=True)
 
 
-def _read(source: str, column: str, monitor: DriftMonitor) -> Iterator[tuple[Any, Any]]:
+def _read(rows: Iterable[Any], source: str, column: str, monitor: DriftMonitor) -> Iterator[tuple[Any, Any]]:
     """Tensors of scores and of labels, where there are any; a line at a time from standard input, else by windows."""
     import torch
 
     size = 1 if source == "-" else monitor.window
     scores, labels = [], []
-    for number, row in enumerate(_rows(source), start=1):
+    for number, row in enumerate(rows, start=1):
         value, label = (row.get(column), row.get("label")) if isinstance(row, dict) else (row, None)
         try:
             scores.append(float(value))  # type: ignore[arg-type]
@@ -190,13 +212,13 @@ def _read(source: str, column: str, monitor: DriftMonitor) -> Iterator[tuple[Any
         yield torch.tensor(scores, dtype=torch.float64), None if None in labels else torch.tensor(labels)
 
 
-def _values(source: str, column: str) -> Iterator[float]:
-    for row in _rows(source):
-        try:
+def _values(rows: Iterable[Any], column: str) -> Iterator[float]:
+    try:
+        for row in rows:
             value: Any = row.get(column) if isinstance(row, dict) else row
             yield float(value)
-        except (TypeError, ValueError, OverflowError):
-            return  # whoever reads the file for its scores will say what is wrong
+    except (TypeError, ValueError, OverflowError, DataError):
+        return  # whoever reads the file for its scores will say what is wrong
 
 
 def _label(value: Any) -> int:

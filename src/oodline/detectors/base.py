@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 MOST_ROWS = 65_536
 """Rows of the same inputs, such as pixels, that are scored at once."""
 
+MOST_VALUES = 2**25
+"""Logits of such rows, where a head has very many."""
+
 
 class Detector(Fitting):
     """Base of every detector.
@@ -206,7 +209,8 @@ class Detector(Fitting):
         """As a call; many rows of few inputs, such as pixels, are scored in parts, so that memory is bounded."""
         if len(activations) == 0:  # no box was found
             return activations.features.new_zeros(0)
-        found = [self(part) for part in activations.parts(MOST_ROWS)]
+        most = max(min(MOST_ROWS, MOST_VALUES // max(activations.logits.shape[1], 1)), 1)
+        found = [self(part) for part in activations.parts(most)]
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def fit(

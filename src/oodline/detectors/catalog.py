@@ -58,6 +58,7 @@ CATALOG: dict[str, str] = {
     "openmax": "oodline.detectors.openmax:OpenMax",
     "entropy": "oodline.detectors.entropy:Entropy",
     "gen": "oodline.detectors.entropy:GEN",
+    "nll": "oodline.detectors.nll:NLL",
     "mahalanobis": "oodline.detectors.mahalanobis:Mahalanobis",
     "knn": "oodline.detectors.knn:KNN",
     "relation": "oodline.detectors.relation:Relation",

@@ -7,7 +7,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "important neurons and weights of the predicted class": ("line", "band-energy"),
     "logits": (
         *("msp", "max-logit", "energy", "entropy", "gen", "temperature-scaling", "kl-matching", "openmax"),
-        *("prior-normalised", "joint-energy"),
+        *("prior-normalised", "joint-energy", "nll"),
     ),
     "features clipped, pruned, scaled or shaped, then scored": (
         *("react", "vra", "bats", "ras", "ash-s", "ash-p", "ash-b", "scale", "adascale", "optfs", "rankfeat", "ddcs"),

@@ -17,6 +17,7 @@ from oodline.data.stated import stated_by
 from oodline.detectors.base import Detector
 from oodline.detectors.evidence import require_linear
 from oodline.errors import ArtifactError, InputError, NotFittedError, SettingError, unknown_name
+from oodline.guard.answer_stream import AnswerStream
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
 from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.calibrated_state import CalibratedState
@@ -31,11 +32,12 @@ from oodline.model.activations import Activations
 from oodline.model.changes import Snapshot
 from oodline.model.classifier import Classifier
 from oodline.model.head import LinearHead
+from oodline.model.rows.row_classifier import RowClassifier
 from oodline.model.zoo import move, names_in_config
 from oodline.passes.fit import check_served, reads
 from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
 from oodline.preprocessing.text import Text, TextPreprocessing, are_texts
-from oodline.scoring.calibration import check_false_alarm, false_alarm_of
+from oodline.scoring.calibration import Calibration, check_false_alarm, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
 from oodline.scoring.score import check_fitted_on
 
@@ -244,6 +246,50 @@ class Guard(Sharing):
         """
         calibration = self._calibrated()
         return self._judge(self.classifier(self._prepared(inputs), **reads([self.detector])), calibration)
+
+    @checked
+    def stream(self, *, end: Iterable[int] = ()) -> AnswerStream:
+        """Score the tokens of a language model while it writes them, and stop an answer that would be flagged.
+
+        At most a fraction `false_alarm` of ID answers is ever stopped, where answers are exchangeable with those of
+        `calibrate`: answers of the same model to prompts of the same kind, of which only the answer has rows
+        (`Tokens(after=...)`).
+
+        Parameters
+        ----------
+        end : iterable of int
+            Tokens that end an answer; those of the model's configuration if omitted.
+
+        Raises
+        ------
+        NotFittedError
+            The guard is not calibrated.
+        SettingError
+            Its rows are not tokens of a language model, judged while they come: `Tokens(judged="running")`.
+
+        Examples
+        --------
+        >>> import oodline as ol
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> _ = torch.manual_seed(0)
+        >>> sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 32, "vocab_size": 9}
+        >>> model = GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=None, bos_token_id=0, pad_token_id=0)).eval()
+        >>> classifier = ol.RowClassifier(model, ol.Tokens(judged="running", window=4))
+        >>> texts = torch.randint(1, 9, (40, 12))
+        >>> guard = ol.Guard(classifier, ol.NLL()).calibrate(texts, false_alarm=0.05)
+        >>> prompt = {"input_ids": texts[:2, :1], "attention_mask": torch.ones(2, 1, dtype=torch.int64)}
+        >>> with guard.stream() as stream:
+        ...     _ = model.generate(**prompt, max_new_tokens=8, do_sample=False, stopping_criteria=[stream])
+        >>> [monitor.seen for monitor in stream.monitors], stream.stopped.tolist()
+        ([8, 8], [False, False])
+        """
+        calibration = self._calibrated()
+        if not isinstance(self.classifier, RowClassifier) or not isinstance(calibration, Calibration):
+            raise SettingError(
+                "a stream is of tokens, and this guard has one row per input. Take RowClassifier(model, "
+                "Tokens(judged='running')) of a language model."
+            )
+        return AnswerStream(self.classifier, self.detector, calibration, frozenset(end))
 
     @checked
     def explain(self, inputs: Inputs | Sequence[Text], *, top: Count = 8) -> list[Explanation]:

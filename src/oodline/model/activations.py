@@ -14,7 +14,13 @@ from torch import Tensor
 from oodline.errors import InputError
 from oodline.model.head import Head
 from oodline.model.layers import Layer
-from oodline.model.rows.places import Places
+from oodline.model.rows.places import OBSERVED, Places
+
+NOT_OBSERVED = (
+    "reads the token that came next, which only a language model predicts. Take RowClassifier(model, Tokens()) of one, "
+    "or a detector that reads logits, such as 'msp' or 'entropy'."
+)
+"""Why a classifier cannot serve `Needs.OBSERVED`, and what to do."""
 
 
 class Needs(enum.Flag):
@@ -44,6 +50,8 @@ class Needs(enum.Flag):
     """The classifier, to run it again or to differentiate it: such a detector costs more than the one pass."""
     LAYERS = enum.auto()
     """Outputs of several modules, which it names or takes from the network: see `Detector.layers`."""
+    OBSERVED = enum.auto()
+    """The token that came next, of a language model (`RowClassifier` with `Tokens`)."""
 
     FROM_FEATURES = LOGITS | FEATURES | HEAD | LINEAR_HEAD
     """All that features, logits and head give, so that kept activations serve it without the network."""
@@ -209,6 +217,19 @@ class Activations:
                 "per batch, such as images; these inputs are several, such as tokens and their mask."
             )
         return self.classifier, self.inputs
+
+    def require_observed(self) -> Int[Tensor, " n"]:
+        """The token that came after each row (N,), for a detector that declares `Needs.OBSERVED`.
+
+        Raises
+        ------
+        InputError
+            The classifier predicts no next token.
+        """
+        found = None if self.places is None else self.places.known.get(OBSERVED)
+        if found is None:
+            raise InputError(f"this detector {NOT_OBSERVED}")
+        return found.to(self.logits.device)
 
     def require_feature_map(self) -> Float[Tensor, "n k h w"]:
         """The feature map, for a detector that declares `Needs.FEATURE_MAP`.

@@ -11,6 +11,9 @@ from oodline.model.precision import full_precision
 ROUNDINGS = 8
 """Standard errors of one rounding, of the lowest precision involved, that two results may lie apart."""
 
+MOST_VALUES = 2**25
+"""Outputs that are compared at once."""
+
 
 def precision(*tensors: Tensor) -> float:
     """Relative rounding of the coarsest arithmetic that may have made any of these.
@@ -41,6 +44,11 @@ def gap(affine: Affine, features: Tensor, outputs: Tensor, eps: float) -> Tensor
     >>> gap(head, features, torch.full((2, 4), 3.0), 1e-7), gap(head, features, torch.full((2, 4), 3.5), 1e-7)
     (None, tensor(0.5000))
     """
+    if outputs.numel() > MOST_VALUES and len(outputs) > 1:  # such as tokens of a large vocabulary
+        rows = max(MOST_VALUES // outputs.shape[1], 1)
+        parts = zip(torch.split(features, rows), torch.split(outputs, rows), strict=True)
+        found = [off for part in parts if (off := gap(affine, *part, eps)) is not None]
+        return torch.stack(found).max() if found else None
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
     features, outputs = features.detach().to(wide), outputs.detach().to(wide)
     with torch.no_grad(), full_precision(features.device.type):

@@ -18,7 +18,7 @@ from oodline._util.checked import checked
 from oodline._util.ranges import LeftToIt, Positive
 from oodline.data.batch import Inputs, Loader, as_tensors, unpack
 from oodline.errors import HeadError, InputError
-from oodline.model.activations import Activations, Needs
+from oodline.model.activations import NOT_OBSERVED, Activations, Needs
 from oodline.model.compiled import CompiledPasses
 from oodline.model.eval_mode import evaluating
 from oodline.model.forward import forward, moved
@@ -444,7 +444,7 @@ class Classifier:
 
     def lacking(self, needs: Needs, layers: Sequence[Layer] = ()) -> str:
         """What it cannot give to a method that reads `needs` and `layers`, and what to do; empty: a model is asked."""
-        return ""
+        return NOT_OBSERVED if Needs.OBSERVED in needs else ""
 
     def _listening(
         self, needs: Needs, layers: Sequence[Layer], mask: Any = None

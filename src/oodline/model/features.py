@@ -33,6 +33,7 @@ _ASKED = {
     Needs.FEATURE_MAP: ("the feature map before pooling", "Fit it on the model itself"),
     Needs.INPUTS: ("the inputs of the model", "Fit it on the model itself"),
     Needs.LAYERS: ("the outputs of layers of the model", "Fit it on the model itself"),
+    Needs.OBSERVED: ("the token that came next", "Fit it on the language model itself"),
     Needs.CLASSIFIER: ("the model, to run it again or for gradients", "Fit it on the model itself"),
 }
 

@@ -168,6 +168,11 @@ class HeadReader:
         self._reading, self._proven = found.reading, True
         return self._served(found, head)
 
+    def made(self, seen: Mapping[str, Any]) -> Tensor:
+        """The logits (N, C) that the head's modules made in a pass, by what they returned."""
+        terms = [factor * seen[f"output of {name}"] for factor, name in self._reading.name.terms]
+        return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
+
     def follow(self, seen: Mapping[str, Any], logits: Tensor) -> Read:
         """As `read`, in the way that the last pass was read and without a look at the values: for a graph."""
         head = self.head
@@ -175,8 +180,8 @@ class HeadReader:
             return Read(seen[f"features of {self._module}"].flatten(1), logits, head)
         return self._served(follow(self._reading, self._affines(), seen, logits), head)
 
-    def search(self, probe: Probe, classes: int) -> None:
-        """Find the head that gives what the model returns, where none was named.
+    def search(self, probe: Probe, classes: int, *, scaled: bool = False) -> None:
+        """Find the head that gives what the model returns, where none was named; one times a number if `scaled`.
 
         Raises
         ------
@@ -189,7 +194,7 @@ class HeadReader:
         seen, logits = probe(inputs | own[0], outputs | own[1])
         layers = layers_of(self.model, names, seen, logits.shape[0])
         binary, multilabel = self._reading.name.binary, self._reading.name.multilabel
-        found = find(layers, seen, logits) if binary == (classes == 1) or multilabel else None
+        found = find(layers, seen, logits, scaled) if binary == (classes == 1) or multilabel else None
         if found is not None and multilabel and found.shifted:
             found = None  # a constant, which a softmax ignores, changes a sigmoid
         if found is None or self._given:

@@ -61,8 +61,11 @@ def layers_of(model: nn.Module, names: Sequence[str], seen: Mapping[str, Any], r
     return found[::-1]
 
 
-def find(layers: Sequence[Layer], seen: Mapping[str, Any], logits: Tensor) -> Reading | None:
-    """The reading of one layer, or of the sum of several, that gives the logits; None where there is none."""
+def find(layers: Sequence[Layer], seen: Mapping[str, Any], logits: Tensor, scaled: bool = False) -> Reading | None:
+    """The reading of one layer, or of the sum of several, that gives the logits; None where there is none.
+
+    With `scaled`, one layer times a number will do.
+    """
     for layer in layers:
         if division := split(Reading(HeadName(((1.0, layer.name),))), [layer.affine], seen, logits):
             return division.reading
@@ -71,7 +74,7 @@ def find(layers: Sequence[Layer], seen: Mapping[str, Any], logits: Tensor) -> Re
     plain = [layer for layer in layers if layer.gap is None]
     for shifted in (False, True):
         terms = weights([layer.output.mean(1) for layer in plain], logits, shifted)
-        if terms is None or sum(t != 0 for t in terms) < 2:
+        if terms is None or sum(t != 0 for t in terms) < 2 - scaled:
             continue
         # a model's own order, and only layers that take part
         parts = [(t, layer) for t, layer in zip(terms, plain, strict=True) if t][::-1]

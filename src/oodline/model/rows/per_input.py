@@ -82,3 +82,44 @@ class Mean:
         rows = torch.bincount(group, minlength=inputs)
         total = torch.zeros(inputs, dtype=torch.float64, device=scores.device).index_add_(0, group, scores.double())
         return torch.where(rows > 0, total / rows.clamp(min=1), torch.inf).to(scores.dtype)
+
+
+@checked_fields
+@dataclass(frozen=True)
+class LowestMean:
+    """The lowest mean of `window` rows in succession: for what turns odd somewhere, such as an answer.
+
+    It can only fall as rows come, so that an input may be flagged before its end (`AnswerMonitor`). The mean of all
+    where an input has fewer rows.
+
+    Parameters
+    ----------
+    window : int
+        Rows of one mean.
+
+    Examples
+    --------
+    >>> scores, group = torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0, 0, 0, 1])
+    >>> LowestMean(2)(scores, group, 3)
+    tensor([1.5000, 5.0000,    inf], dtype=torch.float64)
+    """
+
+    window: Count = 16
+
+    compares_rows = False
+
+    def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
+        """The lowest such mean of each input, in float64."""
+        found = Mean()(scores.double(), group, inputs)
+        count = len(scores) - self.window + 1
+        rows = torch.bincount(group, minlength=inputs)
+        if count < 1:
+            return found
+        # in the order in which a monitor adds them, so that both have the same sum to the last bit
+        total = torch.zeros(count, dtype=torch.float64, device=scores.device)
+        for i in range(self.window):
+            total += scores[i : count + i]
+        inside = group[:count] == group[self.window - 1 :]
+        lowest = torch.full((inputs,), torch.inf, dtype=torch.float64, device=scores.device)
+        lowest.scatter_reduce_(0, group[:count][inside], (total / self.window)[inside], "amin")
+        return torch.where(rows < self.window, found, lowest)

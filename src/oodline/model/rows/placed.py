@@ -31,12 +31,15 @@ class Returned:
         Which places are rows; all if omitted.
     known : mapping of str to Tensor (N, P, ...)
         What else is known of each place.
+    after : nn.Module, optional
+        What the model applied to these logits to make those it returned, such as a soft cap.
     """
 
     logits: Tensor
     grid: tuple[int, ...]
     kept: Bool[Tensor, "n p"] | None = None
     known: Mapping[str, Tensor] = field(default_factory=dict)
+    after: nn.Module | None = None
 
     def rows(self, values: Tensor) -> Tensor:
         """Values (N, P, ...) of the rows (M, ...)."""
@@ -54,6 +57,9 @@ class PlacedRows(abc.ABC):
 
     per_input: PerInput
     """How an input is judged by its rows."""
+
+    scaled: ClassVar[bool] = False
+    """Whether a head times a number is found without being named: language models have such numbers by design."""
 
     @abc.abstractmethod
     def returned(self, model: nn.Module, output: Any, inputs: Inputs, heads: Mapping[str, Tensor]) -> Returned:
@@ -77,6 +83,32 @@ class PlacedRows(abc.ABC):
             They cannot be laid out so.
         """
 
+    def observes(self, model: nn.Module) -> bool:
+        """Whether what a row predicts is known, as the next token of a text is."""
+        return False
+
+    def after_head(self, model: nn.Module) -> nn.Module | None:
+        """What follows the head before any pass has shown it, as `Returned.after`; nothing, unless a kind knows more.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The model.
+        """
+        return None
+
+    def of_rows(self, labels: Int[Tensor, "n p"], model: nn.Module) -> Int[Tensor, "n p"]:
+        """Labels of what the row at each place predicts, of those of the places; the same, unless a kind shifts them.
+
+        Parameters
+        ----------
+        labels : Tensor (N, P)
+            As `labels` returned them.
+        model : nn.Module
+            The model.
+        """
+        return labels
+
     @abc.abstractmethod
     def labels(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p"]:
         """Labels of all places (N, P), on the CPU; -1 for what is to be left out.
@@ -88,7 +120,9 @@ class PlacedRows(abc.ABC):
         """
 
 
-def laid_out(model: nn.Module, names: Mapping[str, str], seen: Mapping[str, Any], inputs: int) -> dict[str, Tensor]:
+def laid_out(
+    model: nn.Module, names: Mapping[str, str], seen: Mapping[str, Any], inputs: int, places: int
+) -> dict[str, Tensor]:
     """What modules read or returned, as (N, P, D), by key; without what cannot be laid out so.
 
     Parameters
@@ -99,21 +133,25 @@ def laid_out(model: nn.Module, names: Mapping[str, str], seen: Mapping[str, Any]
         From keys of `seen` to names of modules.
     seen : mapping
         What was heard.
-    inputs : int
-        N.
+    inputs, places : int
+        N and P.
     """
     found = {}
     for key, name in names.items():
         affine, value = affine_of(model.get_submodule(name)), seen.get(key)
         if affine is not None and isinstance(value, Tensor):
-            placed = _places(affine, value, inputs)
+            placed = _places(affine, value, inputs, places)
             if placed is not None:
                 found[key] = placed
     return found
 
 
-def _places(affine: Affine, value: Tensor, inputs: int) -> Tensor | None:
-    return affine.places(value, inputs) if value.shape[0] == inputs else None
+def _places(affine: Affine, value: Tensor, inputs: int, places: int) -> Tensor | None:
+    if value.shape[0] == inputs:
+        return affine.places(value, inputs)
+    if value.shape[:-1] == (inputs * places,):  # flattened before the head
+        return value.reshape(inputs, places, -1)
+    return value.transpose(0, 1) if value.shape[:-1] == (places, inputs) else None  # the sequence comes first
 
 
 def check_single(model: nn.Module, name: str) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MOST_PLACES = 2**24
 """Rows of one input at most, so that input and place make one number."""
 
+OBSERVED = "token"
+"""Key of `Places.known`: the token that came next, of a model that predicts it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Places:

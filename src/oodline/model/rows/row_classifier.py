@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Self
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +15,24 @@ from oodline._util.hashing import hashed_share
 from oodline._util.ranges import LeftToIt
 from oodline.data.batch import Inputs, Loader, as_tensors, unpack
 from oodline.errors import HeadError, InputError
-from oodline.model.activations import Activations, Needs
+from oodline.model.activations import NOT_OBSERVED, Activations, Needs
 from oodline.model.classifier import Classifier
 from oodline.model.eval_mode import evaluating
 from oodline.model.forward import forward, moved
 from oodline.model.gradients import Gradients
+from oodline.model.head import Head, LayeredHead, LinearHead
 from oodline.model.hooks import listening
 from oodline.model.layers import Layer
-from oodline.model.linear_modules import linear_names
+from oodline.model.linear_modules import affine_of, linear_names
 from oodline.model.outputs import first_rows
 from oodline.model.precision import Dtype
 from oodline.model.reading import at_least_float32
 from oodline.model.rows.named import rows_of
 from oodline.model.rows.placed import PlacedRows, Returned, check_single, laid_out, numbered
-from oodline.model.rows.places import MOST_PLACES, Places, mean_by
+from oodline.model.rows.places import MOST_PLACES, OBSERVED, Places, mean_by
+
+MOST_PROBED = 2**22
+"""Logits that a search for the head looks at."""
 
 
 class RowClassifier(Classifier):
@@ -41,7 +46,7 @@ class RowClassifier(Classifier):
     ----------
     model : nn.Module
         Its logits are `W f + b` of features f at each place.
-    rows : Pixels or str
+    rows : Pixels, Tokens or str
         How the rows are laid out, and how an input is judged by them; or a reference such as "pixels,region=0.02".
     head : str, optional
         Name of the head; found by comparing numbers if omitted.
@@ -86,6 +91,15 @@ class RowClassifier(Classifier):
             for name in head.split("+"):
                 check_single(self.model, name.rpartition("*")[2].strip())
         self.rows = rows_of(rows) if isinstance(rows, str) else rows
+        self._after = self.rows.after_head(self.model)
+
+    @property
+    def head(self) -> Head:
+        """The head as it is now; of two layers where the model applies something to its output, such as a soft cap."""
+        head = self._reader.head
+        if self._after is None or not isinstance(head, LinearHead):
+            return head
+        return LayeredHead(head, self._after, head.name)
 
     @staticmethod
     def _first_guess(model: nn.Module) -> str | None:
@@ -125,17 +139,19 @@ class RowClassifier(Classifier):
             logits = self._row_logits(returned)
             read = self._reader.read(seen, logits)
             if read is None:
-                self._reader.search(lambda *keys: self._probe_rows(inputs, *keys), logits.shape[1])
+                scaled = self.rows.scaled
+                self._reader.search(lambda *keys: self._probe_rows(inputs, *keys), logits.shape[1], scaled=scaled)
                 seen, returned = self._rows(inputs, *self._reader.keys)
                 read = self._reader.read(seen, self._row_logits(returned))
             if read is None:
                 raise HeadError(f"'{self.head_name}' gives the logits of some rows and not of others.")
-        features = at_least_float32(read.features)
+        self._after = returned.after
+        features, logits = at_least_float32(read.features), at_least_float32(read.logits)
         places = self._places(returned, features, index)
         activations = Activations(
             features=features,
-            logits=at_least_float32(read.logits),
-            head=read.head.to(features),
+            logits=logits if returned.after is None else returned.after(logits),
+            head=self.head.to(features),
             index=places.index,
             inputs=inputs if Needs.INPUTS in needs else None,
             places=places,
@@ -161,6 +177,8 @@ class RowClassifier(Classifier):
                 activations, of_rows = activations.take(rows), None if of_rows is None else of_rows[rows]
                 if len(activations) == 0:
                     continue
+            if activations.places is not None and OBSERVED in activations.places.known:
+                of_rows = None  # of tokens to come, any may be right: they are no classes
             chosen += len(activations)
             yield activations, of_rows
         if total == 0 or chosen == 0:
@@ -175,6 +193,49 @@ class RowClassifier(Classifier):
         other = copy.copy(self)
         other._sampling = True
         return other
+
+    def overhear(self) -> AbstractContextManager[Mapping[str, Any]]:
+        """Listen to the head while the model is run by others, such as by `generate`; see `last_rows`."""
+        inside, outside = self._reader.keys
+        return listening(self.model, inputs=inside, outputs=outside)
+
+    def last_rows(self, seen: Mapping[str, Any], places: Places) -> Activations:
+        """The last row of each of N inputs in the last pass, from what was overheard in it.
+
+        Parameters
+        ----------
+        seen : mapping
+            What `overhear` has.
+        places : Places
+            Of these N rows.
+
+        Raises
+        ------
+        InputError
+            The head was not called, or with another number of inputs.
+        """
+        inside, outside = self._reader.keys
+        count = len(places)
+        last: dict[str, Tensor] = {}
+        for key, name in {**inside, **outside}.items():
+            value, affine = seen.get(key), affine_of(self.model.get_submodule(name))
+            placed = affine.places(value, count) if affine is not None and isinstance(value, Tensor) else None
+            if placed is None:
+                raise InputError(
+                    f"the head '{self.head_name}' was not called for {count} inputs. If no pass has shown yet which "
+                    "layer it is, calibrate the guard, or name it: head='NAME'."
+                )
+            last[key] = placed[:, -1]
+        read = self._reader.follow(last, self._reader.made(last))
+        logits = at_least_float32(read.logits)
+        features = at_least_float32(read.features)
+        return Activations(
+            features=features,
+            logits=logits if self._after is None else self._after(logits),
+            head=self.head.to(features),
+            index=places.index,
+            places=places,
+        )
 
     def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()) -> Activations:
         """The same pass without data-dependent checks, so that `torch.export` can trace it; all places are rows."""
@@ -192,6 +253,8 @@ class RowClassifier(Classifier):
 
     def lacking(self, needs: Needs, layers: Sequence[Layer] = ()) -> str:
         """What rows cannot have, and what to do; empty where nothing is missing."""
+        if Needs.OBSERVED in needs and not self.rows.observes(self.model):
+            return NOT_OBSERVED
         asked = [
             (Needs.FEATURE_MAP in needs, "the feature map before pooling"),
             (Needs.CLASSIFIER in needs, "the model, to run it again or for gradients"),
@@ -214,12 +277,14 @@ class RowClassifier(Classifier):
         count, places = returned.logits.shape[:2]
         if places > MOST_PLACES:
             raise InputError(f"an input has {places} {self.rows.name}, and at most {MOST_PLACES} can be read.")
-        found = laid_out(self.model, {**inside, **outside}, seen, count)
+        found = laid_out(self.model, {**inside, **outside}, seen, count, places)
         return {k: returned.rows(v) for k, v in found.items() if v.shape[1] == places}, returned
 
     def _probe_rows(self, inputs: Inputs, *keys: Mapping[str, str]) -> tuple[dict[str, Tensor], Tensor]:
         seen, returned = self._rows(first_rows(inputs, 2), *keys)
-        return seen, self._row_logits(returned)
+        logits = self._row_logits(returned)
+        most = max(MOST_PROBED // logits.shape[1], 8)
+        return {key: value[:most] for key, value in seen.items()}, logits[:most]
 
     def _row_logits(self, returned: Returned) -> Tensor:
         return returned.rows(returned.logits)
@@ -236,5 +301,5 @@ class RowClassifier(Classifier):
         return Places(group, place, index.cpu().long(), returned.grid, self.rows.per_input, means, known)
 
     def _labels(self, labels: Tensor, places: Places) -> Tensor:
-        whole = self.rows.labels(labels, places.grid, places.inputs)
+        whole = self.rows.of_rows(self.rows.labels(labels, places.grid, places.inputs), self.model)
         return whole[places.group, places.place]
