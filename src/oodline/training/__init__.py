@@ -10,10 +10,14 @@ from oodline.training.ascood_head import ASCOODHead
 from oodline.training.assignment import Assignment
 from oodline.training.auxiliary import Auxiliary
 from oodline.training.batches import OUTLIER, MixedBatch, mix
+from oodline.training.checkpoint import load_checkpoint
+from oodline.training.comparison import Comparison
 from oodline.training.cross_entropy import CrossEntropy
 from oodline.training.energy_clusters import EnergyClusters
 from oodline.training.energy_margin import EnergyMargin
+from oodline.training.epochs import History
 from oodline.training.feature_norm_amplification import FeatureNormAmplification
+from oodline.training.finetune import FineTuned, finetune
 from oodline.training.forward import Forward
 from oodline.training.gaussian import Gaussian
 from oodline.training.gradient import Gradient
@@ -28,33 +32,42 @@ from oodline.training.loss import TrainingLoss
 from oodline.training.outlier_exposure import OutlierExposure
 from oodline.training.outlier_maker import OutlierMaker
 from oodline.training.purity_assignment import PurityAssignment
+from oodline.training.recipe import RECIPES, Network, Recipe
 from oodline.training.shuffle import Shuffle
+from oodline.training.shuffled import Shuffled
 from oodline.training.spatial_contrast import SpatialContrast
 from oodline.training.t2f_norm import T2FNorm
 from oodline.training.ternary_assignment import TernaryAssignment
 
 __all__ = [
     "OUTLIER",
+    "RECIPES",
     "ASCOODHead",
     "AbeTHead",
     "Assignment",
     "Auxiliary",
+    "Comparison",
     "CrossEntropy",
     "EnergyClusters",
     "EnergyMargin",
     "FeatureNormAmplification",
+    "FineTuned",
     "Forward",
     "Gaussian",
     "Gradient",
     "GradientRegularised",
+    "History",
     "ImbalancedOOD",
     "KLUniform",
     "LogitNorm",
     "MixedBatch",
+    "Network",
     "OutlierExposure",
     "OutlierMaker",
     "PurityAssignment",
+    "Recipe",
     "Shuffle",
+    "Shuffled",
     "SpatialContrast",
     "T2FNorm",
     "TernaryAssignment",
@@ -62,7 +75,9 @@ __all__ = [
     "TrainingLoss",
     "auroc_by_group",
     "class_groups",
+    "finetune",
     "kmeans",
+    "load_checkpoint",
     "long_tail_counts",
     "long_tail_rows",
     "mix",

@@ -47,6 +47,10 @@ class Auxiliary(OutlierMaker):
         self._batches: Iterator[Any] = iter(())
         self._left: Tensor | None = None
 
+    def restart(self) -> None:
+        """Begin at the loader's start."""
+        self._batches, self._left = iter(()), None
+
     def __call__(self, forward: Forward, inputs: Tensor, labels: Tensor) -> Tensor:
         """Outliers (M, ...)."""
         return self.take(max(1, round(len(inputs) * self.per_inlier))).to(inputs)

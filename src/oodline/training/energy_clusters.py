@@ -56,6 +56,10 @@ class EnergyClusters(OutlierMaker):
             )
         self.auxiliary, self.candidates, self.skip = auxiliary, candidates, skip
 
+    def restart(self) -> None:
+        """Begin at the start of the candidates."""
+        self.auxiliary.restart()
+
     def __call__(self, forward: Forward, inputs: Tensor, labels: Tensor) -> Tensor:
         """Outliers (2 N, ...)."""
         size = len(inputs)

@@ -22,6 +22,9 @@ class OutlierMaker(ABC):
     progress: float = 0.0
     """From 0 to 1."""
 
+    def restart(self) -> None:  # noqa: B027  # most have nothing to begin anew
+        """Begin anew with what the maker reads, as each epoch does; a maker that reads nothing has nothing to do."""
+
     @abstractmethod
     def __call__(self, forward: Forward, inputs: Tensor, labels: Tensor) -> Tensor:
         """Outliers for a batch.

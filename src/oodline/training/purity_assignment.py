@@ -44,9 +44,10 @@ class PurityAssignment:
     >>> from oodline.testing import toy_loader, toy_problem
     >>> _ = torch.manual_seed(0)
     >>> classifier, loader = toy_problem()
+    >>> labelled = [*loader, *toy_loader(seed=2), *toy_loader(seed=3)]
     >>> unlabelled = [torch.cat([toy_loader(seed=1)[0][0], torch.full((60, 4), -9.0)])]
-    >>> found = PurityAssignment(clusters=8, purity=0.4)(classifier, loader, unlabelled)
-    >>> bool((found.labels[60:] == -1).all()), found.counts()["inliers"] > 10
+    >>> found = PurityAssignment(clusters=8, purity=0.6)(classifier, labelled, unlabelled)
+    >>> bool((found.labels[60:] == -1).all()), found.counts()["inliers"] > 20
     (True, True)
     """
 
