@@ -3,8 +3,8 @@
     OODLINE_AUTHORS=FOLDER python -m benchmarks.accuracy.training_authors
 
 FOLDER holds clones of the repositories, each under its own name: ASCOOD, Greg-OOD, RNA, imood, MODE-OOD, abet and
-ICCV21_SCOOD. Of each, only the function or the lines in question are run, on the CPU; nothing of them is kept here. Prints
-what theirs and ours give, and their difference; `tests/training/test_authors.py` holds the values.
+ICCV21_SCOOD. Of each, only the function or the lines in question are run, on the CPU; nothing of them is kept here.
+Prints what theirs and ours give, and their difference; `tests/training/test_authors.py` holds the values.
 """
 
 from __future__ import annotations
@@ -101,9 +101,8 @@ def module(path: Path) -> Any:
 
 def show(what: str, theirs: Any, ours: Any) -> None:
     a, b = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (theirs, ours))
-    print(
-        f"{what}: theirs {float(a.sum()):.10f}, ours {float(b.sum()):.10f}, largest difference {float((a - b).abs().max()):.1e}"
-    )
+    sums = f"theirs {float(a.sum()):.10f}, ours {float(b.sum()):.10f}"
+    print(f"{what}: {sums}, largest difference {float((a - b).abs().max()):.1e}")
 
 
 def ascood(folder: Path) -> None:
@@ -175,9 +174,14 @@ def rna(folder: Path) -> None:
     loss = waved(FeatureNormAmplification(num_features=6, class_counts=COUNTS, projection=4))
     order = torch.cat([torch.nonzero(LABELS != -1), torch.nonzero(LABELS == -1)]).flatten()
     names = {
-        "all_logits": logits[order], "all_reps": features[order], "N_in": 4, "labels": LABELS[order][:4], "prior": prior,
-        "args": SimpleNamespace(tau=1, Lambda=0.5, ddp=False), "model": SimpleNamespace(forward_projection=loss.projection),
-    }  # fmt: skip
+        "all_logits": logits[order],
+        "all_reps": features[order],
+        "N_in": 4,
+        "labels": LABELS[order][:4],
+        "prior": prior,
+        "args": SimpleNamespace(tau=1, Lambda=0.5, ddp=False),
+        "model": SimpleNamespace(forward_projection=loss.projection),
+    }
     theirs = lines(folder / "train.py", "train", "in_logits =", "loss = LA_loss", names)["loss"]
     show("RNA loss", theirs, loss(activations_of(features, None).replace(logits=logits), LABELS))
     counts = function(folder / "datasets/ImbalanceCIFAR.py", "IMBALANCECIFAR10.get_img_num_per_cls", {})
@@ -242,9 +246,14 @@ def udg(folder: Path) -> None:
     other = SimpleNamespace(pseudo_label=unlabelled)
     for inlier, outlier in ((0.8, 0.8), (0.95, 0.8)):
         me = SimpleNamespace(
-            idf_method="udg", purity_ind_thresh=inlier, purity_ood_thresh=outlier, oe_enhance_ratio=2.0, num_clusters=4,
-            labeled_train_loader=SimpleNamespace(dataset=dataset), unlabeled_train_loader=SimpleNamespace(dataset=other),
-        )  # fmt: skip
+            idf_method="udg",
+            purity_ind_thresh=inlier,
+            purity_ood_thresh=outlier,
+            oe_enhance_ratio=2.0,
+            num_clusters=4,
+            labeled_train_loader=SimpleNamespace(dataset=dataset),
+            unlabeled_train_loader=SimpleNamespace(dataset=other),
+        )
         names = {
             "self": me,
             "cluster_id": clusters,

@@ -57,9 +57,9 @@ def close(value, golden, tolerance=1e-9):
 
 
 def test_shuffle_permutes_the_pixels_that_theirs_does():
+    forward, images, labels = Forward(network()), waves(4, 2, 4, 4), torch.tensor([0, 1, 2, 0])
     torch.manual_seed(0)
-    images, labels = waves(4, 2, 4, 4), torch.tensor([0, 1, 2, 0])
-    made = Shuffle(fraction=0.3)(Forward(network()), images, labels)
+    made = Shuffle(fraction=0.3)(forward, images, labels)
     close((made * waves(4, 2, 4, 4, step=0.3)).sum(), 1.8952921758)
 
 
@@ -128,6 +128,7 @@ def test_purity_of_clusters():
     "OODLINE_AUTHORS" not in os.environ,
     reason="tests of authors' code: set OODLINE_AUTHORS to the folder of their clones",
 )
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # within theirs
 def test_the_comparison_itself(capsys, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
     from benchmarks.accuracy.training_authors import main
