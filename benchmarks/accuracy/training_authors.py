@@ -229,7 +229,7 @@ def abet(folder: Path) -> None:
     head = AbeTHead(6, 3).double()
     with torch.no_grad():
         theirs.h.h.weight.copy_(waves(3, 6))
-        head.linear.parametrizations.weight.original.copy_(waves(3, 6))
+        head.directions.copy_(waves(3, 6))
         for temperature in (theirs.temperature, head.temperature):
             temperature[0].weight.copy_(waves(1, 6, step=0.4))
             temperature[0].bias.fill_(0.1)

@@ -106,7 +106,7 @@ def test_spatial_contrast():
 def test_abet_head():
     head = AbeTHead(6, 3).double()
     with torch.no_grad():
-        head.linear.parametrizations.weight.original.copy_(waves(3, 6))
+        head.directions.copy_(waves(3, 6))
         head.temperature[0].weight.copy_(waves(1, 6, step=0.4))
         head.temperature[0].bias.fill_(0.1)
     close(head(waves(5, 6, step=0.9)).sum(), -0.1692599744)

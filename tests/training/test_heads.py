@@ -25,7 +25,7 @@ def features():
 def test_abet_is_a_cosine_over_a_temperature(features):
     head = AbeTHead(5, 3).double().train()
     a, b = (p.detach().numpy() for p in head.temperature[0].parameters())
-    w, f = head.linear.parametrizations.weight.original.detach().numpy(), features.numpy()
+    w, f = head.directions.detach().numpy(), features.numpy()
     t = f @ a[0] + b[0]
     t = 1 / (1 + np.exp(-(t - t.mean()) / np.sqrt(t.var() + 1e-5))) + 1e-12
     cosine = (f / (np.linalg.norm(f, axis=1)[:, None] + 1e-4)) @ (w / (np.linalg.norm(w, axis=1)[:, None] + 1e-4)).T

@@ -64,13 +64,20 @@ class AbeTHead(nn.Module):
         """A head that begins with the directions of a trained layer's weight; its bias is dropped."""
         made = cls(linear.in_features, linear.out_features, **settings)
         with torch.no_grad():
-            made.linear.parametrizations.weight.original.copy_(linear.weight)
+            made.directions.copy_(linear.weight)
         return made
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """Logits (N, C)."""
         temperature = self.temperature(features) + COLDEST
-        return self.linear(unit_rows(features) / temperature)
+        logits: Tensor = self.linear(unit_rows(features) / temperature)
+        return logits
+
+    @property
+    def directions(self) -> Tensor:
+        """The weight before its rows are made of unit length (C, D): the parameter that is trained."""
+        original: Tensor = self.linear.get_parameter("parametrizations.weight.original")
+        return original
 
 
 class UnitRows(nn.Module):
@@ -83,4 +90,5 @@ class UnitRows(nn.Module):
 
 def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Rows of unit length, or a little less: `x / (|x| + 1e-4)`."""
-    return rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + EPSILON)
+    length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / (length + EPSILON)

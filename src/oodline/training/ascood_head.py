@@ -60,4 +60,5 @@ class ASCOODHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """Logits (N, C)."""
-        return self.linear(self.standardised(features))
+        logits: Tensor = self.linear(self.standardised(features))
+        return logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class Training:
         self.model.train()
         began, total, batches = time.perf_counter(), 0.0, 0
         task = f"{self.recipe.name}, epoch {epoch + 1} of {self.epochs}"
-        length = len(self.train) if hasattr(self.train, "__len__") else None
+        length = len(self.train) if isinstance(self.train, Sized) else None
         for batch in track(self.train, task, self.train, shown=progress):
             done = epoch if self.recipe.schedule == "steps" else epoch + (batches / length if length else 0)
             for group in optimiser.param_groups:

@@ -90,5 +90,5 @@ class FeatureNormAmplification(TrainingLoss):
 
     def compute(self, batch: MixedBatch) -> Tensor:
         """The ID part, and the length of its projected features."""
-        lengths = vector_norm(self.projection(batch.inliers.features), dim=1)
+        lengths: Tensor = vector_norm(self.projection(batch.inliers.features), dim=1)
         return self.base.compute(batch) - self.weight * lengths.log1p().mean()

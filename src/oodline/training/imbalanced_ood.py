@@ -127,7 +127,8 @@ class ImbalancedOOD(TrainingLoss):
         softmax = activations.logits.detach().softmax(1)
         posterior = torch.where(batch.is_outlier.unsqueeze(1), softmax, smoothed)
         factor = self.log_lambda(activations.features).exp().clamp(min=LEAST)
-        return (factor * posterior / prior.exp().to(posterior)).mean(1)
+        beta: Tensor = (factor * posterior / prior.exp().to(posterior)).mean(1)
+        return beta
 
 
 def delta(beta: Tensor, g: Tensor, is_outlier: Tensor) -> Float[Tensor, " n"]:

@@ -70,7 +70,7 @@ def _first_centres(points: Float[Tensor, "n d"], clusters: int) -> Float[Tensor,
 
 
 def _nearest(points: Float[Tensor, "n d"], centres: Float[Tensor, "k d"]) -> tuple[Tensor, Tensor]:
-    found = [torch.cdist(rows, centres).min(1) for rows in points.split(ROWS)]
+    found = [torch.cdist(rows, centres).min(1) for rows in torch.split(points, ROWS)]
     return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found]).square()
 
 
