@@ -103,8 +103,11 @@ def test_the_state_of_another_training_is_refused(tmp_path):
     )
     training.run()
     assert training.run().loss  # it is done, and says what it did
-    training.seed = 1
+    training.seed, whole = 1, training.state.read_bytes()
     with pytest.raises(DataError, match=r"a\.pt is of another training"):
+        training.run()
+    training.state.write_bytes(whole[:100])
+    with pytest.raises(DataError, match=r"a\.pt is damaged"):
         training.run()
 
 

@@ -68,7 +68,7 @@ class EnergyClusters(OutlierMaker):
         activations = forward.classifier(candidates)
         order = energy(activations.logits).argsort()[round(self.skip * size) :]
         chosen = chosen_rows(energy(activations.logits)[order], activations.features[order], size, 2 * size)
-        return candidates[order[chosen]]
+        return candidates[order[chosen].to(candidates.device)]
 
 
 def chosen_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass, field
@@ -211,7 +212,10 @@ class Training:
     def _resume(self, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> History:
         if self.state is None or not self.state.exists():
             return History()
-        document: Mapping[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)
+        try:
+            document: Mapping[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)  # runs no code
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise DataError(f"{self.state} is damaged: {error}. Remove it to begin anew.") from error
         if document["identity"] != self._identity():
             raise DataError(
                 f"{self.state} is of another training, {document['identity']}. Remove it, or name another output."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from oodline._util.ranges import Count, Range
 from oodline.data.batch import Batch, KnownLoader
 from oodline.errors import InputError
 
-Shift = Range(0)
+Pixels = Annotated[int, Range(0)]
 
 
 class Shuffled:
@@ -47,7 +48,7 @@ class Shuffled:
 
     @checked
     def __init__(
-        self, loader: KnownLoader, batch_size: Count | None = None, *, flip: bool = False, shift: int = 0
+        self, loader: KnownLoader, batch_size: Count | None = None, *, flip: bool = False, shift: Pixels = 0
     ) -> None:
         self.loader, self.batch_size = loader, batch_size or loader.batch_size
         self.flip, self.shift = flip, shift
