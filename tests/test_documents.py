@@ -30,7 +30,8 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-ELSEWHERE = ("CONTRIBUTING.md", "docs/guide/integrations.md")  # run with what they need, here and in tests/integrations
+ELSEWHERE = ("CONTRIBUTING.md", "docs/guide/integrations.md", "docs/guide/training.md")
+"""Run with what they need, here, in tests/integrations and in tests/training."""
 WITH_PYTHON = [name for name in DOCUMENTS if blocks(name, "python") and name not in ELSEWHERE]
 
 

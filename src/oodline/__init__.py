@@ -13,6 +13,7 @@ from oodline.detectors.catalog import CATALOG
 
 if TYPE_CHECKING:  # the same names for type checkers; a test compares
     import oodline.metrics as metrics
+    import oodline.training as training
     from oodline.detectors.adascale import AdaSCALE as AdaSCALE
     from oodline.detectors.ash import ASHB as ASHB
     from oodline.detectors.ash import ASHP as ASHP
@@ -230,7 +231,7 @@ _HOMES = {
 _OPTIONAL = {"OODDetector": "oodline.integrations.sklearn"}
 """Names that need an extra, which `from oodline import *` must do without."""
 
-_MODULES = ("metrics",)
+_MODULES = ("metrics", "training")
 """Modules that are there without an import of their own."""
 
 _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG.values()}

@@ -19,6 +19,7 @@ COMMANDS = {
     "score": ["g", "d", "-o", "o"],
     "evaluate": ["g", "--id", "d"],
     "tune": ["--model", "m", "--data", "d", "--held-out", "d"],
+    "finetune": ["--model", "m", "--data", "d", "--recipe", "r", "--epochs", "1", "-o", "o"],
     "explain": ["g", "i"],
     "export": ["g", "-o", "o"],
     "serve": ["g"],

@@ -30,6 +30,7 @@ GROUPS = {
     "Research": {
         "evaluate": "Compare the detectors of a guard file on data sets of your own: AUROC and FPR.",
         "tune": "Choose a detector's settings from in-distribution data alone.",
+        "finetune": "Fine-tune a classifier by a training recipe, and compare it with plain cross-entropy.",
         "bench": "Run a benchmark: many detectors on many data sets, as a TOML file describes it.",
         "report": "Turn a benchmark run into one HTML page, or into figures for a paper.",
     },

@@ -271,12 +271,12 @@ def _last(module: nn.Module, prefix: str) -> str | None:
     return ".".join(part for part in (prefix, names[-1]) if part) if names else None
 
 
-def head_of(model: nn.Module, name: HeadName) -> LinearHead | LayeredHead:
+def head_of(model: nn.Module, name: HeadName, *, detach: bool = True) -> LinearHead | LayeredHead:
     """The head as a record that shares its tensors with the model, where it is one module; see `read_head`."""
-    first = read_head(model.get_submodule(name.names[0]), name.names[0])
+    first = read_head(model.get_submodule(name.names[0]), name.names[0], detach=detach)
     if name.single and not name.binary:
         return replace(first, name=str(name))
-    affines = [affine_of(model.get_submodule(part)) for part in name.names]
+    affines = [affine_of(model.get_submodule(part), detach=detach) for part in name.names]
     for part, affine in zip(name.names, affines, strict=True):
         if affine is None:
             raise HeadError(f"'{part}' is several layers, and cannot be a part of '{name}': name its last one.")
@@ -290,9 +290,9 @@ def head_of(model: nn.Module, name: HeadName) -> LinearHead | LayeredHead:
     return LinearHead(made.weight, made.bias, str(name))
 
 
-def read_head(module: nn.Module, name: str) -> LinearHead | LayeredHead:
-    """The head as a record that shares its tensors with `module`."""
-    if (affine := affine_of(module)) is not None:
+def read_head(module: nn.Module, name: str, *, detach: bool = True) -> LinearHead | LayeredHead:
+    """The head as a record that shares its tensors with `module`; without `detach`, gradients flow to its weights."""
+    if (affine := affine_of(module, detach=detach)) is not None:
         if affine.weight.is_meta:
             raise HeadError(
                 f"the weight of '{name}' is on the device 'meta', which holds no numbers. Load the weights."
@@ -307,7 +307,7 @@ def read_head(module: nn.Module, name: str) -> LinearHead | LayeredHead:
         layers = list(module)
         while layers and isinstance(layers[0], nn.Dropout | nn.Identity | nn.Flatten):
             layers.pop(0)  # they change nothing in evaluation mode on features of two dimensions
-        if layers and (affine := affine_of(layers[0])) is not None and affine.channel == -1:
+        if layers and (affine := affine_of(layers[0], detach=detach)) is not None and affine.channel == -1:
             first = LinearHead(affine.weight, affine.bias)
             if len(layers) == 1:
                 return first

@@ -173,12 +173,15 @@ class HeadReader:
         terms = [factor * seen[f"output of {name}"] for factor, name in self._reading.name.terms]
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
 
-    def follow(self, seen: Mapping[str, Any], logits: Tensor) -> Read:
-        """As `read`, in the way that the last pass was read and without a look at the values: for a graph."""
-        head = self.head
+    def follow(self, seen: Mapping[str, Any], logits: Tensor, *, detach: bool = True) -> Read:
+        """As `read`, in the way that the last pass was read and without a look at the values: for a graph.
+
+        With `detach` false, gradients flow through the head that is returned to the weights of the model.
+        """
+        head = self.head if detach else head_of(self.model, self._reading.name, detach=False)
         if isinstance(head, LayeredHead):
             return Read(seen[f"features of {self._module}"].flatten(1), logits, head)
-        return self._served(follow(self._reading, self._affines(), seen, logits), head)
+        return self._served(follow(self._reading, self._affines(detach=detach), seen, logits), head)
 
     def search(self, probe: Probe, classes: int, *, scaled: bool = False) -> None:
         """Find the head that gives what the model returns, where none was named; one times a number if `scaled`.
@@ -227,16 +230,16 @@ class HeadReader:
         logits = nn.functional.pad(split.logits, (1, 0)) if binary else split.logits  # (0, z)
         return Read(split.features, logits, head)
 
-    def _affines(self) -> list[Affine]:
+    def _affines(self, *, detach: bool = True) -> list[Affine]:
         with evaluating(self.model):
-            found = [self._affine(name) for name in self._reading.name.names]
+            found = [self._affine(name, detach) for name in self._reading.name.names]
             return [affine for affine in found if affine is not None]
 
-    def _affine(self, name: str) -> Affine | None:
+    def _affine(self, name: str, detach: bool) -> Affine | None:
         module = self.model.get_submodule(name)
-        if (affine := affine_of(module)) is not None or not isinstance(module, nn.Sequential):
+        if (affine := affine_of(module, detach=detach)) is not None or not isinstance(module, nn.Sequential):
             return affine
-        head = read_head(module, name)  # one linear layer, and perhaps dropout before it
+        head = read_head(module, name, detach=detach)  # one linear layer, and perhaps dropout before it
         return Affine(head.weight, head.bias) if isinstance(head, LinearHead) else None
 
     def _why_not(

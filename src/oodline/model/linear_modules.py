@@ -50,8 +50,10 @@ class Affine:
         return nn.functional.linear(values, self.weight.to(values), self.bias.to(values))
 
 
-def affine_of(module: nn.Module) -> Affine | None:
+def affine_of(module: nn.Module, *, detach: bool = True) -> Affine | None:
     """The tensors of a module that may be `W f + b`; None where it cannot be.
+
+    With `detach` false, gradients flow through them to the module's parameters.
 
     Examples
     --------
@@ -66,12 +68,14 @@ def affine_of(module: nn.Module) -> Affine | None:
     if any(step not in (0, 1, "valid", "same") for step in _steps(module)):
         return None
     bias = _tensor(module, "bias")
-    matrix, channel = weight.detach().flatten(1), -1 if weight.ndim == 2 else 1
+    if detach:
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
+    matrix, channel = weight.flatten(1), -1 if weight.ndim == 2 else 1
     if bias is not None and bias.numel() not in matrix.shape:
         return None
     if _transposed(module, matrix, bias):
         matrix = matrix.T
-    return Affine(matrix, matrix.new_zeros(len(matrix)) if bias is None else bias.detach().flatten(), channel)
+    return Affine(matrix, matrix.new_zeros(len(matrix)) if bias is None else bias.flatten(), channel)
 
 
 def linear_names(model: nn.Module) -> Iterator[tuple[str, Affine]]:

@@ -1,0 +1,255 @@
+"""Train a network by a recipe, epoch by epoch: seeds, learning rate, mixed precision, early stop, and resuming."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oodline._util.files import write_atomically
+from oodline._util.progress import track
+from oodline.data.batch import unpack
+from oodline.errors import DataError, InputError, LabelError
+from oodline.model.classifier import Classifier
+from oodline.model.precision import Dtype, computing_in
+from oodline.training.batches import mix
+from oodline.training.forward import Forward
+from oodline.training.loss import TrainingLoss
+from oodline.training.optimisation import optimiser_for, rate_at
+from oodline.training.outlier_maker import OutlierMaker
+from oodline.training.recipe import Recipe
+
+
+@dataclass
+class History:
+    """What a training did, epoch by epoch.
+
+    Parameters
+    ----------
+    loss : list of float
+        Mean over the batches of each epoch.
+    accuracy : list of float
+        On held-out ID data before the first epoch and after each, in [0, 1]; empty where there is none.
+    seconds : list of float
+        Wall time of each epoch, without the accuracy.
+    stopped : str
+        Why it ended early, in words; empty where it did not.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    stopped: str = ""
+
+
+@dataclass
+class Training:
+    """One training: a network, its recipe, and all that its course depends on.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With the recipe's head.
+    recipe, loss, maker
+        The recipe and what it made for this network.
+    train : iterable
+        Batches of labelled ID samples, read once each epoch.
+    epochs, seed, learning_rate, dtype
+        As `finetune`.
+    held_out : iterable, optional
+        Labelled ID samples for the accuracy after each epoch.
+    least_accuracy : float
+        Once it has been reached, an epoch that ends below it is the last, and the weights before it are restored.
+    state : Path, optional
+        File that each epoch's end is written to, and from which a training that was killed goes on.
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    loss: TrainingLoss
+    maker: OutlierMaker | None
+    train: Iterable[Any]
+    epochs: int
+    seed: int
+    learning_rate: float
+    dtype: Dtype = "float32"
+    held_out: Iterable[Any] | None = None
+    least_accuracy: float = 0.0
+    state: Path | None = None
+
+    def run(self, *, progress: bool = False) -> History:
+        """Train the network, in place, and leave it in evaluation mode.
+
+        Raises
+        ------
+        InputError, LabelError
+            A batch cannot be trained on.
+        DataError
+            The state was written by another training, or the loss is no number.
+        """
+        forward = Forward(self.model)
+        self.loss.to(forward.classifier.device)
+        parameters = [p for p in (*self.model.parameters(), *self.loss.parameters()) if p.requires_grad]
+        optimiser = optimiser_for(self.recipe, parameters, self.learning_rate)
+        scaler = torch.amp.GradScaler(forward.classifier.device.type, enabled=self.dtype == "float16")
+        history = self._resume(optimiser, scaler)
+        if self.held_out is not None and not history.accuracy:
+            history.accuracy.append(accuracy(self.model, self.held_out))
+        good = _copied(self.model)
+        with torch.random.fork_rng():
+            for epoch in range(len(history.loss), 0 if history.stopped else self.epochs):
+                self._epoch(epoch, forward, optimiser, scaler, history, progress)
+                if self.held_out is not None:
+                    # a head that begins anew has to learn first
+                    reached = max(history.accuracy) >= self.least_accuracy
+                    history.accuracy.append(now := accuracy(self.model, self.held_out))
+                    if reached and now < self.least_accuracy:
+                        history.stopped = (
+                            f"after epoch {epoch + 1} of {self.epochs} the accuracy was {now:.3f}, below "
+                            f"{self.least_accuracy:.3f}; the weights before that epoch were kept"
+                        )
+                        self.model.load_state_dict(good)
+                    good = _copied(self.model)
+                self._write(optimiser, scaler, history)
+                if history.stopped:
+                    break
+        self.model.eval()
+        return history
+
+    def _epoch(
+        self,
+        epoch: int,
+        forward: Forward,
+        optimiser: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        history: History,
+        progress: bool,
+    ) -> None:
+        # each epoch has a seed of its own, so that one that is resumed is the one that would have been
+        torch.manual_seed(1_000_003 * self.seed + epoch)
+        if self.maker is not None:
+            self.maker.progress = epoch / self.epochs
+            self.maker.restart()
+        rate = rate_at(self.recipe.schedule, self.learning_rate)
+        self.model.train()
+        began, total, batches = time.perf_counter(), 0.0, 0
+        task = f"{self.recipe.name}, epoch {epoch + 1} of {self.epochs}"
+        length = len(self.train) if isinstance(self.train, Sized) else None
+        for batch in track(self.train, task, self.train, shown=progress):
+            done = epoch if self.recipe.schedule == "steps" else epoch + (batches / length if length else 0)
+            for group in optimiser.param_groups:
+                group["lr"] = rate(done / self.epochs)
+            value = self.step(batch, forward, optimiser, scaler)
+            total, batches = total + value, batches + 1
+        if not batches:
+            raise InputError("the training loader yielded no batch. Check that it is not a generator.")
+        history.loss.append(total / batches)
+        history.seconds.append(time.perf_counter() - began)
+
+    def step(
+        self,
+        batch: Any,
+        forward: Forward,
+        optimiser: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> float:
+        """One step of the optimiser; returns the loss before it."""
+        inputs, labels, _ = unpack(batch, 0)
+        if labels is None:
+            raise LabelError("a batch to train on must have labels, one class per sample.")
+        if self.maker is not None:
+            if not isinstance(inputs, Tensor):
+                raise InputError("outliers can be mixed with tensors alone, such as images; this batch is a mapping.")
+            outliers = self.maker(forward, inputs, labels)
+            inputs, labels = mix(inputs.to(outliers.device), labels.to(outliers.device), outliers)
+        with computing_in(self.dtype, forward.classifier.device):
+            activations = forward(inputs, self.loss.needs)
+        value = self.loss(activations, labels)
+        number = float(value.detach())
+        if not math.isfinite(number):
+            rate = f"{self.learning_rate:g}{'' if self.dtype == 'float32' else ', or compute in float32'}"
+            raise DataError(f"the loss of {self.recipe.name} became {number}. Lower the learning rate, {rate}.")
+        optimiser.zero_grad()
+        if scaler is None:
+            value.backward()
+            optimiser.step()
+        else:
+            scaler.scale(value).backward()
+            scaler.step(optimiser)
+            scaler.update()
+        return number
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.name,
+            "settings": repr(self.recipe.settings),
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "learning_rate": self.learning_rate,
+            "dtype": self.dtype,
+        }
+
+    def _write(self, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, history: History) -> None:
+        if self.state is None:
+            return
+        document = {
+            "identity": self._identity(),
+            "model": self.model.state_dict(),
+            "loss": self.loss.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "scaler": scaler.state_dict(),
+            "history": asdict(history),
+        }
+        write_atomically(self.state, lambda file: torch.save(document, file))
+
+    def _resume(self, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> History:
+        if self.state is None or not self.state.exists():
+            return History()
+        try:
+            document: Mapping[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)  # runs no code
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise DataError(f"{self.state} is damaged: {error}. Remove it to begin anew.") from error
+        if document["identity"] != self._identity():
+            raise DataError(
+                f"{self.state} is of another training, {document['identity']}. Remove it, or name another output."
+            )
+        self.model.load_state_dict(document["model"])
+        self.loss.load_state_dict(document["loss"])
+        optimiser.load_state_dict(document["optimiser"])
+        scaler.load_state_dict(document["scaler"])
+        return History(**document["history"])
+
+
+def accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
+    """Share of the labelled samples that are classified correctly, in [0, 1].
+
+    Raises
+    ------
+    LabelError
+        A batch has no labels.
+
+    Examples
+    --------
+    >>> from oodline.testing import toy_problem
+    >>> classifier, loader = toy_problem()
+    >>> accuracy(classifier.model, loader) > 0.9
+    True
+    """
+    right = total = 0
+    for activations, labels in Classifier(model).stream(loader):
+        if labels is None:
+            raise LabelError("held-out data must have labels, to measure the accuracy on.")
+        right += int((activations.predicted.cpu() == labels.cpu()).sum())
+        total += len(activations)
+    return right / total
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
