@@ -90,6 +90,7 @@ class Classifier:
     """How one input has several rows, for `RowClassifier`; None: one row per input."""
 
     argument_remedy: ClassVar = "Wrap the model: Classifier(model)."
+    _windows: ClassVar = False
 
     @checked
     def __init__(
@@ -105,7 +106,9 @@ class Classifier:
         self.model = unwrapped(model)
         self.dtype: Dtype = dtype
         self._passes = CompiledPasses("inductor" if compile is True else compile) if compile else None
-        self._reader = HeadReader(self.model, head, binary=binary, guess=self._first_guess(self.model))
+        self._reader = HeadReader(
+            self.model, head, binary=binary, guess=self._first_guess(self.model), windows=self._windows
+        )
         self.feature_map_name = feature_map
         if feature_map is not None:
             submodule(self.model, feature_map)

@@ -46,6 +46,8 @@ class HeadReader:
         One logit z stands for (0, z).
     guess : str, optional
         Where to begin the search, in place of the last linear layer.
+    windows : bool
+        Search among convolutions that read a window around each place, too.
 
     Raises
     ------
@@ -59,11 +61,18 @@ class HeadReader:
     """
 
     def __init__(
-        self, model: nn.Module, name: str | None = None, *, binary: bool = False, guess: str | None = None
+        self,
+        model: nn.Module,
+        name: str | None = None,
+        *,
+        binary: bool = False,
+        guess: str | None = None,
+        windows: bool = False,
     ) -> None:
-        self.model = model
+        self.model, self._windows = model, windows
         with evaluating(model):
-            parsed = HeadName.parse(find_head(model, guess if name is None else name), dict(model.named_modules()))
+            first = find_head(model, guess if name is None else name, windows=windows)
+            parsed = HeadName.parse(first, dict(model.named_modules()))
             assert parsed is not None
             self._reading = Reading(replace(parsed, binary=binary or parsed.binary))
             if not head_of(model, self._reading.name).num_classes:  # raises where its layers give no row of logits
@@ -155,7 +164,8 @@ class HeadReader:
         HeadError
             There is none, or another one was named; the message says what the model returns instead.
         """
-        names = [name for name, affine in linear_names(self.model) if affine.weight.shape[0] == classes][-MOST:]
+        linear = linear_names(self.model, windows=self._windows)
+        names = [name for name, affine in linear if affine.weight.shape[0] == classes][-MOST:]
         inputs, outputs = overheard(tuple(names))
         own = self.keys
         seen, logits = probe(inputs | own[0], outputs | own[1])

@@ -29,7 +29,7 @@ RESIZED = (("bilinear", False), ("bilinear", True), ("nearest", None), ("bicubic
 class Pixels(PlacedRows):
     """One row per pixel of the map that a segmentation network's head returns.
 
-    The head is a 1x1 convolution, a linear layer on patches, or a sum of such. Where the model brings its map to the
+    The head is a convolution, a linear layer on patches, or a sum of such. Where the model brings its map to the
     size of the image afterwards, the rows are the pixels of the map itself, at the head's resolution.
 
     Parameters

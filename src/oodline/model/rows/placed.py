@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from oodline.data.batch import Inputs
 from oodline.errors import HeadError
-from oodline.model.linear_modules import Affine, affine_of
+from oodline.model.linear_modules import affine_of
 from oodline.model.rows.per_input import PerInput
 
 
@@ -88,32 +88,34 @@ class PlacedRows(abc.ABC):
         """
 
 
-def laid_out(model: nn.Module, names: Mapping[str, str], seen: Mapping[str, Any], inputs: int) -> dict[str, Tensor]:
-    """What modules read or returned, as (N, P, D), by key; without what cannot be laid out so.
+def laid_out(
+    model: nn.Module, inside: Mapping[str, str], outside: Mapping[str, str], seen: Mapping[str, Any], logits: Tensor
+) -> dict[str, Tensor]:
+    """What modules read and returned, as (N, P, D), by key; without what cannot be laid out so.
 
     Parameters
     ----------
     model : nn.Module
         Their model.
-    names : mapping of str to str
-        From keys of `seen` to names of modules.
+    inside, outside : mapping of str to str
+        From keys of `seen` to names of modules, whose input or output it is.
     seen : mapping
         What was heard.
-    inputs : int
-        N.
+    logits : Tensor (N, P, C)
+        What the model returned.
     """
     found = {}
-    for key, name in names.items():
+    for key, name in {**inside, **outside}.items():
         affine, value = affine_of(model.get_submodule(name)), seen.get(key)
-        if affine is not None and isinstance(value, Tensor):
-            placed = _places(affine, value, inputs)
-            if placed is not None:
-                found[key] = placed
+        if affine is None or not isinstance(value, Tensor) or value.shape[0] != logits.shape[0]:
+            continue
+        if affine.window is not None and key in inside:
+            if len(affine.weight) != logits.shape[2]:  # it is not the head, and windows are large
+                continue
+            value = affine.windows(value)
+        if (placed := affine.places(value, len(logits))) is not None:
+            found[key] = placed
     return found
-
-
-def _places(affine: Affine, value: Tensor, inputs: int) -> Tensor | None:
-    return affine.places(value, inputs) if value.shape[0] == inputs else None
 
 
 def check_single(model: nn.Module, name: str) -> None:
@@ -121,7 +123,7 @@ def check_single(model: nn.Module, name: str) -> None:
     if affine_of(model.get_submodule(name)) is None:
         kind = type(model.get_submodule(name)).__name__
         raise HeadError(
-            f"the head '{name}' is a {kind}; rows need one linear layer or 1x1 convolution, applied at every place. "
+            f"the head '{name}' is a {kind}; rows need one linear layer or convolution, applied at every place. "
             "Name the last one: head='NAME'."
         )
 

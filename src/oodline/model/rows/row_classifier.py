@@ -40,7 +40,8 @@ class RowClassifier(Classifier):
     Parameters
     ----------
     model : nn.Module
-        Its logits are `W f + b` of features f at each place.
+        Its logits are `W f + b` of features f at each place. Where the head is a convolution of 3x3, say, f are the
+        features of the nine places that it reads.
     rows : Pixels or str
         How the rows are laid out, and how an input is judged by them; or a reference such as "pixels,region=0.02".
     head : str, optional
@@ -70,6 +71,7 @@ class RowClassifier(Classifier):
 
     rows: PlacedRows
     _sampling = False
+    _windows = True
 
     @checked
     def __init__(
@@ -90,7 +92,7 @@ class RowClassifier(Classifier):
     @staticmethod
     def _first_guess(model: nn.Module) -> str | None:
         # whatever follows it, such as an activation, the first pass finds out whether it makes the logits
-        return next((name for name, _ in reversed([*linear_names(model)])), None)
+        return next((name for name, _ in reversed([*linear_names(model, windows=True)])), None)
 
     def __repr__(self) -> str:
         return f"Row{super().__repr__()[:-1]}, rows={self.rows})"
@@ -211,10 +213,10 @@ class RowClassifier(Classifier):
             output = forward(self.model, inputs)
         heads = {name: value for key, name in outside.items() if isinstance(value := seen.get(key), Tensor)}
         returned = self.rows.returned(self.model, output, inputs, heads)
-        count, places = returned.logits.shape[:2]
+        places = returned.logits.shape[1]
         if places > MOST_PLACES:
             raise InputError(f"an input has {places} {self.rows.name}, and at most {MOST_PLACES} can be read.")
-        found = laid_out(self.model, {**inside, **outside}, seen, count)
+        found = laid_out(self.model, inside, outside, seen, returned.logits)
         return {k: returned.rows(v) for k, v in found.items() if v.shape[1] == places}, returned
 
     def _probe_rows(self, inputs: Inputs, *keys: Mapping[str, str]) -> tuple[dict[str, Tensor], Tensor]:
