@@ -92,6 +92,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.errors import FewSamplesWarning as FewSamplesWarning
     from oodline.errors import PreprocessingWarning as PreprocessingWarning
     from oodline.evaluation.evaluate import evaluate as evaluate
+    from oodline.evaluation.evaluate_rows import evaluate_rows as evaluate_rows
     from oodline.evaluation.table import Table as Table
     from oodline.guard.diagnosis import Diagnosis as Diagnosis
     from oodline.guard.doctor import doctor as doctor
@@ -168,6 +169,7 @@ _HOMES = {
     "Ray": "oodline.passes.ray",
     "Torchrun": "oodline.passes.torchrun",
     "evaluate": "oodline.evaluation.evaluate",
+    "evaluate_rows": "oodline.evaluation.evaluate_rows",
     "benjamini_hochberg": "oodline.scoring.false_discovery",
     "LabelErrors": "oodline.scoring.label_errors",
     "find_label_errors": "oodline.scoring.label_errors",

@@ -77,6 +77,28 @@ class Pixels(PlacedRows):
 
     def labels(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p"]:
         """The label at the middle of each pixel of the map."""
+        labels = self._masks(labels, inputs)
+        if tuple(labels.shape[1:]) != grid:
+            resized = nn.functional.interpolate(labels.unsqueeze(1).double(), grid, mode="nearest-exact")
+            labels = resized.squeeze(1).long()
+        return torch.where(labels == self.ignore, -1, labels).flatten(1)
+
+    def marks(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p 2"]:
+        """How many pixels of the mask that are nearest to each pixel of the map are 0, and how many are 1."""
+        labels = self._masks(labels, inputs)
+        size = grid[0] * grid[1]
+        place = torch.arange(size).reshape(1, 1, *grid).double()
+        nearest = nn.functional.interpolate(place, labels.shape[1:], mode="nearest-exact").long().flatten()
+        where = torch.arange(inputs).unsqueeze(1) * size + nearest
+        marks = torch.stack([labels == 0, labels == 1], 3).long().flatten(0, 2)
+        return (
+            torch.zeros(inputs * size, 2, dtype=torch.int64)
+            .index_add_(0, where.flatten(), marks)
+            .reshape(inputs, size, 2)
+        )
+
+    @staticmethod
+    def _masks(labels: Tensor, inputs: int) -> Int[Tensor, "n h w"]:
         if labels.ndim == 4 and labels.shape[1] == 1:
             labels = labels.squeeze(1)
         if labels.ndim != 3 or labels.shape[0] != inputs or labels.is_floating_point():
@@ -84,11 +106,7 @@ class Pixels(PlacedRows):
                 f"labels of pixels must be whole numbers (N, H, W), one map per image; got {labels.dtype} of shape "
                 f"{tuple(labels.shape)}."
             )
-        labels = labels.cpu().long()
-        if tuple(labels.shape[1:]) != grid:
-            resized = nn.functional.interpolate(labels.unsqueeze(1).double(), grid, mode="nearest-exact")
-            labels = resized.squeeze(1).long()
-        return torch.where(labels == self.ignore, -1, labels).flatten(1)
+        return labels.cpu().long()
 
 
 def map_of(model: nn.Module, output: Any) -> Tensor:

@@ -87,6 +87,17 @@ class PlacedRows(abc.ABC):
             They are of another shape.
         """
 
+    def marks(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p 2"]:
+        """How many labels of each place are 0 and how many are 1 (N, P, 2), on the CPU.
+
+        Raises
+        ------
+        LabelError
+            As `labels`.
+        """
+        found = self.labels(labels, grid, inputs)
+        return torch.stack([found == 0, found == 1], 2).long()
+
 
 def laid_out(
     model: nn.Module, inside: Mapping[str, str], outside: Mapping[str, str], seen: Mapping[str, Any], logits: Tensor

@@ -70,7 +70,7 @@ class RowClassifier(Classifier):
     """
 
     rows: PlacedRows
-    _sampling = False
+    _sampling = _marking = False
     _windows = True
 
     @checked
@@ -178,6 +178,12 @@ class RowClassifier(Classifier):
         other._sampling = True
         return other
 
+    def marking(self) -> Self:
+        """The same classifier, whose `stream` yields in place of labels how many of each row's are 0 and 1 (M, 2)."""
+        other = copy.copy(self)
+        other._marking = True
+        return other
+
     def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()) -> Activations:
         """The same pass without data-dependent checks, so that `torch.export` can trace it; all places are rows."""
         raise InputError("a classifier of rows cannot be exported yet.")
@@ -238,5 +244,6 @@ class RowClassifier(Classifier):
         return Places(group, place, index.cpu().long(), returned.grid, self.rows.per_input, means, known)
 
     def _labels(self, labels: Tensor, places: Places) -> Tensor:
-        whole = self.rows.labels(labels, places.grid, places.inputs)
+        read = self.rows.marks if self._marking else self.rows.labels
+        whole = read(labels, places.grid, places.inputs)
         return whole[places.group, places.place]
