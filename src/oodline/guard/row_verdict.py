@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,11 @@ from oodline.errors import InputError, SettingError
 from oodline.guard.verdict import Verdict
 from oodline.model.rows.places import Places
 from oodline.scoring.class_calibration import AnyCalibration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from oodline.guard.overlay import Pictures
 
 Column = Literal["score", "p_value", "is_ood", "label"]
 
@@ -97,6 +102,25 @@ class RowVerdict(Verdict):
         """One column of the rows, one tensor per input, in the order of the places."""
         assert self.rows_of is not None
         return self.rows_of.places.lists(getattr(self.rows_of, column))
+
+    def plot(self, images: Pictures, *, most: int = 6) -> Figure:
+        """Draw images beside their maps of classes and scores, with the flagged pixels outlined; see `draw_overlay`.
+
+        Parameters
+        ----------
+        images : Tensor (N, channels, H, W) or sequence of PIL images
+            What was judged, before its normalisation: uint8 or in [0, 1].
+        most : int
+            Images to draw.
+
+        Raises
+        ------
+        MissingExtraError, InputError, SettingError
+            As `draw_overlay`.
+        """
+        from oodline.guard.overlay import draw_overlay
+
+        return draw_overlay(self, images, most=most)
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict an input, ready for JSON; `flagged_share` is that of its rows."""

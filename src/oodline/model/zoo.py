@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +76,11 @@ class _Source:
 
 @checked
 def load_model(
-    reference: str, weights: str | Path | None = None, *, preprocessing: Preprocessing | None = None
+    reference: str,
+    weights: str | Path | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    rows: str | None = None,
 ) -> LoadedModel:
     """Build the classifier that a reference names.
 
@@ -93,6 +98,9 @@ def load_model(
         A file of weights to load into it.
     preprocessing : Preprocessing, optional
         In place of the library's own, which is then not looked at.
+    rows : str, optional
+        What the model gives one decision of: "pixels" for a segmentation network, which torchvision and transformers
+        have under other headings. If omitted, the whole image.
 
     Raises
     ------
@@ -121,7 +129,10 @@ def load_model(
     options = dict(parsed.options)
     if parsed.scheme != "python":
         options["pretrained"] = options.get("pretrained", weights is None)
-    source = _LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
+    if rows == "pixels" and parsed.scheme in _SEGMENTATION:
+        source = _SEGMENTATION[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
+    else:
+        source = _LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
     origin = "given, and not compared with any other"
     if preprocessing is None:
         preprocessing = _preprocessing(parsed, source)
@@ -225,10 +236,10 @@ def _load_timm(reference: Reference) -> _Source:
     return _Source(model, transform, names_in_config(model), head if isinstance(head, str) else None)
 
 
-def _load_torchvision(reference: Reference) -> _Source:
+def _load_torchvision(reference: Reference, segmentation: bool = False) -> _Source:
     from torchvision import models
 
-    known = models.list_models(module=models)
+    known = models.list_models(module=models.segmentation if segmentation else models)
     if reference.name not in known:
         raise ModelError(str(unknown_name("torchvision model", reference.name, known)).split(" Known:")[0])
     entries = models.get_model_weights(reference.name)
@@ -240,6 +251,8 @@ def _load_torchvision(reference: Reference) -> _Source:
 
     def build(options: dict[str, Any]) -> nn.Module:
         pretrained = options.pop("pretrained")
+        if segmentation:
+            options.setdefault("weights_backbone", None)  # nothing is fetched that was not asked for
         made: nn.Module = models.get_model(reference.name, weights=entry if pretrained else None, **options)
         return made
 
@@ -258,22 +271,22 @@ def _load_torchvision(reference: Reference) -> _Source:
     )
 
 
-def _load_hugging_face(reference: Reference) -> _Source:
+def _load_hugging_face(reference: Reference, segmentation: bool = False) -> _Source:
     try:
-        from transformers import AutoConfig, AutoModelForImageClassification
+        from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSemanticSegmentation
     except ImportError as error:
         raise missing_extra("transformers", "transformers", "hf: references") from error
+
+    auto = AutoModelForSemanticSegmentation if segmentation else AutoModelForImageClassification
 
     def build(options: dict[str, Any]) -> nn.Module:
         safe = {"trust_remote_code": False}
         made: nn.Module
         if options.pop("pretrained"):
-            made = AutoModelForImageClassification.from_pretrained(
-                reference.name, use_safetensors=True, **safe, **options
-            )
+            made = auto.from_pretrained(reference.name, use_safetensors=True, **safe, **options)
         else:
             config = AutoConfig.from_pretrained(reference.name, **safe, **options)
-            made = AutoModelForImageClassification.from_config(config)
+            made = auto.from_config(config)
         return made
 
     model = _built(reference, build)
@@ -361,4 +374,9 @@ _LOADERS: dict[str, Callable[[Reference], _Source]] = {
     "torchvision": _load_torchvision,
     "hf": _load_hugging_face,
     "python": _load_python,
+}
+
+_SEGMENTATION: dict[str, Callable[[Reference], _Source]] = {
+    "torchvision": partial(_load_torchvision, segmentation=True),
+    "hf": partial(_load_hugging_face, segmentation=True),
 }
