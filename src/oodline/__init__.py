@@ -113,6 +113,10 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.model.from_features import from_features as from_features
     from oodline.model.head import LayeredHead as LayeredHead
     from oodline.model.head import LinearHead as LinearHead
+    from oodline.model.no_head import NoHead as NoHead
+    from oodline.model.rows.box_classifier import BoxClassifier as BoxClassifier
+    from oodline.model.rows.boxes import Boxes as Boxes
+    from oodline.model.rows.boxes import FoundBoxes as FoundBoxes
     from oodline.model.rows.per_input import Lowest as Lowest
     from oodline.model.rows.per_input import Mean as Mean
     from oodline.model.rows.pixels import Pixels as Pixels
@@ -198,6 +202,10 @@ _HOMES = {
     "Preprocessing": "oodline.preprocessing.preprocessing",
     "load_model": "oodline.model.zoo",
     "split": "oodline.scoring.split",
+    "BoxClassifier": "oodline.model.rows.box_classifier",
+    "Boxes": "oodline.model.rows.boxes",
+    "FoundBoxes": "oodline.model.rows.boxes",
+    "NoHead": "oodline.model.no_head",
     "Lowest": "oodline.model.rows.per_input",
     "Mean": "oodline.model.rows.per_input",
     "Pixels": "oodline.model.rows.pixels",

@@ -96,6 +96,11 @@ class HeadReader:
         return str(self._reading.name)
 
     @property
+    def factors(self) -> tuple[float, ...]:
+        """By what each module's output is multiplied in the sum that makes the logits."""
+        return tuple(factor for factor, _ in self._reading.name.terms)
+
+    @property
     def head(self) -> LinearHead | LayeredHead:
         """The head as it is now, sharing its tensors with the model where it is one layer."""
         with evaluating(self.model):  # reading a parametrised weight may change it in training mode

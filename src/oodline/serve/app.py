@@ -21,6 +21,7 @@ from oodline.serve.envelope import Envelope
 from oodline.serve.gate import Gate
 from oodline.serve.guard_service import GuardService
 from oodline.serve.info import describe_guard, histogram
+from oodline.serve.maps import MapForm
 from oodline.serve.page import add_page
 from oodline.serve.schemas import ExplanationRow, Health, Info, Predictions, ScoreHistogram
 from oodline.serve.settings import ServeSettings
@@ -131,22 +132,32 @@ def create_app(
         "/v1/predict",
         summary="Score images",
         response_model=Predictions,
-        responses=p.documented(*_UPLOAD, *refused),
+        response_model_exclude_unset=True,
+        responses=p.documented(*_UPLOAD, *refused, p.INVALID_PARAMETER),
         openapi_extra=_body(service.settings.max_images),
         **locked,
     )
-    async def predict(request: Request) -> Any:
+    async def predict(
+        request: Request,
+        maps: Annotated[
+            MapForm, Query(description="Of a guard of pixels: add maps, as PNG files in base64 or as nested lists.")
+        ] = "none",
+    ) -> Any:
         """One image as the body, or several files as `images` of a form; one entry each, in their order.
 
         Where the only image cannot be judged, the request is refused. Where one of several cannot, its entry holds a
         `problem` in place of the verdict, and the others are judged.
         """
-        return {"request_id": request.state.request_id, "verdicts": await service.verdicts(request)}
+        if maps != "none" and guard.classifier.rows is None:
+            detail = "This guard gives one decision per image, and no map."
+            raise p.Problem(p.INVALID_PARAMETER, detail, "Leave out `maps`.")
+        return {"request_id": request.state.request_id, "verdicts": await service.verdicts(request, maps)}
 
     @app.post(
         "/v1/explain",
         summary="Score one image, and say which neurons contribute to it",
         response_model=ExplanationRow,
+        response_model_exclude_unset=True,
         responses=p.documented(*_UPLOAD, *refused, p.INVALID_PARAMETER, p.NO_EXPLANATION),
         openapi_extra=_body(1),
         **locked,

@@ -43,6 +43,11 @@ class VerdictRow(_Answer):
     threshold: float = Field(description="What the score was compared with.")
     is_ood: bool = Field(description="Whether the score is below the threshold: do not trust the label.")
     p_value: float = Field(gt=0, le=1, description="How usual the score is among held-out ID images; small means OOD.")
+    rows: int | None = Field(default=None, description="Of a guard of pixels: how many; `label` is then -1.")
+    flagged_share: float | None = Field(default=None, description="Share of them that is below the threshold.")
+    maps: dict[str, Any] | None = Field(
+        default=None, description="Where `maps` asks for them: one map per column, at the resolution of the head."
+    )
 
 
 class Judged(VerdictRow):

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from oodline._util.checked import checked_fields
 from oodline._util.ranges import Range, Share
 from oodline.data.batch import Inputs
-from oodline.errors import HeadError, LabelError
+from oodline.errors import ExportError, HeadError, LabelError
 from oodline.model.agreement import precision
 from oodline.model.linear_modules import affine_of
+from oodline.model.outputs import tensors_of
 from oodline.model.rows.per_input import Lowest
 from oodline.model.rows.placed import PlacedRows, Returned
 
@@ -74,6 +75,16 @@ class Pixels(PlacedRows):
             if is_resized(one, whole):
                 return Returned(one.flatten(2).transpose(1, 2), (one.shape[2], one.shape[3]))
         return Returned(whole.flatten(2).transpose(1, 2), (height, width))
+
+    def grid_of(self, output: Tensor, inputs: Inputs) -> tuple[int, ...]:
+        """Height and width of the head's map; of patches in rows, those of the image's aspect."""
+        if output.ndim == 4:
+            return (output.shape[2], output.shape[3])
+        image = next((v for v in tensors_of(inputs) if v.ndim == 4), None)
+        height = None if image is None else _height(output.shape[1], image)
+        if height is None:
+            raise ExportError("the head returns patches whose height and width the size of the input does not tell.")
+        return (height, output.shape[1] // height)
 
     def labels(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p"]:
         """The label at the middle of each pixel of the map."""
@@ -168,11 +179,15 @@ def _size(value: Tensor, whole: Tensor) -> tuple[int, int] | None:
 def _as_map(model: nn.Module, name: str, value: Tensor, whole: Tensor) -> Tensor | None:
     if affine_of(model.get_submodule(name)) is None or value.shape[0] != whole.shape[0]:
         return None
-    if value.ndim == 3 and value.shape[2] == whole.shape[1]:  # patches in rows, of the image's aspect
-        height = max(round((value.shape[1] * whole.shape[2] / whole.shape[3]) ** 0.5), 1)
-        if value.shape[1] % height == 0:
-            return value.transpose(1, 2).reshape(len(value), -1, height, value.shape[1] // height)
+    height = _height(value.shape[1], whole)
+    if value.ndim == 3 and value.shape[2] == whole.shape[1] and height is not None:  # patches, of the image's aspect
+        return value.transpose(1, 2).reshape(len(value), -1, height, value.shape[1] // height)
     return value if value.ndim == 4 and value.shape[1] == whole.shape[1] else None
+
+
+def _height(patches: int, whole: Tensor) -> int | None:
+    height = max(round((patches * whole.shape[2] / whole.shape[3]) ** 0.5), 1)
+    return height if patches % height == 0 else None
 
 
 def _sums(maps: list[Tensor]) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from oodline.data.batch import Inputs
-from oodline.errors import HeadError
+from oodline.errors import ExportError, HeadError
 from oodline.model.linear_modules import affine_of
 from oodline.model.rows.per_input import PerInput
 
@@ -77,6 +77,16 @@ class PlacedRows(abc.ABC):
             They cannot be laid out so.
         """
 
+    def grid_of(self, output: Tensor, inputs: Inputs) -> tuple[int, ...]:
+        """Shape of the places of what the head returned, (N, C, H, W) or (N, P, C), by shapes alone: for a graph.
+
+        Raises
+        ------
+        ExportError
+            Shapes do not tell.
+        """
+        raise ExportError(f"a classifier of {self.name} cannot become a graph.")
+
     @abc.abstractmethod
     def labels(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p"]:
         """Labels of all places (N, P), on the CPU; -1 for what is to be left out.
@@ -124,7 +134,7 @@ def laid_out(
             if len(affine.weight) != logits.shape[2]:  # it is not the head, and windows are large
                 continue
             value = affine.windows(value)
-        if (placed := affine.places(value, len(logits))) is not None:
+        if (placed := affine.places(value, logits.shape[0])) is not None:  # len() would fix the size of a graph's batch
             found[key] = placed
     return found
 

@@ -156,7 +156,7 @@ class RowClassifier(Classifier):
             activations = self(inputs, needs=needs, layers=layers, index=index)
             assert activations.places is not None
             total += len(index)
-            of_rows = None if labels is None else self._labels(labels, activations.places)
+            of_rows = self._labels(labels, activations.places)
             if self._sampling:
                 rows = hashed_share(activations.index, self.rows.fit_share)
                 rows &= True if of_rows is None else of_rows >= 0
@@ -185,8 +185,42 @@ class RowClassifier(Classifier):
         return other
 
     def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()) -> Activations:
-        """The same pass without data-dependent checks, so that `torch.export` can trace it; all places are rows."""
-        raise InputError("a classifier of rows cannot be exported yet.")
+        """The same pass without data-dependent checks, so that `torch.export` can trace it; all places are rows.
+
+        Call the classifier itself on the same inputs before, so that everything has been checked once.
+
+        Raises
+        ------
+        ExportError
+            Shapes do not tell where the rows are.
+        """
+        inside, outside = self._reader.keys
+        inputs = moved(self.model, self.device, inputs)
+        with evaluating(self.model), self.computing(), torch.no_grad():
+            with listening(self.model, inputs=inside, outputs=outside) as seen:
+                forward(self.model, inputs)
+            outputs = [seen[key] for key in outside]
+            grid = self.rows.grid_of(outputs[0], inputs)
+            # of the head alone: what comes after it brings the map to the image's size
+            made = [each.flatten(2).mT if each.ndim == 4 else each for each in outputs]
+            logits = torch.stack([factor * each for factor, each in zip(self._reader.factors, made, strict=True)]).sum(
+                0
+            )
+            found = {k: v.flatten(0, 1) for k, v in laid_out(self.model, inside, outside, seen, logits).items()}
+            read = self._reader.follow(found, logits.flatten(0, 1))
+        features, count = at_least_float32(read.features), logits.shape[0]
+        places = logits.shape[1]
+        group = torch.arange(count).repeat_interleave(places)
+        at = torch.arange(places).repeat(count)
+        means = features.unflatten(0, (count, places)).mean(1)
+        laid = Places(group, at, torch.arange(count), grid, self.rows.per_input, means)
+        return Activations(
+            features=features,
+            logits=at_least_float32(read.logits),
+            head=read.head.to(features),
+            index=laid.index,
+            places=laid,
+        )
 
     def gradients(self, inputs: Inputs, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ()) -> Gradients:
         """There are none of rows.
@@ -243,7 +277,9 @@ class RowClassifier(Classifier):
         means = mean_by(features, group, count)
         return Places(group, place, index.cpu().long(), returned.grid, self.rows.per_input, means, known)
 
-    def _labels(self, labels: Tensor, places: Places) -> Tensor:
+    def _labels(self, labels: Tensor | None, places: Places) -> Tensor | None:
+        if labels is None:
+            return None
         read = self.rows.marks if self._marking else self.rows.labels
         whole = read(labels, places.grid, places.inputs)
         return whole[places.group, places.place]
