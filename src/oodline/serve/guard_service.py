@@ -24,7 +24,7 @@ from oodline.serve.batching import Batcher, Places, Work
 from oodline.serve.budget import Budget
 from oodline.serve.forms import Upload
 from oodline.serve.images import has_fixed_size, load_image, open_image, pixels_to_decode
-from oodline.serve.maps import MapForm, maps_of
+from oodline.serve.maps import MAPS, MapForm, maps_of
 from oodline.serve.metrics import ServeMetrics
 from oodline.serve.problems import BODY_TOO_SLOW, CLIENT_LEFT, TOO_MANY_IMAGES, TOO_SLOW, UNREADABLE_IMAGE, Problem
 from oodline.serve.settings import ServeSettings
@@ -77,11 +77,8 @@ class GuardService:
         self._decoders = ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="oodline decoder")
         most = inf if has_fixed_size(known) else self.settings.max_input
         # one object each: images of different requests are judged together where their work is the same
-        self._works: dict[MapForm, Work] = {
-        self._works |= {form: partial(self._mapped, form) for form in ("png", "list")}
-            "none": self._judge,
-            **{m: partial(self._mapped, m) for m in ("png", "list")},
-        }
+        self._works: dict[MapForm, Work] = {"none": self._judge}
+        self._works |= {form: partial(self._mapped, form) for form in MAPS}
         self._batcher = Batcher(self.settings, self.metrics.batch, most)
         self.metrics.watch(lambda: self._batcher.queued, lambda: self._batcher.present)
 

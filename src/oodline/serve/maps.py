@@ -14,6 +14,8 @@ from oodline.guard.row_verdict import RowVerdict
 
 MapForm = Literal["none", "png", "list"]
 
+MAPS: tuple[MapForm, ...] = ("png", "list")
+
 MOST_LISTED = 2**16
 """Pixels of a map at most that an answer lists; a larger one is told of, and sent as PNG alone."""
 
