@@ -76,10 +76,14 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, 9, H, W)."""
+        return nn.functional.interpolate(self.head(self.features(images)), images.shape[2:], mode="bilinear")
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head reads (N, 32, H / 2, W / 2)."""
         fine = self.fine(images)
         coarse = nn.functional.interpolate(self.coarse(fine), fine.shape[2:], mode="bilinear")
-        made = self.head(self.both(torch.cat([fine, coarse], 1)))
-        return nn.functional.interpolate(made, images.shape[2:], mode="bilinear")
+        made: Tensor = self.both(torch.cat([fine, coarse], 1))
+        return made
 
 
 def draw(

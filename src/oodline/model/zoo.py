@@ -240,6 +240,10 @@ def _load_torchvision(reference: Reference, segmentation: bool = False) -> _Sour
     from torchvision import models
 
     known = models.list_models(module=models.segmentation if segmentation else models)
+    if not segmentation and reference.name in models.list_models(module=models.segmentation):
+        raise ModelError(
+            f"torchvision:{reference.name} gives one decision per pixel. Say so: --rows pixels, or rows='pixels'."
+        )
     if reference.name not in known:
         raise ModelError(str(unknown_name("torchvision model", reference.name, known)).split(" Known:")[0])
     entries = models.get_model_weights(reference.name)
