@@ -97,6 +97,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.errors import FewSamplesWarning as FewSamplesWarning
     from oodline.errors import PreprocessingWarning as PreprocessingWarning
     from oodline.evaluation.evaluate import evaluate as evaluate
+    from oodline.evaluation.evaluate_rows import evaluate_rows as evaluate_rows
     from oodline.evaluation.table import Table as Table
     from oodline.guard.answer_stream import AnswerStream as AnswerStream
     from oodline.guard.diagnosis import Diagnosis as Diagnosis
@@ -118,6 +119,10 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.model.from_features import from_features as from_features
     from oodline.model.head import LayeredHead as LayeredHead
     from oodline.model.head import LinearHead as LinearHead
+    from oodline.model.no_head import NoHead as NoHead
+    from oodline.model.rows.box_classifier import BoxClassifier as BoxClassifier
+    from oodline.model.rows.boxes import Boxes as Boxes
+    from oodline.model.rows.boxes import FoundBoxes as FoundBoxes
     from oodline.model.rows.per_input import Lowest as Lowest
     from oodline.model.rows.per_input import LowestMean as LowestMean
     from oodline.model.rows.per_input import Mean as Mean
@@ -182,6 +187,7 @@ _HOMES = {
     "Ray": "oodline.passes.ray",
     "Torchrun": "oodline.passes.torchrun",
     "evaluate": "oodline.evaluation.evaluate",
+    "evaluate_rows": "oodline.evaluation.evaluate_rows",
     "benjamini_hochberg": "oodline.scoring.false_discovery",
     "LabelErrors": "oodline.scoring.label_errors",
     "find_label_errors": "oodline.scoring.label_errors",
@@ -213,6 +219,10 @@ _HOMES = {
     "ZeroShot": "oodline.model.zero_shot",
     "load_model": "oodline.model.zoo",
     "split": "oodline.scoring.split",
+    "BoxClassifier": "oodline.model.rows.box_classifier",
+    "Boxes": "oodline.model.rows.boxes",
+    "FoundBoxes": "oodline.model.rows.boxes",
+    "NoHead": "oodline.model.no_head",
     "Lowest": "oodline.model.rows.per_input",
     "LowestMean": "oodline.model.rows.per_input",
     "Mean": "oodline.model.rows.per_input",

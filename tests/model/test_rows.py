@@ -80,6 +80,26 @@ def test_a_head_that_is_a_sum_at_another_resolution_is_found() -> None:
     assert torch.allclose(activations.head(activations.features), activations.logits, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", [1, "same", 0])
+def test_a_head_of_windows_reads_the_features_of_the_window(padding: int | str) -> None:
+    torch.manual_seed(0)
+    model = Segmenter(head=nn.Conv2d(8, CLASSES, 3, padding=padding)).eval()
+    batch = images(1)
+    classifier = ol.RowClassifier(model, "pixels")
+    activations = classifier(batch)
+    with torch.no_grad():
+        body = model.body(batch)
+        made = model.head(body)
+    assert classifier.head_name == "head" and activations.places is not None
+    assert activations.places.grid == made.shape[2:]
+    assert torch.allclose(activations.logits, made.flatten(2).mT.flatten(0, 1), atol=1e-6)
+    # the middle of the map: one window, in the order of the weight
+    row = activations.features[activations.places.grid[1] * 2 + 2]
+    first = 1 if padding else 2
+    assert torch.equal(row, body[0, :, first : first + 3, first : first + 3].flatten())
+    assert activations.head.num_features == 72
+
+
 def test_patches_of_a_transformer_are_pixels() -> None:
     class Patches(nn.Module):
         def __init__(self) -> None:

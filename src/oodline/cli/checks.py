@@ -25,6 +25,9 @@ MODELS = {
 }
 """Where models come from, each with an example."""
 
+ROWS = ("pixels",)
+"""What a model may have one decision of, in place of the image."""
+
 DATA = ("list", "torchvision", "hf")
 """What may stand before the colon of a data set's name."""
 
@@ -99,6 +102,8 @@ def check_model(options: ModelOptions, *, needed: bool = True) -> None:
         raise ModelError(f"there is no weight file {options.weights}. Check --weights.")
     if options.preprocessing is not None:
         preprocessing_text(options.preprocessing)
+    if options.rows is not None and (name := parse_reference(options.rows).name) not in ROWS:
+        raise unknown_name("kind of rows", name, ROWS)
 
 
 def preprocessing_text(text: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from oodline._util.files import check_writable
 from oodline.cli.checks import (
@@ -33,6 +34,11 @@ from oodline.cli.running import RunOptions
 from oodline.errors import SettingError
 from oodline.evaluation.writing import WRITERS
 
+if TYPE_CHECKING:
+    from oodline.data import ImageLoader, TensorLoader
+    from oodline.evaluation.scored_sets import ScoredSets
+    from oodline.evaluation.table import Table
+
 _MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 _SCORES, _GROUPS = ".parquet", ("near", "far")
 _Sets = Annotated[list[str] | None, FLAG]
@@ -41,11 +47,12 @@ _Sets = Annotated[list[str] | None, FLAG]
 def evaluate(
     guard: Path,
     *,
-    id: str,
+    id: str | None = None,
     ood: _Sets = None,
     near: _Sets = None,
     far: _Sets = None,
     csid: _Sets = None,
+    mixed: _Sets = None,
     output: Annotated[list[Path] | None, OUTPUT] = None,
     convention: Literal["exact", "paper"] = "exact",
     bootstrap: int = 0,
@@ -66,7 +73,7 @@ def evaluate(
     guard
         A guard file, written by `oodline fit` or `Guard.save`.
     id
-        ID test data, in any form that `oodline score` accepts.
+        ID test data, in any form that `oodline score` accepts. May be omitted with --mixed.
     ood
         An OOD data set, as PATH or NAME=PATH; repeat for several.
     near
@@ -75,6 +82,10 @@ def evaluate(
         A far-OOD data set, as for --ood; the table then also shows the mean over far-OOD data sets.
     csid
         A covariate-shifted ID data set, as for --ood. A second table counts it as ID (full-spectrum OOD detection).
+    mixed
+        For a guard of pixels: images with ID and OOD pixels, as FOLDER,masks=MASKS or NAME=FOLDER,masks=MASKS, where a
+        mask is 0 for ID, 1 for OOD, and anything else for what is left out; repeat for several. The metrics are then
+        of pixels, in a table of their own.
     output
         Also write the table to this file (.md, .tex, .csv or .json), or the scores of every image (.parquet); repeat
         for several.
@@ -93,22 +104,26 @@ def evaluate(
     if bootstrap not in (0,) and bootstrap < 2:
         raise SettingError(f"`--bootstrap` must be at least 2, or 0 for no intervals; got {bootstrap}.")
     for path in output or ():
-        check_suffix("--output", path, (*WRITERS, _SCORES))
+        check_suffix("--output", path, WRITERS if mixed else (*WRITERS, _SCORES))
         check_writable(path)
-    if not (ood or near or far):
+    of_images = bool(ood or near or far or csid or id is not None or not mixed)
+    if of_images and not (ood or near or far):
         raise SettingError("there is no OOD data set. Name one: --ood PATH, --near PATH or --far PATH.")
+    if of_images and id is None:
+        raise SettingError("there is no ID test data. Name it: --id PATH.")
+    if of_images and mixed:
+        raise SettingError("--mixed makes a table of pixels, and --ood one of images. Make them one after the other.")
     given = {"": ood or [], "near": near or [], "far": far or [], "csid": csid or []}
     specs = named([spec for listed in given.values() for spec in listed])
     check_guard(guard)
     check_model(model, needed=False)
-    check_data(id, *specs.values())
+    pixels = named(mixed or [])
+    check_data(id, *specs.values(), *pixels.values())
     load_detectors(detectors_from)
 
     from oodline.evaluation.bootstrap import Bootstrap
     from oodline.evaluation.evaluate import convention_of, score_sets, tabulate_sets
-    from oodline.evaluation.rendering import print_table
-    from oodline.evaluation.scored_sets import write_scores
-    from oodline.evaluation.writing import write_table
+    from oodline.evaluation.evaluate_rows import evaluate_rows
     from oodline.guard.artifact import read_artifact
 
     running.show_warnings()
@@ -117,6 +132,11 @@ def evaluate(
     names = {role: list(islice(rest, len(listed))) for role, listed in given.items()}
     artifact = read_artifact(guard)
     loaded = load_classifier(model, artifact, id, running=running)
+    if id is None:
+        loaders = {name: open_loader(spec, loaded, reading) for name, spec in pixels.items()}
+        table = evaluate_rows(artifact.detectors, loaded.classifier, loaders, progress=running.progress)
+        _show(table, None, loaders, output, running, as_json=json)
+        return
     classes = artifact.class_names or loaded.class_names
     ours = dict.fromkeys(names["csid"], classes)  # labels of OOD images are not the classifier's
     loaders = {
@@ -134,14 +154,30 @@ def evaluate(
         groups={group: names[group] for group in _GROUPS if names[group]},
         progress=running.progress,
     )
-    skipped = report_skipped({"id": id_loader, **loaders}, running)
     table = tabulate_sets(sets, convention=convention_of(convention), bootstrap=drawing)
+    _show(table, sets, {"id": id_loader, **loaders}, output, running, as_json=json)
+
+
+def _show(
+    table: Table,
+    sets: ScoredSets | None,
+    loaders: Mapping[str, ImageLoader | TensorLoader],
+    output: Sequence[Path] | None,
+    running: RunOptions,
+    *,
+    as_json: bool,
+) -> None:
+    from oodline.evaluation.rendering import print_table
+    from oodline.evaluation.scored_sets import write_scores
+    from oodline.evaluation.writing import write_table
+
+    skipped = report_skipped(loaders, running)
     for path in output or ():
-        if path.suffix == _SCORES:
-            write_scores(sets, path)
-        else:
+        if path.suffix != _SCORES:
             write_table(table, path)
-    if json:
+        elif sets is not None:
+            write_scores(sets, path)
+    if as_json:
         print_json(table.to_dict() | {"skipped": skipped})
         return
     print_table(table, table_console())

@@ -15,6 +15,7 @@ from oodline.cli.options import (
     ModelOptions,
     load_classifier,
     open_loader,
+    print_json,
 )
 from oodline.cli.parameters import OUTPUT, FileDetector
 from oodline.cli.running import RunOptions
@@ -22,9 +23,11 @@ from oodline.errors import DataError, SettingError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from oodline.data.batch import Inputs
     from oodline.data.sources import ImageSource
+    from oodline.guard.guard import Guard
 
 _MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 _FORMATS = (".png", ".svg", ".pdf")
@@ -47,7 +50,8 @@ def explain(
     """Explain the verdict on one image by its neurons, as a table, a figure, or JSON.
 
     Lists the neurons that usually contribute to the predicted class but do not for this image, and those that
-    contribute although they usually do not.
+    contribute although they usually do not. For a guard of pixels, says how much of the image is flagged, and draws the
+    image beside its maps of classes and scores.
 
     Parameters
     ----------
@@ -108,6 +112,10 @@ def explain(
         _check_index(image, index, len(source), "images")
         picture = _read(source, index)
         inputs = loaded.preprocessing(picture).unsqueeze(0)
+    if loaded.classifier.rows is not None:
+        pixels = None if picture is None else loaded.preprocessing.pixels(picture)
+        _explain_rows(loaded_guard, inputs, pixels, output, as_json=json)
+        return
     training = None if data is None else open_images(data)
     [explanation] = loaded_guard.explain(inputs, top=top)
     if output is not None:
@@ -122,6 +130,31 @@ def explain(
         print(explanation.to_json())
         return
     print(explanation)
+    if output is not None:
+        print(f"wrote {output}")
+
+
+def _explain_rows(guard: Guard, inputs: Inputs, pixels: Tensor | None, output: Path | None, *, as_json: bool) -> None:
+    from oodline._util.files import write_atomically
+    from oodline.guard.row_verdict import RowVerdict
+
+    verdict = guard(inputs)
+    assert isinstance(verdict, RowVerdict)
+    [row] = verdict.rows()
+    if output is not None:
+        if pixels is None:
+            raise SettingError("a figure needs an image, and precomputed features were given. Leave out --output.")
+        shown = (pixels if len(pixels) == 3 else pixels[:1]).unsqueeze(0)
+        figure = verdict.plot(shown)
+        write_atomically(output, lambda file: figure.savefig(file, format=output.suffix[1:], dpi=150))
+    if as_json:
+        print_json(row)
+        return
+    word = "flagged as out-of-distribution" if row["is_ood"] else "accepted as in-distribution"
+    print(
+        f"{word}: score {row['score']:.4g}, threshold {row['threshold']:.4g}, p-value {row['p_value']:.2g}; "
+        f"{row['flagged_share']:.1%} of {row['rows']} {guard.classifier.rows.name} are below the threshold"
+    )
     if output is not None:
         print(f"wrote {output}")
 

@@ -29,6 +29,7 @@ from oodline.cli.options import (
     open_loader,
     print_json,
     report_skipped,
+    with_masks,
 )
 from oodline.cli.parameters import DETECTOR, OUTPUT
 from oodline.cli.running import RunOptions
@@ -42,6 +43,7 @@ def fit(
     output: Annotated[Path, OUTPUT],
     detector: Annotated[list[str] | None, DETECTOR] = None,
     calibrate: str | None = None,
+    masks: str | None = None,
     false_alarm: float | None = None,
     tpr: float | None = None,
     by: Literal["all", "predicted"] = "all",
@@ -74,6 +76,9 @@ def fit(
     calibrate
         Held-out ID data to choose the threshold on. If omitted, the file gives scores but no verdicts. Fused detectors
         use 20 % of it as reference scores, if there is enough, and choose the threshold on the rest.
+    masks
+        For --rows pixels: folder of the masks of --data, PNG files whose pixels are numbers of classes, under the names
+        of the images. The same as --data FOLDER,masks=MASKS. If omitted, detectors that need labels are left out.
     false_alarm
         Largest fraction of ID images to flag as OOD, between 0 and 1; 0.05 if omitted. Holds for data that is
         distributed as the held-out data is.
@@ -100,6 +105,7 @@ def fit(
     load_detectors(detectors_from)
     check_detectors(detector or [])
     check_model(model)
+    data = with_masks(data, masks)
     check_data(data, calibrate)
     check_guard_output(output, data, calibrate, model.weights)
 

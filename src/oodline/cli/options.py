@@ -54,6 +54,10 @@ class ModelOptions:
     task: Literal["multiclass", "multilabel"] | None = None
     """What the logits are of: classes that exclude each other (multiclass), or labels of which an image has any number
     (multilabel). If omitted, that of the guard file, or multiclass."""
+    rows: str | None = None
+    """The model gives one decision per pixel, not per image: pixels, with settings if wanted, such as
+    pixels,region=0.01: an image is flagged where at least this share of its pixels is. If omitted, as the guard file
+    says, or one decision per image."""
     preprocessing: str | None = None
     """Preprocessing as JSON, or the path of a JSON file: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}. If
     omitted, that of the guard file, or the model's own."""
@@ -172,6 +176,7 @@ def load_classifier(
         dtype=running.dtype,
         compile=running.compile,
         preprocessing=known,
+        rows=options.rows or (None if artifact is None else artifact.rows),
     )
     if classifier.preprocessing is None:
         warn(
@@ -260,6 +265,17 @@ def open_loader(
     )
 
 
+def with_masks(spec: str, masks: str | None) -> str:
+    """A data set with the folder of its masks, if one is given.
+
+    Examples
+    --------
+    >>> with_masks("images", "labels")
+    'images,masks=labels'
+    """
+    return spec if masks is None else f"{spec},masks={masks}"
+
+
 def named(specs: list[str]) -> dict[str, str]:
     """Split NAME=SPEC; without a name, the last part of the path is the name.
 
@@ -331,4 +347,5 @@ __all__ = [
     "print_json",
     "report_skipped",
     "table_console",
+    "with_masks",
 ]

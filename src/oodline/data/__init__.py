@@ -8,6 +8,7 @@ from oodline.data.folder import ImageFolder
 from oodline.data.hub import HuggingFaceImages, TorchvisionImages
 from oodline.data.listing import ImageList
 from oodline.data.loader import ImageDataset, ImageLoader, image_loader
+from oodline.data.masks import MaskedImages
 from oodline.data.opening import AnyLoader, open_images, open_loader
 from oodline.data.parquet import ParquetImages
 from oodline.data.sources import ImageSource, Source, TextSource, names_of_logits
@@ -24,6 +25,7 @@ __all__ = [
     "ImageList",
     "ImageLoader",
     "ImageSource",
+    "MaskedImages",
     "ParquetImages",
     "Source",
     "Subset",

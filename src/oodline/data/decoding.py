@@ -7,10 +7,13 @@ and more than 8 bits mean is said in `oodline._util.pixels`.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from oodline._util.pixels import standard_image
@@ -50,19 +53,45 @@ def decode(content: str | Path | bytes, name: str | None = None) -> Image.Image:
     oodline.errors.ImageError: image a.png cannot be read: cannot identify image file: it is not AVIF, BMP, GIF, JPEG,
     JPEG2000, PNG, PPM, TIFF, WEBP, or its header is damaged.
     """
-    name = name or ("of bytes" if isinstance(content, bytes) else str(content))
+    return _checked(content, name or ("of bytes" if isinstance(content, bytes) else str(content)), _decode)
+
+
+R = TypeVar("R")
+
+
+def _checked(content: str | Path | bytes, name: str, read: Callable[[IO[bytes]], R]) -> R:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of damaged EXIF and the like, and reads the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if isinstance(content, bytes):
-                return _decode(BytesIO(content))
+                return read(BytesIO(content))
             if not Path(content).is_file():  # a pipe or a device would never end
                 raise FileNotFoundError(f"there is no file {content}")
             with Path(content).open("rb") as file:  # closed whether or not it can be decoded
-                return _decode(file)
+                return read(file)
     except Exception as error:  # decoders raise many kinds on what they were not made for
         raise image_error(name, error) from error
+
+
+def decode_mask(path: str | Path, name: str | None = None) -> NDArray[np.int64]:
+    """Decode a file whose pixels are numbers of classes (H, W): grey, or a palette, whose colours say nothing.
+
+    Raises
+    ------
+    ImageError
+        As `decode`, or it has several channels.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     Image.new("L", (3, 2), 7).save(f"{folder}/mask.png")
+    ...     decode_mask(f"{folder}/mask.png")
+    array([[7, 7, 7],
+           [7, 7, 7]])
+    """
+    return _checked(path, name or str(path), _decode_mask)
 
 
 def read_image(source: ImageSource, i: int) -> Image.Image:
@@ -103,6 +132,18 @@ def image_error(name: str, error: Exception) -> ImageError:
 
 
 def _decode(file: IO[bytes]) -> Image.Image:
-    Image.init()
-    with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+    with _opened(file) as image:
         return standard_image(image)
+
+
+def _decode_mask(file: IO[bytes]) -> NDArray[np.int64]:
+    with _opened(file) as image:
+        values = np.asarray(image)  # of a palette, the numbers
+        if values.ndim != 2 or values.dtype.kind not in "biu":
+            raise ValueError(f"a mask must have one whole number per pixel, grey or a palette; it is {image.mode}")
+        return values.astype(np.int64)
+
+
+def _opened(file: IO[bytes]) -> Image.Image:
+    Image.init()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])

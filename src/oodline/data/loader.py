@@ -16,12 +16,18 @@ from torch.utils.data import DataLoader, Dataset
 from oodline._util.digests import combine
 from oodline.data.batch import Batch
 from oodline.data.decoding import read_image
+from oodline.data.masks import MaskedImages
 from oodline.data.sources import ImageSource
 from oodline.data.subset import evenly, labels_of
 from oodline.errors import DataError, ImageError, InputError
+from oodline.preprocessing.geometry import IGNORED
+from oodline.preprocessing.preprocessing import Preprocessing
+
+Label = int | Tensor | None
+"""The class of an image, or of each of its pixels (H, W)."""
 
 
-class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
+class ImageDataset(Dataset[tuple[int, Tensor | None, Label, str]]):
     """A source behind a preprocessing: items are (index, input, label, why it could not be read).
 
     An image that cannot be read is an item without input, so that the reason comes out of a worker as it went in.
@@ -31,15 +37,22 @@ class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
     source : ImageSource
         Where images come from.
     preprocessing : callable
-        From a PIL image to a tensor.
+        From a PIL image to a tensor. For `MaskedImages`, a `Preprocessing`, which says where pixels go.
     label_offset : int
-        Added to every label.
+        Added to every label, but 255 of masks; what falls below 0 is left out.
+
+    Raises
+    ------
+    InputError
+        The source has masks, and the preprocessing does not say where pixels go.
     """
 
     def __init__(
         self, source: ImageSource, preprocessing: Callable[[Image.Image], Tensor], label_offset: int = 0
     ) -> None:
         self.source, self.preprocessing, self.label_offset = source, preprocessing, label_offset
+        if isinstance(source, MaskedImages) and not isinstance(where := _owner(preprocessing), Preprocessing):
+            raise InputError(f"masks need an oodline.Preprocessing, to go where pixels go; got {type(where).__name__}.")
 
     def __len__(self) -> int:
         return len(self.source)
@@ -63,13 +76,28 @@ class ImageDataset(Dataset[tuple[int, Tensor | None, int | None, str]]):
             "`fingerprint`: a text that changes when the preprocessing does."
         )
 
-    def __getitem__(self, i: int) -> tuple[int, Tensor | None, int | None, str]:
+    def __getitem__(self, i: int) -> tuple[int, Tensor | None, Label, str]:
         try:
             image = read_image(self.source, i)
+            label: Label = self._mask(i, image) if isinstance(self.source, MaskedImages) else self.source.label(i)
         except ImageError as error:
             return i, None, None, error.reason
-        label = self.source.label(i)
-        return i, self.preprocessing(image), None if label is None else label + self.label_offset, ""
+        if isinstance(label, int):
+            label += self.label_offset
+        return i, self.preprocessing(image), label, ""
+
+    def _mask(self, i: int, image: Image.Image) -> Tensor:
+        assert isinstance(self.source, MaskedImages)
+        mask = self.source.mask(i)
+        if tuple(mask.shape) != (image.height, image.width):
+            raise DataError(
+                f"the mask of {self.source.name(i)} is {mask.shape[1]} x {mask.shape[0]} pixels, and the image "
+                f"{image.width} x {image.height}. A mask must have the size of its image."
+            )
+        if self.label_offset:
+            mask = torch.where(mask == IGNORED, mask, mask + self.label_offset)
+        prepared: Preprocessing = _owner(self.preprocessing)
+        return prepared.mask(mask)
 
 
 class ImageLoader:
@@ -202,7 +230,7 @@ class ImageLoader:
                 "memory: try fewer --workers or a smaller --batch-size."
             ) from error
 
-    def _collate(self, items: Sequence[tuple[int, Tensor, int | None]]) -> Batch:
+    def _collate(self, items: Sequence[tuple[int, Tensor, Label]]) -> Batch:
         index, images, labels = zip(*items, strict=True)
         for i, image in zip(index, images, strict=True):
             if image.shape != images[0].shape:
@@ -211,8 +239,19 @@ class ImageLoader:
                     f"{tuple(images[0].shape)}, {self.source.name(i)} is {tuple(image.shape)}. Set a crop in the "
                     "preprocessing."
                 )
-        labelled = None if None in labels else torch.tensor(labels)
-        return Batch(torch.stack(images), labelled, torch.tensor(index))
+        return Batch(torch.stack(images), _together(labels), torch.tensor(index))
+
+
+def _together(labels: Sequence[Label]) -> Tensor | None:
+    if any(label is None for label in labels):
+        return None
+    if isinstance(labels[0], Tensor):
+        return torch.stack(list(labels))  # type: ignore[arg-type]
+    return torch.tensor(labels)
+
+
+def _owner(preprocessing: Any) -> Any:
+    return getattr(preprocessing, "__self__", preprocessing)  # of `Preprocessing.pixels`, too
 
 
 def describe_rows(rows: Sequence[int]) -> str:

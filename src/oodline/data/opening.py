@@ -17,6 +17,7 @@ from oodline.data.folder import ImageFolder
 from oodline.data.hub import open_hugging_face, open_torchvision
 from oodline.data.listing import ImageList
 from oodline.data.loader import ImageLoader, image_loader
+from oodline.data.masks import MaskedImages
 from oodline.data.parquet import ParquetImages
 from oodline.data.sources import ImageSource
 from oodline.data.tensor_formats import SUFFIXES
@@ -43,7 +44,8 @@ def open_images(spec: str | Path) -> ImageSource:
         train=false`; `hf:NAME,split=test`; or `FILE.txt,root=FOLDER`, lines of path and label as OpenOOD's image lists
         have them (`list:FILE,root=FOLDER` where the name ends in something else). Columns of Parquet
         and `hf:` follow as options where they are not found by their names: `FILE.parquet,image=img,label=fine_label`.
-        Class folders are classes in alphabetical order, or `FOLDER,order=natural`.
+        Class folders are classes in alphabetical order, or `FOLDER,order=natural`. For classes of pixels,
+        `FOLDER,masks=FOLDER_OF_MASKS`; see `MaskedImages`.
 
     Raises
     ------
@@ -68,13 +70,15 @@ def open_images(spec: str | Path) -> ImageSource:
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
         _check_options(path, options, ("image", "label"))
         return ParquetImages(path, **{key: str(value) for key, value in options.items()})
-    _check_options(path, options, ("order",))
-    return ImageFolder(path, **{key: str(value) for key, value in options.items()})
+    _check_options(path, options, ("order", "masks"))
+    folder = ImageFolder(path, **{key: str(value) for key, value in options.items() if key != "masks"})
+    return MaskedImages(folder, str(options["masks"])) if "masks" in options else folder
 
 
 def _open_list(path: Path, options: Mapping[str, object]) -> ImageList:
-    _check_options(path, options, ("root",))
-    return ImageList(path, str(options["root"]) if "root" in options else None)
+    _check_options(path, options, ("root", "masks"))
+    listed = ImageList(path, str(options["root"]) if "root" in options else None)
+    return MaskedImages(listed, str(options["masks"])) if "masks" in options else listed
 
 
 def _check_options(path: Path, options: Mapping[str, object], known: Sequence[str]) -> None:

@@ -29,6 +29,8 @@ from oodline.model.features import FeatureClassifier
 from oodline.model.from_features import is_features, open_feature_classifier
 from oodline.model.head import HeadInfo
 from oodline.model.precision import Dtype
+from oodline.model.rows.named import kind_of
+from oodline.model.rows.row_classifier import RowClassifier
 from oodline.model.zoo import load_model, move
 from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -106,7 +108,8 @@ def run_protocol(
     for this in sets:
         if this.role == "calibration":
             check_enough(this.samples, false_alarm_of(None, protocol.tpr))
-    if cache is not None and not isinstance(classifier, FeatureClassifier):  # features need no cache
+    # features need no cache, and rows of all pixels would be far larger than the images
+    if cache is not None and classifier.rows is None and not isinstance(classifier, FeatureClassifier):
         classifier = CachedClassifier(classifier, cache)
     outcome = measure(detectors, classifier, sets, tpr=protocol.tpr, progress=progress)
     head = HeadInfo.of(classifier.head)
@@ -218,13 +221,17 @@ def _load(
         features, _ = open_feature_classifier(said.model, protocol.fit.data, weights=said.weights, head_name=said.head)
         return features, Preprocessing(), None
     try:
-        loaded = load_model(said.model, said.weights, preprocessing=said.preprocessing)
+        kind = None if said.rows is None else kind_of(said.rows)
+        loaded = load_model(said.model, said.weights, preprocessing=said.preprocessing, rows=kind)
     except OodlineError as error:
         raise type(error)(f"{error} Get it: {said.source}" if said.source else str(error)) from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = Classifier(
-        move(loaded.model, device), said.head, feature_map=said.feature_map, dtype=dtype, compile=compile
-    )
+    model = move(loaded.model, device)
+    classifier: Classifier
+    if said.rows is None:
+        classifier = Classifier(model, said.head, feature_map=said.feature_map, dtype=dtype, compile=compile)
+    else:
+        classifier = RowClassifier(model, said.rows, said.head, dtype=dtype)
     preprocessing = loaded.preprocessing
     if preprocessing is None:
         preprocessing = Preprocessing()

@@ -57,6 +57,8 @@ class ClassifierSection(_Section):
     weights: Text | None = None
     head: Text | None = None
     feature_map: Text | None = None
+    rows: Text | None = None
+    """What it has one decision of, such as "pixels,region=0.01"; one per image if omitted."""
     preprocessing: Preprocessing | None = None
     source: str | None = None
     """Where users get the weights."""

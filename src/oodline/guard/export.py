@@ -27,7 +27,7 @@ from oodline._util.progress import working
 from oodline._version import __version__
 from oodline.data.batch import Inputs
 from oodline.errors import DataError, ExportError, InputError, SettingError, missing_extra
-from oodline.guard.graph import OUTPUTS, Guarded, GuardGraph, spelled_out, trace
+from oodline.guard.graph import Guarded, GuardGraph, spelled_out, trace
 from oodline.guard.graph_check import BATCH_SIZES, rows_of, verify
 from oodline.passes.fit import reads
 from oodline.preprocessing.kinds import AnyPreprocessing
@@ -76,6 +76,9 @@ def export_onnx(
     progress: bool = False,
 ) -> Export:
     """Write one ONNX graph from inputs to `logits, label, score, p_value, is_ood`, for batches of any size.
+
+    For a guard of pixels these are maps (N, H, W) at the head's resolution, logits (N, C, H, W), for inputs of the
+    example's height and width, and `image_score`, `image_p_value` and `image_is_ood` say the verdict on each image.
 
     The first dimension of every input and output is called `batch`. The file's metadata (`metadata_props`) hold
     `preprocessing` (resize, crop, mean, std, channel order, interpolation and all else) and `class_names` as JSON, so
@@ -227,7 +230,7 @@ def verified_onnx(
     with working("converting to ONNX", shown=progress), _quiet():
         try:
             made = torch.onnx.export(
-                program, (), dynamo=True, input_names=names, output_names=list(OUTPUTS), verbose=False
+                program, (), dynamo=True, input_names=names, output_names=list(graph.outputs), verbose=False
             )
             assert made is not None
             model = made.model_proto
@@ -245,7 +248,7 @@ def verified_onnx(
             def run(inputs: Inputs) -> list[Tensor]:
                 values = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
                 feed = {name: value.numpy() for name, value in zip(names, values, strict=True)}
-                return [torch.from_numpy(output) for output in session.run(list(OUTPUTS), feed)]
+                return [torch.from_numpy(output) for output in session.run(list(graph.outputs), feed)]
 
             differences = verify(graph, run, batch)
         except ExportError:

@@ -25,6 +25,9 @@ from oodline.scoring.class_calibration import AnyCalibration
 
 OUTPUTS = ("logits", "label", "score", "p_value", "is_ood")
 
+OF_IMAGES = ("image_score", "image_p_value", "image_is_ood")
+"""What a graph of pixels gives beside the maps: one of each per image."""
+
 
 class Guarded(Protocol):
     """What a graph is made of; see `Guard`."""
@@ -38,6 +41,9 @@ class Guarded(Protocol):
 
 class GuardGraph(nn.Module):
     """Classifier, detector and calibration as one module, from inputs to the five tensors of `OUTPUTS`.
+
+    For a guard of pixels these are maps, (N, C, H, W) and (N, H, W), at the head's resolution for inputs of the
+    example's size, and `OF_IMAGES` follow.
 
     Parameters
     ----------
@@ -78,6 +84,7 @@ class GuardGraph(nn.Module):
         self.detector = guard.detector
         self.calibration = guard.calibration
         self.preprocessing = preprocessing
+        self.outputs = OUTPUTS if guard.classifier.rows is None else OUTPUTS + OF_IMAGES
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, ...]:
         """Logits (N, C), label (N,) int64, score (N,), p-value (N,) float64, verdict (N,) bool.
@@ -96,13 +103,21 @@ class GuardGraph(nn.Module):
         label = activations.predicted
         # the guard refuses an input that overflows or is NaN; a graph cannot, so it flags it as nothing ID could be
         valid = torch.isfinite(score)
+        places = activations.places
         for each in finite:
-            valid = valid & (each if each.ndim == 1 else each.flatten(1).all(1))
+            good = each if each.ndim == 1 else each.flatten(1).all(1)
+            valid = valid & (good if places is None else good.repeat_interleave(places.size))
         if activations.logits.shape[1]:  # runtimes differ on what holds for all of no logits
             valid = valid & torch.isfinite(activations.logits).all(1)
         judged = torch.where(valid, score.double(), -torch.inf)
         p_value, is_ood = self.calibration.p_value(judged, label), self.calibration.is_ood(judged, label)
-        return activations.logits, label, score, p_value, is_ood
+        if places is None:
+            return activations.logits, label, score, p_value, is_ood
+        maps = (each.unflatten(0, (-1, *places.grid)) for each in (activations.logits, label, score, p_value, is_ood))
+        logits, *others = maps
+        whole = places.per_input.of_all(judged.unflatten(0, (-1, places.size)))
+        verdict = self.calibration.p_value(whole), self.calibration.is_ood(whole)
+        return logits.movedim(-1, 1), *others, whole, *verdict
 
 
 def trace(graph: nn.Module, inputs: Inputs) -> ExportedProgram:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oodline.data.batch import Inputs
 from oodline.errors import ExportError
-from oodline.guard.graph import OUTPUTS, GuardGraph
+from oodline.guard.graph import GuardGraph
 from oodline.model.activations import predicted
 
 BATCH_SIZES = (1, 3, 8)
@@ -33,7 +33,7 @@ def verify(
     graph : GuardGraph
         The guard's own.
     run : callable
-        The written one, from inputs to `OUTPUTS`.
+        The written one, from inputs to the graph's `outputs`.
     example : Tensor or mapping
         Inputs.
     rounding : float
@@ -45,36 +45,39 @@ def verify(
     ExportError
         Logits or scores differ by more than rounding, or label, p-value or verdict do not follow from them.
     """
-    differences = dict.fromkeys(OUTPUTS, 0.0)
+    differences = dict.fromkeys(graph.outputs, 0.0)
     for size in BATCH_SIZES:
         batch = rows_of(example, size)
         with torch.no_grad():
-            expected = dict(zip(OUTPUTS, graph(batch), strict=True))
-            outputs = dict(zip(OUTPUTS, run(batch), strict=True))
+            expected = dict(zip(graph.outputs, graph(batch), strict=True))
+            outputs = dict(zip(graph.outputs, run(batch), strict=True))
         for name, value in expected.items():
             if not value.numel():
                 continue  # no logits
             gap = (outputs[name].double() - value.double()).abs()
-            if name in ("label", "is_ood"):
+            if name in ("label", "is_ood", "image_is_ood"):
                 differences[name] += float(gap.count_nonzero())
             else:
                 differences[name] = max(differences[name], float(gap.max()))
-            if name in ("logits", "score") and not float(gap.max()) <= TOLERANCE * max(1.0, float(value.abs().max())):
+            if name in ("logits", "score", "image_score") and not float(gap.max()) <= TOLERANCE * max(
+                1.0, float(value.abs().max())
+            ):
                 raise ExportError(
                     f"the graph does not agree with the guard at batch size {size}: {name} differs by "
                     f"{float(gap.max()):.2g}. Nothing was written. Some operator of this classifier is not the same in "
                     "both; compare the classifier alone."
                 )
-        label, score = outputs["label"], outputs["score"].double()
-        low, high = (score + sign * rounding * score.abs().clamp(min=1) for sign in (-1, 1))
-        least, most = (graph.calibration.p_value(near, label) for near in (low, high))
-        verdicts = [graph.calibration.is_ood(near, label) == outputs["is_ood"] for near in (low, high)]
-        p_value = outputs["p_value"]
-        follows = {
-            "label": torch.equal(label, predicted(outputs["logits"])),
-            "p_value": bool(((p_value >= least - rounding) & (p_value <= most + rounding)).all()),
-            "is_ood": bool((verdicts[0] | verdicts[1]).all()),
-        }
+        rows = outputs["logits"].movedim(1, -1).flatten(0, -2)  # of maps, too
+        follows = {"label": torch.equal(outputs["label"].flatten(), predicted(rows))}
+        for prefix in ("", "image_")[: 1 + ("image_score" in outputs)]:
+            score, p_value, is_ood = (outputs[prefix + name].flatten() for name in ("score", "p_value", "is_ood"))
+            label = outputs["label"].flatten() if not prefix else torch.full(score.shape, -1)
+            score = score.double()
+            low, high = (score + sign * rounding * score.abs().clamp(min=1) for sign in (-1, 1))
+            least, most = (graph.calibration.p_value(near, label) for near in (low, high))
+            verdicts = [graph.calibration.is_ood(near, label) == is_ood for near in (low, high)]
+            follows[f"{prefix}p_value"] = bool(((p_value >= least - rounding) & (p_value <= most + rounding)).all())
+            follows[f"{prefix}is_ood"] = bool((verdicts[0] | verdicts[1]).all())
         if wrong := [name for name, good in follows.items() if not good]:
             raise ExportError(
                 f"the graph does not agree with itself at batch size {size}: {' and '.join(wrong)} do not follow from "

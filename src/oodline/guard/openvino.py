@@ -16,7 +16,7 @@ from oodline._util.progress import working
 from oodline.data.batch import Inputs
 from oodline.errors import DataError, ExportError, OodlineError, SettingError, missing_extra
 from oodline.guard.export import Export, prepare, reason_of, verified_onnx
-from oodline.guard.graph import OUTPUTS, Guarded
+from oodline.guard.graph import Guarded
 from oodline.guard.graph_check import SINGLE, verify
 from oodline.preprocessing.preprocessing import Preprocessing
 
@@ -73,7 +73,7 @@ def export_openvino(
         try:
             model = openvino.convert_model(source)
             openvino.save_model(model, Path(folder) / "guard.xml", compress_to_fp16=False)
-            run = _runner(Path(folder) / "guard.xml", list(found.inputs))
+            run = _runner(Path(folder) / "guard.xml", list(found.inputs), graph.outputs)
             differences = verify(graph, run, batch, rounding=SINGLE)
         except OodlineError:
             raise
@@ -103,7 +103,7 @@ def _write_both(parts: Sequence[tuple[bytes, Path]]) -> None:
             file.discard()
 
 
-def _runner(path: Path, names: list[str]) -> Any:
+def _runner(path: Path, names: list[str], outputs: Sequence[str]) -> Any:
     import openvino
 
     # single precision, as the guard computes; some CPUs would else use bfloat16
@@ -112,6 +112,6 @@ def _runner(path: Path, names: list[str]) -> Any:
     def run(inputs: Inputs) -> list[Tensor]:
         values = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
         results = compiled({name: value.numpy() for name, value in zip(names, values, strict=True)})
-        return [torch.from_numpy(results[name].copy()) for name in OUTPUTS]
+        return [torch.from_numpy(results[name].copy()) for name in outputs]
 
     return run

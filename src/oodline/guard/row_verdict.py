@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,8 +13,14 @@ from torch import Tensor, nn
 from oodline._util.checked import checked
 from oodline.errors import InputError, SettingError
 from oodline.guard.verdict import Verdict
+from oodline.model.rows.per_input import Drawn
 from oodline.model.rows.places import Places
 from oodline.scoring.class_calibration import AnyCalibration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from oodline.guard.overlay import Pictures
 
 Column = Literal["score", "p_value", "is_ood", "label"]
 
@@ -59,12 +65,18 @@ class RowVerdict(Verdict):
             raise InputError(f"{int((~torch.isfinite(score)).sum())} of {len(score)} scores are NaN or infinite.")
         whole = places.judged(score)
         nothing = torch.full((places.inputs,), -1)
+        label = places.known.get("label", label).cpu()  # a box has the class that the model gives it
         rows = Rows(places, label, score, calibration.is_ood(score), calibration.p_value(score))
+        if isinstance(places.per_input, Drawn):  # what is promised is of rows; an input is judged by all of them
+            p_value = simes(rows.p_value, places.group, places.inputs)
+            is_ood = p_value <= calibration.false_alarm
+        else:
+            p_value, is_ood = calibration.p_value(whole), calibration.is_ood(whole)
         return cls(
             label=nothing,
             score=whole,
-            is_ood=calibration.is_ood(whole),
-            p_value=calibration.p_value(whole),
+            is_ood=is_ood,
+            p_value=p_value,
             threshold=calibration.threshold_of(nothing),
             class_names=class_names,
             rows_of=rows,
@@ -105,14 +117,94 @@ class RowVerdict(Verdict):
         assert self.rows_of is not None
         return self.rows_of.places.lists(getattr(self.rows_of, column))
 
+    def plot(self, images: Pictures, *, most: int = 6) -> Figure:
+        """Draw images beside their maps of classes and scores, with the flagged pixels outlined; see `draw_overlay`.
+
+        Parameters
+        ----------
+        images : Tensor (N, channels, H, W) or sequence of PIL images
+            What was judged, before its normalisation: uint8 or in [0, 1].
+        most : int
+            Images to draw.
+
+        Raises
+        ------
+        MissingExtraError, InputError, SettingError
+            As `draw_overlay`.
+        """
+        from oodline.guard.overlay import draw_overlay
+
+        return draw_overlay(self, images, most=most)
+
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict an input, ready for JSON; `flagged_share` is that of its rows."""
         assert self.rows_of is not None
         flagged = self.lists("is_ood")
-        return [
+        found = [
             {**row, "rows": len(own), "flagged_share": float(own.double().mean()) if len(own) else 0.0}
             for row, own in zip(super().rows(), flagged, strict=True)
         ]
+        if "box" not in self.rows_of.places.known:
+            return found
+        return [{**row, "boxes": boxes} for row, boxes in zip(found, self.boxes(), strict=True)]
+
+    def boxes(self) -> list[list[dict[str, Any]]]:
+        """The boxes of each image, as plain dicts: `class_name` is "unknown" where a box is flagged.
+
+        `label` is the class that the model gives it, in any case; `box` and `sure` are the model's own.
+
+        Raises
+        ------
+        SettingError
+            The rows are not boxes.
+        """
+        assert self.rows_of is not None
+        places, rows = self.rows_of.places, self.rows_of
+        if "box" not in places.known:
+            raise SettingError("the rows of this verdict are not boxes; `maps` lays them out.")
+        names = self.class_names
+        columns = zip(
+            places.known["box"].tolist(),
+            places.known["sure"].tolist(),
+            rows.label.tolist(),
+            rows.score.tolist(),
+            rows.p_value.tolist(),
+            rows.is_ood.tolist(),
+            strict=True,
+        )
+        flat = [
+            {
+                "box": box,
+                "sure": sure,
+                "label": label,
+                "class_name": "unknown" if flagged else names[label] if names and label < len(names) else None,
+                "score": score,
+                "p_value": p_value,
+                "is_ood": flagged,
+            }
+            for box, sure, label, score, p_value, flagged in columns
+        ]
+        ends = torch.bincount(places.group, minlength=places.inputs).cumsum(0).tolist()
+        return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def simes(p_values: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
+    """The p-value of each input (G,) from those of its rows: the lowest rate at which Benjamini-Hochberg flags one.
+
+    1 for an input without a row.
+
+    Examples
+    --------
+    >>> simes(torch.tensor([0.02, 0.5, 0.03, 0.2], dtype=torch.float64), torch.tensor([0, 0, 0, 1]), 3)
+    tensor([0.0450, 0.2000, 1.0000], dtype=torch.float64)
+    """
+    order = p_values.argsort(stable=True)
+    order = order[group[order].argsort(stable=True)]  # by input, then by p-value
+    rows = torch.bincount(group, minlength=inputs)
+    first = rows.cumsum(0) - rows
+    rank = torch.arange(len(group)) - first[group[order]] + 1
+    adjusted = p_values[order] * rows[group[order]] / rank
+    return torch.ones(inputs, dtype=torch.float64).scatter_reduce(0, group[order], adjusted.double(), "amin")
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from oodline._util.checked import checked
 from oodline._util.ranges import LeftToIt, Positive
 from oodline.data.batch import Inputs, Loader, as_tensors, unpack
-from oodline.errors import HeadError, InputError
+from oodline.errors import HeadError, InputError, SettingError
 from oodline.model.activations import NOT_OBSERVED, Activations, Needs
 from oodline.model.compiled import CompiledPasses
 from oodline.model.eval_mode import evaluating
@@ -95,6 +95,7 @@ class Classifier:
     """How one input has several rows, for `RowClassifier`; None: one row per input."""
 
     argument_remedy: ClassVar = "Wrap the model: Classifier(model)."
+    _windows: ClassVar = False
 
     @checked
     def __init__(
@@ -111,7 +112,9 @@ class Classifier:
         self.model = unwrapped(model)
         self.dtype: Dtype = dtype
         self._passes = CompiledPasses("inductor" if compile is True else compile) if compile else None
-        self._reader = HeadReader(self.model, head, binary=binary, task=task, guess=self._first_guess(self.model))
+        self._reader = HeadReader(
+            self.model, head, binary=binary, task=task, guess=self._first_guess(self.model), windows=self._windows
+        )
         self.feature_map_name = feature_map
         if feature_map is not None:
             submodule(self.model, feature_map)
@@ -134,6 +137,7 @@ class Classifier:
         dtype: Dtype = "float32",
         compile: bool | str = False,
         preprocessing: AnyPreprocessing | None = None,
+        rows: PlacedRows | str | None = None,
     ) -> Classifier:
         """The classifier that a reference names, with its preprocessing and class names, as the command line has it.
 
@@ -152,6 +156,9 @@ class Classifier:
             The GPU if there is one.
         dtype, compile
             As `Classifier`.
+        rows : PlacedRows or str, optional
+            For a model with several decisions per input, such as `Pixels(region=0.01)` or "pixels,region=0.01" for a
+            segmentation network; a `RowClassifier` then.
 
         Raises
         ------
@@ -168,12 +175,21 @@ class Classifier:
         >>> classifier.preprocessing.crop, classifier.class_names[:2]
         (224, ('tench', 'goldfish'))
         """
+        from oodline.model.rows.named import kind_of
+        from oodline.model.rows.row_classifier import RowClassifier
         from oodline.model.zoo import best_device, load_model, move  # torchvision, which most classifiers do not need
 
-        loaded = load_model(reference, weights, preprocessing=preprocessing)
-        found = Classifier(
-            move(loaded.model, device or best_device()), head, binary=binary, task=task, dtype=dtype, compile=compile
+        loaded = load_model(
+            reference, weights, preprocessing=preprocessing, rows=None if rows is None else kind_of(rows)
         )
+        model = move(loaded.model, device or best_device())
+        found: Classifier
+        if rows is None:
+            found = Classifier(model, head, binary=binary, task=task, dtype=dtype, compile=compile)
+        else:
+            found = RowClassifier(model, rows, head, binary=binary, dtype=dtype)
+            if compile:
+                raise SettingError("`compile` is for a model with one decision per input. Leave it out with `rows`.")
         found.preprocessing, found.class_names = loaded.preprocessing, loaded.class_names
         found.preprocessing_origin = loaded.preprocessing_origin
         return found

@@ -210,7 +210,7 @@ class HeadInfo:
         return cls(head.num_classes, head.num_features, head.fingerprint, head.name)
 
 
-def find_head(model: nn.Module, name: str | None = None) -> str:
+def find_head(model: nn.Module, name: str | None = None, *, windows: bool = False) -> str:
     """Name of what seems to be the head of `model`: a first guess, which the first pass proves or corrects.
 
     Without `name`: what timm states in `pretrained_cfg["classifier"]`, the mean where it states several, else the last
@@ -224,6 +224,8 @@ def find_head(model: nn.Module, name: str | None = None) -> str:
         A module name: a linear layer, a 1x1 convolution, or an `nn.Sequential` of several layers that begins with a
         linear one. Or a sum of such, `0.5*head + 0.5*head_dist`, with `binary(...)` around it where one logit stands
         for two, or `multilabel(...)` where each logit is that of a label of its own.
+    windows : bool
+        A convolution that reads a window around each place may be named, too.
 
     Raises
     ------
@@ -246,6 +248,8 @@ def find_head(model: nn.Module, name: str | None = None) -> str:
         for part in parsed.names:
             if part not in modules:
                 raise HeadError(f"{type(model).__name__} has no module named '{part}'. {candidates(model)}")
+            if not windows and (affine := affine_of(modules[part])) is not None and affine.window is not None:
+                raise _no_head(part, modules[part])
         head_of(model, parsed)
         return str(parsed)
     stated = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
@@ -267,7 +271,7 @@ def _last(module: nn.Module, prefix: str) -> str | None:
     if not names:
         leaves = [(name, child, affine) for name, child, affine in found if next(child.children(), None) is None]
         last = next((one for one in reversed(leaves) if not isinstance(one[1], BETWEEN)), None)
-        names = [last[0]] if last and last[2] else []
+        names = [last[0]] if last and last[2] and last[2].window is None else []
     return ".".join(part for part in (prefix, names[-1]) if part) if names else None
 
 
@@ -312,7 +316,11 @@ def read_head(module: nn.Module, name: str, *, detach: bool = True) -> LinearHea
             if len(layers) == 1:
                 return first
             return LayeredHead(first, _evaluation_view(nn.Sequential(*layers[1:])), name)
-    raise HeadError(
+    raise _no_head(name, module)
+
+
+def _no_head(name: str, module: nn.Module) -> HeadError:
+    return HeadError(
         f"'{name}' is a {type(module).__name__} and cannot serve as head: it must be a linear layer, a 1x1 "
         "convolution, or an nn.Sequential that begins with a linear layer."
     )

@@ -48,6 +48,8 @@ class HeadReader:
         Where to begin the search, in place of the last linear layer.
     task : {"multiclass", "multilabel"}, optional
         What the logits are of. If omitted, what the name says.
+    windows : bool
+        Search among convolutions that read a window around each place, too.
 
     Raises
     ------
@@ -70,10 +72,12 @@ class HeadReader:
         binary: bool = False,
         task: Task | None = None,
         guess: str | None = None,
+        windows: bool = False,
     ) -> None:
-        self.model = model
+        self.model, self._windows = model, windows
         with evaluating(model):
-            parsed = HeadName.parse(find_head(model, guess if name is None else name), dict(model.named_modules()))
+            first = find_head(model, guess if name is None else name, windows=windows)
+            parsed = HeadName.parse(first, dict(model.named_modules()))
             assert parsed is not None
             parsed = replace(
                 parsed,
@@ -105,6 +109,11 @@ class HeadReader:
     def name(self) -> str:
         """What makes the logits: a module's name, or a sum of such."""
         return str(self._reading.name)
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """By what each module's output is multiplied in the sum that makes the logits."""
+        return tuple(factor for factor, _ in self._reading.name.terms)
 
     @property
     def head(self) -> LinearHead | LayeredHead:
@@ -191,7 +200,8 @@ class HeadReader:
         HeadError
             There is none, or another one was named; the message says what the model returns instead.
         """
-        names = [name for name, affine in linear_names(self.model) if affine.weight.shape[0] == classes][-MOST:]
+        linear = linear_names(self.model, windows=self._windows)
+        names = [name for name, affine in linear if affine.weight.shape[0] == classes][-MOST:]
         inputs, outputs = overheard(tuple(names))
         own = self.keys
         seen, logits = probe(inputs | own[0], outputs | own[1])

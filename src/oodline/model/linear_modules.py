@@ -1,7 +1,8 @@
 """Find modules that may compute `W f + b`, by the shapes of their tensors; comparing values decides later.
 
 A candidate has a weight of two dimensions, or is a convolution of size 1: no list of classes could name every
-library's own `Linear`. transformers' `Conv1D` keeps its weight transposed.
+library's own `Linear`. transformers' `Conv1D` keeps its weight transposed. A convolution of another size is linear in
+the windows that it reads.
 """
 
 from __future__ import annotations
@@ -29,11 +30,37 @@ class Affine:
         Zeros where the module has none.
     channel : int
         Which dimension of the module's input holds the D features: the last, or 1 for a convolution.
+    window : nn.Conv2d, optional
+        The convolution, where it reads a window around each place: the features are then those of the window.
     """
 
     weight: Tensor
     bias: Tensor
     channel: int = -1
+    window: nn.Conv2d | None = None
+
+    def windows(self, values: Tensor) -> Tensor:
+        """Inputs of the module with the features of a place as channels (N, D, H, W): what it reads, window by window.
+
+        Examples
+        --------
+        >>> conv, x = nn.Conv2d(2, 3, 3, padding=1), torch.randn(1, 2, 5, 5)
+        >>> affine = affine_of(conv)
+        >>> made = affine(affine.windows(x).flatten(2).mT)
+        >>> torch.allclose(made, conv(x).flatten(2).mT, atol=1e-6)
+        True
+        """
+        conv = self.window
+        if conv is None or values.ndim != 4 or values.shape[1] != conv.in_channels:
+            return values
+        # left, right, above and below: what forward pads, whether given as numbers or as "same"
+        around = conv._reversed_padding_repeated_twice
+        spans = [step * (size - 1) for step, size in zip(conv.dilation, conv.kernel_size, strict=True)]
+        height = values.shape[2] + around[2] + around[3] - spans[0]
+        width = values.shape[3] + around[0] + around[1] - spans[1]
+        padded = nn.functional.pad(values, around)
+        found = nn.functional.unfold(padded, conv.kernel_size, dilation=conv.dilation)
+        return found.unflatten(2, (height, width))
 
     def places(self, values: Tensor, rows: int) -> Tensor | None:
         """Inputs or outputs of the module as (rows, places, D or C); None where they cannot be laid out so."""
@@ -51,19 +78,21 @@ class Affine:
 
 
 def affine_of(module: nn.Module, *, detach: bool = True) -> Affine | None:
-    """The tensors of a module that may be `W f + b`; None where it cannot be.
+    """The tensors of a module that may be `W f + b`, of each window for a convolution; None where it cannot be.
 
     With `detach` false, gradients flow through them to the module's parameters.
 
     Examples
     --------
-    >>> affine_of(nn.Conv2d(4, 3, 1)).weight.shape, affine_of(nn.Conv2d(4, 3, 3)), affine_of(nn.ReLU())
-    (torch.Size([3, 4]), None, None)
+    >>> affine_of(nn.Conv2d(4, 3, 1)).weight.shape, affine_of(nn.Conv2d(4, 3, 3)).weight.shape, affine_of(nn.ReLU())
+    (torch.Size([3, 4]), torch.Size([3, 36]), None)
     """
     weight = _tensor(module, "weight")
     if isinstance(module, NOT_LINEAR) or weight is None or not weight.is_floating_point() or weight.ndim < 2:
         return None
-    if any(size != 1 for size in weight.shape[2:]) or getattr(module, "groups", 1) != 1:
+    if any(size != 1 for size in weight.shape[2:]):
+        return _of_windows(module, weight)
+    if getattr(module, "groups", 1) != 1:
         return None
     if any(step not in (0, 1, "valid", "same") for step in _steps(module)):
         return None
@@ -78,8 +107,8 @@ def affine_of(module: nn.Module, *, detach: bool = True) -> Affine | None:
     return Affine(matrix, matrix.new_zeros(len(matrix)) if bias is None else bias.flatten(), channel)
 
 
-def linear_names(model: nn.Module) -> Iterator[tuple[str, Affine]]:
-    """Names and tensors of all modules that may be linear, in the model's order.
+def linear_names(model: nn.Module, *, windows: bool = False) -> Iterator[tuple[str, Affine]]:
+    """Names and tensors of all modules that may be linear, in the model's order; those of windows, if asked to.
 
     Examples
     --------
@@ -88,7 +117,8 @@ def linear_names(model: nn.Module) -> Iterator[tuple[str, Affine]]:
     """
     for name, module in model.named_modules():
         # the inside of a compiled module has the weight of its outside
-        if not name.endswith("._orig_mod") and (affine := affine_of(module)) is not None:
+        affine = None if name.endswith("._orig_mod") else affine_of(module)
+        if affine is not None and (windows or affine.window is None):
             yield name, affine
 
 
@@ -144,6 +174,15 @@ def candidates(model: nn.Module, classes: int | None = None, *, but: Container[s
 def _tensor(module: nn.Module, name: str) -> Tensor | None:
     found = getattr(module, name, None)
     return found if isinstance(found, Tensor) and not is_lazy(found) and not found.is_quantized else None
+
+
+def _of_windows(module: nn.Module, weight: Tensor) -> Affine | None:
+    if not isinstance(module, nn.Conv2d) or module.groups != 1 or module.padding_mode != "zeros":
+        return None
+    if any(step != 1 for step in module.stride):
+        return None
+    bias, matrix = _tensor(module, "bias"), weight.detach().flatten(1)
+    return Affine(matrix, matrix.new_zeros(len(matrix)) if bias is None else bias.detach(), 1, module)
 
 
 def _steps(module: nn.Module) -> Iterator[Any]:

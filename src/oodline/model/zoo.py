@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +81,11 @@ class _Source:
 
 @checked
 def load_model(
-    reference: str, weights: str | Path | None = None, *, preprocessing: AnyPreprocessing | None = None
+    reference: str,
+    weights: str | Path | None = None,
+    *,
+    preprocessing: AnyPreprocessing | None = None,
+    rows: str | None = None,
 ) -> LoadedModel:
     """Build the classifier that a reference names.
 
@@ -100,6 +105,9 @@ def load_model(
     preprocessing : Preprocessing or TextPreprocessing, optional
         In place of the library's own, which is then not looked at. A record of a tokenizer, from a guard file, is
         compared with the model's own, which is what is used.
+    rows : str, optional
+        What the model gives one decision of: "pixels" for a segmentation network, which torchvision and transformers
+        have under other headings. If omitted, the whole image.
 
     Raises
     ------
@@ -132,7 +140,10 @@ def load_model(
     options = dict(parsed.options)
     if parsed.scheme != "python":
         options["pretrained"] = options.get("pretrained", weights is None)
-    source = _LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
+    if rows == "pixels" and parsed.scheme in _SEGMENTATION:
+        source = _SEGMENTATION[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
+    else:
+        source = _LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
     origin = "given, and not compared with any other"
     if (source.texts is not None) != isinstance(preprocessing, TextPreprocessing) and preprocessing is not None:
         reads, given = ("images", "a tokenizer") if source.texts is None else ("texts", "a preprocessing of images")
@@ -245,10 +256,14 @@ def _load_timm(reference: Reference) -> _Source:
     return _Source(model, transform, names_in_config(model), head if isinstance(head, str) else None)
 
 
-def _load_torchvision(reference: Reference) -> _Source:
+def _load_torchvision(reference: Reference, segmentation: bool = False) -> _Source:
     from torchvision import models
 
-    known = models.list_models(module=models)
+    known = models.list_models(module=models.segmentation if segmentation else models)
+    if not segmentation and reference.name in models.list_models(module=models.segmentation):
+        raise ModelError(
+            f"torchvision:{reference.name} gives one decision per pixel. Say so: --rows pixels, or rows='pixels'."
+        )
     if reference.name not in known:
         raise ModelError(str(unknown_name("torchvision model", reference.name, known)).split(" Known:")[0])
     entries = models.get_model_weights(reference.name)
@@ -260,6 +275,8 @@ def _load_torchvision(reference: Reference) -> _Source:
 
     def build(options: dict[str, Any]) -> nn.Module:
         pretrained = options.pop("pretrained")
+        if segmentation:
+            options.setdefault("weights_backbone", None)  # nothing is fetched that was not asked for
         made: nn.Module = models.get_model(reference.name, weights=entry if pretrained else None, **options)
         return made
 
@@ -278,9 +295,14 @@ def _load_torchvision(reference: Reference) -> _Source:
     )
 
 
-def _load_hugging_face(reference: Reference) -> _Source:
+def _load_hugging_face(reference: Reference, segmentation: bool = False) -> _Source:
     try:
-        from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
+        from transformers import (
+            AutoConfig,
+            AutoModelForImageClassification,
+            AutoModelForSemanticSegmentation,
+            AutoModelForSequenceClassification,
+        )
     except ImportError as error:
         raise missing_extra("transformers", "transformers", "hf: references") from error
     options = dict(reference.options)
@@ -290,7 +312,7 @@ def _load_hugging_face(reference: Reference) -> _Source:
         safe = {"trust_remote_code": False}
         pretrained = options.pop("pretrained")
         stated = AutoConfig.from_pretrained(reference.name, **safe, **({} if pretrained else options))
-        kind = AutoModelForImageClassification
+        kind = AutoModelForSemanticSegmentation if segmentation else AutoModelForImageClassification
         if wants_text(stated, reference.name):
             kind = AutoModelForSequenceClassification
         elif max_length is not None:
@@ -396,4 +418,9 @@ _LOADERS: dict[str, Callable[[Reference], _Source]] = {
     "torchvision": _load_torchvision,
     "hf": _load_hugging_face,
     "python": _load_python,
+}
+
+_SEGMENTATION: dict[str, Callable[[Reference], _Source]] = {
+    "torchvision": partial(_load_torchvision, segmentation=True),
+    "hf": partial(_load_hugging_face, segmentation=True),
 }

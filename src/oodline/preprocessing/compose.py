@@ -26,7 +26,7 @@ def read_compose(transform: Callable[..., Any], mode: Literal["RGB", "L"] | None
     SettingError
         It has a step that is not known.
     """
-    if type(transform).__name__ == "ImageClassification":
+    if type(transform).__name__ in ("ImageClassification", "SemanticSegmentation"):
         return _preset(transform)
     reader = _Reader(mode)
     for step in _flat(transform):
@@ -61,7 +61,7 @@ def _preset(transform: Any) -> Preprocessing:
 
     return Preprocessing(
         resize=one(transform.resize_size),
-        crop=one(transform.crop_size),
+        crop=one(getattr(transform, "crop_size", None)),  # that of segmentation does not crop
         mean=tuple(transform.mean),
         std=tuple(transform.std),
         interpolation=transform.interpolation.value,

@@ -19,6 +19,10 @@ Rounding = Literal["nearest", "zero", "down"]
 Fill = Annotated[int, Field(ge=0, le=255)] | tuple[Annotated[int, Field(ge=0, le=255)], ...]
 
 
+IGNORED = 255
+"""What a mask says of pixels of no class."""
+
+
 class _Step(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,6 +33,10 @@ class _Step(BaseModel):
     def fixed(self, before: tuple[int, int] | None) -> tuple[int, int] | None:
         """Height and width after the step where they are the same for all images, else None."""
         return None if before is None else self.size(*before)
+
+    def of_mask(self) -> Any:
+        """The same step for a mask of classes: what is added around it is 255, of no class."""
+        return self.model_copy(update={"fill": IGNORED})
 
 
 class Resize(_Step):
@@ -87,6 +95,10 @@ class Resize(_Step):
         size = list(self.size(*tv.get_size(image)))
         resized: Picture = tv.resize(image, size, InterpolationMode(self.interpolation), antialias=self.antialias)
         return resized
+
+    def of_mask(self) -> Resize:
+        """The same step for a mask of classes, which are not averaged."""
+        return self.model_copy(update={"interpolation": "nearest-exact", "antialias": False})
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image of this size gets."""

@@ -142,6 +142,22 @@ class Preprocessing(BaseModel):
             return pixels.flip(0)
         return pixels.expand(3, -1, -1).contiguous() if self.mode == "LLL" else pixels
 
+    def mask(self, classes: Tensor) -> Tensor:
+        """Bring a mask (H, W) of classes where the image's pixels go: resized to the nearest, 255 where padded.
+
+        >>> mask = torch.arange(16).reshape(4, 4)
+        >>> Preprocessing(resize=2, crop=4).mask(mask)
+        tensor([[255, 255, 255, 255],
+                [255,   5,   7, 255],
+                [255,  13,  15, 255],
+                [255, 255, 255, 255]])
+        """
+        found: Picture = classes.unsqueeze(0)
+        for step in self.geometry:
+            found = step.of_mask()(found)
+        assert isinstance(found, Tensor)
+        return found.squeeze(0)
+
     @property
     def geometry(self) -> tuple[Step, ...]:
         """`steps`, or those that `resize` and `crop` stand for.

@@ -21,6 +21,7 @@ from oodline.serve.envelope import Envelope
 from oodline.serve.gate import Gate
 from oodline.serve.guard_service import GuardService
 from oodline.serve.info import describe_guard, histogram
+from oodline.serve.maps import MapForm
 from oodline.serve.page import add_page
 from oodline.serve.schemas import ExplanationRow, Health, Info, Predictions, ScoreHistogram
 from oodline.serve.settings import ServeSettings
@@ -139,14 +140,22 @@ def create_app(
         "/v1/predict",
         summary=f"Score {service.unit}",
         response_model=Predictions,
-        response_model_exclude_unset=True,  # labels are there for multi-label classifiers alone
-        responses=p.documented(*upload, *refused),
+        response_model_exclude_unset=True,  # labels and maps are there for guards that have them
+        responses=p.documented(*upload, *refused, p.INVALID_PARAMETER),
         description=_PREDICT[service.unit],
         openapi_extra=_body(service, service.settings.max_images),
         **locked,
     )
-    async def predict(request: Request) -> Any:
-        return {"request_id": request.state.request_id, "verdicts": await service.verdicts(request)}
+    async def predict(
+        request: Request,
+        maps: Annotated[
+            MapForm, Query(description="Of a guard of pixels: add maps, as PNG files in base64 or as nested lists.")
+        ] = "none",
+    ) -> Any:
+        if maps != "none" and guard.classifier.rows is None:
+            detail = "This guard gives one decision per input, and no map."
+            raise p.Problem(p.INVALID_PARAMETER, detail, "Leave out `maps`.")
+        return {"request_id": request.state.request_id, "verdicts": await service.verdicts(request, maps)}
 
     @app.post(
         "/v1/explain",

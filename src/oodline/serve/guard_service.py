@@ -16,6 +16,7 @@ from torch import Tensor
 
 from oodline.errors import NotFittedError, OodlineError, SettingError
 from oodline.guard.guard import Guard
+from oodline.guard.row_verdict import RowVerdict
 from oodline.model.eval_mode import evaluating
 from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -24,6 +25,7 @@ from oodline.serve.batching import Batcher, Places, Work
 from oodline.serve.budget import Budget
 from oodline.serve.forms import Upload
 from oodline.serve.images import FORMATS, has_fixed_size, load_image, open_image, pixels_to_decode
+from oodline.serve.maps import MAPS, MapForm, maps_of
 from oodline.serve.metrics import ServeMetrics
 from oodline.serve.problems import (
     BODY_TOO_SLOW,
@@ -93,6 +95,9 @@ class GuardService:
         self._pixels = Budget(self.settings.max_pixels)
         self._decoders = ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="oodline decoder")
         most = self.settings.max_input if isinstance(known, Preprocessing) and not has_fixed_size(known) else inf
+        # one object each: images of different requests are judged together where their work is the same
+        self._works: dict[MapForm, Work] = {"none": self._judge}
+        self._works |= {form: partial(self._mapped, form) for form in MAPS}
         self._batcher = Batcher(self.settings, self.metrics.batch, most, one=self.one)
         self.metrics.watch(lambda: self._batcher.queued, lambda: self._batcher.present)
 
@@ -113,8 +118,8 @@ class GuardService:
         limits = {name: getattr(self.settings, name) for name in ("max_body", "max_images", "max_pixels")}
         return {**limits, "formats": list(FORMATS)}
 
-    async def verdicts(self, request: Request) -> list[dict[str, Any]]:
-        """Score the images of a request.
+    async def verdicts(self, request: Request, maps: MapForm = "none") -> list[dict[str, Any]]:
+        """Score the images of a request; of a guard of pixels with maps, where they are asked for.
 
         Returns
         -------
@@ -127,7 +132,7 @@ class GuardService:
         Problem
             The request is refused as a whole, or its only image is.
         """
-        uploads, results = await self._answer(request, self._judge, self.settings.max_images)
+        uploads, results = await self._answer(request, self._works[maps], self.settings.max_images)
         if len(results) == 1 and isinstance(results[0], Problem):
             raise results[0]
         found = []
@@ -245,6 +250,13 @@ class GuardService:
         rows = self.guard(inputs).rows()
         self.metrics.verdicts(rows)
         return rows
+
+    def _mapped(self, form: MapForm, inputs: Any) -> list[dict[str, Any]]:
+        verdict = self.guard(inputs)
+        assert isinstance(verdict, RowVerdict)
+        rows = verdict.rows()
+        self.metrics.verdicts(rows)
+        return [{**row, "maps": maps} for row, maps in zip(rows, maps_of(verdict, form), strict=True)]
 
     def _explain(self, inputs: Any, top: int) -> list[dict[str, Any]]:
         rows = [explanation.to_dict() for explanation in self.guard.explain(inputs, top=top)]

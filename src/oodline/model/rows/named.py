@@ -38,6 +38,17 @@ def rows_of(text: str) -> PlacedRows:
     return kind(**reference.options)
 
 
+def kind_of(rows: PlacedRows | str) -> str:
+    """The name of a kind of rows, or of what a reference names.
+
+    Examples
+    --------
+    >>> kind_of(Pixels()), kind_of("pixels,region=0.02")
+    ('pixels', 'pixels')
+    """
+    return (rows_of(rows) if isinstance(rows, str) else rows).name
+
+
 def reference_of(rows: PlacedRows) -> str:
     """The reference that names these rows.
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from oodline._util.checked import checked_fields
+from oodline._util.hashing import splitmix64
 from oodline._util.ranges import Count, Range
 
 
@@ -22,6 +25,10 @@ class PerInput(Protocol):
 
     def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
         """One score for each of `inputs` inputs (G,); infinite where an input has no row."""
+        ...
+
+    def of_all(self, scores: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
+        """The same where every input has all P rows, for a graph."""
         ...
 
 
@@ -64,6 +71,12 @@ class Lowest:
             return scores.new_full((inputs,), torch.inf)
         return torch.where(rows > 0, scores[order][chosen], torch.inf)
 
+    def of_all(self, scores: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
+        """The k-th lowest of each input."""
+        size = scores.shape[1]
+        wanted = min(max(math.ceil(size * self.share), self.count), size)
+        return scores.topk(wanted, dim=1, largest=False).values[:, -1]
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -82,6 +95,10 @@ class Mean:
         rows = torch.bincount(group, minlength=inputs)
         total = torch.zeros(inputs, dtype=torch.float64, device=scores.device).index_add_(0, group, scores.double())
         return torch.where(rows > 0, total / rows.clamp(min=1), torch.inf).to(scores.dtype)
+
+    def of_all(self, scores: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
+        """The mean of each input."""
+        return scores.double().mean(1).to(scores.dtype)
 
 
 @checked_fields
@@ -123,3 +140,42 @@ class LowestMean:
         lowest = torch.full((inputs,), torch.inf, dtype=torch.float64, device=scores.device)
         lowest.scatter_reduce_(0, group[:count][inside], (total / self.window)[inside], "amin")
         return torch.where(rows < self.window, found, lowest)
+
+    def of_all(self, scores: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
+        """Never asked: tokens are in no graph."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The score of one row of each input, drawn by a hash of the input's position in its data set.
+
+    Rows of one input resemble each other, so that a calibration on all of them would count one input many times. One
+    drawn row of each of several inputs is exchangeable with one drawn row of another, as the inputs are.
+
+    Examples
+    --------
+    >>> scores, group = torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0, 0, 0, 2])
+    >>> Drawn()(scores, group, 3)
+    tensor([3., inf, 5.])
+    """
+
+    compares_rows = False
+
+    def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
+        """That of each input, with positions 0..G-1."""
+        return self.by_sample(scores, group, torch.arange(inputs))
+
+    def by_sample(
+        self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], samples: Int[Tensor, " g"]
+    ) -> Float[Tensor, " g"]:
+        """That of each input (G,), with their positions; infinite where an input has no row."""
+        rows = torch.bincount(group, minlength=len(samples))
+        drawn = torch.from_numpy((splitmix64(samples.cpu().numpy().astype("uint64")) >> np.uint64(33)).astype("int64"))
+        chosen = rows.cumsum(0) - rows + drawn.to(rows) % rows.clamp(min=1)
+        padded = torch.cat([scores, scores.new_full((1,), torch.inf)])
+        return torch.where(rows > 0, padded[chosen.clamp(max=len(scores))], torch.inf)
+
+    def of_all(self, scores: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
+        """Never asked: boxes are in no graph."""
+        raise NotImplementedError

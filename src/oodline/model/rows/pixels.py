@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from oodline._util.checked import checked_fields
 from oodline._util.ranges import Range, Share
 from oodline.data.batch import Inputs
-from oodline.errors import HeadError, LabelError
+from oodline.errors import ExportError, HeadError, LabelError
 from oodline.model.agreement import precision
 from oodline.model.linear_modules import affine_of
+from oodline.model.outputs import tensors_of
 from oodline.model.rows.per_input import Lowest
 from oodline.model.rows.placed import PlacedRows, Returned
 
@@ -29,7 +30,7 @@ RESIZED = (("bilinear", False), ("bilinear", True), ("nearest", None), ("bicubic
 class Pixels(PlacedRows):
     """One row per pixel of the map that a segmentation network's head returns.
 
-    The head is a 1x1 convolution, a linear layer on patches, or a sum of such. Where the model brings its map to the
+    The head is a convolution, a linear layer on patches, or a sum of such. Where the model brings its map to the
     size of the image afterwards, the rows are the pixels of the map itself, at the head's resolution.
 
     Parameters
@@ -75,8 +76,40 @@ class Pixels(PlacedRows):
                 return Returned(one.flatten(2).transpose(1, 2), (one.shape[2], one.shape[3]))
         return Returned(whole.flatten(2).transpose(1, 2), (height, width))
 
+    def grid_of(self, output: Tensor, inputs: Inputs) -> tuple[int, ...]:
+        """Height and width of the head's map; of patches in rows, those of the image's aspect."""
+        if output.ndim == 4:
+            return (output.shape[2], output.shape[3])
+        image = next((v for v in tensors_of(inputs) if v.ndim == 4), None)
+        height = None if image is None else _height(output.shape[1], image)
+        if height is None:
+            raise ExportError("the head returns patches whose height and width the size of the input does not tell.")
+        return (height, output.shape[1] // height)
+
     def labels(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p"]:
         """The label at the middle of each pixel of the map."""
+        labels = self._masks(labels, inputs)
+        if tuple(labels.shape[1:]) != grid:
+            resized = nn.functional.interpolate(labels.unsqueeze(1).double(), grid, mode="nearest-exact")
+            labels = resized.squeeze(1).long()
+        return torch.where(labels == self.ignore, -1, labels).flatten(1)
+
+    def marks(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p 2"]:
+        """How many pixels of the mask that are nearest to each pixel of the map are 0, and how many are 1."""
+        labels = self._masks(labels, inputs)
+        size = grid[0] * grid[1]
+        place = torch.arange(size).reshape(1, 1, *grid).double()
+        nearest = nn.functional.interpolate(place, labels.shape[1:], mode="nearest-exact").long().flatten()
+        where = torch.arange(inputs).unsqueeze(1) * size + nearest
+        marks = torch.stack([labels == 0, labels == 1], 3).long().flatten(0, 2)
+        return (
+            torch.zeros(inputs * size, 2, dtype=torch.int64)
+            .index_add_(0, where.flatten(), marks)
+            .reshape(inputs, size, 2)
+        )
+
+    @staticmethod
+    def _masks(labels: Tensor, inputs: int) -> Int[Tensor, "n h w"]:
         if labels.ndim == 4 and labels.shape[1] == 1:
             labels = labels.squeeze(1)
         if labels.ndim != 3 or labels.shape[0] != inputs or labels.is_floating_point():
@@ -84,11 +117,7 @@ class Pixels(PlacedRows):
                 f"labels of pixels must be whole numbers (N, H, W), one map per image; got {labels.dtype} of shape "
                 f"{tuple(labels.shape)}."
             )
-        labels = labels.cpu().long()
-        if tuple(labels.shape[1:]) != grid:
-            resized = nn.functional.interpolate(labels.unsqueeze(1).double(), grid, mode="nearest-exact")
-            labels = resized.squeeze(1).long()
-        return torch.where(labels == self.ignore, -1, labels).flatten(1)
+        return labels.cpu().long()
 
 
 def map_of(model: nn.Module, output: Any) -> Tensor:
@@ -150,11 +179,15 @@ def _size(value: Tensor, whole: Tensor) -> tuple[int, int] | None:
 def _as_map(model: nn.Module, name: str, value: Tensor, whole: Tensor) -> Tensor | None:
     if affine_of(model.get_submodule(name)) is None or value.shape[0] != whole.shape[0]:
         return None
-    if value.ndim == 3 and value.shape[2] == whole.shape[1]:  # patches in rows, of the image's aspect
-        height = max(round((value.shape[1] * whole.shape[2] / whole.shape[3]) ** 0.5), 1)
-        if value.shape[1] % height == 0:
-            return value.transpose(1, 2).reshape(len(value), -1, height, value.shape[1] // height)
+    height = _height(value.shape[1], whole)
+    if value.ndim == 3 and value.shape[2] == whole.shape[1] and height is not None:  # patches, of the image's aspect
+        return value.transpose(1, 2).reshape(len(value), -1, height, value.shape[1] // height)
     return value if value.ndim == 4 and value.shape[1] == whole.shape[1] else None
+
+
+def _height(patches: int, whole: Tensor) -> int | None:
+    height = max(round((patches * whole.shape[2] / whole.shape[3]) ** 0.5), 1)
+    return height if patches % height == 0 else None
 
 
 def _sums(maps: list[Tensor]) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from oodline.data.batch import Inputs
-from oodline.errors import HeadError
+from oodline.errors import ExportError, HeadError
 from oodline.model.linear_modules import Affine, affine_of
 from oodline.model.rows.per_input import PerInput
 
@@ -109,6 +109,16 @@ class PlacedRows(abc.ABC):
         """
         return labels
 
+    def grid_of(self, output: Tensor, inputs: Inputs) -> tuple[int, ...]:
+        """Shape of the places of what the head returned, (N, C, H, W) or (N, P, C), by shapes alone: for a graph.
+
+        Raises
+        ------
+        ExportError
+            Shapes do not tell.
+        """
+        raise ExportError(f"a classifier of {self.name} cannot become a graph.")
+
     @abc.abstractmethod
     def labels(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p"]:
         """Labels of all places (N, P), on the CPU; -1 for what is to be left out.
@@ -119,30 +129,46 @@ class PlacedRows(abc.ABC):
             They are of another shape.
         """
 
+    def marks(self, labels: Tensor, grid: tuple[int, ...], inputs: int) -> Int[Tensor, "n p 2"]:
+        """How many labels of each place are 0 and how many are 1 (N, P, 2), on the CPU.
+
+        Raises
+        ------
+        LabelError
+            As `labels`.
+        """
+        found = self.labels(labels, grid, inputs)
+        return torch.stack([found == 0, found == 1], 2).long()
+
 
 def laid_out(
-    model: nn.Module, names: Mapping[str, str], seen: Mapping[str, Any], inputs: int, places: int
+    model: nn.Module, inside: Mapping[str, str], outside: Mapping[str, str], seen: Mapping[str, Any], logits: Tensor
 ) -> dict[str, Tensor]:
-    """What modules read or returned, as (N, P, D), by key; without what cannot be laid out so.
+    """What modules read and returned, as (N, P, D), by key; without what cannot be laid out so.
 
     Parameters
     ----------
     model : nn.Module
         Their model.
-    names : mapping of str to str
-        From keys of `seen` to names of modules.
+    inside, outside : mapping of str to str
+        From keys of `seen` to names of modules, whose input or output it is.
     seen : mapping
         What was heard.
-    inputs, places : int
-        N and P.
+    logits : Tensor (N, P, C)
+        What the model returned.
     """
     found = {}
-    for key, name in names.items():
+    for key, name in {**inside, **outside}.items():
         affine, value = affine_of(model.get_submodule(name)), seen.get(key)
-        if affine is not None and isinstance(value, Tensor):
-            placed = _places(affine, value, inputs, places)
-            if placed is not None:
-                found[key] = placed
+        if affine is None or not isinstance(value, Tensor):
+            continue
+        if affine.window is not None and key in inside:
+            if len(affine.weight) != logits.shape[2] or value.shape[0] != logits.shape[0]:
+                continue  # it is not the head, and windows are large
+            value = affine.windows(value)
+        placed = _places(affine, value, logits.shape[0], logits.shape[1])  # len() would fix the size of a graph's batch
+        if placed is not None:
+            found[key] = placed
     return found
 
 
@@ -159,7 +185,7 @@ def check_single(model: nn.Module, name: str) -> None:
     if affine_of(model.get_submodule(name)) is None:
         kind = type(model.get_submodule(name)).__name__
         raise HeadError(
-            f"the head '{name}' is a {kind}; rows need one linear layer or 1x1 convolution, applied at every place. "
+            f"the head '{name}' is a {kind}; rows need one linear layer or convolution, applied at every place. "
             "Name the last one: head='NAME'."
         )
 

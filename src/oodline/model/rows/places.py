@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -75,12 +76,21 @@ class Places:
         return len(self.samples)
 
     @property
+    def size(self) -> int:
+        """Number of places of one input, where they are a map or a text."""
+        return math.prod(self.grid)
+
+    @property
     def index(self) -> Int[Tensor, " m"]:
         """One number per row (M,), the same wherever and however the data set is read."""
         return self.samples[self.group] * MOST_PLACES + self.place
 
     def judged(self, scores: Float[Tensor, " m"]) -> Float[Tensor, " g"]:
         """The score of each input (G,) by those of its rows (M,); infinite for an input without a row."""
+        by_sample = getattr(self.per_input, "by_sample", None)  # one row is drawn, whatever the batch
+        if by_sample is not None:
+            drawn: Tensor = by_sample(scores, self.group.to(scores.device), self.samples)
+            return drawn
         return self.per_input(scores, self.group.to(scores.device), self.inputs)
 
     def maps(self, values: Tensor, missing: float = float("nan")) -> Tensor:
@@ -89,9 +99,7 @@ class Places:
             missing = bool(missing) if missing == missing else False
         elif not values.is_floating_point() and missing != missing:
             missing = -1
-        size = 1
-        for n in self.grid:
-            size *= n
+        size = self.size
         laid = values.new_full((self.inputs * size, *values.shape[1:]), missing)
         laid[(self.group * size + self.place).to(values.device)] = values
         return laid.reshape(self.inputs, *self.grid, *values.shape[1:])

@@ -45,7 +45,8 @@ class RowClassifier(Classifier):
     Parameters
     ----------
     model : nn.Module
-        Its logits are `W f + b` of features f at each place.
+        Its logits are `W f + b` of features f at each place. Where the head is a convolution of 3x3, say, f are the
+        features of the nine places that it reads.
     rows : Pixels, Tokens or str
         How the rows are laid out, and how an input is judged by them; or a reference such as "pixels,region=0.02".
     head : str, optional
@@ -74,7 +75,8 @@ class RowClassifier(Classifier):
     """
 
     rows: PlacedRows
-    _sampling = False
+    _sampling = _marking = False
+    _windows = True
 
     @checked
     def __init__(
@@ -104,7 +106,7 @@ class RowClassifier(Classifier):
     @staticmethod
     def _first_guess(model: nn.Module) -> str | None:
         # whatever follows it, such as an activation, the first pass finds out whether it makes the logits
-        return next((name for name, _ in reversed([*linear_names(model)])), None)
+        return next((name for name, _ in reversed([*linear_names(model, windows=True)])), None)
 
     def __repr__(self) -> str:
         return f"Row{super().__repr__()[:-1]}, rows={self.rows})"
@@ -170,7 +172,7 @@ class RowClassifier(Classifier):
             activations = self(inputs, needs=needs, layers=layers, index=index)
             assert activations.places is not None
             total += len(index)
-            of_rows = None if labels is None else self._labels(labels, activations.places)
+            of_rows = self._labels(labels, activations.places)
             if self._sampling:
                 rows = hashed_share(activations.index, self.rows.fit_share)
                 rows &= True if of_rows is None else of_rows >= 0
@@ -237,9 +239,49 @@ class RowClassifier(Classifier):
             places=places,
         )
 
+    def marking(self) -> Self:
+        """The same classifier, whose `stream` yields in place of labels how many of each row's are 0 and 1 (M, 2)."""
+        other = copy.copy(self)
+        other._marking = True
+        return other
+
     def trace(self, inputs: Inputs, *, needs: Needs = Needs.LOGITS, layers: Sequence[Layer] = ()) -> Activations:
-        """The same pass without data-dependent checks, so that `torch.export` can trace it; all places are rows."""
-        raise InputError("a classifier of rows cannot be exported yet.")
+        """The same pass without data-dependent checks, so that `torch.export` can trace it; all places are rows.
+
+        Call the classifier itself on the same inputs before, so that everything has been checked once.
+
+        Raises
+        ------
+        ExportError
+            Shapes do not tell where the rows are.
+        """
+        inside, outside = self._reader.keys
+        inputs = moved(self.model, self.device, inputs)
+        with evaluating(self.model), self.computing(), torch.no_grad():
+            with listening(self.model, inputs=inside, outputs=outside) as seen:
+                forward(self.model, inputs)
+            outputs = [seen[key] for key in outside]
+            grid = self.rows.grid_of(outputs[0], inputs)
+            # of the head alone: what comes after it brings the map to the image's size
+            made = [each.flatten(2).mT if each.ndim == 4 else each for each in outputs]
+            logits = torch.stack([factor * each for factor, each in zip(self._reader.factors, made, strict=True)]).sum(
+                0
+            )
+            found = {k: v.flatten(0, 1) for k, v in laid_out(self.model, inside, outside, seen, logits).items()}
+            read = self._reader.follow(found, logits.flatten(0, 1))
+        features, count = at_least_float32(read.features), logits.shape[0]
+        places = logits.shape[1]
+        group = torch.arange(count).repeat_interleave(places)
+        at = torch.arange(places).repeat(count)
+        means = features.unflatten(0, (count, places)).mean(1)
+        laid = Places(group, at, torch.arange(count), grid, self.rows.per_input, means)
+        return Activations(
+            features=features,
+            logits=at_least_float32(read.logits),
+            head=read.head.to(features),
+            index=laid.index,
+            places=laid,
+        )
 
     def gradients(self, inputs: Inputs, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ()) -> Gradients:
         """There are none of rows.
@@ -274,10 +316,10 @@ class RowClassifier(Classifier):
             output = forward(self.model, inputs)
         heads = {name: value for key, name in outside.items() if isinstance(value := seen.get(key), Tensor)}
         returned = self.rows.returned(self.model, output, inputs, heads)
-        count, places = returned.logits.shape[:2]
+        places = returned.logits.shape[1]
         if places > MOST_PLACES:
             raise InputError(f"an input has {places} {self.rows.name}, and at most {MOST_PLACES} can be read.")
-        found = laid_out(self.model, {**inside, **outside}, seen, count, places)
+        found = laid_out(self.model, inside, outside, seen, returned.logits)
         return {k: returned.rows(v) for k, v in found.items() if v.shape[1] == places}, returned
 
     def _probe_rows(self, inputs: Inputs, *keys: Mapping[str, str]) -> tuple[dict[str, Tensor], Tensor]:
@@ -300,6 +342,9 @@ class RowClassifier(Classifier):
         means = mean_by(features, group, count)
         return Places(group, place, index.cpu().long(), returned.grid, self.rows.per_input, means, known)
 
-    def _labels(self, labels: Tensor, places: Places) -> Tensor:
-        whole = self.rows.of_rows(self.rows.labels(labels, places.grid, places.inputs), self.model)
+    def _labels(self, labels: Tensor | None, places: Places) -> Tensor | None:
+        if labels is None:
+            return None
+        read = self.rows.marks if self._marking else self.rows.labels
+        whole = self.rows.of_rows(read(labels, places.grid, places.inputs), self.model)
         return whole[places.group, places.place]
