@@ -40,7 +40,7 @@ DETECTORS = (
     "fdbd",
     "she",
     "react",
-    "ash",
+    "ash-s",
     "dice",
     "line",
     "nnguide",
@@ -165,6 +165,7 @@ def main(
     as_json
         Print the numbers as JSON.
     """
+    detectors: dict[str, ol.Detector] = {name: ol.create_detector(name) for name in DETECTORS}
     network = Segmenter().eval()
     if model is not None and model.exists():
         network.load_state_dict(torch.load(model, weights_only=True))
@@ -173,7 +174,7 @@ def main(
         if model is not None:
             torch.save(network.state_dict(), model)
     classifier = ol.RowClassifier(network, ol.Pixels(region=0.01, fit_share=0.01))
-    detectors = {name: ol.create_detector(name) for name in DETECTORS} | {"default": ol.default(classifier)}
+    detectors["default"] = ol.default(classifier)
     # new canvases: those that the network was trained on give it more evidence than any others
     started = time.perf_counter()
     held_out, _ = draw(shared, "held-out", HELD_OUT)

@@ -59,8 +59,8 @@ class Affine:
         height = values.shape[2] + around[2] + around[3] - spans[0]
         width = values.shape[3] + around[0] + around[1] - spans[1]
         padded = nn.functional.pad(values, around)
-        found = nn.functional.unfold(padded, conv.kernel_size, dilation=conv.dilation)
-        return found.unflatten(2, (height, width))
+        found: Tensor = nn.functional.unfold(padded, conv.kernel_size, dilation=conv.dilation)
+        return found.reshape(*found.shape[:2], height, width)
 
     def places(self, values: Tensor, rows: int) -> Tensor | None:
         """Inputs or outputs of the module as (rows, places, D or C); None where they cannot be laid out so."""
