@@ -113,7 +113,8 @@ def explain(
         picture = _read(source, index)
         inputs = loaded.preprocessing(picture).unsqueeze(0)
     if loaded.classifier.rows is not None:
-        pixels = None if picture is None else loaded.preprocessing.pixels(picture)
+        shown = loaded.preprocessing
+        pixels = shown.pixels(picture) if picture is not None and isinstance(shown, Preprocessing) else None
         _explain_rows(loaded_guard, inputs, pixels, output, as_json=json)
         return
     training = None if data is None else open_images(data)
@@ -138,8 +139,8 @@ def _explain_rows(guard: Guard, inputs: Inputs, pixels: Tensor | None, output: P
     from oodline._util.files import write_atomically
     from oodline.guard.row_verdict import RowVerdict
 
-    verdict = guard(inputs)
-    assert isinstance(verdict, RowVerdict)
+    verdict, kind = guard(inputs), guard.classifier.rows
+    assert isinstance(verdict, RowVerdict) and kind is not None
     [row] = verdict.rows()
     if output is not None:
         if pixels is None:
@@ -153,7 +154,7 @@ def _explain_rows(guard: Guard, inputs: Inputs, pixels: Tensor | None, output: P
     word = "flagged as out-of-distribution" if row["is_ood"] else "accepted as in-distribution"
     print(
         f"{word}: score {row['score']:.4g}, threshold {row['threshold']:.4g}, p-value {row['p_value']:.2g}; "
-        f"{row['flagged_share']:.1%} of {row['rows']} {guard.classifier.rows.name} are below the threshold"
+        f"{row['flagged_share']:.1%} of {row['rows']} {kind.name} are below the threshold"
     )
     if output is not None:
         print(f"wrote {output}")

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from oodline.detectors.base import Detector
 from oodline.errors import InputError, SettingError
+from oodline.model.classifier import Classifier
 from oodline.model.rows.places import OBSERVED, Places
 from oodline.model.rows.row_classifier import RowClassifier
 from oodline.scoring.answers import AnswerMonitor
 from oodline.scoring.calibration import Calibration
+from oodline.scoring.class_calibration import AnyCalibration
 
 
 class AnswerStream:
@@ -43,12 +45,29 @@ class AnswerStream:
 
     Examples
     --------
-    See `Guard.stream`.
+    >>> import oodline as ol
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> _ = torch.manual_seed(0)
+    >>> sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 32, "vocab_size": 9}
+    >>> model = GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=None, bos_token_id=0, pad_token_id=0)).eval()
+    >>> classifier = ol.RowClassifier(model, ol.Tokens(judged="running", window=4))
+    >>> texts = torch.randint(1, 9, (40, 12))
+    >>> guard = ol.Guard(classifier, ol.NLL()).calibrate(texts, false_alarm=0.05)
+    >>> prompt = {"input_ids": texts[:2, :1], "attention_mask": torch.ones(2, 1, dtype=torch.int64)}
+    >>> with guard.stream() as stream:
+    ...     _ = model.generate(**prompt, max_new_tokens=8, do_sample=False, stopping_criteria=[stream])
+    >>> [monitor.seen for monitor in stream.monitors], stream.stopped.tolist()
+    ([8, 8], [False, False])
     """
 
     def __init__(
-        self, classifier: RowClassifier, detector: Detector, calibration: Calibration, end: Collection[int] = ()
+        self, classifier: Classifier, detector: Detector, calibration: AnyCalibration, end: Collection[int] = ()
     ) -> None:
+        if not isinstance(classifier, RowClassifier) or not isinstance(calibration, Calibration):
+            raise SettingError(
+                "a stream is of tokens, and this guard has one row per input. Take RowClassifier(model, "
+                "Tokens(judged='running')) of a language model."
+            )
         if not classifier.rows.observes(classifier.model):
             raise SettingError(
                 f"answers are of language models, whose rows predict the next token; these {classifier.rows.name} "

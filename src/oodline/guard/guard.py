@@ -32,12 +32,11 @@ from oodline.model.activations import Activations
 from oodline.model.changes import Snapshot
 from oodline.model.classifier import Classifier
 from oodline.model.head import LinearHead
-from oodline.model.rows.row_classifier import RowClassifier
 from oodline.model.zoo import move, names_in_config
 from oodline.passes.fit import check_served, reads
 from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
 from oodline.preprocessing.text import Text, TextPreprocessing, are_texts
-from oodline.scoring.calibration import Calibration, check_false_alarm, false_alarm_of
+from oodline.scoring.calibration import check_false_alarm, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
 from oodline.scoring.score import check_fitted_on
 
@@ -269,27 +268,9 @@ class Guard(Sharing):
 
         Examples
         --------
-        >>> import oodline as ol
-        >>> from transformers import GPT2Config, GPT2LMHeadModel
-        >>> _ = torch.manual_seed(0)
-        >>> sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 32, "vocab_size": 9}
-        >>> model = GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=None, bos_token_id=0, pad_token_id=0)).eval()
-        >>> classifier = ol.RowClassifier(model, ol.Tokens(judged="running", window=4))
-        >>> texts = torch.randint(1, 9, (40, 12))
-        >>> guard = ol.Guard(classifier, ol.NLL()).calibrate(texts, false_alarm=0.05)
-        >>> prompt = {"input_ids": texts[:2, :1], "attention_mask": torch.ones(2, 1, dtype=torch.int64)}
-        >>> with guard.stream() as stream:
-        ...     _ = model.generate(**prompt, max_new_tokens=8, do_sample=False, stopping_criteria=[stream])
-        >>> [monitor.seen for monitor in stream.monitors], stream.stopped.tolist()
-        ([8, 8], [False, False])
+        See `AnswerStream`.
         """
-        calibration = self._calibrated()
-        if not isinstance(self.classifier, RowClassifier) or not isinstance(calibration, Calibration):
-            raise SettingError(
-                "a stream is of tokens, and this guard has one row per input. Take RowClassifier(model, "
-                "Tokens(judged='running')) of a language model."
-            )
-        return AnswerStream(self.classifier, self.detector, calibration, frozenset(end))
+        return AnswerStream(self.classifier, self.detector, self._calibrated(), frozenset(end))
 
     @checked
     def explain(self, inputs: Inputs | Sequence[Text], *, top: Count = 8) -> list[Explanation]:
