@@ -35,7 +35,7 @@ from oodline.errors import SettingError
 from oodline.evaluation.writing import WRITERS
 
 if TYPE_CHECKING:
-    from oodline.data import ImageLoader, TensorLoader
+    from oodline.data import AnyLoader
     from oodline.evaluation.scored_sets import ScoredSets
     from oodline.evaluation.table import Table
 
@@ -125,6 +125,7 @@ def evaluate(
     from oodline.evaluation.evaluate import convention_of, score_sets, tabulate_sets
     from oodline.evaluation.evaluate_rows import evaluate_rows
     from oodline.guard.artifact import read_artifact
+    from oodline.model.rows.row_classifier import RowClassifier
 
     running.show_warnings()
     drawing = Bootstrap(bootstrap, seed=seed) if bootstrap else None
@@ -134,6 +135,10 @@ def evaluate(
     loaded = load_classifier(model, artifact, id, running=running)
     if id is None:
         loaders = {name: open_loader(spec, loaded, reading) for name, spec in pixels.items()}
+        if not isinstance(loaded.classifier, RowClassifier):
+            raise SettingError(
+                "--mixed is for a guard of pixels, and this one has one decision per input. Leave it out."
+            )
         table = evaluate_rows(artifact.detectors, loaded.classifier, loaders, progress=running.progress)
         _show(table, None, loaders, output, running, as_json=json)
         return
@@ -161,7 +166,7 @@ def evaluate(
 def _show(
     table: Table,
     sets: ScoredSets | None,
-    loaders: Mapping[str, ImageLoader | TensorLoader],
+    loaders: Mapping[str, AnyLoader],
     output: Sequence[Path] | None,
     running: RunOptions,
     *,

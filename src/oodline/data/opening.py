@@ -75,7 +75,7 @@ def open_images(spec: str | Path) -> ImageSource:
     return MaskedImages(folder, str(options["masks"])) if "masks" in options else folder
 
 
-def _open_list(path: Path, options: Mapping[str, object]) -> ImageList:
+def _open_list(path: Path, options: Mapping[str, object]) -> ImageSource:
     _check_options(path, options, ("root", "masks"))
     listed = ImageList(path, str(options["root"]) if "root" in options else None)
     return MaskedImages(listed, str(options["masks"])) if "masks" in options else listed

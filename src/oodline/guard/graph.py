@@ -113,9 +113,12 @@ class GuardGraph(nn.Module):
         p_value, is_ood = self.calibration.p_value(judged, label), self.calibration.is_ood(judged, label)
         if places is None:
             return activations.logits, label, score, p_value, is_ood
-        maps = (each.unflatten(0, (-1, *places.grid)) for each in (activations.logits, label, score, p_value, is_ood))
+        maps = (
+            each.reshape(-1, *places.grid, *each.shape[1:])
+            for each in (activations.logits, label, score, p_value, is_ood)
+        )
         logits, *others = maps
-        whole = places.per_input.of_all(judged.unflatten(0, (-1, places.size)))
+        whole = places.per_input.of_all(judged.reshape(-1, places.size))
         verdict = self.calibration.p_value(whole), self.calibration.is_ood(whole)
         return logits.movedim(-1, 1), *others, whole, *verdict
 

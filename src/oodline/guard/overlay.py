@@ -53,7 +53,7 @@ def draw_overlay(verdict: RowVerdict, images: Pictures, *, most: int = MOST) -> 
     if len(images) != len(verdict):
         raise InputError(f"the verdict is of {len(verdict)} images; got {len(images)} to draw.")
     pictures = [_picture(image) for image in images[:most]]
-    maps = {name: verdict.maps(name)[:most].double() for name in ("label", "score", "is_ood")}  # type: ignore[arg-type]
+    maps = {name: verdict.maps(name)[:most].double() for name in ("label", "score", "is_ood")}
     with styled():
         figure = new_figure(6.6, 2.2 * len(pictures) + 0.5)
         panels = figure.subplots(len(pictures), 3, squeeze=False)
@@ -141,7 +141,7 @@ def blocks(values: Tensor, times: int) -> Tensor:
 def _legend(figure: Figure, verdict: RowVerdict, labels: Tensor) -> None:
     from matplotlib.patches import Patch
 
-    seen = [int(c) for c in labels.unique().tolist() if c >= 0]
+    seen = [int(c) for c in torch.unique(labels).tolist() if c >= 0]
     if not seen or len(seen) > NAMED:
         return
     colours = _colours(seen[-1] + 1)

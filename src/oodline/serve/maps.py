@@ -33,7 +33,7 @@ def maps_of(verdict: RowVerdict, form: MapForm) -> list[dict[str, Any]]:
     form : {"png", "list"}
         Which.
     """
-    maps = {column: verdict.maps(column) for column in ("is_ood", "label", "p_value", "score")}  # type: ignore[arg-type]
+    maps = {column: verdict.maps(column) for column in ("is_ood", "label", "p_value", "score")}
     height, width = maps["is_ood"].shape[1:]
     found: list[dict[str, Any]] = [{"height": height, "width": width} for _ in range(len(verdict))]
     if form == "list" and height * width > MOST_LISTED:

@@ -273,7 +273,7 @@ class RowClassifier(Classifier):
         places = logits.shape[1]
         group = torch.arange(count).repeat_interleave(places)
         at = torch.arange(places).repeat(count)
-        means = features.unflatten(0, (count, places)).mean(1)
+        means = features.reshape(count, places, -1).mean(1)
         laid = Places(group, at, torch.arange(count), grid, self.rows.per_input, means)
         return Activations(
             features=features,

@@ -78,7 +78,7 @@ def one_stage(model: nn.Module, inputs: Inputs) -> list[FoundBoxes]:
         features, logits, scores = [], [], []
         for level, (read, made) in enumerate(calls[CLS_LOGITS]):
             windows = conv.windows(read[i : i + 1])[0].flatten(1).T  # places, features
-            own = made[i].unflatten(0, (-1, classes)).permute(2, 3, 0, 1).reshape(-1, classes)
+            own = made[i].reshape(-1, classes, *made[i].shape[1:]).permute(2, 3, 0, 1).reshape(-1, classes)
             anchors = len(own) // len(windows)
             score = own.sigmoid()
             if CENTRE in calls:
