@@ -180,8 +180,10 @@ def page(path: Path) -> Iterator[str]:
     yield from markdown(titles, rows)
     yield "\n## Which running statistic?\n"
     yield (
-        "The same for `nll`. All keep the promise, since the lowest value that a whole answer has is what is "
-        "calibrated. The cumulative mean has a boundary that depends on time, and the CUSUM (Page, 1954) a usual "
+        "The same for `nll`. For all of them the promise is one of the lowest value that a whole answer has, on "
+        f"average over draws of the held-out answers; the rate of one draw of {HELD_OUT} itself has a deviation "
+        f"(standard) of {100 * (FALSE_ALARM * (1 - FALSE_ALARM) / HELD_OUT) ** 0.5:.1f} points. The cumulative mean "
+        "has a boundary that depends on time, and the CUSUM (Page, 1954) a usual "
         "score: both are taken from half of the held-out answers and calibrated on the others. A longer window finds "
         "smaller changes, and later. We take a window since a guard's file then has all that it needs: the CUSUM, "
         "which finds both, asks for a usual score beside the threshold.\n"
