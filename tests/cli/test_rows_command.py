@@ -14,6 +14,7 @@ from pyarrow import parquet
 import oodline as ol
 from oodline.cli import main
 from oodline.data import open_loader
+from oodline.evaluation.run import read_run
 
 FACTORY = """
 import torch
@@ -130,3 +131,14 @@ def test_models_of_libraries_are_those_for_pixels() -> None:
     )
     activations = classifier(torch.zeros(1, 3, 64, 64))
     assert activations.places is not None and activations.places.grid == (8, 8)
+
+
+def test_a_benchmark_of_pixels_scores_images_as_the_guard_does(guard: ol.Guard, place: Path) -> None:
+    (place / "b.toml").write_text(
+        'name = "squares"\ndetectors = ["mahalanobis"]\n'
+        '[classifier]\nmodel = "python:models.py:build"\nrows = "pixels,region=0.1,fit_share=0.5"\n'
+        '[fit]\ndata = "train,masks=train-masks"\n[test]\ndata = "held"\n[[ood]]\ndata = "odd"\n'
+    )
+    run("bench", "b.toml", *MODEL, "-o", "run", "--cache", "cache", "--quiet")
+    [batch] = open_loader("odd", guard.preprocessing)
+    assert read_run("run").scores("odd")["mahalanobis"] == pytest.approx(guard(batch.inputs).score.numpy())

@@ -256,6 +256,9 @@ def _placed(part: AnySection, base: Path, file: Path) -> AnySection:
     if reference.scheme is None and is_tensors(reference.name):
         beside: dict[str, object] = {key: str(base / str(value)) for key, value in reference.options.items()}
         data = str(Reference(None, str(base / reference.name), beside))
+    elif reference.scheme is None and "masks" in reference.options:
+        masks = {"masks": str(base / str(reference.options["masks"]))}
+        data = str(Reference(None, str(base / reference.name), {**reference.options, **masks}))
     elif reference.scheme is None:
         data = str(base / part.data)
     else:
