@@ -102,9 +102,7 @@ def main(*, model: Path, shared: Path = Path("../shared"), output: Path | None =
         output.write_text(text + "\n", encoding="utf-8")
 
 
-def _row(
-    promise: str, name: str, guard: ol.Guard, same: Tensor, odd: dict[str, tuple[Tensor, Tensor]]
-) -> Iterator[str]:
+def _row(guard: ol.Guard, same: Tensor, odd: dict[str, tuple[Tensor, Tensor]]) -> Iterator[str]:
     verdict = _verdict(guard, same)
     own = [flags for part in verdict for flags in part.lists("is_ood")]
     there = [flags for flags in own if len(flags)]

@@ -58,7 +58,8 @@ def draw_overlay(verdict: RowVerdict, images: Pictures, *, most: int = MOST) -> 
         figure = new_figure(6.6, 2.2 * len(pictures) + 0.5)
         panels = figure.subplots(len(pictures), 3, squeeze=False)
         scores = maps["score"][~maps["score"].isnan()]
-        lowest, highest = float(scores.quantile(0.002) if len(scores) < 10**7 else scores.min()), float(scores.max())
+        low = scores.quantile(0.002) if len(scores) < 10**7 else scores.min()
+        lowest, highest = min(float(low), float(verdict.threshold[0])), float(scores.max())
         for i, picture in enumerate(pictures):
             height, width = picture.shape[:2]
             whole = (-0.5, width - 0.5, height - 0.5, -0.5)
@@ -89,7 +90,7 @@ def _headline(verdict: RowVerdict, i: int) -> str:
     flagged = verdict.lists("is_ood")[i].double()
     share = float(flagged.mean()) if len(flagged) else 0.0
     word = "flagged" if bool(verdict.is_ood[i]) else "accepted"
-    return f"{word}: {share:.1%} of pixels below, p = {float(verdict.p_value[i]):.2g}"
+    return f"{word}, p = {float(verdict.p_value[i]):.2g}\n{share:.1%} of pixels flagged"
 
 
 def _colours(classes: int) -> Any:
