@@ -35,6 +35,14 @@ class FoundBoxes:
         How sure the model is of each.
     labels : Tensor (M,), int64
         Its class, as the model numbers them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> one = torch.ones(1)
+    >>> found = FoundBoxes(torch.ones(1, 8), torch.ones(1, 3), torch.tensor([[0.0, 0.0, 5.0, 5.0]]), one, one.long())
+    >>> len(found.boxes)
+    1
     """
 
     features: Float[Tensor, "m d"]
@@ -72,6 +80,11 @@ class Boxes(PlacedRows):
         Share of the boxes that detectors are fitted on, chosen by a hash.
     least : float
         Leave out boxes that the model is less sure of than this.
+
+    Examples
+    --------
+    >>> Boxes(promise="box").per_input
+    Drawn()
     """
 
     promise: Literal["image", "box"] = "image"

@@ -97,7 +97,7 @@ class PlacedRows(abc.ABC):
         """
         return None
 
-    def of_rows(self, labels: Int[Tensor, "n p"], model: nn.Module) -> Int[Tensor, "n p"]:
+    def of_rows(self, labels: Int[Tensor, "n p *k"], model: nn.Module) -> Int[Tensor, "n p *k"]:
         """Labels of what the row at each place predicts, of those of the places; the same, unless a kind shifts them.
 
         Parameters

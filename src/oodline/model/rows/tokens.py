@@ -124,7 +124,7 @@ class Tokens(PlacedRows):
         labels = labels.cpu().long()
         return torch.where(labels == self.ignore, -1, labels)
 
-    def of_rows(self, labels: Int[Tensor, "n p"], model: nn.Module) -> Int[Tensor, "n p"]:
+    def of_rows(self, labels: Int[Tensor, "n p *k"], model: nn.Module) -> Int[Tensor, "n p *k"]:
         """Labels of what each row predicts, -1 for none."""
         if not self.observes(model):
             return labels
