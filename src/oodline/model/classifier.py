@@ -30,6 +30,7 @@ from oodline.model.layers import Layer, LayerReading, layer_key
 from oodline.model.outputs import feature_map_of, first_rows, layer_output, logits_of, with_mask
 from oodline.model.precision import Dtype, computing_in
 from oodline.model.reading import at_least_float32
+from oodline.model.starting import Start, starting
 from oodline.model.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -353,6 +354,42 @@ class Classifier:
             logits = self._logits(forward(self.model, leaf), leaf)
             values = scalar(at_least_float32(self._reader.follow(seen, logits).logits))
             return Gradients.of(values, leaf, {name: layer_output(seen, name) for name in layers})
+
+    def features_from(self, inputs: Inputs, start: Start) -> tuple[Tensor, Tensor]:
+        """One forward pass that is differentiable from a module on, and costs no more memory before it.
+
+        Parameters
+        ----------
+        inputs : Tensor or mapping
+            As a call takes them.
+        start : Start
+            The module, and whether its input or its output.
+
+        Returns
+        -------
+        Tensor (N, ...), Tensor (N, D)
+            What the module read or returned, a leaf that requires a gradient, and the features as a function of it.
+
+        Raises
+        ------
+        HeadError
+            There is no such module, or it was not called or reads or returns no tensor.
+        """
+        if not self._reader.is_proven:
+            self(inputs)  # finds the head
+        inputs = moved(self.model, self.device, as_tensors(inputs))
+        with (
+            evaluating(self.model),
+            self.computing(),
+            torch.no_grad(),
+            starting(self.model, start) as leaves,
+            self._listening(Needs.LOGITS, ()) as seen,
+        ):
+            logits = self._logits(forward(self.model, inputs), inputs)
+            if not leaves:
+                raise HeadError(f"the layer '{start.module}' was not called with one tensor; name another one.")
+            read = self._reader.follow(with_mask(seen, inputs), logits)
+            return leaves[-1], read.features
 
     @checked
     def stream(
