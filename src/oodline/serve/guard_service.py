@@ -16,6 +16,7 @@ from torch import Tensor
 
 from oodline.errors import NotFittedError, OodlineError, SettingError
 from oodline.guard.guard import Guard
+from oodline.guard.overlay import pictures_of
 from oodline.model.eval_mode import evaluating
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.drift import DriftMonitor
@@ -212,7 +213,8 @@ class GuardService:
         return rows
 
     def _explain(self, inputs: Tensor, top: int) -> list[dict[str, Any]]:
-        rows = [explanation.to_dict() for explanation in self.guard.explain(inputs, top=top)]
+        explained = self.guard.explain(inputs, top=top)
+        rows = [{**explanation.to_dict(), "pictures": pictures_of(explanation)} for explanation in explained]
         self.metrics.verdicts(rows)
         return rows
 
