@@ -1,6 +1,6 @@
 """Are the maps faithful, and do the important neurons matter for the verdict? Measured on classifiers for CIFAR-10.
 
-    python -m benchmarks.studies.faithfulness [NETWORK ...] [--shared ../shared] [--images 24] [--json]
+    python -m benchmarks.studies.faithfulness [NETWORK ...] [--shared ../shared] [--images 24] [--parts 4] [--json]
 
 For each network:
 
@@ -38,15 +38,17 @@ NETWORKS = ("resnet20_cifar10", "convnext_cifar10")
 SETS = {"id": "cifar10/test", "near": "cifar100/test", "textures": "ood/textures", "svhn": "ood/svhn"}
 SHARES = (0.05, 0.2)
 """Shares of the neurons that are set to 0."""
-PARTS = 4
-"""Images for which exact Shapley values are taken."""
-
 app = App()
 
 
 @app.default
 def main(
-    *names: str, shared: Path = Path("../shared"), images: int = 24, limit: int = 300, as_json: Json = False
+    *names: str,
+    shared: Path = Path("../shared"),
+    images: int = 24,
+    parts: int = 4,
+    limit: int = 300,
+    as_json: Json = False,
 ) -> None:
     """Measure maps on ID test images, and pruning on ID and OOD images.
 
@@ -58,12 +60,14 @@ def main(
         Folder with `data`.
     images
         Test images for the curves.
+    parts
+        The first of these, for which exact Shapley values are taken too.
     limit
         Images of each set for pruning and AUROC.
     as_json
         Print one JSON document in place of the tables.
     """
-    found = {name: measure(name, shared / "data", images, limit) for name in names or NETWORKS}
+    found = {name: measure(name, shared / "data", images, parts, limit) for name in names or NETWORKS}
     if as_json:
         print_json(found)
         return
@@ -74,7 +78,7 @@ def main(
             print("\n".join(markdown([title, *next(iter(rows.values()))], cells)), "\n", flush=True)
 
 
-def measure(name: str, data: Path, images: int, limit: int) -> dict[str, dict[str, dict[str, float]]]:
+def measure(name: str, data: Path, images: int, parts: int, limit: int) -> dict[str, dict[str, dict[str, float]]]:
     setup = IMAGES[name]
     loaded = load_model(setup.model, data / "checkpoints" / f"{name}.safetensors")
     classifier, preprocessing = ol.Classifier(loaded.model), setup.preprocessing or loaded.preprocessing
@@ -89,7 +93,7 @@ def measure(name: str, data: Path, images: int, limit: int) -> dict[str, dict[st
     guard = ol.Guard(classifier, line).calibrate(held_out, false_alarm=0.05)
     tests = {key: torch.cat([b.inputs for b in load(path, slice(limit))]) for key, path in SETS.items()}
     return {
-        "map": of_maps(classifier, line, tests["id"][:images]),
+        "map": of_maps(classifier, line, tests["id"][:images], parts),
         "pruned": of_pruning(guard, line, tests),
         "AUROC against": of_agreement(classifier, fitted, tests),
         "cost": of_cost(classifier, line, tests["id"][:32]),
@@ -110,7 +114,7 @@ def our_map(classifier: ol.Classifier, line: ol.LINe, image: Tensor, weights: Te
     return place_maps(classifier, image.unsqueeze(0), weights.view(1, 1, -1)).values[0, 0].detach()
 
 
-def of_maps(classifier: ol.Classifier, line: ol.LINe, images: Tensor) -> dict[str, dict[str, float]]:
+def of_maps(classifier: ol.Classifier, line: ol.LINe, images: Tensor, most: int) -> dict[str, dict[str, float]]:
     rows: dict[str, list[dict[str, float]]] = {"ours": [], "gradient": [], "random": []}
     other = ol.Classifier(randomised(classifier.model))
     for i, image in enumerate(images):
@@ -126,7 +130,7 @@ def of_maps(classifier: ol.Classifier, line: ol.LINe, images: Tensor) -> dict[st
             "ours": rank_correlation(ours.flatten(), our_map(other, line, image, weights).flatten()),
             "gradient": rank_correlation(slope.flatten(), of_other.flatten()),
         }
-        parts = shapley_parts(value_of("logit", classifier, label=label), image) if i < PARTS else None
+        parts = shapley_parts(value_of("logit", classifier, label=label), image) if i < most else None
         value = value_of("probability", classifier, label=label)
         for key, map in (("ours", ours), ("gradient", slope), ("random", noise)):
             found = curves(value, image, map)
