@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oodline.data.batch import Inputs
-from oodline.errors import HeadError, InputError
+from oodline.errors import InputError
 from oodline.model.classifier import Classifier
 from oodline.model.depths import depths
 from oodline.model.hooks import last_pooling
@@ -20,6 +20,10 @@ from oodline.model.starting import Start
 
 MOST_PREFIX = 8
 """Tokens before those of the image, such as the class token and registers, at most."""
+
+
+LEAST_PLACES = 16
+"""Places of a layer at least, where one has as many: a map of 2 x 2 says little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +53,8 @@ def place_maps(
 
     Where the features are the mean of a feature map A, as behind global average pooling, the map of weights w is
     `sum_d w[d] A[d] / (H W)`, and no gradient is needed. Elsewhere it is activation times gradient, summed over the
-    channels of the layer: the last pooling's input, or, without one, what the last block reads. Of tokens (N, T, C)
-    those before the square of the image's, such as the class token, are left out.
+    channels of the layer: the last of the inputs of four blocks and of the last pooling that has 16 places or more. Of
+    tokens (N, T, C) those before the square of the image's, such as the class token, are left out.
 
     Parameters
     ----------
@@ -80,22 +84,29 @@ def place_maps(
     >>> torch.allclose(found.values.sum((2, 3))[0], classifier(images).features.sum(1))
     True
     """
-    for start in _starts(classifier, layer):
-        leaf, features = classifier.features_from(inputs, start)
-        grid = _on_grid(leaf.detach(), classifier.model.get_submodule(start.module))
-        if grid is None:
-            continue
-        weights = weights.to(features)
-        if grid.shape[1] == features.shape[1] and torch.allclose(
-            grid.mean((2, 3)).float(), features.detach().float(), rtol=1e-2, atol=1e-3
-        ):
-            values = torch.einsum("mnd,ndhw->mnhw", weights, grid.to(weights)) / grid[0, 0].numel()
-            return PlaceMaps(values, start, exact=True)
-        return PlaceMaps(torch.stack(list(_slopes(classifier, start, leaf, features, weights))), start, exact=False)
+    starts = _starts(classifier, layer)
+    for least in (2,) if layer or classifier.feature_map_name else (LEAST_PLACES, 2):
+        found = classifier.features_from(
+            inputs, starts, lambda value, module, least=least: _places(value, module) >= least
+        )
+        if found is not None:
+            return _maps(classifier, *found, weights)
     raise InputError(
         f"no layer of {type(classifier.model).__name__} keeps the places of an image, so there is nothing to show a "
         "map of. Name one that does: layer='NAME'."
     )
+
+
+def _maps(classifier: Classifier, start: Start, leaf: Tensor, features: Tensor, weights: Tensor) -> PlaceMaps:
+    grid = _on_grid(leaf.detach(), classifier.model.get_submodule(start.module))
+    assert grid is not None  # it was accepted
+    weights = weights.to(features)
+    if grid.shape[1] == features.shape[1] and torch.allclose(
+        grid.mean((2, 3)).float(), features.detach().float(), rtol=1e-2, atol=1e-3
+    ):
+        values = torch.einsum("mnd,ndhw->mnhw", weights, grid.to(weights)) / grid[0, 0].numel()
+        return PlaceMaps(values, start, exact=True)
+    return PlaceMaps(torch.stack(list(_slopes(classifier, start, leaf, features, weights))), start, exact=False)
 
 
 def _slopes(classifier: Classifier, start: Start, leaf: Tensor, features: Tensor, weights: Tensor) -> Iterator[Tensor]:
@@ -107,23 +118,22 @@ def _slopes(classifier: Classifier, start: Start, leaf: Tensor, features: Tensor
         yield grid.sum(1).to(weights)
 
 
-def _starts(classifier: Classifier, layer: str | None) -> Iterator[Start]:
+def _starts(classifier: Classifier, layer: str | None) -> list[Start]:
     named = layer or classifier.feature_map_name
     if named is not None:
-        yield Start(named)
-        return
-    if pool := last_pooling(classifier.model):
-        yield Start(pool, "input")
-    try:
-        found = depths(classifier.model, classifier.head_name)
-    except HeadError:
-        return
-    if found:
-        yield Start(found[-1], "input")
+        return [Start(named)]
+    blocks = [Start(name, "input") for name in depths(classifier.model, classifier.head_name)]
+    pool = last_pooling(classifier.model)
+    return blocks if pool is None else [*blocks, Start(pool, "input")]
+
+
+def _places(output: Tensor, module: nn.Module) -> int:
+    grid = _on_grid(output, module)
+    return 0 if grid is None else grid[0, 0].numel()
 
 
 def _on_grid(output: Tensor, module: nn.Module) -> Float[Tensor, "n k h w"] | None:
-    """Channels over the places of the image; None where there is no more than one place."""
+    """Channels over the places of the image; None where it has none."""
     if output.ndim == 4:
         maps = output.movedim(channel_axis(output, module), 1)
     elif output.ndim == 3:
@@ -133,4 +143,4 @@ def _on_grid(output: Tensor, module: nn.Module) -> Float[Tensor, "n k h w"] | No
         maps = output[:, output.shape[1] - side * side :].mT.unflatten(2, (side, side))
     else:
         return None
-    return maps if maps[0, 0].numel() > 1 else None
+    return maps

@@ -30,7 +30,7 @@ from oodline.model.layers import Layer, LayerReading, layer_key
 from oodline.model.outputs import feature_map_of, first_rows, layer_output, logits_of, with_mask
 from oodline.model.precision import Dtype, computing_in
 from oodline.model.reading import at_least_float32
-from oodline.model.starting import Start, starting
+from oodline.model.starting import Accept, Start, starting
 from oodline.model.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -355,25 +355,30 @@ class Classifier:
             values = scalar(at_least_float32(self._reader.follow(seen, logits).logits))
             return Gradients.of(values, leaf, {name: layer_output(seen, name) for name in layers})
 
-    def features_from(self, inputs: Inputs, start: Start) -> tuple[Tensor, Tensor]:
-        """One forward pass that is differentiable from a module on, and costs no more memory before it.
+    def features_from(
+        self, inputs: Inputs, starts: Sequence[Start], accept: Accept
+    ) -> tuple[Start, Tensor, Tensor] | None:
+        """One forward pass that is differentiable from the last accepted start on, and has no graph before it.
 
         Parameters
         ----------
         inputs : Tensor or mapping
             As a call takes them.
-        start : Start
-            The module, and whether its input or its output.
+        starts : sequence of Start
+            Modules, and whether their input or their output.
+        accept : callable
+            From such a tensor and its module to whether the pass may start there.
 
         Returns
         -------
-        Tensor (N, ...), Tensor (N, D)
-            What the module read or returned, a leaf that requires a gradient, and the features as a function of it.
+        Start, Tensor (N, ...), Tensor (N, D)
+            The start, what the module read or returned, a leaf that requires a gradient, and the features as a function
+            of it; None where no start was accepted.
 
         Raises
         ------
         HeadError
-            There is no such module, or it was not called or reads or returns no tensor.
+            There is no such module.
         """
         if not self._reader.is_proven:
             self(inputs)  # finds the head
@@ -382,14 +387,14 @@ class Classifier:
             evaluating(self.model),
             self.computing(),
             torch.no_grad(),
-            starting(self.model, start) as leaves,
+            starting(self.model, starts, accept) as leaves,
             self._listening(Needs.LOGITS, ()) as seen,
         ):
             logits = self._logits(forward(self.model, inputs), inputs)
             if not leaves:
-                raise HeadError(f"the layer '{start.module}' was not called with one tensor; name another one.")
+                return None
             read = self._reader.follow(with_mask(seen, inputs), logits)
-            return leaves[-1], read.features
+            return *leaves[-1], read.features
 
     @checked
     def stream(
