@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.detectors.line import LINe as LINe
     from oodline.detectors.lts import LTS as LTS
     from oodline.detectors.mahalanobis import Mahalanobis as Mahalanobis
+    from oodline.detectors.map_agreement import MapAgreement as MapAgreement
     from oodline.detectors.max_logit import MaxLogit as MaxLogit
     from oodline.detectors.mcm import MCM as MCM
     from oodline.detectors.mode_csd import ModeCSD as ModeCSD

@@ -122,6 +122,10 @@ OURS = ("band-energy",)
 """Detectors without a paper."""
 
 
+SEES_PLACES = ("map-agreement",)
+"""What compares places alone: neurons of the toy problem have none of their own. See `tests/explain/test_maps.py`."""
+
+
 def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -145,6 +149,8 @@ def test_traits_are_declared(name):
 @every_reference
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ELSEWHERE], ids=lambda rule: rule.__name__)
 def test_it_keeps_the_rule(reference, rule):
+    if reference in SEES_PLACES and rule is rules.in_distribution_scores_higher:
+        return
     rule(case_of(reference))
 
 

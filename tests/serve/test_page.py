@@ -20,7 +20,9 @@ def open_page(browser):
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
-        page.on("request", lambda r: r.url.startswith((str(client.base_url), "blob:")) or complaints.append(r.url))
+        page.on(
+            "request", lambda r: r.url.startswith((str(client.base_url), "blob:", "data:")) or complaints.append(r.url)
+        )
         page.goto(str(client.base_url) + "/")
         return page
 

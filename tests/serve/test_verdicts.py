@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -136,7 +137,12 @@ def test_an_explanation_is_the_guards(client, guard, picture):
     [expected] = guard.explain(guard.preprocessing(Image.open(BytesIO(content))).unsqueeze(0), top=2)
     answer = client.post("/v1/explain?top=2", content=content, headers=PNG).json()
     assert answer.pop("request_id")
+    pictures = answer.pop("pictures")
     assert answer == expected.to_dict()
+    for name, there_is in (("missing", expected.missing), ("unexpected", expected.unexpected)):
+        shown = pictures[name]
+        assert bool(shown) == bool(there_is)
+        assert shown is None or Image.open(BytesIO(b64decode(shown.partition(",")[2]))).size == (224, 224)
     assert 1 <= len(answer["missing"]) <= 2
     assert answer["missing"][0]["samples"]
 
@@ -151,11 +157,9 @@ def test_a_fused_guard_says_which_detector_raised_the_alarm(serving, picture):
     [expected] = alone.explain(alone.preprocessing(Image.open(BytesIO(content))).unsqueeze(0))
     assert sorted(answer["members"]) == ["energy", "line"]
     assert list(answer["members"].values()) == sorted(answer["members"].values())
-    assert (
-        answer["missing"] + answer["unexpected"]
-        == expected.to_dict()["missing"] + expected.to_dict()["unexpected"]
-        != []
-    )
+    assert answer["explained_by"] == "line"
+    assert answer["contributions"] == expected.to_dict()["contributions"]
+    assert answer["sentences"] == expected.sentences
 
 
 def test_a_guard_that_cannot_explain_says_so_and_what_to_do(guard, serving, picture):

@@ -47,11 +47,11 @@ def explain(
     detectors_from: DetectorsFrom = None,
     json: Json = False,
 ) -> None:
-    """Explain the verdict on one image by its neurons, as a table, a figure, or JSON.
+    """Explain the verdict on one image by its neurons and where they look, as text, a figure, or JSON.
 
-    Lists the neurons that usually contribute to the predicted class but do not for this image, and those that
-    contribute although they usually do not. For a guard of pixels, says how much of the image is flagged, and draws the
-    image beside its maps of classes and scores.
+    Lists the few neurons that usually contribute to the predicted class but do not for this image, and those that
+    contribute although they usually do not. The figure lays maps of both over the image. For a guard of pixels, says
+    how much of the image is flagged, and draws the image beside its maps of classes and scores.
 
     Parameters
     ----------
@@ -85,7 +85,6 @@ def explain(
     from oodline._util.files import write_atomically
     from oodline.data import open_images
     from oodline.guard.artifact import read_artifact
-    from oodline.guard.explanation_figure import draw_explanation
     from oodline.guard.guard import Guard
     from oodline.preprocessing.preprocessing import Preprocessing
 
@@ -120,12 +119,8 @@ def explain(
     training = None if data is None else open_images(data)
     [explanation] = loaded_guard.explain(inputs, top=top)
     if output is not None:
-        figure = draw_explanation(
-            explanation,
-            held_out=None if loaded_guard.calibration is None else loaded_guard.calibration.scores,
-            image=picture,
-            sample=None if training is None else lru_cache(lambda i: _read(training, i)),
-        )
+        sample = None if training is None else lru_cache(lambda i: _read(training, i))
+        figure = explanation.plot(image=picture, sample=sample)
         write_atomically(output, lambda file: figure.savefig(file, format=output.suffix[1:], dpi=120))
     if json:
         print(explanation.to_json())

@@ -53,6 +53,7 @@ CATALOG: dict[str, str] = {
     "ras": "oodline.detectors.ras:RAS",
     "adascale": "oodline.detectors.adascale:AdaSCALE",
     "optfs": "oodline.detectors.optfs:OptFS",
+    "map-agreement": "oodline.detectors.map_agreement:MapAgreement",
     "rankfeat": "oodline.detectors.rankfeat:RankFeat",
     "gmm": "oodline.detectors.gmm:GMM",
     "openmax": "oodline.detectors.openmax:OpenMax",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -45,6 +46,30 @@ class Evidence:
     found: Float[Tensor, "n d"]
     counted: Float[Tensor, "n d"]
     important: Bool[Tensor, "n d"]
+
+
+IMPORTANT_SHARE = 0.8
+"""Share of what speaks for a class on average that its important neurons make together."""
+
+
+def few_important(evidence: Evidence, share: float = IMPORTANT_SHARE) -> Bool[Tensor, "n d"]:
+    """The fewest of the important neurons of each row that make a share of all that they contribute on average.
+
+    A detector may keep nearly all neurons as important, LINe 9 of 10. What a person can look at is fewer: neurons in
+    the order of their expected contribution, until their sum is `share` of the sum of all that speak for the class.
+
+    Examples
+    --------
+    >>> expected = torch.tensor([[6.0, 3.0, 1.0, -4.0]])
+    >>> evidence = Evidence(torch.tensor([0]), expected, expected, expected, expected > -9)
+    >>> few_important(evidence)
+    tensor([[ True,  True, False, False]])
+    """
+    positive = torch.where(evidence.important, evidence.expected, 0).clamp(min=0)
+    ordered, order = positive.sort(dim=1, descending=True, stable=True)
+    before = ordered.cumsum(1) - ordered
+    needed = (before < share * positive.sum(1, keepdim=True)) & (ordered > 0)
+    return torch.zeros_like(evidence.important).scatter(1, order, needed)
 
 
 @runtime_checkable

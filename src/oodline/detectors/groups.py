@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "subspaces of the features": ("vim", "residual", "neco", "cop", "corp"),
     "norms, gradients, coverage": ("feature-norm", "gradnorm", "nac", "odin", "i-odin", "pro"),
     "class texts, and words beside them: zero-shot classifiers": ("mcm", "neglabel"),
-    "feature map": ("nap", "nap-combined", "mode-csd"),
+    "feature map": ("nap", "nap-combined", "mode-csd", "map-agreement"),
     "several layers": ("layered-mahalanobis", "gram"),
     "experimental: something of the method is not published": ("hact", "sisom", "fisher-gradnorm", "soft-line"),
 }

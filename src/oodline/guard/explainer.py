@@ -22,6 +22,16 @@ def members_of(detector: Detector) -> HasMemberPValues | None:
     return next((one for one in _in(detector) if isinstance(one, HasMemberPValues)), None)
 
 
+def name_of(explainer: Explains, detector: Detector) -> str:
+    """How the explainer is called among the p-values of the detector's members; else by its own name."""
+    made_of = members_of(detector)
+    members = made_of.members if isinstance(made_of, Detector) else []
+    named = [name for name, member in members if member is explainer]
+    if named:
+        return named[0]
+    return str(getattr(explainer, "name", type(explainer).__name__))
+
+
 def _in(detector: Detector) -> Iterator[Detector]:
     yield detector
     if not isinstance(detector, Rectifier):  # whose scorer reads other features than the input has

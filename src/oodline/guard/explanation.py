@@ -1,19 +1,20 @@
-"""Explain a verdict: the neurons that are missing or unexpected for the predicted class."""
+"""Explain a verdict: the neurons that are missing or unexpected for the predicted class, and where in the image."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from oodline.detectors.evidence import Evidence
-from oodline.errors import SettingError
-from oodline.guard.neurons import Neurons
+from oodline.guard.sentences import sentences_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Neuron:
     neuron : int
         Which of the D features.
     important : bool
-        Whether it matters for the class.
+        Whether it is one of the few that make 80 % of what speaks for the class.
     expected, found, counted : float
         Its contribution to the logit of the class: the class's mean, this input's, and what the detector read of it.
     activation : float
@@ -57,7 +58,7 @@ class Neuron:
 
     def __str__(self) -> str:
         """Contribution expected and found, the distance in standard deviations, and training images."""
-        sigma = "" if self.z is None else f" ({self.z:+.1f} sigma)"
+        sigma = "" if self.z is None else f" ({self.z:+.1f} standard deviations)"
         images = ", ".join(str(sample.index) for sample in self.samples)
         shown = f", most active on training images {images}" if images else ""
         return f"neuron {self.neuron}: {self.found:.3f} found, {self.expected:.3f} expected{sigma}{shown}"
@@ -65,6 +66,52 @@ class Neuron:
     def to_dict(self) -> dict[str, Any]:
         """A plain dict, ready for JSON."""
         return {**asdict(self), "samples": [asdict(sample) for sample in self.samples]}
+
+
+@dataclass(frozen=True)
+class ClassProbability:
+    """One of the classes with the largest softmax probability."""
+
+    label: int
+    name: str | None
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Where in the image contributions come from, over the places of a layer; see `oodline.explain.maps`.
+
+    Parameters
+    ----------
+    evidence : Tensor (H, W)
+        What the important neurons contribute to the class at each place.
+    missing : Tensor (H, W)
+        What the missing neurons lack at each place, beside their class's mean spread evenly over the image; 0 where
+        they give as much or more.
+    unexpected : Tensor (H, W)
+        What the unexpected neurons contribute at each place, for the class or against it.
+    agreement : float
+        Cosine of class map and image map, in [-1, 1]; see `MapAgreement`. Low: the evidence is not where that of the
+        class usually is.
+    layer : str
+        The layer whose places they are.
+    exact : bool
+        Whether maps sum to contributions exactly, or to first order (activation times gradient).
+    """
+
+    evidence: Float[Tensor, "h w"]
+    missing: Float[Tensor, "h w"]
+    unexpected: Float[Tensor, "h w"]
+    agreement: float
+    layer: str
+    exact: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict, ready for JSON."""
+        return {
+            name: value.tolist() if isinstance(value, Tensor) else value
+            for name, value in ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,27 +130,38 @@ class Explanation:
     expected, found : Tensor (D,)
         Contributions of all neurons to the logit of the class: the class's mean, and this input's.
     important : Tensor (D,), bool
-        Neurons that matter for the class.
+        The few neurons that make 80 % of what speaks for the class on average.
     missing : tuple of Neuron
-        Important neurons that speak for the class and give less than half of what they usually do, first the largest
-        lack.
+        Important neurons that give less than usual, first the most surprising: more than 1 standard deviation of the
+        class less, where `Neurons` were fitted; else less than half.
     unexpected : tuple of Neuron
-        Unimportant neurons that contribute more than they are used to, for the class or against it, first the largest
-        excess.
+        Other neurons that contribute more than they are used to, for the class or against it, first the largest
+        excess; more than 1 standard deviation more, where `Neurons` were fitted.
     members : dict of str to float
         Of a detector made of detectors: each member's p-value, first the smallest, of the one that raised the alarm.
         Empty for others.
+    classes : tuple of ClassProbability
+        Classes with the largest softmax probability, which is not a calibrated one.
+    model, detector, explained_by : str
+        The classifier; the detector that decided; and whose neurons are shown, which may be a member or "neurons".
+    maps : Maps, optional
+        Where in the image, for inputs that are images.
+    pixels : Tensor (H, W, 3), uint8, optional
+        The image as the classifier sees it; not part of the JSON.
+    held_out : Tensor (n,), optional
+        Scores of the calibration; not part of the JSON.
 
     Examples
     --------
+    >>> import torch
     >>> import oodline as ol
     >>> from oodline.testing import toy_loader, toy_problem
     >>> classifier, loader = toy_problem()
     >>> detector = ol.LINe(p_a=0.5, p_w=0.5, clip=5.0).fit(classifier, loader)
     >>> guard = ol.Guard(classifier, detector).calibrate(toy_loader(seed=1))
-    >>> [explanation] = guard.explain(torch.zeros(1, 4), top=3)
+    >>> [explanation] = guard.explain(torch.zeros(1, 4), top=2)
     >>> explanation.verdict["is_ood"], len(explanation.missing)
-    (True, 3)
+    (True, 2)
     """
 
     verdict: dict[str, Any]
@@ -115,6 +173,13 @@ class Explanation:
     missing: tuple[Neuron, ...]
     unexpected: tuple[Neuron, ...]
     members: dict[str, float] = field(default_factory=dict)
+    classes: tuple[ClassProbability, ...] = ()
+    model: str = ""
+    detector: str = ""
+    explained_by: str = ""
+    maps: Maps | None = None
+    pixels: UInt8[Tensor, "h w c"] | None = None
+    held_out: Float[Tensor, " n"] | None = None
 
     @property
     def expected_total(self) -> float:
@@ -126,24 +191,36 @@ class Explanation:
         """Sum of what they contribute to this input."""
         return float(self.found[self.important].sum())
 
+    @property
+    def sentences(self) -> list[str]:
+        """What is known of this verdict, in sentences, and what to do next."""
+        return sentences_of(self)
+
     def __str__(self) -> str:
-        """The verdict and both lists of neurons, in lines."""
-        verdict = self.verdict
-        name = verdict["class_name"] or f"class {verdict['label']}"
-        decision = "flagged as OOD" if verdict["is_ood"] else "accepted"
-        lines = [
-            f"{name}: {decision} (score {verdict['score']:.4g}, threshold {verdict['threshold']:.4g}, "
-            f"p-value {verdict['p_value']:.3g})"
-        ]
-        if self.members:
-            lines.append("p-values of its members: " + ", ".join(f"{k} {p:.2g}" for k, p in self.members.items()))
-        named = self.predicted_class_name or f"class {self.predicted_class}"
-        lines.append(
-            f"important neurons of {named}: {self.found_total:.2f} found of {self.expected_total:.2f} expected"
-        )
+        """The sentences and both lists of neurons, in lines."""
+        lines = self.sentences
         for title, neurons in (("expected and missing", self.missing), ("unexpected and found", self.unexpected)):
             lines += [f"{title}:" if neurons else f"{title}: none", *(f"  {neuron}" for neuron in neurons)]
         return "\n".join(lines)
+
+    def plot(self, *, image: Image.Image | None = None, sample: Callable[[int], Image.Image] | None = None) -> Figure:
+        """A figure: the image with its maps, the score among the held-out ones, and both lists of neurons.
+
+        Parameters
+        ----------
+        image : PIL image, optional
+            The input before its preprocessing, in place of the one that the classifier sees.
+        sample : callable, optional
+            From a position in the training data to the image there, to show those that excite a neuron most.
+
+        Raises
+        ------
+        MissingExtraError
+            matplotlib is not installed.
+        """
+        from oodline.guard.explanation_figure import draw_explanation
+
+        return draw_explanation(self, image=image, sample=sample)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict, ready for JSON."""
@@ -159,114 +236,16 @@ class Explanation:
             "contributions": {
                 "expected": self.expected.tolist(),
                 "found": self.found.tolist(),
-                "important": torch.nonzero(self.important).flatten().tolist(),
+                "important": self.important.nonzero().flatten().tolist(),
             },
+            "classes": [asdict(one) for one in self.classes],
+            "model": self.model,
+            "detector": self.detector,
+            "explained_by": self.explained_by,
+            "sentences": self.sentences,
+            "maps": None if self.maps is None else self.maps.to_dict(),
         }
 
     def to_json(self) -> str:
         """The row as a JSON document."""
         return json.dumps(self.to_dict(), allow_nan=False)
-
-
-def explanations(
-    verdicts: Sequence[dict[str, Any]],
-    evidence: Evidence,
-    features: Float[Tensor, "n d"],
-    neurons: Neurons | None = None,
-    class_names: Sequence[str] | None = None,
-    top: int = 8,
-    members: Mapping[str, Float[Tensor, " n"]] | None = None,
-) -> list[Explanation]:
-    """Explain N inputs.
-
-    Parameters
-    ----------
-    verdicts : sequence of dict
-        Rows of the verdict.
-    evidence : Evidence
-        Of the same inputs.
-    features : Tensor (N, D)
-        Their penultimate features.
-    neurons : Neurons, optional
-        For z-scores and training samples.
-    class_names : sequence of str, optional
-        In the order of the logits.
-    top : int
-        Missing and unexpected neurons to list, at most.
-    members : mapping of str to Tensor (N,), optional
-        P-values by member of a detector made of detectors.
-
-    Raises
-    ------
-    SettingError
-        `top` is below 1.
-    """
-    if top < 1:
-        raise SettingError(f"`top` must be at least 1; got {top}.")
-    explained = []
-    for i, verdict in enumerate(verdicts):
-        predicted_class = int(evidence.predicted_class[i])
-        one = _One(
-            predicted_class=predicted_class,
-            expected=evidence.expected[i].cpu(),
-            found=evidence.found[i].cpu(),
-            counted=evidence.counted[i].cpu(),
-            activation=features[i].cpu(),
-            important=evidence.important[i].cpu(),
-            neurons=neurons,
-        )
-        missed = one.important & (one.expected > 0) & (one.found < one.expected / 2)
-        lack = torch.where(missed, one.expected - one.found, -torch.inf)
-        excess = torch.where(one.important, -torch.inf, one.found.abs() - one.expected.abs())
-        explained.append(
-            Explanation(
-                verdict=verdict,
-                predicted_class=predicted_class,
-                predicted_class_name=class_names[predicted_class] if class_names else None,
-                expected=one.expected,
-                found=one.found,
-                important=one.important,
-                missing=one.largest(lack, top),
-                unexpected=one.largest(excess, top),
-                members=dict(sorted(((k, float(p[i])) for k, p in (members or {}).items()), key=lambda kp: kp[1])),
-            )
-        )
-    return explained
-
-
-@dataclass(frozen=True, eq=False)
-class _One:
-    predicted_class: int
-    expected: Tensor
-    found: Tensor
-    counted: Tensor
-    activation: Tensor
-    important: Tensor
-    neurons: Neurons | None
-
-    def largest(self, measure: Tensor, top: int) -> tuple[Neuron, ...]:
-        order = measure.argsort(stable=True, descending=True)[:top]
-        return tuple(self.neuron(int(d)) for d in order if measure[d] > 0)
-
-    def neuron(self, d: int) -> Neuron:
-        mean = z = None
-        samples: tuple[TopSample, ...] = ()
-        if self.neurons is not None:
-            mean, spread = (
-                float(self.neurons.mean[self.predicted_class, d]),
-                float(self.neurons.spread[self.predicted_class, d]),
-            )
-            z = (float(self.activation[d]) - mean) / spread if spread > 0 else None
-            pairs = zip(self.neurons.top_index[:, d].tolist(), self.neurons.top_values[:, d].tolist(), strict=True)
-            samples = tuple(TopSample(index, value) for index, value in pairs)
-        return Neuron(
-            neuron=d,
-            important=bool(self.important[d]),
-            expected=float(self.expected[d]),
-            found=float(self.found[d]),
-            counted=float(self.counted[d]),
-            activation=float(self.activation[d]),
-            mean=mean,
-            z=z,
-            samples=samples,
-        )

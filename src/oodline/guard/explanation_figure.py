@@ -1,22 +1,25 @@
-"""Draw an explanation: the input, its score among the held-out scores, and its missing and unexpected neurons."""
+"""Draw an explanation: the input and its maps, its score among the held-out ones, missing and unexpected neurons."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-from torch import Tensor
+from PIL import Image as Picture
 
-from oodline._util.drawing import ACCEPTED, FLAGGED, ID, OOD, QUIET, SOFT, THRESHOLD, new_figure, styled
+from oodline._util.drawing import ACCEPTED, FLAGGED, ID, OOD, QUIET, SOFT, THRESHOLD, new_figure, short, styled
 from oodline._util.pixels import standard_image
 from oodline.guard.explanation import Explanation, Neuron
+from oodline.guard.map_overlay import panels_of
+from oodline.guard.sentences import class_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
 THUMBNAILS = 4
+LEAST_ROWS = 5
 BARS = 200
 """Important neurons to draw at most, those of the largest expected contribution."""
 
@@ -24,82 +27,67 @@ BARS = 200
 def draw_explanation(
     explanation: Explanation,
     *,
-    held_out: Float[Tensor, " n"] | None = None,
     image: Image.Image | None = None,
     sample: Callable[[int], Image.Image] | None = None,
 ) -> Figure:
-    """Draw an explanation.
-
-    Parameters
-    ----------
-    explanation : Explanation
-        By `Guard.explain`.
-    held_out : Tensor (n,), optional
-        Scores of the calibration, as a histogram behind the input's own.
-    image : PIL image, optional
-        The input, before its preprocessing.
-    sample : callable, optional
-        From a position in the training data to the image there; shown where the explanation names samples.
-
-    Raises
-    ------
-    MissingExtraError
-        matplotlib is not installed.
-    """
+    """Draw an explanation; see `Explanation.plot`."""
     with styled(scale=1.35):
-        return _drawn(explanation, held_out, image, sample)
+        return _drawn(explanation, image, sample)
 
 
-def _drawn(
-    explanation: Explanation,
-    held_out: Tensor | None,
-    image: Image.Image | None,
-    sample: Callable[[int], Image.Image] | None,
-) -> Figure:
-    figure = new_figure(13, 8, layout="none")
-    grid = figure.add_gridspec(
-        2, 3, width_ratios=(0.85, 1, 1), height_ratios=(1, 1.75), left=0.035, right=0.985, top=0.86, bottom=0.07
-    )
-    grid.update(wspace=0.19, hspace=0.2)
+def _drawn(explanation: Explanation, image: Image.Image | None, sample: Callable[[int], Image.Image] | None) -> Figure:
+    figure = new_figure(13, 11, layout="none")
     _headline(figure, explanation)
-    side = grid[:, 0].subgridspec(2, 1, height_ratios=(1.25, 1), hspace=0.18)
-    _picture(figure.add_subplot(side[0]), image)
-    _histogram(figure.add_subplot(side[1]), explanation, held_out)
-    _profile(figure.add_subplot(grid[0, 1:]), explanation)
+    grid = figure.add_gridspec(3, 1, height_ratios=(1.35, 0.85, 1.5), left=0.035, right=0.985, top=0.80, bottom=0.05)
+    grid.update(hspace=0.24)
+    _pictures(figure, grid[0].subgridspec(1, 4, wspace=0.08), explanation, image)
+    middle = grid[1].subgridspec(1, 2, width_ratios=(1, 1.9), wspace=0.16)
+    _histogram(figure.add_subplot(middle[0]), explanation)
+    _profile(figure.add_subplot(middle[1]), explanation)
+    below = grid[2].subgridspec(1, 2, wspace=0.16)
     lists = ((explanation.missing, "Expected and missing"), (explanation.unexpected, "Unexpected and found"))
-    for column, (neurons, title) in enumerate(lists, start=1):
-        _neurons(figure.add_subplot(grid[1, column]), neurons, title, sample)
+    for column, (neurons, title) in enumerate(lists):
+        _neurons(figure.add_subplot(below[column]), neurons, title, sample)
     return figure
 
 
 def _headline(figure: Any, explanation: Explanation) -> None:
-    verdict, name = explanation.verdict, _class(explanation.verdict["label"], explanation.verdict["class_name"])
-    flagged = verdict["is_ood"]
+    flagged = explanation.verdict["is_ood"]
     words = "Flagged as out-of-distribution" if flagged else "Accepted as in-distribution"
-    figure.text(0.035, 0.945, words, size=19, weight="bold", color=FLAGGED if flagged else ACCEPTED)
-    comparison = "below" if flagged else "not below"
-    details = (
-        f"The classifier says {name}. Score {verdict['score']:.3g}, {comparison} the threshold "
-        f"{verdict['threshold']:.3g}; p-value {verdict['p_value']:.2g}."
-    )
-    if explanation.predicted_class != verdict["label"]:
-        details += f" Predicted class: {_class(explanation.predicted_class, explanation.predicted_class_name)}."
-    figure.text(0.035, 0.908, details, size=12, color=SOFT)
+    figure.text(0.035, 0.962, words, size=19, weight="bold", color=FLAGGED if flagged else ACCEPTED)
+    lines = [line for sentence in explanation.sentences for line in wrap(sentence, 160)]
+    figure.text(0.035, 0.95, "\n".join(lines), size=10.5, va="top", linespacing=1.3)
 
 
-def _picture(axes: Any, image: Image.Image | None) -> None:
+def _pictures(figure: Any, grid: Any, explanation: Explanation, image: Image.Image | None) -> None:
+    axes, maps, pixels = figure.add_subplot(grid[0]), explanation.maps, explanation.pixels
     axes.set_axis_off()
-    if image is None:
+    if image is None and pixels is None:
         axes.text(0.5, 0.5, "no picture of the input", ha="center", va="center", color=SOFT)
         return
-    axes.imshow(
-        standard_image(image).convert("RGB"), interpolation="nearest" if max(image.size) < 100 else "antialiased"
-    )
+    shown = Picture.fromarray(pixels.numpy()) if image is None and pixels is not None else standard_image(image)
+    axes.imshow(shown.convert("RGB"), interpolation="nearest" if max(shown.size) < 100 else "antialiased")
     axes.set_title("The input")
+    if maps is None or pixels is None:
+        return
+    name = class_words(explanation.predicted_class, explanation.predicted_class_name)
+    titles = {
+        "evidence": f"What speaks for {short(name)}",
+        "missing": "Where what is missing is lacking",
+        "unexpected": "Where the unexpected is found",
+    }
+    for column, (key, picture) in enumerate(panels_of(explanation).items(), start=1):
+        axes = figure.add_subplot(grid[column])
+        axes.set_axis_off()
+        axes.set_title(titles[key])
+        if picture is not None:
+            axes.imshow(picture, interpolation="antialiased")
+        else:
+            axes.text(0.02, 0.95, "none", color=SOFT, va="top", transform=axes.transAxes)
 
 
-def _histogram(axes: Any, explanation: Explanation, held_out: Tensor | None) -> None:
-    verdict = explanation.verdict
+def _histogram(axes: Any, explanation: Explanation) -> None:
+    verdict, held_out = explanation.verdict, explanation.held_out
     colour = OOD if verdict["is_ood"] else ID
     if held_out is not None:
         axes.hist(held_out.tolist(), 40, color=QUIET, label="held-out ID")
@@ -124,7 +112,7 @@ def _profile(axes: Any, explanation: Explanation) -> None:
     axes.set_xticks([])
     axes.axhline(0, color=SOFT, linewidth=0.8)
     fraction = explanation.found_total / explanation.expected_total if explanation.expected_total > 0 else float("nan")
-    name = _class(explanation.predicted_class, explanation.predicted_class_name)
+    name = class_words(explanation.predicted_class, explanation.predicted_class_name)
     words = f"{explanation.found_total:.1f} of the expected {explanation.expected_total:.1f} found ({fraction:.0%})"
     title = f"The {int(explanation.important.sum())} important neurons of {name}: {words}"
     axes.set_title(title)
@@ -145,7 +133,8 @@ def _neurons(axes: Any, neurons: Sequence[Neuron], title: str, sample: Callable[
     axes.barh(places, [n.found for n in neurons], 0.42, color=ID)
     axes.axvline(0, color=SOFT, linewidth=0.8)
     axes.set_yticks(places, [str(n.neuron) for n in neurons])
-    axes.set_ylim(len(neurons) - 0.5, -0.5)
+    rows = max(len(neurons), LEAST_ROWS)
+    axes.set_ylim(rows - 0.5, -0.5)
     axes.set_xlabel("contribution to the logit", loc="left")
     axes.locator_params(axis="x", nbins=5)
     axes.set_ylabel("neuron")
@@ -156,22 +145,18 @@ def _neurons(axes: Any, neurons: Sequence[Neuron], title: str, sample: Callable[
         axes.set_xlim(low, high + (high - low) * (2.3 if shown else 0.3))
         axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= high])
     for place, neuron in enumerate(neurons):
-        y = 1 - (place + 0.5) / len(neurons)
+        y = 1 - (place + 0.5) / rows
         if neuron.z is not None:
             x = 0.46 if shown else 0.93
             axes.text(x, y, f"{neuron.z:+.1f} sd", size=9, va="center", ha="right", transform=axes.transAxes)
         if shown and sample is not None:
             for rank, one in enumerate(neuron.samples[:THUMBNAILS]):
-                inset = axes.inset_axes((0.48 + 0.13 * rank, y - 0.46 / len(neurons), 0.125, 0.92 / len(neurons)))
+                inset = axes.inset_axes((0.48 + 0.13 * rank, y - 0.46 / rows, 0.125, 0.92 / rows))
                 inset.imshow(standard_image(sample(one.index)).convert("RGB"))
                 inset.set_axis_off()
     if shown:
         note = "training images that excite it most"
         axes.text(1, -0.02, note, size=9, ha="right", va="top", color=SOFT, transform=axes.transAxes)
-
-
-def _class(label: int, name: str | None) -> str:
-    return f"class {label}" if name is None else f"“{name}”"
 
 
 def _bare(axes: Any, *kept: str) -> None:

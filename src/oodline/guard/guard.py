@@ -21,8 +21,9 @@ from oodline.guard.answer_stream import AnswerStream
 from oodline.guard.artifact import Artifact, read_artifact, write_artifact
 from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.calibrated_state import CalibratedState
-from oodline.guard.explainer import explainer_of, members_of, require_explainer
-from oodline.guard.explanation import Explanation, explanations
+from oodline.guard.explainer import explainer_of, members_of, name_of, require_explainer
+from oodline.guard.explaining import explanations, with_maps
+from oodline.guard.explanation import Explanation
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
 from oodline.guard.row_verdict import RowVerdict
@@ -274,10 +275,11 @@ class Guard(Sharing):
 
     @checked
     def explain(self, inputs: Inputs | Sequence[Text], *, top: Count = 8) -> list[Explanation]:
-        """Say of each of N inputs which neurons its class expected and did not find, and which it did not expect.
+        """Say of each of N inputs which neurons its class misses, which it does not expect, and where they look.
 
         Of a detector made of detectors, such as `Fuse`, it also gives the p-value of each member, and the
-        neurons are those of the first member that keeps contributions by class.
+        neurons are those of the first member that keeps contributions by class. Of images it gives maps: two forward
+        passes in all, three where no layer has 16 places.
 
         Parameters
         ----------
@@ -309,8 +311,20 @@ class Guard(Sharing):
         with torch.no_grad():
             evidence = explainer.evidence(activations)
             members = None if made_of is None else made_of.p_values(activations)
-        features = activations.features
-        return explanations(verdict.rows(), evidence, features, self.neurons, self.class_names, top, members)
+        explained = explanations(
+            verdict.rows(),
+            evidence,
+            activations,
+            self.neurons,
+            self.class_names,
+            top,
+            members,
+            model=f"{type(self.classifier.model).__name__}, head '{self.classifier.head_name}'",
+            detector=self.detector.name,
+            explained_by=name_of(explainer, self.detector),
+            held_out=calibration.scores,
+        )
+        return with_maps(explained, self.classifier, inputs, activations, self.preprocessing)
 
     @property
     def explains(self) -> bool:

@@ -31,6 +31,7 @@ from oodline.model.layers import Layer, LayerReading, layer_key
 from oodline.model.outputs import feature_map_of, first_rows, layer_output, logits_of, with_mask
 from oodline.model.precision import Dtype, computing_in
 from oodline.model.reading import at_least_float32
+from oodline.model.starting import Accept, Start, starting
 from oodline.model.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -427,6 +428,47 @@ class Classifier:
             logits = self._logits(forward(self.model, leaf), leaf)
             values = scalar(at_least_float32(self._reader.follow(seen, logits).logits))
             return Gradients.of(values, leaf, {name: layer_output(seen, name) for name in layers})
+
+    def features_from(
+        self, inputs: Inputs, starts: Sequence[Start], accept: Accept
+    ) -> tuple[Start, Tensor, Tensor] | None:
+        """One forward pass that is differentiable from the last accepted start on, and has no graph before it.
+
+        Parameters
+        ----------
+        inputs : Tensor or mapping
+            As a call takes them.
+        starts : sequence of Start
+            Modules, and whether their input or their output.
+        accept : callable
+            From such a tensor and its module to whether the pass may start there.
+
+        Returns
+        -------
+        Start, Tensor (N, ...), Tensor (N, D)
+            The start, what the module read or returned, a leaf that requires a gradient, and the features as a function
+            of it; None where no start was accepted.
+
+        Raises
+        ------
+        HeadError
+            There is no such module.
+        """
+        if not self._reader.is_proven:
+            self(inputs)  # finds the head
+        inputs = moved(self.model, self.device, as_tensors(inputs))
+        with (
+            evaluating(self.model),
+            self.computing(),
+            torch.no_grad(),
+            starting(self.model, starts, accept) as leaves,
+            self._listening(Needs.LOGITS, ()) as seen,
+        ):
+            logits = self._logits(forward(self.model, inputs), inputs)
+            if not leaves:
+                return None
+            read = self._reader.follow(with_mask(seen, inputs), logits)
+            return *leaves[-1], read.features
 
     @checked
     def stream(

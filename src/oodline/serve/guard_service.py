@@ -16,6 +16,7 @@ from torch import Tensor
 
 from oodline.errors import NotFittedError, OodlineError, SettingError
 from oodline.guard.guard import Guard
+from oodline.guard.map_overlay import pictures_of
 from oodline.guard.row_verdict import RowVerdict
 from oodline.model.eval_mode import evaluating
 from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
@@ -259,7 +260,8 @@ class GuardService:
         return [{**row, "maps": maps} for row, maps in zip(rows, maps_of(verdict, form), strict=True)]
 
     def _explain(self, inputs: Any, top: int) -> list[dict[str, Any]]:
-        rows = [explanation.to_dict() for explanation in self.guard.explain(inputs, top=top)]
+        explained = self.guard.explain(inputs, top=top)
+        rows = [{**explanation.to_dict(), "pictures": pictures_of(explanation)} for explanation in explained]
         self.metrics.verdicts(rows)
         return rows
 

@@ -111,6 +111,33 @@ class Contributions(_Answer):
     important: list[int] = Field(description="Neurons that matter for the class.")
 
 
+class ClassRow(_Answer):
+    """One of the classes with the largest softmax probability."""
+
+    label: int
+    name: str | None
+    probability: float = Field(ge=0, le=1, description="Softmax of the logits; not calibrated.")
+
+
+class MapRows(_Answer):
+    """Contributions over the places of the image as the classifier sees it, row by row from the top."""
+
+    evidence: list[list[float]] = Field(description="What the important neurons contribute.")
+    missing: list[list[float]] = Field(description="What the missing neurons lack beside their class's mean.")
+    unexpected: list[list[float]] = Field(description="What the unexpected neurons contribute, for or against.")
+    agreement: float = Field(description="Cosine of class map and image map; 1: the same places.")
+    layer: str
+    exact: bool = Field(description="Whether maps sum to contributions exactly, or to first order.")
+
+
+class Pictures(_Answer):
+    """The maps laid over the image, as data URIs of PNG files; null where there is nothing to show."""
+
+    evidence: str | None
+    missing: str | None
+    unexpected: str | None
+
+
 class ExplanationRow(VerdictRow):
     """The verdict on one image, and what speaks for and against it."""
 
@@ -125,6 +152,13 @@ class ExplanationRow(VerdictRow):
     members: dict[str, float] = Field(
         description="P-values of the detectors that the guard's is made of, the smallest first; else empty."
     )
+    classes: list[ClassRow] = Field(description="Those of the largest probability, the largest first.")
+    model: str
+    detector: str = Field(description="The detector that decides.")
+    explained_by: str = Field(description="Whose neurons are shown: the detector, a member of it, or `neurons`.")
+    sentences: list[str] = Field(description="What is known of this verdict, and what to do next.")
+    maps: MapRows | None = Field(description="Null where the network keeps no places.")
+    pictures: Pictures | None
 
 
 class Promise(_Answer):

@@ -120,8 +120,8 @@ function tell(verdict, histogram) {
   at("verdict").classList.toggle("ood", ood);
   say("mark", ood ? "!" : "✓");
   say("decision-words", ood ? "Flagged as out-of-distribution" : "Accepted as in-distribution");
-  say("says", ood ? `The classifier says ${name}. Do not trust it: this ${what} is unlike the training data.`
-    : `The classifier says ${name}. There is no sign that this ${what} is unlike the training data.`);
+  say("says", ood ? `The classifier says ${name}. Its score is unusual among held-out ${what}s: do not act on the class.`
+    : `The classifier says ${name}. Its score is usual among held-out ${what}s; the class may still be wrong.`);
   say("p-value", short(verdict.p_value));
   say("score", short(verdict.score));
   say("threshold", short(verdict.threshold));
@@ -150,12 +150,20 @@ function redraw() {
 function explain(answer) {
   show("explanation", Boolean(answer.missing));
   if (!answer.missing) return;
-  const { found_total: found, expected_total: expected } = answer;
-  say("explanation-title", `Which neurons speak for ${named(answer.predicted_class, answer.predicted_class_name)}`);
-  const share = expected > 0 ? ` (${Math.round((100 * found) / expected)} %)` : "";
-  say("totals", `Its ${answer.contributions.important.length} important neurons contribute ${short(found)} to the logit, of ${short(expected)} expected${share}.`);
-  const members = Object.entries(answer.members).map(([name, p]) => `${name} ${short(p)}`);
-  say("members", members.length ? `P-values of its detectors, the one that finds the ${what} strangest first: ${members.join(", ")}.` : "");
+  say("explanation-title", `Why: ${named(answer.predicted_class, answer.predicted_class_name)} and what speaks for it`);
+  at("sentences").replaceChildren(...answer.sentences.map((sentence) => {
+    const item = document.createElement("li");
+    item.textContent = sentence;
+    return item;
+  }));
+  show("pictures", Boolean(answer.pictures));
+  for (const [key, words] of [["evidence", "what speaks for the class"], ["missing", "places that lack what is missing"], ["unexpected", "places of the unexpected"]]) {
+    const picture = at(`${key}-picture`), source = answer.pictures?.[key];
+    picture.parentElement.hidden = !source;
+    if (source) picture.src = source;
+    else picture.removeAttribute("src");
+    picture.alt = source ? `The image as the classifier sees it, with ${words} in colour` : "";
+  }
   const all = [...answer.missing, ...answer.unexpected].flatMap((n) => [n.expected, n.found]);
   const low = Math.min(0, ...all), high = Math.max(0, ...all);
   list("missing", answer.missing, low, high);

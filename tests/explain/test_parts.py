@@ -1,0 +1,102 @@
+"""Shapley values against a double loop over all coalitions, and what they must sum to."""
+
+from itertools import combinations
+from math import factorial
+
+import numpy as np
+import pytest
+import torch
+
+from oodline.errors import SettingError
+from oodline.explain.baselines import baseline_of
+from oodline.explain.parts import shapley_parts
+from oodline.explain.regions import grid_regions, regions_of_masks
+from oodline.explain.values import value_of
+from oodline.model.classifier import Classifier
+from oodline.scoring.calibration import calibrate
+from oodline.testing.toys import toy_network
+
+IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+CLASSIFIER = Classifier(toy_network())
+LOGIT = value_of("logit", CLASSIFIER, label=1)
+
+
+def by_definition(value, image, regions, empty):
+    count = int(regions.max()) + 1
+
+    def v(kept):
+        shown = empty.clone()
+        for k in kept:
+            shown[:, regions == k] = image[:, regions == k]
+        return float(value(shown[None]))
+
+    psi = np.zeros(count)
+    for k in range(count):
+        others = [i for i in range(count) if i != k]
+        for size in range(count):
+            for S in combinations(others, size):
+                weight = factorial(size) * factorial(count - size - 1) / factorial(count)
+                psi[k] += weight * (v((*S, k)) - v(S))
+    return psi
+
+
+@pytest.mark.parametrize("baseline", ["blur", "mean", "noise", "zero"])
+def test_exact_values_equal_the_definition_and_sum_to_the_difference(baseline):
+    regions = grid_regions(8, 8, 2, 2)
+    found = shapley_parts(LOGIT, IMAGE, regions, baseline=baseline, batch_size=5)
+    expected = by_definition(LOGIT, IMAGE, regions, baseline_of(IMAGE, baseline))
+    np.testing.assert_allclose(found.values, expected, atol=1e-6)
+    assert float(found.values.sum()) == pytest.approx(found.whole - found.empty, abs=1e-9)
+    assert found.images == 16 and found.standard_error is None
+    assert torch.equal(found.map, found.values[regions])
+
+
+def test_sampled_values_sum_to_the_difference_and_lie_within_their_error():
+    # two pixels that only count together, beside a sum: exact values are known
+    image = torch.rand(1, 2, 8, generator=torch.Generator().manual_seed(1)) + 1
+    regions = torch.arange(16).view(2, 8)
+
+    def value(images):
+        flat = images.flatten(1).double()
+        return flat.sum(1) + 3 * flat[:, 0] * flat[:, 1]
+
+    found = shapley_parts(value, image, regions, baseline="zero", permutations=200)
+    expected = image.flatten().double()
+    expected[:2] += 1.5 * expected[0] * expected[1]
+    assert float(found.values.sum()) == pytest.approx(found.whole - found.empty, abs=1e-6)
+    assert found.images == 2 + 200 * 15
+    torch.testing.assert_close(found.values[2:], expected[2:], atol=1e-5, rtol=0)
+    assert ((found.values - expected).abs() <= 4 * found.standard_error + 1e-5).all()
+    assert found.standard_error[0] > 0.1
+
+
+def test_a_score_and_a_p_value_can_be_explained():
+    from oodline import Energy
+
+    images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    calibration = calibrate(Energy()(CLASSIFIER(images)), 0.1)
+    for number in ("score", "p_value", "probability"):
+        value = value_of(number, CLASSIFIER, Energy(), calibration, label=0)
+        found = shapley_parts(value, IMAGE, grid_regions(8, 8, 1, 2))
+        assert float(found.values.sum()) == pytest.approx(found.whole - found.empty, abs=1e-9)
+    scores = Energy()(CLASSIFIER(IMAGE[None]))
+    value = value_of("p_value", CLASSIFIER, Energy(), calibration)
+    assert value(IMAGE[None]).tolist() == calibration.p_value(scores).tolist()
+
+
+def test_regions_of_masks_and_what_is_refused():
+    assert regions_of_masks(torch.tensor([[[0, 1]], [[1, 1]]]))[0].tolist() == [1, 0]
+    with pytest.raises(SettingError, match="mask 1 has no pixel"):
+        regions_of_masks(torch.tensor([[[0, 1]], [[0, 1]]]))
+    with pytest.raises(SettingError, match="numbered 0 to 0"):
+        shapley_parts(LOGIT, IMAGE, torch.ones(8, 8, dtype=torch.int64))
+    with pytest.raises(SettingError, match="one per pixel"):
+        shapley_parts(LOGIT, IMAGE, torch.zeros(4, 4, dtype=torch.int64))
+    with pytest.raises(SettingError, match="does not fit"):
+        grid_regions(2, 2, 3, 1)
+    with pytest.raises(SettingError, match="`baseline` must be one of"):
+        shapley_parts(LOGIT, IMAGE, baseline="black")
+    with pytest.raises(SettingError, match="a score needs a detector"):
+        value_of("score", CLASSIFIER)
+    with pytest.raises(SettingError, match="a logit is of a class"):
+        value_of("logit", CLASSIFIER, label=3)
