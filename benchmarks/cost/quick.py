@@ -104,10 +104,10 @@ def own_product(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, tile:
 def of_features(rounds: int) -> dict[str, float]:
     """Ours over pytorch-ood's seconds of scoring given features; nothing where that is not installed."""
     try:
-        found = [(name, ratios(100, 2000, 256, rounds, name)[name][1]) for name in PEERS]
+        found = [(name.split(",")[0], ratios(100, 2000, 256, rounds, name)[name]) for name in PEERS]
     except ImportError:
         return {}
-    return {f"{name.split(',')[0]} / pytorch-ood": ratio for name, ratio in found}
+    return {f"{name} / pytorch-ood": score for name, (_, score) in found}
 
 
 def over(base: Callable[[], Any], jobs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
