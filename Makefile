@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-long check format docs site release clean
+.PHONY: demo test test-long check format docs bench-quick site release clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,6 +32,10 @@ format: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/oodline methods --markdown > docs/methods.md
+
+# Ratios to watch, in under three minutes; for a release add them: make bench-quick APPEND="--append docs/results/ratios.md"
+bench-quick: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.cost.quick $(APPEND)
 
 # The documentation as a site, docs/_build/html/index.html: offline; a warning or a dead link is an error
 site: $(STAMP)

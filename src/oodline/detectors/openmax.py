@@ -15,6 +15,7 @@ from oodline.detectors.assumptions import LABELLED, PerClass, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper, Preset
+from oodline.detectors.parts.sample_size import sample_size
 from oodline.errors import LabelError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -65,7 +66,8 @@ class OpenMax(Detector):
         How many of the largest logits are revised; all where there are fewer. 10 in the paper, for 1,000 classes;
         OpenOOD takes 3, which is better on 10 classes.
     samples : int
-        Training samples that are kept to estimate from, chosen by a hash of their index.
+        Training samples that are kept to estimate from, chosen by a hash of their index; of more than 6,710 classes
+        fewer, `2**26 / C`.
 
     Raises
     ------
@@ -108,7 +110,7 @@ class OpenMax(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """A sample of the logits, with label."""
-        return {"sample": Reservoir(self.samples, Logits(), by="correct")}
+        return {"sample": Reservoir(sample_size(self.samples, head.num_classes), Logits(), by="correct")}
 
     def estimate(self, head: Head, sample: Reservoir) -> None:
         """Fit the tail of the distances of each class."""

@@ -16,6 +16,7 @@ from oodline.detectors.assumptions import PREDICTED, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
+from oodline.detectors.parts.gaps import inverse_gap_table, inverse_gaps
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import ClassMoments, Statistic
@@ -67,7 +68,7 @@ class ORA(Detector):
     tunable: ClassVar = {"over": ("max", "mean")}
     mean: Fitted[Float[Tensor, " D"]]
     logits_at_mean: Fitted[Float[Tensor, " C"]]
-    inverse_gap: Fitted[Float[Tensor, "C C"]]
+    inverse_gap: Fitted[Float[Tensor, "H C"]]
 
     def __init__(self, *, over: Literal["max", "mean"] = "max", unseen: Literal["error", "skip"] = "error") -> None:
         super().__init__()
@@ -79,15 +80,14 @@ class ORA(Detector):
         return {"features": ClassMoments()}
 
     def estimate(self, head: Head, features: ClassMoments) -> None:
-        """Keep the mean of class means, its logits, and one over the distance between any two rows of the head."""
+        """Keep the mean of class means, its logits, and one over the distance between rows of the head."""
         if self.unseen == "error":
             features.check_every_class(otherwise=", or leave out those that it does not show: unseen=skip")
         weight, bias = head.linear.weight.cpu().double(), head.linear.bias.cpu().double()
         mean = features.mean[features.count > 0].mean(0)
-        gap = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         self.mean = mean.float()
         self.logits_at_mean = (weight @ mean + bias).float()
-        self.inverse_gap = torch.where(gap > 0, 1 / gap, 0.0).float()
+        self.inverse_gap = inverse_gap_table(weight)
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Largest or mean angle, over pi (N,)."""
@@ -95,7 +95,8 @@ class ORA(Detector):
         logits = activations.logits.double()
         moved = logits - self.logits_at_mean
         predicted = logits.argmax(1, keepdim=True)
-        inverse_gap = self.inverse_gap[predicted.squeeze(1)].double()
+        weight = activations.head.linear.weight
+        inverse_gap = inverse_gaps(self.inverse_gap, weight, predicted.squeeze(1)).double()
         length = (logits.gather(1, predicted) - logits) * inverse_gap
         along = length * (moved.gather(1, predicted) - moved) * inverse_gap
         size = (activations.features.double() - self.mean).square().sum(1, keepdim=True)

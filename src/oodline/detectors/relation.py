@@ -18,6 +18,7 @@ from oodline.detectors.assumptions import SOFTMAX, TellsApart
 from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.paper import Paper
+from oodline.detectors.parts.sample_size import sample_size
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
@@ -70,7 +71,7 @@ class Relation(Detector):
         In [0, 1]: relations up to this one count as none.
     bank : int
         At most this many training samples are kept, chosen by a hash of their index (see `Reservoir`); D + C numbers
-        each.
+        each, and not more than `2**26` numbers in all.
 
     Raises
     ------
@@ -112,7 +113,11 @@ class Relation(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """A sample of directions and probabilities."""
-        return {"bank": Reservoir(self.bank, DirectionsAndProbabilities())}
+        return {
+            "bank": Reservoir(
+                sample_size(self.bank, head.num_features + head.num_classes), DirectionsAndProbabilities()
+            )
+        }
 
     def estimate(self, head: Head, bank: Reservoir) -> None:
         """Keep the sample."""

@@ -11,6 +11,7 @@ LETTERS = {
     "R": "a rank, or directions",
     "K": "channels, neurons or random features",
     "B": "bins",
+    "H": "classes, or 1 where there are more than 2048",
     "M": "members",
     "G": "Gaussians, or groups of words",
     "Q": "points of a reference",

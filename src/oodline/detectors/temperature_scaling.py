@@ -15,6 +15,7 @@ from oodline.detectors.base import Detector
 from oodline.detectors.fitted import Fitted
 from oodline.detectors.msp import log_max_softmax
 from oodline.detectors.paper import Paper
+from oodline.detectors.parts.sample_size import sample_size
 from oodline.errors import AssumptionWarning
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
@@ -23,23 +24,30 @@ from oodline.statistics.sources import Logits
 
 COLDEST, HOTTEST = 1e-2, 1e2
 
+BLOCK = 2**22
+"""Logits that are in double precision at a time: 34 MB."""
+
 MEMORISED = 0.99
 """Above this share of correct samples, a temperature below 1 is taken for a sign of training data."""
 
 
 def best_temperature(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
     """T in [0.01, 100] that minimises the mean of `-log softmax(z / T)_y`."""
-    z = logits.double()
-    own = z.gather(1, labels.unsqueeze(1)).squeeze(1)
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1).double()
+    parts = logits.split(max(1, BLOCK // logits.shape[1]))
 
     def slope(inverse: float) -> float:
         # the loss is convex in 1 / T; its derivative is the mean of E_p[z] - z_y
-        return float(((torch.softmax(inverse * z, dim=1) * z).sum(1) - own).mean())
+        expected = [(torch.softmax(inverse * z, dim=1) * z).sum(1) for z in (part.double() for part in parts)]
+        return float((torch.cat(expected) - own).mean())
 
     low, high = 1 / HOTTEST, 1 / COLDEST
     for _ in range(100):
+        before = low, high
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+        if (low, high) == before:
+            break  # neighbouring numbers
     return 1 / low
 
 
@@ -51,7 +59,8 @@ class TemperatureScaling(Detector):
     Parameters
     ----------
     samples : int
-        At most this many logits are kept to fit T on, chosen by a hash of their index.
+        At most this many logits are kept to fit T on, chosen by a hash of their index; of more than 6,710 classes
+        fewer, `2**26 / C`.
 
     Raises
     ------
@@ -88,7 +97,7 @@ class TemperatureScaling(Detector):
 
     def statistics(self, head: Head) -> dict[str, Statistic]:
         """A sample of logits with their labels."""
-        return {"sample": Reservoir(self.samples, Logits(), "label")}
+        return {"sample": Reservoir(sample_size(self.samples, head.num_classes), Logits(), "label")}
 
     def estimate(self, head: Head, sample: Reservoir) -> None:
         """Fit T."""

@@ -29,6 +29,9 @@ def origin_of(head: Head) -> Float[Tensor, " d"]:
     return found
 
 
+BLOCK = 2**24
+"""Logits of the sample that are in memory at a time: 67 MB."""
+
 SAMPLES_PER_DIMENSION = 4
 """Training samples per dimension of the principal space at least, where the data decides: with fewer, directions that
 the data uses are taken for ones that it does not."""
@@ -203,7 +206,8 @@ class ViM(Residual):
         super().estimate(head, covariance)
         features = sample.rows
         weight, bias = head.linear.weight.cpu().float(), head.linear.bias.cpu().float()
-        largest = (features @ weight.T + bias).amax(1).double().mean()
+        parts = features.split(max(1, BLOCK // len(weight)))
+        largest = torch.cat([(part @ weight.T + bias).amax(1) for part in parts]).double().mean()
         residual = self.length(features).double().mean()
         # without any residual there is nothing to match, and nothing to subtract
         self.alpha = torch.where(residual > 0, largest / residual, 0.0).float()

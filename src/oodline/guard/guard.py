@@ -36,6 +36,7 @@ from oodline.model.head import LinearHead
 from oodline.model.zoo import move, names_in_config
 from oodline.passes.fit import check_served, reads
 from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
+from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.preprocessing.text import Text, TextPreprocessing, are_texts
 from oodline.scoring.calibration import check_false_alarm, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
@@ -304,7 +305,8 @@ class Guard(Sharing):
                 "maps or lists of the verdict say where it is unlike the training data."
             )
         explainer = require_explainer(self.detector, self.neurons)
-        activations = self.classifier(self._prepared(inputs), **reads([self.detector]))
+        prepared = self._prepared(inputs)
+        activations = self.classifier(prepared, **reads([self.detector]))
         require_linear(activations.head)
         verdict = self._judge(activations, calibration)
         made_of = members_of(self.detector)
@@ -324,7 +326,8 @@ class Guard(Sharing):
             explained_by=name_of(explainer, self.detector),
             held_out=calibration.scores,
         )
-        return with_maps(explained, self.classifier, inputs, activations, self.preprocessing)
+        shown = self.preprocessing if isinstance(self.preprocessing, Preprocessing) else None
+        return with_maps(explained, self.classifier, prepared, activations, shown)
 
     @property
     def explains(self) -> bool:
