@@ -101,8 +101,10 @@ def curves(
     rank[order] = torch.arange(pixels).to(order)
     bounds = (torch.arange(steps + 1) * pixels / steps).round()
     chosen = rank.unsqueeze(0) < bounds.unsqueeze(1).to(rank)  # (S + 1, pixels)
-    masks = torch.cat([~chosen, chosen]).unflatten(1, image.shape[1:]).unsqueeze(1).to(image.device)
-    numbers = torch.cat([value(torch.where(part, image, empty)) for part in masks.split(batch_size)]).float().cpu()
+    masks = torch.cat([~chosen, chosen]).view(-1, 1, *image.shape[1:]).to(image.device)
+    numbers = (
+        torch.cat([value(torch.where(part, image, empty)) for part in torch.split(masks, batch_size)]).float().cpu()
+    )
     return Curves(bounds / pixels, numbers[: steps + 1], numbers[steps + 1 :])
 
 
@@ -130,9 +132,10 @@ def rank_correlation(one: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> fl
 
 
 def _ranks(values: Tensor) -> Float[Tensor, " n"]:
-    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[inverse]
+    ranks: Tensor = (last - (counts - 1) / 2)[inverse]
+    return ranks
 
 
 def agreement_with_parts(map: Float[Tensor, "h w"], parts: Parts) -> float:

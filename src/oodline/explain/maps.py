@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
 
 import torch
@@ -86,9 +87,7 @@ def place_maps(
     """
     starts = _starts(classifier, layer)
     for least in (2,) if layer or classifier.feature_map_name else (LEAST_PLACES, 2):
-        found = classifier.features_from(
-            inputs, starts, lambda value, module, least=least: _places(value, module) >= least
-        )
+        found = classifier.features_from(inputs, starts, partial(_has_places, least=least))
         if found is not None:
             return _maps(classifier, *found, weights)
     raise InputError(
@@ -127,9 +126,9 @@ def _starts(classifier: Classifier, layer: str | None) -> list[Start]:
     return blocks if pool is None else [*blocks, Start(pool, "input")]
 
 
-def _places(output: Tensor, module: nn.Module) -> int:
+def _has_places(output: Tensor, module: nn.Module, least: int) -> bool:
     grid = _on_grid(output, module)
-    return 0 if grid is None else grid[0, 0].numel()
+    return grid is not None and grid[0, 0].numel() >= least
 
 
 def _on_grid(output: Tensor, module: nn.Module) -> Float[Tensor, "n k h w"] | None:
@@ -140,7 +139,7 @@ def _on_grid(output: Tensor, module: nn.Module) -> Float[Tensor, "n k h w"] | No
         side = isqrt(output.shape[1])
         if output.shape[1] - side * side > MOST_PREFIX:
             return None
-        maps = output[:, output.shape[1] - side * side :].mT.unflatten(2, (side, side))
+        maps = output[:, output.shape[1] - side * side :].mT.reshape(len(output), -1, side, side)
     else:
         return None
     return maps

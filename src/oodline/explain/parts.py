@@ -127,13 +127,13 @@ def shapley_parts(
     """
     if image.ndim != 3:
         raise SettingError(f"`image` must be (C, H, W); got shape {tuple(image.shape)}.")
-    regions = grid_regions(*image.shape[1:], 3, 4) if regions is None else regions
+    regions = grid_regions(image.shape[1], image.shape[2], 3, 4) if regions is None else regions
     count = check_regions(regions, image)
     empty = baseline_of(image, baseline, seed)
 
     def evaluate(kept: Bool[Tensor, "m k"]) -> Float[Tensor, " m"]:
         """The number for each set of regions that are kept (M,), float64."""
-        found = [value(_with(image, empty, part[:, regions])) for part in kept.split(batch_size)]
+        found = [value(_with(image, empty, part[:, regions])) for part in torch.split(kept, batch_size)]
         return torch.cat(found).detach().to("cpu", torch.float64)
 
     name = baseline if isinstance(baseline, str) else "given"

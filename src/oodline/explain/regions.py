@@ -47,7 +47,8 @@ def superpixels(image: Float[Tensor, "c h w"], count: int = 12) -> Int[Tensor, "
     low, high = image.min(), image.max()
     pixels = ((image - low) / (high - low).clamp(min=1e-12)).movedim(0, -1).cpu().numpy()
     found = torch.from_numpy(slic(pixels, n_segments=count, start_label=0, channel_axis=-1)).long()
-    return found.unique(return_inverse=True)[1]
+    numbered: Tensor = torch.unique(found, return_inverse=True)[1]
+    return numbered
 
 
 def regions_of_masks(masks: Sequence[Tensor] | Tensor) -> Int[Tensor, "h w"]:
@@ -85,7 +86,7 @@ def check_regions(regions: Tensor, image: Tensor) -> int:
             f"`regions` must be integers {tuple(image.shape[1:])}, one per pixel; got {regions.dtype} of shape "
             f"{tuple(regions.shape)}."
         )
-    present = regions.unique()
+    present = torch.unique(regions)
     if not torch.equal(present, torch.arange(len(present)).to(present)):
         raise SettingError(
             f"`regions` must be numbered 0 to {len(present) - 1}, each for some pixel; got {present.tolist()}."

@@ -65,7 +65,9 @@ def _pictures(figure: Any, grid: Any, explanation: Explanation, image: Image.Ima
     if image is None and pixels is None:
         axes.text(0.5, 0.5, "no picture of the input", ha="center", va="center", color=SOFT)
         return
-    shown = Picture.fromarray(pixels.numpy()) if image is None and pixels is not None else standard_image(image)
+    given = image if image is not None or pixels is None else Picture.fromarray(pixels.numpy())
+    assert given is not None  # one of them is there
+    shown = standard_image(given)
     axes.imshow(shown.convert("RGB"), interpolation="nearest" if max(shown.size) < 100 else "antialiased")
     axes.set_title("The input")
     if maps is None or pixels is None:
