@@ -47,11 +47,6 @@ class VerdictRow(_Answer):
         default_factory=list, description="Of a multi-label classifier: labels whose probability is above one half."
     )
     label_names: list[str] | None = Field(default=None, description="Their names, where the guard knows them.")
-    rows: int | None = Field(default=None, description="Of a guard of pixels: how many; `label` is then -1.")
-    flagged_share: float | None = Field(default=None, description="Share of them that is below the threshold.")
-    maps: dict[str, Any] | None = Field(
-        default=None, description="Where `maps` asks for them: one map per column, at the resolution of the head."
-    )
 
 
 class Judged(VerdictRow):
@@ -60,6 +55,11 @@ class Judged(VerdictRow):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "cat.png", **_ROW}]})
 
     name: str | None = Field(description="The file's name in the form.")
+    rows: int | None = Field(default=None, description="Of a guard of pixels: how many; `label` is then -1.")
+    flagged_share: float | None = Field(default=None, description="Share of them that is below the threshold.")
+    maps: dict[str, Any] | None = Field(
+        default=None, description="Where `maps` asks for them: one map per column, at the resolution of the head."
+    )
 
 
 class Refused(_Answer):
