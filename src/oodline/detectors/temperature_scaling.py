@@ -33,7 +33,7 @@ MEMORISED = 0.99
 def best_temperature(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
     """T in [0.01, 100] that minimises the mean of `-log softmax(z / T)_y`."""
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1).double()
-    parts = logits.split(max(1, BLOCK // logits.shape[1]))
+    parts = torch.split(logits, max(1, BLOCK // logits.shape[1]))
 
     def slope(inverse: float) -> float:
         # the loss is convex in 1 / T; its derivative is the mean of E_p[z] - z_y

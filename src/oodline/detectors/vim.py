@@ -203,7 +203,7 @@ class ViM(Residual):
         super().estimate(head, covariance)
         features = sample.rows
         weight, bias = head.linear.weight.cpu().float(), head.linear.bias.cpu().float()
-        parts = features.split(max(1, BLOCK // len(weight)))
+        parts = torch.split(features, max(1, BLOCK // len(weight)))
         largest = torch.cat([(part @ weight.T + bias).amax(1) for part in parts]).double().mean()
         residual = self.length(features).double().mean()
         # without any residual there is nothing to match, and nothing to subtract
