@@ -32,8 +32,8 @@ def inverse_gap_table(weight: Float[Tensor, "c d"]) -> Float[Tensor, "h c"]:
     """
     weight = weight.detach().cpu()
     if len(weight) > LARGEST_TABLE:
-        squares: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64).square()
-        return squares.float().unsqueeze(0)
+        norms: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64)
+        return norms.square().float().unsqueeze(0)
     weight = weight.double()
     gap = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.where(gap > 0, 1 / gap, 0.0).float()

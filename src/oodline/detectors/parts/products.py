@@ -115,8 +115,8 @@ def _share(below: NDArray[np.int64], above: NDArray[np.int64], rank: int, step: 
     if step % 4 >= 2:
         between = (above - below).astype(np.float64)
         aside = np.maximum(FEW / 4, 0.05 * between) * (-1 if step % 4 == 2 else 1)
-        chosen: NDArray[np.float64] = np.clip((rank - below + aside) / np.maximum(between, 1), 0.01, 0.99)
-        return chosen
+        share: NDArray[np.float64] = np.clip((rank - below + aside) / np.maximum(between, 1), 0.01, 0.99)
+        return share
     return 0.5
 
 
