@@ -24,7 +24,7 @@ MOST_PREFIX = 8
 
 
 LEAST_PLACES = 4
-"""Places of a layer at least, where one has as many. Layers further back have more, but maps of them were less faithful."""
+"""Places of a layer at least, where one has as many; maps of layers further back were less faithful."""
 
 
 @dataclass(frozen=True, eq=False)
