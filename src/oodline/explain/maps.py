@@ -23,8 +23,8 @@ MOST_PREFIX = 8
 """Tokens before those of the image, such as the class token and registers, at most."""
 
 
-LEAST_PLACES = 16
-"""Places of a layer at least, where one has as many: a map of 2 x 2 says little."""
+LEAST_PLACES = 4
+"""Places of a layer at least, where one has as many; maps of layers further back were less faithful."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ def place_maps(
 
     Where the features are the mean of a feature map A, as behind global average pooling, the map of weights w is
     `sum_d w[d] A[d] / (H W)`, and no gradient is needed. Elsewhere it is activation times gradient, summed over the
-    channels of the layer: the last of the inputs of four blocks and of the last pooling that has 16 places or more. Of
+    channels of the layer: the last of the inputs of four blocks and of the last pooling that has 4 places or more. Of
     tokens (N, T, C) those before the square of the image's, such as the class token, are left out.
 
     Parameters

@@ -25,8 +25,8 @@ def members_of(detector: Detector) -> HasMemberPValues | None:
 def name_of(explainer: Explains, detector: Detector) -> str:
     """How the explainer is called among the p-values of the detector's members; else by its own name."""
     made_of = members_of(detector)
-    members: list[tuple[str, object]] = [*made_of.members] if isinstance(made_of, Detector) else []
-    named = [name for name, member in members if member is explainer]
+    members: list[tuple[str, Detector]] = made_of.members if isinstance(made_of, Detector) else []
+    named = [name for name, member in members if isinstance(member, Explains) and member is explainer]
     if named:
         return named[0]
     return str(getattr(explainer, "name", type(explainer).__name__))

@@ -280,7 +280,7 @@ class Guard(Sharing):
 
         Of a detector made of detectors, such as `Fuse`, it also gives the p-value of each member, and the
         neurons are those of the first member that keeps contributions by class. Of images it gives maps: two forward
-        passes in all, three where no layer has 16 places.
+        passes in all, three where no layer has 4 places.
 
         Parameters
         ----------
