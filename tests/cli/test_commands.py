@@ -441,7 +441,7 @@ def test_help_of_a_command_is_its_whole_docstring(capsys):
             main([command, "--help"])
         assert stopped.value.code == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "The columns are name and index of the image" in shown  # of `oodline score`, below the first line
+    assert "The columns are name and index of the input" in shown  # of `oodline score`, below the first line
     assert "0.5*head + 0.5*head_dist" in shown
 
 

@@ -188,7 +188,7 @@ def test_a_list_that_is_none_is_said(listed, text, sentence):
         ImageList(listed / "list.txt", listed / "pictures")
     with pytest.raises(DataError, match=r"the list of images nowhere\.txt cannot be read"):
         open_images("list:nowhere.txt")
-    with pytest.raises(DataError, match=r"takes root=\.\.\.; got split="):
+    with pytest.raises(DataError, match=r"takes root=\.\.\. and masks=\.\.\.; got split="):
         open_images("list:nowhere.txt,split=test")
 
 

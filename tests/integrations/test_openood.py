@@ -29,7 +29,7 @@ def test_an_image_list_is_a_data_set_by_its_ending(tmp_path):
     assert same.fingerprint() == source.fingerprint()
     with pytest.raises(DataError, match=r"which is not in .* Pass root=FOLDER"):
         open_images(tmp_path / "test_tin.txt")
-    with pytest.raises(DataError, match=r"takes root=\.\.\.; got order=natural"):
+    with pytest.raises(DataError, match=r"takes root=\.\.\. and masks=\.\.\.; got order=natural"):
         open_images(f"{tmp_path}/test_tin.txt,order=natural")
     for line in ("tin test/a.png {1}", "tin test/a.png {'label': open('x')}", "tin test/a.png x"):
         (tmp_path / "bad.txt").write_text(line)

@@ -58,4 +58,4 @@ def test_maps_are_those_of_the_verdict_and_sent_on_request(
 
 def test_a_guard_of_images_has_no_map(client, picture) -> None:
     answer = client.post("/v1/predict?maps=png", content=picture("red"), headers={"content-type": "image/png"})
-    assert answer.status_code == 422 and answer.json()["detail"].startswith("This guard gives one decision per image")
+    assert answer.status_code == 422 and answer.json()["detail"].startswith("This guard gives one decision per input")

@@ -48,6 +48,7 @@ def place(tmp_path_factory, guard):
             {"line": guard.calibration},
             guard.class_names,
             guard.preprocessing,
+            None,
             ModelSource(reference="python:models.py:build"),
         ),
         place / "guard.safetensors",

@@ -90,7 +90,8 @@ class TensorSource:
             raise DataError(
                 f"the tensors of {where} must have one entry per sample, and at least one sample; got {listed}."
             )
-        if self.has_labels and (len(shapes[LABELS]) not in (1, 2) or rows[LABELS].kind not in KINDS):
+        column = self.has_labels and len(shapes[LABELS]) == 2 and shapes[LABELS][1] == 1  # of classes, most likely
+        if self.has_labels and (column or len(shapes[LABELS]) not in (1, 2) or rows[LABELS].kind not in KINDS):
             kind = rows[LABELS].kind
             raise DataError(
                 f"`{LABELS}` of {where} must be integers (N,), or (N, C) for several labels per sample; got {kind} "

@@ -44,6 +44,7 @@ class Affine:
 
         Examples
         --------
+        >>> import torch
         >>> conv, x = nn.Conv2d(2, 3, 3, padding=1), torch.randn(1, 2, 5, 5)
         >>> affine = affine_of(conv)
         >>> made = affine(affine.windows(x).flatten(2).mT)

@@ -112,6 +112,7 @@ def check_boxes(found: Sequence[FoundBoxes], inputs: int, head: BoxHead) -> None
 
     Examples
     --------
+    >>> import torch
     >>> one = FoundBoxes(torch.ones(2, 3), torch.ones(2, 2), torch.ones(2, 4), torch.ones(2), torch.ones(2).long())
     >>> check_boxes([one], 1, NoHead(2, 4, logits=True))
     Traceback (most recent call last):

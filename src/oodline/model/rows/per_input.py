@@ -157,7 +157,7 @@ class Drawn:
     --------
     >>> scores, group = torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0, 0, 0, 2])
     >>> Drawn()(scores, group, 3)
-    tensor([3., inf, 5.])
+    tensor([1., inf, 5.])
     """
 
     compares_rows = False
