@@ -128,7 +128,7 @@ def api_page(name: str) -> str:
     value = getattr(ol, name)
     kind = "autoclass" if isinstance(value, type) else "autofunction" if callable(value) else "autodata"
     kind = "autodata" if hasattr(value, "__metadata__") else kind  # an alias of a type has another's docstring
-    options = {"autoclass": ["   :members:"], "autodata": ["   :no-value:"]}.get(kind, [])
+    options = {"autoclass": ["   :members:", "   :exclude-members: name"], "autodata": ["   :no-value:"]}.get(kind, [])
     where = f"oodline.{name}" if kind != "autodata" else f"{value.__module__}.{name}"
     return "\n".join([f"# {name}", "", "```{eval-rst}", f".. {kind}:: {where}", *options, "```"])
 

@@ -94,7 +94,7 @@ class Places:
         return self.per_input(scores, self.group.to(scores.device), self.inputs)
 
     def maps(self, values: Tensor, missing: float = float("nan")) -> Tensor:
-        """Values (M, ...) laid out over the places of each input, (G, *grid, ...); `missing` where there is no row."""
+        """Values (M, ...) laid out over the places of each input, `(G, *grid, ...)`; `missing` where there is no row."""
         if values.dtype == torch.bool:
             missing = bool(missing) if missing == missing else False
         elif not values.is_floating_point() and missing != missing:
