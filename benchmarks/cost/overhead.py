@@ -110,7 +110,7 @@ def imagenet_size(classes: int = 1000, width: int = 2048) -> list[tuple[str, str
     means.load_state_dict(
         {"count": count, "mean": torch.rand(classes, width).double(), "deviations": torch.zeros(classes, 0)}
     )
-    detector = LINe()
+    detector = LINe(clip=0.8)
     seconds = clock(lambda: detector._settle({"moments": means}, head))
     with TemporaryDirectory() as folder:
         path = write_artifact(Artifact({"line": detector}, HeadInfo.of(head)), Path(folder) / "line.safetensors")
