@@ -48,7 +48,7 @@ def token_scores(detectors: dict[str, ol.Detector], classifier: ol.RowClassifier
 def of_answers(scores: Tensor, per_input: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
     """One score per answer (N,) from those of its tokens (N, T)."""
     group = torch.arange(len(scores)).repeat_interleave(scores.shape[1])
-    return per_input(scores.flatten(), group, len(scores))
+    return per_input(scores.flatten(), group, torch.arange(len(scores)))
 
 
 def running_means(scores: Tensor, window: int) -> Tensor:

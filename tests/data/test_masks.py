@@ -35,7 +35,7 @@ def home(tmp_path: Path) -> Path:
 def test_masks_go_where_pixels_go(home: Path) -> None:
     nearest = Preprocessing(resize=(12, 16), crop=(10, 20), interpolation="nearest-exact")
     [batch] = open_loader(f"{home}/images,masks={home}/masks", nearest)
-    assert batch.labels is not None and batch.labels.shape == (2, 10, 20)
+    assert batch.labels.shape == (2, 10, 20)
     red = (batch.inputs[:, 0] * 25.5).round().long()
     assert (batch.labels[:, :, :2] == 255).all() and (batch.labels[:, :, -2:] == 255).all()  # padded
     assert torch.equal(red[:, :, 2:-2], batch.labels[:, :, 2:-2])

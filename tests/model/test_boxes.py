@@ -49,7 +49,7 @@ def test_features_and_logits_are_those_of_the_boxes(kind: str) -> None:
     with torch.no_grad():
         expected = model(list(images))
     places = activations.places
-    assert places is not None and places.samples.tolist() == [5, 9] and len(activations) == 14
+    assert places.samples.tolist() == [5, 9] and len(activations) == 14
     for name, key in (("box", "boxes"), ("sure", "scores"), ("label", "labels")):
         assert torch.equal(places.known[name], torch.cat([each[key] for each in expected]))
     rows, labels = torch.arange(14), places.known["label"]
@@ -124,10 +124,10 @@ def test_promises_hold_per_image_and_per_drawn_box() -> None:
 
 def test_a_box_is_drawn_by_the_position_of_its_image() -> None:
     scores, group = torch.arange(6.0), torch.tensor([0, 0, 0, 1, 1, 3])
-    whole = Drawn().by_sample(scores, group, torch.tensor([7, 8, 9, 10]))
+    whole = Drawn()(scores, group, torch.tensor([7, 8, 9, 10]))
     assert whole[0] in (0, 1, 2) and whole[1] in (3, 4) and whole[2] == torch.inf and whole[3] == 5
-    assert Drawn().by_sample(scores[3:5], torch.tensor([0, 0]), torch.tensor([8])) == whole[1]
-    drawn = Drawn()(torch.arange(3000.0), torch.arange(3000) // 3, 1000) % 3
+    assert Drawn()(scores[3:5], torch.tensor([0, 0]), torch.tensor([8])) == whole[1]
+    drawn = Drawn()(torch.arange(3000.0), torch.arange(3000) // 3, torch.arange(1000)) % 3
     assert torch.bincount(drawn.long()).min() > 280
 
 

@@ -59,7 +59,7 @@ def test_rows_are_the_pixels_of_the_heads_map(resize: str | None) -> None:
     assert activations.place.tolist() == 4 * list(range(36))
     assert activations.samples.tolist() == [7, 3, 5, 9]
     assert activations.index[37] == 3 * MOST_PLACES + 1
-    assert activations.places is not None and activations.places.grid == (6, 6)
+    assert activations.places.grid == (6, 6)
 
 
 def test_a_head_that_is_a_sum_at_another_resolution_is_found() -> None:
@@ -90,8 +90,7 @@ def test_a_head_of_windows_reads_the_features_of_the_window(padding: int | str) 
     with torch.no_grad():
         body = model.body(batch)
         made = model.head(body)
-    assert classifier.head_name == "head" and activations.places is not None
-    assert activations.places.grid == made.shape[2:]
+    assert (classifier.head_name, activations.places.grid) == ("head", made.shape[2:])
     assert torch.allclose(activations.logits, made.flatten(2).mT.flatten(0, 1), atol=1e-6)
     # the middle of the map: one window, in the order of the weight
     row = activations.features[activations.places.grid[1] * 2 + 2]
@@ -113,7 +112,7 @@ def test_patches_of_a_transformer_are_pixels() -> None:
 
     torch.manual_seed(0)
     activations = ol.RowClassifier(Patches().eval(), "pixels")(torch.randn(2, 3, 8, 16))
-    assert activations.places is not None and activations.places.grid == (2, 4)
+    assert activations.places.grid == (2, 4)
     assert activations.features.shape == (16, 8)
 
 
@@ -140,7 +139,6 @@ def test_labels_are_those_at_the_pixels_of_the_map_and_ignored_ones_are_left_out
     masks[:, :4] = 255
     classifier = ol.RowClassifier(model, ol.Pixels(fit_share=1.0)).sampled()
     [(activations, labels)] = list(classifier.stream([(images(1), masks)]))
-    assert labels is not None
     # nearest-exact takes rows and columns 1, 3, 5, ... of the mask
     expected = masks[0, 1::2, 1::2]
     assert torch.equal(labels, expected[expected != 255].repeat(4))
@@ -243,12 +241,16 @@ def test_lowest_and_mean_equal_a_plain_loop() -> None:
     )
     group[group == 4] = 5  # an input without rows
     for share, count in ((0.0, 1), (0.1, 1), (0.0, 3), (1.0, 1), (0.0, 500)):
-        found = Lowest(share, count)(scores, group, 9)
+        found = Lowest(share, count)(scores, group, torch.arange(9))
         for g in range(9):
             own = scores[group == g].sort().values
             k = max(count, -int(-share * len(own) // 1))
             assert found[g] == (torch.inf if not len(own) else own[min(k, len(own)) - 1])
-    means = Mean()(scores, group, 9)
+    hundred = torch.arange(100.0)
+    for share, k in ((0.07, 7), (0.29, 29), (0.071, 8)):  # 0.07 * 100 is a little above 7 in floating point
+        assert Lowest(share)(hundred, torch.zeros(100, dtype=torch.int64), torch.arange(1)) == k - 1
+        assert Lowest(share).of_all(hundred.unsqueeze(0)) == k - 1
+    means = Mean()(scores, group, torch.arange(9))
     for g in (0, 8):
         assert torch.isclose(means[g], scores[group == g].mean())
     assert means[4] == torch.inf
@@ -265,3 +267,10 @@ def test_shares_of_the_data_have_the_rows_of_the_whole(model: Segmenter) -> None
             parts.append(activations.index)
     assert torch.equal(torch.cat(parts), whole)
     assert seen.intervals.tolist() == [[0, 12]]
+
+
+@pytest.mark.parametrize("given", [{"task": "multilabel"}, {"compile": True}])
+def test_what_is_for_one_decision_per_input_is_refused_beside_rows(given: dict, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from torch import nn\n\ndef build():\n    return nn.Conv2d(3, 4, 1)\n")
+    with pytest.raises(SettingError, match=rf"`{next(iter(given))}` is for a model with one decision per input"):
+        ol.Classifier.load(f"python:{tmp_path}/mine.py:build", rows="pixels", **given)

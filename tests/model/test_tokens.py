@@ -61,7 +61,6 @@ def test_a_row_of_a_language_model_predicts_the_next_token(model: nn.Module) -> 
         hidden = model.transformer(tokens)[0]
     assert torch.equal(activations.features, hidden[:, :-1].flatten(0, 1))
     assert torch.allclose(activations.logits, model.lm_head(hidden)[:, :-1].flatten(0, 1), atol=1e-5)
-    assert activations.places is not None
     assert torch.equal(activations.places.known["token"], tokens[:, 1:].flatten())
     assert activations.place.tolist() == 4 * list(range(11)) and activations.samples.tolist() == [5, 3, 8, 1]
 
@@ -86,7 +85,6 @@ def test_padding_on_the_left_and_a_text_of_one_token_have_no_row(model: nn.Modul
 def test_only_the_answer_has_rows_where_its_beginning_is_known(model: nn.Module) -> None:
     tokens = torch.tensor([[4, 9, 5, 9, 6, 7], [9, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 9]])
     places = ol.RowClassifier(model, ol.Tokens(after=9))(tokens).places
-    assert places is not None
     assert list(zip(places.group.tolist(), places.place.tolist(), strict=True)) == [
         *[(0, 3), (0, 4)],
         *[(1, i) for i in range(5)],
@@ -105,8 +103,8 @@ def test_rows_of_a_token_classifier_are_its_tokens_and_labels_leave_some_out() -
     with torch.no_grad():
         logits = classifier.model(**batch).logits
     assert torch.allclose(activations.logits, logits[kept], atol=1e-5)
-    assert of_rows is not None and torch.equal(of_rows, labels[kept])
-    assert activations.places is not None and not activations.places.known
+    assert torch.equal(of_rows, labels[kept])
+    assert not activations.places.known
     with pytest.raises(LabelError, match=r"labels of tokens must be whole numbers \(N, T\), here \(4, 12\)"):
         next(classifier.stream([{**batch, "labels": labels[:, 0]}]))
 
@@ -185,7 +183,7 @@ def test_the_lowest_mean_equals_a_plain_loop() -> None:
     )
     group[group == 4] = 5
     for window in (1, 3, 20, 25, 500):
-        found = ol.LowestMean(window)(scores, group, 9)
+        found = ol.LowestMean(window)(scores, group, torch.arange(9))
         for g in range(9):
             own = scores[group == g].double()
             means = [own[i : i + window].mean() for i in range(max(len(own) - window + 1, 1))]

@@ -301,7 +301,7 @@ def test_a_processor_that_does_not_normalise_is_followed(folder):
 
 def test_weights_that_cannot_be_fetched_are_given_or_left_out():
     from oodline._util.spec import Reference
-    from oodline.model.zoo import _built
+    from oodline.model.libraries import _built
 
     def offline(options):
         raise OSError("no route to host")

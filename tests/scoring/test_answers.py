@@ -26,7 +26,7 @@ def answers(n: int, seed: int) -> list[Tensor]:
 
 def whole(scores: list[Tensor], per_input: ol.LowestMean | ol.Lowest) -> Tensor:
     group = torch.cat([torch.full((len(own),), i) for i, own in enumerate(scores)])
-    return per_input(torch.cat(scores), group, len(scores))
+    return per_input(torch.cat(scores), group, torch.arange(len(scores)))
 
 
 @pytest.mark.parametrize("per_input", [ol.LowestMean(5), ol.LowestMean(1), ol.Lowest()])
@@ -61,7 +61,7 @@ def test_what_turns_odd_is_stopped_within_a_window() -> None:
     monitor = ol.AnswerMonitor(calibration, ol.LowestMean(8))
     assert not monitor.update(torch.zeros(500))
     assert monitor.update(torch.full((8,), -3.0))
-    assert monitor.stopped_at is not None and 500 < monitor.stopped_at <= 508
+    assert 500 < monitor.stopped_at <= 508
 
 
 def test_a_state_goes_on_where_it_was_taken() -> None:

@@ -32,7 +32,6 @@ def test_maps_are_those_of_the_verdict_and_sent_on_request(
     pixels[:4, :4] = 255
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    assert pixel_guard.preprocessing is not None
     verdict = pixel_guard(pixel_guard.preprocessing(Image.fromarray(pixels)).unsqueeze(0))
     assert isinstance(verdict, ol.RowVerdict)
     [expected] = verdict.rows()

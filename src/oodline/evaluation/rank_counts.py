@@ -47,7 +47,7 @@ class RankCounts:
         self._counts = torch.zeros(0, 2, dtype=torch.int64)
 
     def add(self, scores: Float[Tensor, " m"], counts: Int[Tensor, "m 2"]) -> None:
-        """Count rows: each stands for so many ID and so many OOD.
+        """Add rows (M,), each with its score, its number of ID pixels and its number of OOD pixels.
 
         Raises
         ------

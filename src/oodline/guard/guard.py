@@ -33,7 +33,8 @@ from oodline.model.activations import Activations
 from oodline.model.changes import Snapshot
 from oodline.model.classifier import Classifier
 from oodline.model.head import LinearHead
-from oodline.model.zoo import move, names_in_config
+from oodline.model.libraries import names_in_config
+from oodline.model.zoo import move
 from oodline.passes.fit import check_served, reads
 from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
 from oodline.preprocessing.preprocessing import Preprocessing

@@ -34,16 +34,12 @@ class GradientRegularised(TrainingLoss):
 
     Parameters
     ----------
-    m_in, m_out, weight
+    m_in, m_out, weight, base, without_outliers
         As `EnergyMargin`.
     gradient_weight : float
         At least 0.
     scale : {"batch", "sample"}
         As in the code, or as in the paper.
-    base : TrainingLoss, optional
-        Loss of the ID samples; plain cross-entropy if omitted.
-    without_outliers : {"error", "skip"}
-        What becomes of a batch without outliers: an error, or the terms of its ID samples alone.
 
     Raises
     ------

@@ -10,15 +10,13 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline._util.ranges import NonNegative
 from oodline.detectors.paper import Paper, Preset
-from oodline.training.batches import MixedBatch
-from oodline.training.cross_entropy import CrossEntropy
 from oodline.training.loss import TrainingLoss, WithoutOutliers
-from oodline.training.outlier_exposure import uniform_cross_entropy
+from oodline.training.outlier_exposure import OutlierExposure
 
 SOURCE = "the authors' code, commit f351789"
 
 
-class KLUniform(TrainingLoss):
+class KLUniform(OutlierExposure):
     """Loss of the ID samples + `weight` times the mean of `KL(u || softmax(z))` over the outliers.
 
     u is the uniform distribution, so the divergence is `LSE(z) - mean_c z_c - log C`, at least 0. ASCOOD is this loss
@@ -27,12 +25,8 @@ class KLUniform(TrainingLoss):
 
     Parameters
     ----------
-    weight : float
-        Of the outliers, at least 0.
-    base : TrainingLoss, optional
-        Loss of the ID samples; plain cross-entropy if omitted.
-    without_outliers : {"error", "skip"}
-        What becomes of a batch without outliers: an error, or the loss of its ID samples alone.
+    weight, base, without_outliers
+        As `OutlierExposure`.
 
     Raises
     ------
@@ -49,7 +43,6 @@ class KLUniform(TrainingLoss):
     """
 
     name: ClassVar = "kl-uniform"
-    needs_outliers: ClassVar = True
     paper: ClassVar = Paper("Image-based Outlier Synthesis With Training Data", "CVPR 2026", "2411.10794")
     presets: ClassVar = {
         "cifar10": Preset({"weight": 1.0}, SOURCE),
@@ -65,13 +58,8 @@ class KLUniform(TrainingLoss):
         base: TrainingLoss | None = None,
         without_outliers: WithoutOutliers = "error",
     ) -> None:
-        super().__init__()
-        self.weight, self.base, self.without_outliers = weight, base or CrossEntropy(), without_outliers
+        super().__init__(weight=weight, base=base, without_outliers=without_outliers)
 
-    def compute(self, batch: MixedBatch) -> Tensor:
-        """The ID part and, where there are outliers, theirs."""
-        loss = self.base.compute(batch)
-        if not batch.has_outliers:
-            return loss
-        logits = batch.outliers.logits
-        return loss + self.weight * (uniform_cross_entropy(logits) - math.log(logits.shape[1]))
+    def of_outliers(self, logits: Tensor) -> Tensor:
+        """Mean divergence of the outliers."""
+        return super().of_outliers(logits) - math.log(logits.shape[1])

@@ -63,7 +63,11 @@ class OutlierExposure(TrainingLoss):
     def compute(self, batch: MixedBatch) -> Tensor:
         """The ID part and, where there are outliers, theirs."""
         loss = self.base.compute(batch)
-        return loss + self.weight * uniform_cross_entropy(batch.outliers.logits) if batch.has_outliers else loss
+        return loss + self.weight * self.of_outliers(batch.outliers.logits) if batch.has_outliers else loss
+
+    def of_outliers(self, logits: Tensor) -> Tensor:
+        """The term of the outliers, by their logits (M, C)."""
+        return uniform_cross_entropy(logits)
 
 
 def uniform_cross_entropy(logits: Tensor) -> Tensor:

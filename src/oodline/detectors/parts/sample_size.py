@@ -7,7 +7,7 @@ NUMBERS = 2**26
 
 
 def sample_size(samples: int, numbers: int) -> int:
-    """`samples`, or as many as `NUMBERS` holds with so many numbers of each; at least 1.
+    """How many samples to keep, of `numbers` numbers each: `samples`, or fewer so that `NUMBERS` suffice; at least 1.
 
     Examples
     --------

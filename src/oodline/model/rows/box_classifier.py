@@ -21,7 +21,7 @@ from oodline.model.no_head import NoHead
 from oodline.model.outputs import tensors_of
 from oodline.model.reading import at_least_float32
 from oodline.model.rows.boxes import BoxAdapter, Boxes, BoxHead, FoundBoxes, check_boxes
-from oodline.model.rows.places import Places, mean_by
+from oodline.model.rows.places import Places, mean_by, positions
 from oodline.model.rows.row_classifier import RowClassifier
 from oodline.model.rows.torchvision_boxes import adapter_of
 from oodline.model.wrappers import unwrapped
@@ -152,16 +152,8 @@ class BoxClassifier(RowClassifier):
         kept = [_sure(each, self.rows.least) for each in found]
         features = at_least_float32(torch.cat([each.features for each in kept]))
         places = self._box_places(kept, features, index)
-        activations = Activations(
-            features=features,
-            logits=torch.cat([each.logits for each in kept]).to(features),
-            head=self._head.to(features),
-            index=places.index,
-            inputs=inputs if Needs.INPUTS in needs else None,
-            places=places,
-        )
-        activations.check_finite("this batch")
-        return activations
+        logits = torch.cat([each.logits for each in kept]).to(features)
+        return self._record(features, logits, places, inputs if Needs.INPUTS in needs else None)
 
     def lacking(self, needs: Needs, layers: Sequence[Layer] = ()) -> str:
         """What boxes cannot have, and what to do; empty where nothing is missing."""
@@ -183,10 +175,6 @@ class BoxClassifier(RowClassifier):
 
     def _box_places(self, found: Sequence[FoundBoxes], features: Tensor, index: Tensor | None) -> Places:
         counts = [len(each.boxes) for each in found]
-        if index is None:
-            index = torch.arange(len(found))
-        elif index.shape != (len(found),):
-            raise InputError(f"index must have one position per image, ({len(found)},); got {tuple(index.shape)}.")
         group = torch.arange(len(found)).repeat_interleave(torch.tensor(counts))
         place = torch.cat([torch.arange(count) for count in counts])
         known = {
@@ -195,7 +183,7 @@ class BoxClassifier(RowClassifier):
             "label": torch.cat([each.labels for each in found]).long(),
         }
         means = mean_by(features, group, len(found))
-        return Places(group, place, index.cpu().long(), (), self.rows.per_input, means, known)
+        return Places(group, place, positions(index, len(found)), (), self.rows.per_input, means, known)
 
 
 def _sure(found: FoundBoxes, least: float) -> FoundBoxes:

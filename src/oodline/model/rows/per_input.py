@@ -15,16 +15,28 @@ from oodline._util.checked import checked_fields
 from oodline._util.hashing import splitmix64
 from oodline._util.ranges import Count, Range
 
+ROUNDING = 1e-9
+"""A share of 0.07 of 100 rows is 7 of them, although 0.07 * 100 is a little above 7 in floating point."""
+
 
 @runtime_checkable
 class PerInput(Protocol):
     """From scores of rows to one score per input, higher = more in-distribution."""
 
-    compares_rows: bool
-    """Whether an input is flagged exactly where enough of its rows are below the threshold."""
+    def __call__(
+        self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], samples: Int[Tensor, " g"]
+    ) -> Float[Tensor, " g"]:
+        """One score per input (G,); infinite where an input has no row.
 
-    def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
-        """One score for each of `inputs` inputs (G,); infinite where an input has no row."""
+        Parameters
+        ----------
+        scores : Tensor (M,)
+            Of the rows, those of one input after the other.
+        group : Tensor (M,)
+            Which input each row is of, 0..G-1, in ascending order.
+        samples : Tensor (G,)
+            Position of each input in its data set.
+        """
         ...
 
     def of_all(self, scores: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
@@ -50,31 +62,31 @@ class Lowest:
     Examples
     --------
     >>> scores, group = torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0, 0, 0, 1])
-    >>> Lowest()(scores, group, 3), Lowest(count=2)(scores, group, 2)
+    >>> Lowest()(scores, group, torch.arange(3)), Lowest(count=2)(scores, group, torch.arange(2))
     (tensor([1., 5., inf]), tensor([2., 5.]))
     """
 
     share: Annotated[float, Range(0, 1)] = 0.0
     count: Count = 1
 
-    compares_rows = True
-
-    def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
+    def __call__(
+        self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], samples: Int[Tensor, " g"]
+    ) -> Float[Tensor, " g"]:
         """The k-th lowest of each input, or the highest where it has fewer rows than k."""
         order = scores.argsort(stable=True)
         order = order[group[order].argsort(stable=True)]  # by input, then by score
-        rows = torch.bincount(group, minlength=inputs)
-        wanted = (rows.double() * self.share).ceil().long().clamp(min=self.count)
+        rows = torch.bincount(group, minlength=len(samples))
+        wanted = (rows.double() * self.share - ROUNDING).ceil().long().clamp(min=self.count)
         first = rows.cumsum(0) - rows
         chosen = (first + torch.minimum(wanted, rows) - 1).clamp(0, max(len(scores) - 1, 0))
         if len(scores) == 0:
-            return scores.new_full((inputs,), torch.inf)
+            return torch.full_like(rows, torch.inf, dtype=scores.dtype)
         return torch.where(rows > 0, scores[order][chosen], torch.inf)
 
     def of_all(self, scores: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
         """The k-th lowest of each input."""
         size = scores.shape[1]
-        wanted = min(max(math.ceil(size * self.share), self.count), size)
+        wanted = min(max(math.ceil(size * self.share - ROUNDING), self.count), size)
         return scores.topk(wanted, dim=1, largest=False).values[:, -1]
 
 
@@ -84,16 +96,18 @@ class Mean:
 
     Examples
     --------
-    >>> Mean()(torch.tensor([3.0, 1.0, 5.0]), torch.tensor([0, 0, 1]), 3)
+    >>> Mean()(torch.tensor([3.0, 1.0, 5.0]), torch.tensor([0, 0, 1]), torch.arange(3))
     tensor([2., 5., inf])
     """
 
-    compares_rows = False
-
-    def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
+    def __call__(
+        self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], samples: Int[Tensor, " g"]
+    ) -> Float[Tensor, " g"]:
         """The mean of each input."""
-        rows = torch.bincount(group, minlength=inputs)
-        total = torch.zeros(inputs, dtype=torch.float64, device=scores.device).index_add_(0, group, scores.double())
+        rows = torch.bincount(group, minlength=len(samples))
+        total = torch.zeros(len(samples), dtype=torch.float64, device=scores.device).index_add_(
+            0, group, scores.double()
+        )
         return torch.where(rows > 0, total / rows.clamp(min=1), torch.inf).to(scores.dtype)
 
     def of_all(self, scores: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
@@ -117,19 +131,19 @@ class LowestMean:
     Examples
     --------
     >>> scores, group = torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0, 0, 0, 1])
-    >>> LowestMean(2)(scores, group, 3)
+    >>> LowestMean(2)(scores, group, torch.arange(3))
     tensor([1.5000, 5.0000,    inf], dtype=torch.float64)
     """
 
     window: Count = 16
 
-    compares_rows = False
-
-    def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
+    def __call__(
+        self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], samples: Int[Tensor, " g"]
+    ) -> Float[Tensor, " g"]:
         """The lowest such mean of each input, in float64."""
-        found = Mean()(scores.double(), group, inputs)
+        found = Mean()(scores.double(), group, samples)
         count = len(scores) - self.window + 1
-        rows = torch.bincount(group, minlength=inputs)
+        rows = torch.bincount(group, minlength=len(samples))
         if count < 1:
             return found
         # in the order in which a monitor adds them, so that both have the same sum to the last bit
@@ -137,7 +151,7 @@ class LowestMean:
         for i in range(self.window):
             total += scores[i : count + i]
         inside = group[:count] == group[self.window - 1 :]
-        lowest = torch.full((inputs,), torch.inf, dtype=torch.float64, device=scores.device)
+        lowest = torch.full((len(samples),), torch.inf, dtype=torch.float64, device=scores.device)
         lowest.scatter_reduce_(0, group[:count][inside], (total / self.window)[inside], "amin")
         return torch.where(rows < self.window, found, lowest)
 
@@ -156,20 +170,14 @@ class Drawn:
     Examples
     --------
     >>> scores, group = torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0, 0, 0, 2])
-    >>> Drawn()(scores, group, 3)
+    >>> Drawn()(scores, group, torch.arange(3))
     tensor([1., inf, 5.])
     """
 
-    compares_rows = False
-
-    def __call__(self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, " g"]:
-        """That of each input, with positions 0..G-1."""
-        return self.by_sample(scores, group, torch.arange(inputs))
-
-    def by_sample(
+    def __call__(
         self, scores: Float[Tensor, " m"], group: Int[Tensor, " m"], samples: Int[Tensor, " g"]
     ) -> Float[Tensor, " g"]:
-        """That of each input (G,), with their positions; infinite where an input has no row."""
+        """That of each input (G,)."""
         rows = torch.bincount(group, minlength=len(samples))
         drawn = torch.from_numpy((splitmix64(samples.cpu().numpy().astype("uint64")) >> np.uint64(33)).astype("int64"))
         chosen = rows.cumsum(0) - rows + drawn.to(rows) % rows.clamp(min=1)

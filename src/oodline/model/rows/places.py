@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from oodline.errors import InputError
+
 if TYPE_CHECKING:
     from oodline.model.rows.per_input import PerInput
 
@@ -87,14 +89,10 @@ class Places:
 
     def judged(self, scores: Float[Tensor, " m"]) -> Float[Tensor, " g"]:
         """The score of each input (G,) by those of its rows (M,); infinite for an input without a row."""
-        by_sample = getattr(self.per_input, "by_sample", None)  # one row is drawn, whatever the batch
-        if by_sample is not None:
-            drawn: Tensor = by_sample(scores, self.group.to(scores.device), self.samples)
-            return drawn
-        return self.per_input(scores, self.group.to(scores.device), self.inputs)
+        return self.per_input(scores, self.group.to(scores.device), self.samples)
 
     def maps(self, values: Tensor, missing: float = float("nan")) -> Tensor:
-        """Values (M, ...) laid out over the places of each input, `(G, *grid, ...)`; `missing` where there is no row."""
+        """Values (M, ...) over the places of each input, `(G, *grid, ...)`; `missing` where there is no row."""
         if values.dtype == torch.bool:
             missing = bool(missing) if missing == missing else False
         elif not values.is_floating_point() and missing != missing:
@@ -115,6 +113,26 @@ class Places:
             for name, value in self.known.items()
         }
         return replace(self, group=self.group[rows], place=self.place[rows], known=known)
+
+
+def positions(index: Tensor | None, count: int) -> Int[Tensor, " g"]:
+    """Positions of `count` inputs in their data set: as given, or 0..G-1.
+
+    Raises
+    ------
+    InputError
+        There is not one for each.
+
+    Examples
+    --------
+    >>> positions(None, 2), positions(torch.tensor([7, 9]), 2)
+    (tensor([0, 1]), tensor([7, 9]))
+    """
+    if index is None:
+        return torch.arange(count)
+    if index.shape != (count,):
+        raise InputError(f"`index` must have one position per input, ({count},); got shape {tuple(index.shape)}.")
+    return index.cpu().long()
 
 
 def mean_by(values: Float[Tensor, "m d"], group: Int[Tensor, " m"], inputs: int) -> Float[Tensor, "g d"]:

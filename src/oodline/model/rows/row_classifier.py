@@ -29,7 +29,7 @@ from oodline.model.precision import Dtype
 from oodline.model.reading import at_least_float32
 from oodline.model.rows.named import rows_of
 from oodline.model.rows.placed import PlacedRows, Returned, check_single, laid_out, numbered
-from oodline.model.rows.places import MOST_PLACES, OBSERVED, Places, mean_by
+from oodline.model.rows.places import MOST_PLACES, OBSERVED, Places, mean_by, positions
 
 MOST_PROBED = 2**22
 """Logits that a search for the head looks at."""
@@ -150,12 +150,16 @@ class RowClassifier(Classifier):
         self._after = returned.after
         features, logits = at_least_float32(read.features), at_least_float32(read.logits)
         places = self._places(returned, features, index)
+        logits = logits if returned.after is None else returned.after(logits)
+        return self._record(features, logits, places, inputs if Needs.INPUTS in needs else None)
+
+    def _record(self, features: Tensor, logits: Tensor, places: Places, inputs: Inputs | None) -> Activations:
         activations = Activations(
             features=features,
-            logits=logits if returned.after is None else returned.after(logits),
+            logits=logits,
             head=self.head.to(features),
             index=places.index,
-            inputs=inputs if Needs.INPUTS in needs else None,
+            inputs=inputs,
             places=places,
         )
         activations.check_finite("this batch")
@@ -333,14 +337,10 @@ class RowClassifier(Classifier):
 
     def _places(self, returned: Returned, features: Tensor, index: Tensor | None) -> Places:
         count, places = returned.logits.shape[:2]
-        if index is None:
-            index = torch.arange(count)
-        elif index.shape != (count,):
-            raise InputError(f"index must have one position per input, ({count},); got shape {tuple(index.shape)}.")
         group, place = numbered(returned.kept, count, places)
         known = {name: returned.rows(value) for name, value in returned.known.items()}
         means = mean_by(features, group, count)
-        return Places(group, place, index.cpu().long(), returned.grid, self.rows.per_input, means, known)
+        return Places(group, place, positions(index, count), returned.grid, self.rows.per_input, means, known)
 
     def _labels(self, labels: Tensor | None, places: Places) -> Tensor | None:
         if labels is None:
