@@ -42,7 +42,7 @@ site: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[site]"
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -j 2 -b html docs docs/_build/html
 
-# Wheel and sdist, tried in an environment of their own: bare, then with the demo. Other Pythons: make release PYTHON=python3.13;
+# Wheel and sdist, tried in an environment of their own: bare, then each extra alone, then with the demo. Other Pythons: make release PYTHON=python3.13;
 # the lowest PyTorch: make release TORCH="torch==2.6.* torchvision==0.21.*"
 TRIAL := build/release/bin
 TORCH ?= torch torchvision
@@ -53,6 +53,7 @@ release:
 	$(TRIAL)/python -m build --outdir dist .
 	$(TRIAL)/pip install --quiet --disable-pip-version-check dist/oodline-*.whl
 	$(TRIAL)/python -I .ci/bare.py
+	$(TRIAL)/python .ci/extras.py dist/oodline-*.whl
 	$(TRIAL)/pip install --quiet --disable-pip-version-check "oodline[demo] @ file://$(CURDIR)/$$(ls dist/oodline-*.whl)"
 	cd build && release/bin/oodline demo
 

@@ -242,7 +242,7 @@ _HOMES = {
 _OPTIONAL = {"OODDetector": "oodline.integrations.sklearn"}
 """Names that need an extra, which `from oodline import *` must do without."""
 
-_MODULES = ("metrics", "training")
+_MODULES = ("explain", "metrics", "training")
 """Modules that are there without an import of their own."""
 
 _DETECTORS = {home.partition(":")[2]: home.partition(":")[0] for home in CATALOG.values()}
