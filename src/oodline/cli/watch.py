@@ -238,15 +238,18 @@ def _rows(source: str) -> Iterator[Any]:
         if kind == ".parquet":
             from pyarrow import parquet
 
+            from oodline.data.columns import check_columns
+
             for part in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
                 with parquet.ParquetFile(part) as file:
+                    check_columns(file.schema_arrow.names, str(part))
                     for batch in file.iter_batches():
                         yield from batch.to_pylist()
         elif kind == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as file:
-                yield from csv.DictReader(file)
+                yield from _csv(file, source)
         else:
-            with path.open(encoding="utf-8") as file:
+            with path.open(encoding="utf-8-sig") as file:
                 yield from _lines(file)
     except DataError:
         raise
@@ -275,14 +278,24 @@ def check_scores(path: Path) -> str:
 def _stream(file: Any) -> Iterator[Any]:
     """JSON lines, or CSV: told apart by the first line that is not empty."""
     lines = (line for line in file if line.strip())
-    first = next(lines, "")
+    first = next(lines, "").removeprefix("\ufeff")
     if "score" in first and not first.lstrip().startswith("{"):
         try:
-            yield from csv.DictReader(chain([first], lines))
+            yield from _csv(chain([first], lines), "standard input")
         except csv.Error as error:
             raise DataError(f"standard input cannot be read: {error}.") from error
     else:
         yield from _lines(chain([first], lines))
+
+
+def _csv(file: Any, where: str) -> Iterator[Any]:
+    from oodline.data.columns import check_columns
+
+    # strict: else a quote that is not closed joins two rows
+    rows = csv.DictReader(file, strict=True)
+    rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+    check_columns(rows.fieldnames, where)
+    yield from rows
 
 
 def _lines(file: Any) -> Iterator[Any]:

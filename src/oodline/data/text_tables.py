@@ -7,23 +7,33 @@ document is held as a whole.
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
+import threading
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 from pyarrow import ArrowException, parquet
 
+from oodline._util.tensor_file import parse_json
+from oodline.data.columns import check_columns
 from oodline.data.parquet import ParquetRows, hugging_face_features, parquet_files
 from oodline.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".json", ".parquet")
 """Endings of files of texts."""
+
+LONGEST = 2**26
+"""Characters of a field of CSV at most: past a quote that is never closed, the rest of the file is one field."""
+
+_LIMIT = threading.Lock()
 
 
 Column = tuple[pa.ChunkedArray, tuple[str, ...] | None]
@@ -63,6 +73,9 @@ class _OneFile:
 class _Lines(_OneFile):
     """A file of which each row is some lines: where they begin is found in one pass."""
 
+    line_end = ""
+    """As `newline` of `open`: "" for any."""
+
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._starts, self._ends = array("q"), array("q")
@@ -81,6 +94,15 @@ class _Lines(_OneFile):
 
     def _parsed(self, text: str) -> Mapping[str, Any]:
         raise NotImplementedError
+
+    def _lines(self) -> Iterator[tuple[str, int]]:
+        """The lines without a byte order mark, and where each ends, in bytes."""
+        end = 0
+        with self.path.open(encoding="utf-8", newline=self.line_end) as file:
+            for line in file:
+                plain = line if end else line.removeprefix("\ufeff")
+                end += len(line.encode())
+                yield plain, end
 
     def row(self, i: int, names: Sequence[str]) -> list[Any]:
         """Seek and parse."""
@@ -106,40 +128,61 @@ class _Lines(_OneFile):
 
 
 class CsvTable(_Lines):
-    """A CSV file (RFC 4180, UTF-8) whose first line names the columns; empty lines are no rows."""
+    """A CSV file (RFC 4180, UTF-8) whose first line names the columns; empty lines are no rows.
+
+    Lines may end in LF, CRLF or CR. Where a name is written after a space, `text, label`, spaces after a delimiter are
+    no content in the whole file.
+    """
 
     def _scan(self) -> Iterator[tuple[int, int]]:
-        end = 0
+        with self.path.open(encoding="utf-8", newline="\n") as file:
+            first = file.readline(2**20)
+        # one end for the whole file: in one of LF, a CR by itself is no end of a line
+        self.line_end = "\r" if re.search(r"\r(?!\n|$)", first) else "\n"
+        self._spaced = False
+        with _long_fields():
+            self.columns = next((row for row, _ in self._rows() if row), [])
+            if any(name.startswith(" ") for name in self.columns):
+                self._spaced = True
+                self.columns = next(row for row, _ in self._rows() if row)
+            self.columns = [name.strip() for name in self.columns]
+            check_columns(self.columns, str(self.path))
+            start, seen = 0, False
+            for row, end in self._rows():
+                if row and seen:
+                    yield start, end
+                seen |= bool(row)
+                start = end
+
+    def _rows(self) -> Iterator[tuple[list[str], int]]:
+        """Fields of each row, none of an empty line, and where it ends, in bytes."""
+        end = number = 0
 
         def lines() -> Iterator[str]:
             nonlocal end
-            with self.path.open("rb") as file:
-                for line in file:
-                    end += len(line)
-                    yield line.decode()
+            for line, after in self._lines():
+                end = after
+                yield line
 
-        rows, start = csv.reader(lines(), delimiter=DELIMITERS[self.path.suffix]), 0
-        while True:
-            row: list[str] | None = None
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error:  # `row` will say it again, of this row
-                pass
-            if not self.columns:
-                if row:
-                    self.columns = [row[0].removeprefix("\ufeff"), *row[1:]]
-                    if len(set(self.columns)) < len(self.columns):
-                        raise DataError(f"the first line of {self.path} names a column twice: {', '.join(row)}.")
-            elif row != []:
-                yield start, end
-            start = end
+        try:
+            for row in self._reader(lines()):
+                yield row, end
+                number += bool(row)
+        except csv.Error as error:  # the reader would go on in the next line, perhaps in the middle of a field
+            raise DataError(
+                f"row {number} of {self.path} (the first line is row 0) cannot be read: "
+                f"{str(error).partition(' - ')[0]}. Is each quoted field closed? A quote in it is written twice, a "
+                f"carriage return stands in quotes alone, and a field has at most {LONGEST} characters."
+            ) from error
+
+    def _reader(self, lines: Iterable[str]) -> Iterator[list[str]]:
+        # strict: else a quote that is not closed joins two rows
+        return csv.reader(lines, delimiter=DELIMITERS[self.path.suffix], skipinitialspace=self._spaced, strict=True)
 
     def _parsed(self, text: str) -> Mapping[str, Any]:
         try:
-            lines = (f"{line}\n" for line in text.removesuffix("\n").split("\n"))
-            [row] = csv.reader(lines, delimiter=DELIMITERS[self.path.suffix])
+            with _long_fields():
+                [row] = self._reader(io.StringIO(text, newline=self.line_end))
         except csv.Error as error:
             raise ValueError(str(error)) from error
         if len(row) != len(self.columns):
@@ -152,23 +195,17 @@ class JsonLines(_Lines):
 
     def _scan(self) -> Iterator[tuple[int, int]]:
         names: dict[str, None] = {}
-        end = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                start, end = end, end + len(line)
-                if not line.strip():
-                    continue
-                try:
-                    names |= dict.fromkeys(self._parsed(line.decode()))
-                except UnicodeDecodeError:
-                    raise
-                except ValueError:  # `row` will say it again, of this row
-                    pass
+        start = 0
+        for line, end in self._lines():
+            if line.strip():
+                with suppress(ValueError):  # `row` will say it again, of this row
+                    names |= dict.fromkeys(self._parsed(line))
                 yield start, end
+            start = end
         self.columns = list(names)
 
     def _parsed(self, text: str) -> Mapping[str, Any]:
-        return _record(_json(text.removeprefix("\ufeff")))
+        return _record(parse_json(text.removeprefix("\ufeff")))
 
 
 class JsonTable(_OneFile):
@@ -238,6 +275,7 @@ class ParquetTable:
                     sizes = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
             except (ArrowException, OSError) as error:
                 raise DataError(f"{file} is not a Parquet file, or is damaged: {error}. Copy it again.") from error
+            check_columns(names, file)
             self.columns = names if not number else [name for name in self.columns if name in names]
             for group, size in enumerate(sizes):
                 self._groups.append((self._length, number, group))
@@ -284,6 +322,8 @@ def open_table(path: str | Path, split: str | None = None) -> Table:
     path, suffix = Path(path), Path(path).suffix
     if split is not None and suffix != ".json":
         raise DataError(f"split=... is for a JSON document of several lists; got {path}. Leave it out.")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is not a regular file, and its rows are read more than once. Copy it to a file.")
     table: Table
     try:
         if suffix == ".parquet" or path.is_dir():
@@ -308,21 +348,27 @@ def open_table(path: str | Path, split: str | None = None) -> Table:
 
 def _open_json(path: Path, split: str | None) -> Table:
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        document = parse_json(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and split is None:  # one object per line, under the other name
             return JsonLines(path)
         raise DataError(f"{path} is not a JSON document: {error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not a JSON document in UTF-8: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as a JSON document: {error}.") from error
     return JsonTable(path, split, document)
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    # the limit of `csv` is one for the process; what goes past it would begin again in the middle of a field
+    with _LIMIT:
+        before = csv.field_size_limit(LONGEST)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def _record(value: Any) -> Mapping[str, Any]:
