@@ -16,6 +16,7 @@ from oodline._util.files import check_writable, write_atomically
 from oodline.cli.checks import check_fraction, check_guard, check_least, load_detectors
 from oodline.cli.options import DetectorsFrom, Json
 from oodline.cli.parameters import FLAG, FileDetector
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 from oodline.cli.watch_answers import AnswerRows, answers_of, print_stop, print_stop_json, taken_apart, with_answers
 from oodline.errors import ArtifactError, DataError, SettingError, unknown_name
@@ -174,19 +175,19 @@ def _save(monitor: DriftMonitor, state: Path | None, answers: Answers | None) ->
 
 
 def _print_json(report: DriftReport, _new: bool) -> None:
-    print(json_module.dumps(report.to_dict(), allow_nan=False), flush=True)
+    say(json_module.dumps(report.to_dict(), allow_nan=False), flush=True)
 
 
 def _print_line(report: DriftReport, new: bool) -> None:
     standing = f"; drifting since the alarm at input {report.alarm_at}" if report.alarm_at and not new else ""
     interval = f"95 % interval {report.low:.1%} to {report.high:.1%}, promised {report.promised:.3g}"
-    print(
+    say(
         f"inputs {report.seen - report.window + 1} to {report.seen}: {report.rate:.1%} flagged ({interval}); "
         f"evidence of drift {report.evidence:.3g} of {report.limit:.3g}{standing}",
         flush=True,
     )
     if report.alarm_at is not None and new:
-        print(f"ALARM: scores have drifted towards OOD (at input {report.alarm_at})", flush=True)
+        say(f"ALARM: scores have drifted towards OOD (at input {report.alarm_at})", flush=True)
 
 
 def _read(rows: Iterable[Any], source: str, column: str, monitor: DriftMonitor) -> Iterator[tuple[Any, Any]]:
