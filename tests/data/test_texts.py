@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from oodline.data import TextLoader, open_loader, open_texts, text_tables
+from oodline.data import TextLoader, line_tables, open_loader, open_texts
 from oodline.data.batch import KnownLoader
 from oodline.data.stated import stated_by
 from oodline.errors import DataError, InputError, TextError
@@ -83,7 +83,7 @@ def test_a_field_of_any_length_is_one_text(tmp_path):
     "row", ['"open,1', '"open,1\n"shut,0', '"a" b,1', 'a\rb,"1\n0"', f"{'x' * 65},1"], ids=lambda row: row[:8]
 )
 def test_a_row_that_may_be_two_is_refused(row, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_tables, "LONGEST", 64)
+    monkeypatch.setattr(line_tables, "LONGEST", 64)
     (tmp_path / "a.csv").write_text(f"text,label\nfirst,0\n{row}\nlast,0\n", newline="")
     with pytest.raises(DataError, match=r"row 2 of .*a\.csv .* cannot be read: .*a field has at most 64 characters"):
         open_texts(tmp_path / "a.csv")

@@ -304,7 +304,7 @@ class TensorLoader:
         assert self.positions is not None
         if int(labels.max()) >= len(self.positions):
             raise DataError(
-                f"a label of {self.source.where} is {int(labels.max())}, but the data names only "
+                f"a label of {self.source.path or 'the arrays'} is {int(labels.max())}, but the data names only "
                 f"{len(self.positions)} classes."
             )
         return self.positions[labels.clamp(min=0)]

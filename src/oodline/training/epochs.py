@@ -282,7 +282,7 @@ def accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
     """
     right = total = 0
     for activations, labels in Classifier(model).stream(loader):
-        known = class_labels(labels, *activations.logits.shape, "held-out labels")
+        known = class_labels(labels, len(activations), activations.logits.shape[1], "held-out labels")
         right += int((activations.predicted.cpu() == known).sum())
         total += len(activations)
     return right / total

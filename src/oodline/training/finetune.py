@@ -10,36 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from oodline._util.checked import checked
 from oodline._util.folders import check_replaceable, write_folder
 from oodline._util.ranges import Count, Positive, Seed, Share
 from oodline._util.temporary import remove
 from oodline._version import __version__
-from oodline.data.batch import KnownLoader, Loader, unpack
+from oodline.data.batch import KnownLoader, Loader
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.default import default_detector
 from oodline.detectors.fit import fit
 from oodline.detectors.named import Detectors, name_detectors
-from oodline.errors import LabelError, SettingError
+from oodline.errors import SettingError
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import evaluate
 from oodline.evaluation.scored_sets import check_names
 from oodline.evaluation.table import Table
-from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.precision import Dtype
 from oodline.training.auxiliary import Auxiliary
-from oodline.training.batches import class_labels
 from oodline.training.checkpoint import save_checkpoint
 from oodline.training.comparison import Comparison
 from oodline.training.data_identity import DataIdentity
 from oodline.training.epochs import History, Training, accuracy
-from oodline.training.forward import Forward
 from oodline.training.head import replace_head
-from oodline.training.recipe import RECIPES, Network, Recipe, recipe_of
+from oodline.training.recipe import RECIPES, Recipe, recipe_of
 from oodline.training.shuffled import Shuffled
+from oodline.training.trainable import check_trainable, network_of
 
 CHEAP = ("msp", "max-logit", "energy", "gen", "feature-norm", "fdbd", "react", "line", "vim", "knn", "mahalanobis")
 """Detectors that read features and logits alone and are fitted in seconds; the default is put before them."""
@@ -188,7 +186,7 @@ def finetune(
     (['before', 'cross-entropy', 'logit-norm'], ['msp', 'energy'])
     """
     chosen = recipe_of(recipe)
-    _check_trainable(classifier)
+    check_trainable(classifier)
     if ood:
         check_names(ood.keys(), (), groups or {})
         if test is None:
@@ -256,48 +254,6 @@ def finetune(
         write_folder(folder, lambda new: _write(found, new, seed, epochs), marker=MARKER)
         remove(unfinished)
     return found
-
-
-def network_of(classifier: Classifier, train: Iterable[Any], recipe: Recipe) -> Network:
-    """Sizes of a network, and how many training samples each class has.
-
-    Raises
-    ------
-    LabelError
-        A batch has no labels, or others than one class per sample; or a class has no sample.
-    """
-    counts: Tensor | None = None
-    channels = 0
-    for batch in train:
-        inputs, labels, index = unpack(batch, 0)
-        if counts is None:
-            needs = Needs.FEATURE_MAP if recipe.reads_map else Needs.LOGITS
-            few = inputs[:2] if isinstance(inputs, Tensor) else inputs
-            model = copy.deepcopy(classifier.model).eval()
-            seen = Forward(model, feature_map=classifier.feature_map_name)(few, needs)
-            channels = 0 if seen.feature_map is None else seen.feature_map.shape[1]
-            counts = torch.zeros(seen.logits.shape[1], dtype=torch.int64)
-        counts += torch.bincount(class_labels(labels, len(index), len(counts)), minlength=len(counts))
-    if counts is None or bool((counts == 0).any()):
-        missing = "no batch" if counts is None else f"no sample of class {int((counts == 0).nonzero()[0])}"
-        raise LabelError(f"the training data has {missing}; every class needs one.")
-    return Network(classifier.head.num_features, len(counts), counts.tolist(), channels)
-
-
-def _check_trainable(classifier: Classifier) -> None:
-    name, inside = type(classifier.model).__name__, None
-    if classifier.rows is not None:
-        inside = f"one row of logits per input; got {type(classifier).__name__}, with several"
-    elif classifier.task == "multilabel":
-        inside = "classes of which each sample has one; got task='multilabel'"
-    elif classifier.head_name.startswith("binary("):
-        inside = "one logit per class; got binary=True, one logit for two. Give the network a head of two logits"
-    elif not any(parameter.requires_grad for parameter in classifier.model.parameters()):
-        inside = f"weights to train; got {name}, of which none requires a gradient"
-    if inside is not None:
-        raise SettingError(
-            f"`classifier` must have {inside}. `oodline.training` has the losses for a training loop of your own."
-        )
 
 
 def _alike(recipe: Recipe, chosen: Recipe) -> Recipe:
