@@ -223,8 +223,9 @@ def _values(rows: Iterable[Any], column: str) -> Iterator[float]:
 
 
 def _label(value: Any) -> int:
-    label = int(value)
-    if (not isinstance(value, str) and label != value) or not 0 <= label < 2**31:
+    number = float(value) if isinstance(value, str) else value  # "3.0" is how tables with gaps are written
+    label = int(number)
+    if label != number or not 0 <= label < 2**31:
         raise ValueError(f"{value} is not a class")
     return label
 
