@@ -37,13 +37,13 @@ from oodline.model.zoo import LoadedModel
 from oodline.scoring.score import score_all
 from oodline.training.auxiliary import Auxiliary
 from oodline.training.epochs import Training
-from oodline.training.finetune import network_of
 from oodline.training.forward import Forward
 from oodline.training.head import replace_head
 from oodline.training.long_tail import auroc_by_group, class_groups, long_tail_rows
 from oodline.training.optimisation import optimiser_for
 from oodline.training.recipe import RECIPES, Recipe
 from oodline.training.shuffled import Shuffled
+from oodline.training.trainable import network_of
 
 SHARED = Path("../shared")
 NEAR, SEEN = "tiny_imagenet", "cifar100"

@@ -156,6 +156,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from oodline.scoring.score import score as score
     from oodline.scoring.seen_data import SeenDataWarning as SeenDataWarning
     from oodline.scoring.split import split as split
+    from oodline.training.finetune import finetune as finetune
     from oodline.tuning.candidates import Candidate as Candidate
     from oodline.tuning.search import Tuned as Tuned
     from oodline.tuning.search import tune as tune
@@ -234,6 +235,7 @@ _HOMES = {
     "RowVerdict": "oodline.guard.row_verdict",
     "Scores": "oodline.scoring.score",
     "score": "oodline.scoring.score",
+    "finetune": "oodline.training.finetune",
     "Candidate": "oodline.tuning.candidates",
     "Tuned": "oodline.tuning.search",
     "tune": "oodline.tuning.search",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import oodline.cli
 from oodline.cli import main
 from oodline.evaluation.protocol import parse_protocol
 
@@ -23,6 +25,16 @@ EXPLAIN = ["explain", "guard.safetensors", "images"]
 EXPORT = ["export", "guard.safetensors", "-o", "g.onnx"]
 BENCH = ["bench", "good.toml"]
 WATCH = ["watch", "scores.csv", "--guard", "guard.safetensors"]
+
+
+def test_names_cannot_control_the_terminal(capsys):
+    with pytest.raises(SystemExit):
+        main(["score", "\x1b[2J\x9b1m\u202eguard.safetensors", "images", "-o", "s.csv"])
+    assert "no file \\x1b[2J\\x9b1m\\u202eguard.safetensors" in capsys.readouterr().err
+    for module in Path(oodline.cli.__file__).parent.glob("*.py"):
+        printed = re.findall(r"^\s+print\(", module.read_text(encoding="utf-8"), re.MULTILINE)
+        assert len(printed) == (module.name == "printing.py"), f"{module.name} prints other than by `say`"
+
 
 CASES = [
     *[
@@ -138,6 +150,7 @@ def last_of_each(arguments):
 def test_cheap_errors_come_before_torch(place):
     script = """
 import contextlib, io, json, sys
+import oodline.cli
 from oodline.cli import main
 found = []
 for arguments in json.load(sys.stdin):

@@ -59,7 +59,8 @@ def test_a_guard_knows_its_classifier_in_half_precision(tmp_path):
     guard = ol.Guard(classifier, ol.LINe().fit(classifier, loader)).calibrate(toy_loader(seed=1))
     guard.save(tmp_path / "guard.safetensors")
     half = ol.Classifier(classifier.model, dtype="bfloat16")
-    verdict = ol.Guard.load(tmp_path / "guard.safetensors", half)(loader[0][0])
+    with pytest.warns(UserWarning, match=r"in float32, and the classifier computes in bfloat16: .*--dtype float32"):
+        verdict = ol.Guard.load(tmp_path / "guard.safetensors", half)(loader[0][0])
     assert (verdict.is_ood == guard(loader[0][0]).is_ood).float().mean() > 0.9
 
 
@@ -94,6 +95,7 @@ def run(*arguments, code=0):
     assert (stop.value.code or 0) == code
 
 
+@pytest.mark.filterwarnings("always:this file was fitted with the network in float32")
 def test_quiet_says_nothing_and_half_precision_says_what_changes(place, capsys):
     run(*FIT, "--calibrate", "held_out/images", "--false-alarm", "0.2", "--quiet")
     assert capsys.readouterr() == ("", "")
@@ -102,6 +104,7 @@ def test_quiet_says_nothing_and_half_precision_says_what_changes(place, capsys):
     assert json.loads(out)["images"] == 12 and err == ""
     run(*SCORE, "--dtype", "bfloat16")
     out, err = capsys.readouterr()
+    assert "warning: this file was fitted with the network in float32, and the classifier computes in bfloat16" in err
     assert out.startswith("scored 12 images by knn") and "note: in bfloat16: on 12 samples logits differ" in err
     assert "scores of knn by up to" in err
     run(*SCORE[:1], "none", *SCORE[2:], "--quiet", code=1)

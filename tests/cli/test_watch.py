@@ -138,7 +138,7 @@ def test_an_alarm_is_said_once_and_then_stands(place, capsys):
 def test_the_csv_that_score_writes_is_read_from_a_file_and_from_a_pipe(place, capsys, monkeypatch):
     text = (
         '"name","index","label","class_name","score","p_value","threshold","is_ood"\n'
-        '"a,b.png",0,2,"cat, small",-1.5,0.2,-3.0,false\n'
+        '"a,b.png",0,2.0,"cat, small",-1.5,0.2,-3.0,false\n'
         '"c.png",1,,,2.5e-1,,,\n'
     )
     Path("written.csv").write_text(text)
@@ -203,6 +203,8 @@ def test_the_same_scores_fed_again_are_noticed_whatever_the_file(place, capsys):
         (["deep.jsonl"], "line 1 is not JSON"),
         (["half.jsonl"], "or no integer as label"),
         (["long.csv"], "long.csv cannot be read: field larger than field limit"),
+        (["twice.csv"], "twice.csv names the column 'score' twice"),
+        (["open.csv"], "open.csv cannot be read: unexpected end of data"),
         (["quiet.csv", "--state", "deep.jsonl"], "deep.jsonl is not a state of a drift monitor"),
         (["bad.parquet"], "bad.parquet cannot be read"),
         (["quiet.csv", "--detector", "msp"], "has no number as 'score_msp'"),
@@ -221,6 +223,8 @@ def test_bad_input_is_one_sentence(place, capsys, arguments, sentence):
     Path("deep.jsonl").write_text("[" * 100_000)
     Path("half.jsonl").write_text('{"score": 1.0, "label": 1.9}\n')
     Path("long.csv").write_text(f"score\n{'1' * 200_000}\n")
+    Path("twice.csv").write_text("score, score\n1,2\n")
+    Path("open.csv").write_text('score,name\n1,"a\n2,b\n')
     Path("bad.parquet").write_bytes(b"PAR1")
     assert run(*arguments) == 1
     error = capsys.readouterr().err

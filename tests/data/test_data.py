@@ -348,3 +348,14 @@ def test_a_sample_is_spread_over_the_source_shuffled_and_the_same_by_seed(tmp_pa
     assert one.name(0) == source.name(one.positions[0])
     assert one.read(1).getpixel((0, 0)) == one.positions[1]
     assert sorted(sample(source, 99).positions) == list(range(20))
+
+
+def test_a_list_has_any_line_ends_keeps_each_label_and_reads_no_pipe(tmp_path):
+    for i, name in enumerate(("a\u2028.png", "b.png", "c.png")):
+        put(tmp_path / name, i)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "all.txt").write_bytes("\ufeffa\u2028.png 2\r\nb.png\rc.png 0\npipe.png 1".encode())
+    source = open_images(tmp_path / "all.txt")
+    [batch] = image_loader(source, PIXELS, on_error="skip", label_offset=1)
+    assert values(batch) == [0, 1, 2] and batch.labels.tolist() == [3, -1, 1]
+    assert len(source.fingerprint()) == 64  # which reads every file

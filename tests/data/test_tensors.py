@@ -42,6 +42,16 @@ def test_one_tensor_is_the_argument_and_scores_are_those_of_the_tensor_itself(to
     torch.testing.assert_close(score(Energy(), CLASSIFIER, loader)["energy"], expected, rtol=0, atol=0)
 
 
+def test_a_sample_without_a_label_keeps_none_whatever_is_done_to_labels(tmp_path):
+    metadata = {"class_names": '["a", "b"]'}
+    path = written(tmp_path / "a.safetensors", metadata, inputs=torch.zeros(3, 4), labels=torch.tensor([1, -1, 0]))
+    assert next(iter(TensorLoader(TensorFile(path), label_offset=1))).labels.tolist() == [2, -1, 1]
+    assert next(iter(open_loader(path, None, class_names=["b", "a"]))).labels.tolist() == [0, -1, 1]
+    written(path, metadata, inputs=torch.zeros(3, 4), labels=torch.tensor([1, 2, 0]))
+    with pytest.raises(DataError, match=r"a label of .* is 2, but the data names only 2 classes"):
+        next(iter(open_loader(path, None, class_names=["b", "a"])))
+
+
 def test_several_tensors_are_arguments_by_name(tmp_path):
     path = written(tmp_path / "text.safetensors", tokens=torch.arange(6).view(3, 2), mask=torch.ones(3, 2).bool())
     [batch] = TensorLoader(TensorFile(path))

@@ -1,13 +1,15 @@
 """Texts and labels from CSV, JSON lines, JSON and Parquet; batches of them, with what is skipped, cut and divided."""
 
+import csv
 import json
+import os
 
 import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
 
-from oodline.data import TextLoader, open_loader, open_texts
+from oodline.data import TextLoader, line_tables, open_loader, open_texts
 from oodline.data.batch import KnownLoader
 from oodline.data.stated import stated_by
 from oodline.errors import DataError, InputError, TextError
@@ -53,10 +55,46 @@ def test_every_form_holds_the_same(name, tmp_path):
     assert source.fingerprint() == open_texts(spec).fingerprint() != open_texts(f"{spec},label=").fingerprint()
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_content(tmp_path):
-    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbftext,label\r\nhi,1\r\n\r\nbye,0\r\n")
-    source = open_texts(tmp_path / "a.csv")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"\xef\xbb\xbftext,label\r\nhi,1\r\n\r\nbye,0\r\n"),
+        ("a.csv", b'\xef\xbb\xbf"text","label"\r\n"hi",1\r\n"bye",0'),
+        ("a.csv", b"text,label\rhi,1\r\rbye,0\r"),
+        ("a.csv", b'text, label\n"hi", "1"\nbye, 0\n'),
+        ("a.jsonl", b'\xef\xbb\xbf{"text": "hi", "label": 1}\r{"text": "bye", "label": 0}\r'),
+    ],
+)
+def test_a_byte_order_mark_line_ends_and_spaces_after_commas_are_no_content(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    source = open_texts(tmp_path / name)
     assert [(source.read(i), source.label(i)) for i in range(len(source))] == [("hi", 1), ("bye", 0)]
+
+
+def test_a_field_of_any_length_is_one_text(tmp_path):
+    long = "\n".join(["x" * 140_000, "evil,spam"])
+    (tmp_path / "a.csv").write_text(f'text,label\n"{long}",good\nok,spam\n')
+    source = open_texts(tmp_path / "a.csv")
+    assert [(source.read(i), source.label(i)) for i in range(len(source))] == [(long, 0), ("ok", 1)]
+    assert csv.field_size_limit() == 131_072  # as before
+
+
+@pytest.mark.parametrize(
+    "row", ['"open,1', '"open,1\n"shut,0', '"a" b,1', 'a\rb,"1\n0"', f"{'x' * 65},1"], ids=lambda row: row[:8]
+)
+def test_a_row_that_may_be_two_is_refused(row, tmp_path, monkeypatch):
+    monkeypatch.setattr(line_tables, "LONGEST", 64)
+    (tmp_path / "a.csv").write_text(f"text,label\nfirst,0\n{row}\nlast,0\n", newline="")
+    with pytest.raises(DataError, match=r"row 2 of .*a\.csv .* cannot be read: .*a field has at most 64 characters"):
+        open_texts(tmp_path / "a.csv")
+
+
+def test_labels_keep_their_row_and_a_missing_one_is_minus_one(tmp_path, preprocessing):
+    (tmp_path / "a.csv").write_text("text,label\na,2.0\nb,\nc, 10\nd,-1\n")
+    with pytest.warns(UserWarning, match=r"'2\.0' is read as class number 2"):
+        loader = open_loader(tmp_path / "a.csv", preprocessing, batch_size=3, label_offset=1)
+    first, second = (batch.labels for batch in loader)
+    assert first.tolist() == [3, -1, 11] and second is None
 
 
 @pytest.mark.parametrize(
@@ -87,7 +125,9 @@ def test_columns_are_found_by_name_or_named(head, options, expected, tmp_path):
         ),
         ("a.csv", "query,review\n1,2\n", "", r"several columns that may be the text: query, review"),
         ("a.csv", "text,label\n1,2\n", ",label=x", r"has no column 'x'; its columns are text, label"),
-        ("a.csv", "text,text\n1,2\n", "", "names a column twice"),
+        ("a.csv", "text,text\n1,2\n", "", "names the column 'text' twice"),
+        ("a.jsonl", '{"text": "a", "text": "b"}', "", "has no column 'text'"),
+        ("list.json", '[{"text": "a", "text": "b"}]', "", "the key 'text' stands there twice"),
         ("a.csv", "text\n", "", "holds no row"),
         ("a.csv", "text\n\xff\n", "", r"is not UTF-8 text.*Save it as UTF-8"),
         ("a.csv", "text\nhi\n", ",colour=red", r"takes text=\.\.\., label=\.\.\., split=\.\.\.; got colour=red"),
@@ -105,6 +145,16 @@ def test_files_that_cannot_be_used_say_why(name, content, options, message, tmp_
     (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=message):
         open_texts(f"{tmp_path / name}{options}")
+
+
+def test_a_column_that_stands_twice_and_a_pipe_are_refused(tmp_path):
+    columns = [pa.array(["a"]), pa.array(["b"])]
+    parquet.write_table(pa.Table.from_arrays(columns, names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet names the column 'text' twice"):
+        open_texts(tmp_path / "a.parquet")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match=r"pipe\.csv is not a regular file"):
+        open_texts(tmp_path / "pipe.csv")
 
 
 def test_data_sets_of_images_are_refused():

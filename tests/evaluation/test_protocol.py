@@ -60,6 +60,16 @@ def test_paths_begin_at_the_folder_that_the_file_or_the_user_says(tmp_path):
     assert read_protocol(written(tmp_path, GOOD, ('folder = "images"\n', ""))).fit.data == f"{tmp_path}/train"
 
 
+def test_of_hf_a_folder_that_is_there_begins_where_paths_do(tmp_path):
+    (tmp_path / "images" / "someone" / "gratings").mkdir(parents=True)
+    (tmp_path / "images" / "net").mkdir()
+    protocol = read_protocol(written(tmp_path), model="hf:net,x=1")
+    assert protocol.ood[1].data == f"hf:{tmp_path}/images/someone/gratings,split=test"
+    named = written(tmp_path, GOOD, ('model = "', 'model = "hf:net" #'))
+    assert read_protocol(named).classifier.model == f"hf:{tmp_path}/images/net"
+    assert protocol.classifier.model == "hf:net,x=1"  # as the command line has it, seen from here
+
+
 def test_roles_names_and_groups(tmp_path):
     protocol = read_protocol(written(tmp_path))
     assert [(role, name) for role, name, _ in protocol.sets()] == [

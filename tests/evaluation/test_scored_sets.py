@@ -52,6 +52,18 @@ def test_one_row_an_image_comes_back_as_it_was(sets, tmp_path):
     assert torch.equal(again.correct(), sets.correct())
 
 
+def test_a_missing_label_is_told_and_costs_no_other_row_its_own(tmp_path):
+    classifier, [(inputs, labels)] = toy_problem()
+    given = torch.where(torch.arange(60) == 25, -1, labels)
+    loader = [(inputs[:20], given[:20]), (inputs[20:40], given[20:40]), inputs[40:]]  # the last batch has none at all
+    with pytest.warns(UserWarning, match=r"21 of the 60 ID samples have no label \(the first: sample 25\)"):
+        found = score_sets("energy", classifier, loader, {"far": [inputs]})
+    expected = [*given[:40].tolist(), *[-1] * 20]
+    assert found.id.labels.tolist() == expected and found.correct() is None
+    again = read_scores(write_scores(found, tmp_path / "scores.parquet"))
+    assert again.id.labels.tolist() == expected and again.ood["far"].labels is None
+
+
 def test_the_full_spectrum_counts_shifted_id_data_as_id(sets):
     plain = tabulate_sets(sets)
     full = plain.full_spectrum

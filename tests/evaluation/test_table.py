@@ -202,6 +202,12 @@ def test_a_table_prints_itself_with_groups_sizes_and_accuracy(table):
     assert repr(table) == "Table(2 detectors, 5 OOD sets)"
 
 
+def test_names_neither_control_the_terminal_nor_are_read_as_markup():
+    table = Table({"line[/b]": {"\x1b[2Jfar": compute_metrics([2.0], [1.0])}}, milliseconds={"line[/b]": 1.0})
+    text = str(table)
+    assert "\x1b" not in text and text.count("\\x1b[2Jfar") == 4 and text.count("line[/b]") == 4
+
+
 def test_a_notebook_shows_escaped_names_and_every_value():
     cells = {"<b>x</b>": {"a&b": compute_metrics([2.0, 3.0], [1.0, 2.5])}}
     html = Table(cells)._repr_html_()

@@ -151,7 +151,8 @@ def test_a_fused_guard_says_which_detector_raised_the_alarm(serving, picture):
     fused = toy_image_guard(ol.Fuse(["energy", ol.LINe(p_a=0.5, p_w=0.5, clip=5.0)]))
     alone = ol.Guard(fused.classifier, fused.detector, fused.calibration, preprocessing=fused.preprocessing)
     client = serving(alone)  # without neurons of its own: LINe's contributions are enough
-    assert client.get("/v1/info").json()["explains"] is True
+    info = client.get("/v1/info").json()
+    assert (info["explains"], info["task"]) == (True, "multiclass")
     content = picture("noise")
     answer = client.post("/v1/explain", content=content, headers=PNG).json()
     [expected] = alone.explain(alone.preprocessing(Image.open(BytesIO(content))).unsqueeze(0))

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import oodline as ol
 from oodline.cli import main
@@ -15,6 +16,7 @@ from oodline.data import TensorLoader, TensorSource
 from oodline.errors import DataError, LabelError, ModelError, SettingError, UnknownNameError
 from oodline.testing import toy_images, toy_loader, toy_network, toy_problem
 from oodline.training import RECIPES, CrossEntropy, Recipe, Shuffled, finetune, load_checkpoint
+from oodline.training.data_identity import UNTOLD, DataIdentity
 from oodline.training.epochs import Training
 from oodline.training.optimisation import optimiser_for, rate_at
 from oodline.training.recipe import recipe_of
@@ -72,6 +74,51 @@ class Killed(Exception):
     pass
 
 
+def test_what_was_begun_on_something_else_is_not_resumed(tmp_path, monkeypatch):
+    classifier, train = toy_problem()
+    moved = ol.Classifier(copy.deepcopy(classifier.model))
+    moved.model[-1].bias.data += 1
+    given = {"train": train, "recipe": "energy-margin", "epochs": 2, "held_out": toy_loader(1),
+             "auxiliary": OOD["far"], "learning_rate": 0.001, "output": tmp_path / "out"}  # fmt: skip
+    write = Training._write
+
+    def killed(self, *arguments):
+        write(self, *arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Training, "_write", killed)
+        finetune(classifier, **given)
+    for change, why in (
+        ({"train": [(x + 1, y) for x, y in train]}, "training data .*, here "),
+        ({"held_out": toy_loader(2)}, "held-out data .*, here "),
+        ({"auxiliary": [torch.full((20, 4), 9.0)]}, "auxiliary data .*, here "),
+        ({"accuracy_lost": 0.5}, r"accuracy lost 0\.02, here 0\.5"),
+        ({"classifier": moved}, "weights .*, here "),
+        ({"recipe": "rna"}, "optimiser sgd, here adam"),
+        ({"seed": 1}, "seed 0, here 1"),
+    ):
+        with pytest.raises(DataError, match=rf"cross-entropy\.pt is of another training: .*{why}.* Remove it to"):
+            finetune(**{"classifier": classifier, **given, **change})
+    assert len(finetune(classifier, **given).histories["energy-margin"].loss) == 2
+
+
+def test_random_numbers_of_torch_are_told_and_others_are_not():
+    data = TensorDataset(torch.arange(12.0)[:, None], torch.arange(12) % 3)
+    one, other = (DataIdentity(DataLoader(data, 4, shuffle=True)).text() for _ in range(2))
+    batches = iter(range(9))
+    noisy = (DataIdentity(Rereadable(lambda: [torch.tensor([float(next(batches))])])).text() for _ in range(2))
+    assert one == other and set(noisy) == {UNTOLD}
+
+
+class Rereadable:
+    def __init__(self, read):
+        self.read = read
+
+    def __iter__(self):
+        return iter(self.read())
+
+
 @pytest.mark.parametrize("recipe", ["rna", "ascood-random"])
 def test_a_training_that_was_killed_goes_on_as_it_would_have(recipe, tmp_path, monkeypatch):
     classifier = ol.Classifier(toy_network())
@@ -102,13 +149,19 @@ def test_the_state_of_another_training_is_refused(tmp_path):
         toy_network(), RECIPES["cross-entropy"], CrossEntropy(), None, images(), 1, 0, 0.01, state=tmp_path / "a.pt"
     )
     training.run()
+    training.model = toy_network()
     assert training.run().loss  # it is done, and says what it did
+    training.model = toy_network()
     training.seed, whole = 1, training.state.read_bytes()
     with pytest.raises(DataError, match=r"a\.pt is of another training"):
         training.run()
-    training.state.write_bytes(whole[:100])
-    with pytest.raises(DataError, match=r"a\.pt is damaged"):
-        training.run()
+    training.seed = 0
+    complete = torch.load(training.state, weights_only=True)
+    for content in (whole[:100], b"", b"hello", {"a": 1}, [1], complete | {"model": {}}, complete | {"history": 3}):
+        training.state.write_bytes(content) if isinstance(content, bytes) else torch.save(content, training.state)
+        training.model = toy_network()
+        with pytest.raises(DataError, match=r"a\.pt is damaged: .*\. Remove it to begin anew"):
+            training.run()
 
 
 def test_it_ends_where_accuracy_is_lost_and_keeps_the_weights_before():
@@ -164,8 +217,20 @@ def test_what_cannot_be_trained_says_so(tmp_path):
         finetune(classifier, train, "t2f-norm", epochs=1, ood=OOD)
     with pytest.raises(SettingError, match="'t2f-norm' does not take these settings"):
         finetune(classifier, train, "t2f-norm,heat=3", epochs=1)
-    with pytest.raises(LabelError, match="must have labels"):
-        finetune(classifier, [train[0][0]], "t2f-norm", epochs=1)
+    [(inputs, labels)] = train
+    for wrong, why in (
+        (None, r"a batch has none\. Yield \(inputs, labels\)"),
+        (labels[:, None], r"got int64 \(60, 1\)\. Pass labels\.flatten\(\)"),
+        (nn.functional.one_hot(labels), r"got int64 \(60, 3\)\. .* one-hot, pass labels\.argmax\(1\)"),
+        (labels > 0, r"got bool \(60,\)\. Pass labels\.long\(\)"),
+        (labels.float(), r"got float32 \(60,\)\. Pass labels\.long\(\)"),
+        (labels[:9], r"got int64 \(9,\)"),
+        (labels - 1, "got -1, of labels from -1 to 1. Number the classes from 0"),
+    ):
+        with pytest.raises(LabelError, match=rf"training labels must be .* integers \(60,\) from 0 to 2; {why}"):
+            finetune(classifier, [(inputs, wrong)], "t2f-norm", epochs=1)
+    with pytest.raises(LabelError, match=r"held-out labels must be .*flatten"):
+        finetune(classifier, train, "t2f-norm", epochs=1, held_out=[(inputs, labels[:, None])])
     with pytest.raises(LabelError, match="no sample of class 2"):
         finetune(classifier, [(train[0][0], train[0][1] % 2)], "t2f-norm", epochs=1)
     with pytest.raises(DataError, match="the loss of cross-entropy became"):
@@ -174,6 +239,28 @@ def test_what_cannot_be_trained_says_so(tmp_path):
     (tmp_path / "other" / "thing").touch()
     with pytest.raises(DataError, match="other things in it"):
         finetune(classifier, train, "t2f-norm", epochs=1, output=tmp_path / "other")
+
+
+def test_classifiers_that_the_losses_are_not_for_are_refused():
+    several = ol.Classifier(toy_network(), task="multilabel")
+    with pytest.raises(SettingError, match=r"must have classes of which each sample has one; got task='multilabel'"):
+        finetune(several, images(), "logit-norm", epochs=1)
+    one = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+    with pytest.raises(SettingError, match=r"one logit for two. Give the network a head of two logits"):
+        finetune(ol.Classifier(one, binary=True), images(), "logit-norm", epochs=1)
+    rows = ol.RowClassifier(nn.Conv2d(3, 4, 1), ol.Pixels())
+    with pytest.raises(SettingError, match=r"one row of logits per input; got RowClassifier"):
+        finetune(rows, images(), "logit-norm", epochs=1)
+    with pytest.raises(SettingError, match=r"weights to train; got Sequential"):
+        finetune(ol.Classifier(toy_network().requires_grad_(False)), images(), "logit-norm", epochs=1)
+
+
+def test_the_fine_tuned_classifier_is_read_as_the_first_one():
+    name = ol.Classifier(toy_network()).head_name
+    classifier = ol.Classifier(toy_network(), name, dtype="bfloat16", compile="eager")
+    found = finetune(classifier, images(), "logit-norm", epochs=1).classifier
+    assert found.head_is_named and found.head_name == name
+    assert (found.dtype, found.compile_backend) == ("bfloat16", "eager")
 
 
 def test_learning_rates_and_optimisers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -87,6 +88,8 @@ def file_digest(path: str | Path) -> str:
     """
     try:
         state = Path(path).stat()
+        if not stat.S_ISREG(state.st_mode):  # a pipe or a device would never end
+            return "unreadable"
         return _checksum_once(str(Path(path).absolute()), state.st_ino, state.st_size, state.st_mtime_ns)
     except OSError:
         return "unreadable"

@@ -11,6 +11,7 @@ from cyclopts import App, Group, Parameter
 
 from oodline._version import __version__
 from oodline.cli.config import FILE, HELP, ConfigFile, configured, take_config
+from oodline.cli.printing import say
 from oodline.errors import OodlineError
 
 GROUPS = {
@@ -86,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with _whole_help(tokens[0] if tokens else ""):
             app(tokens)
     except OodlineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; nothing was written.", file=sys.stderr)
+        say("interrupted; nothing was written.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # the reader of our output, such as `head`, closed it
@@ -98,5 +99,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: {error.filename} cannot be used: {error.strerror}. Check the path.", file=sys.stderr)
+        say(f"error: {error.filename} cannot be used: {error.strerror}. Check the path.", file=sys.stderr)
         sys.exit(1)

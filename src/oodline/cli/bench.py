@@ -13,6 +13,7 @@ from oodline._util.toml import read_toml
 from oodline.cli.checks import check_detectors, check_least, check_model, load_detectors
 from oodline.cli.options import DetectorsFrom, Json, ModelOptions, print_json, table_console
 from oodline.cli.parameters import DETECTOR, FLAG, OUTPUT
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 from oodline.errors import SettingError
 
@@ -183,7 +184,7 @@ def write_file(
     if json:
         print_json({"output": str(path)})
     else:
-        print(f"wrote {path}. Edit it, then: oodline bench {path}{code}")
+        say(f"wrote {path}. Edit it, then: oodline bench {path}{code}")
 
 
 def print_tables(run: Run) -> None:
@@ -197,18 +198,18 @@ def print_tables(run: Run) -> None:
 def print_run(run: Run) -> None:
     """Print the tables, with the mean of each group, and the seconds that the run took."""
     record = run.record
-    print(f"{record.name}: {record.classifier.reference}, {len(record.detectors)} detectors\n")
+    say(f"{record.name}: {record.classifier.reference}, {len(record.detectors)} detectors\n")
     print_tables(run)
     for label, reason in record.failures.items():
-        print(f"left out {label}: {reason}")
+        say(f"left out {label}: {reason}")
     for name, reason in record.missing.items():
-        print(f"without {name}: {reason}")
+        say(f"without {name}: {reason}")
     for each in record.warnings:
-        print(f"warning: {f'{each.detector}: ' if each.detector else ''}{each.message}", file=sys.stderr)
+        say(f"warning: {f'{each.detector}: ' if each.detector else ''}{each.message}", file=sys.stderr)
     for s in record.sets:
         if s.skipped:
-            print(f"warning: {s.skipped} unreadable images of {s.name} were skipped", file=sys.stderr)
+            say(f"warning: {s.skipped} unreadable images of {s.name} were skipped", file=sys.stderr)
     passes = ", ".join(f"{s.name} {s.seconds:.1f}{' from disk' if s.cached else ''}" for s in record.sets)
-    print(f"seconds: {record.seconds:.1f} in all; {passes}")
-    print(f"wrote {run.folder}")
-    print(f"see it as a page: oodline report {run.folder}")
+    say(f"seconds: {record.seconds:.1f} in all; {passes}")
+    say(f"wrote {run.folder}")
+    say(f"see it as a page: oodline report {run.folder}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -114,15 +113,17 @@ def preprocessing_text(text: str) -> str:
     SettingError
         It is neither.
     """
+    from oodline._util.tensor_file import parse_json
+
     name = text if len(text) < 80 else f"{text[:76]} ..."
     try:
         content = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
-        document = json.loads(content)
+        document = parse_json(content)
     except OSError as error:
         raise SettingError(
             f"--preprocessing must be JSON or a JSON file; {name!r} is neither: {error.strerror}."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SettingError(f"--preprocessing must be JSON or a JSON file; {name!r} is neither: {error}.") from error
     if not isinstance(document, dict):
         raise SettingError(f"--preprocessing must be a JSON object; got {type(document).__name__}.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from oodline._util.files import write_atomically
 from oodline.cli.options import Json, print_json
 from oodline.cli.parameters import OUTPUT
+from oodline.cli.printing import say
 from oodline.errors import AssumptionWarning, missing_extra
 
 if TYPE_CHECKING:
@@ -76,16 +77,16 @@ def demo(*, output: Annotated[Path, OUTPUT] = Path("oodline-demo"), json: Json =
             {"accuracy": accuracy, "rows": table.rows(), "flagged": flagged, "seconds": seconds, "output": str(output)}
         )
         return
-    print(f"A network that knows the digits 0 to 7 ({accuracy:.1%} right), fitted and evaluated in {seconds:.1f} s.\n")
+    say(f"A network that knows the digits 0 to 7 ({accuracy:.1%} right), fitted and evaluated in {seconds:.1f} s.\n")
     print_table(table, table_console())
-    print("\nFlagged by the default detector (fuse), calibrated to flag at most 5 % of ID images:")
+    say("\nFlagged by the default detector (fuse), calibrated to flag at most 5 % of ID images:")
     for name, rate in flagged.items():
-        print(f"  {'digits 0 to 7 (false alarms)' if name == 'test' else name:30} {rate:6.1%}")
-    print(f"\nWrote {picture}, {output / 'table.csv'} and {output / 'guard.safetensors'}. Next:")
-    print("  oodline methods")
-    print("with a classifier and images of your own:")
-    print("  oodline fit --model timm:resnet50 --data imagenet/train --calibrate imagenet/val -o guard.safetensors")
-    print("  oodline score guard.safetensors images/ -o scores.parquet")
+        say(f"  {'digits 0 to 7 (false alarms)' if name == 'test' else name:30} {rate:6.1%}")
+    say(f"\nWrote {picture}, {output / 'table.csv'} and {output / 'guard.safetensors'}. Next:")
+    say("  oodline methods")
+    say("with a classifier and images of your own:")
+    say("  oodline fit --model timm:resnet50 --data imagenet/train --calibrate imagenet/val -o guard.safetensors")
+    say("  oodline score guard.safetensors images/ -o scores.parquet")
 
 
 def demo_data() -> dict[str, tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ from oodline.cli.options import (
     print_json,
     report_skipped,
 )
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 
 _MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
@@ -79,11 +80,11 @@ def doctor(
     if json:
         print_json({"model": loaded.reference, **found.to_dict(), "next": commands})
         return
-    print(found)
+    say(found)
     if not running.quiet:
-        print("next:")
+        say("next:")
         for command in commands:
-            print(f"  {command}")
+            say(f"  {command}")
 
 
 def next_commands(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oodline._util.spec import parse_reference
+from oodline.cli.printing import say
 from oodline.errors import RankError, SettingError, unknown_name
 
 if TYPE_CHECKING:
@@ -72,6 +73,6 @@ def open_engine(reference: str | None, folder: Path) -> Iterator[Engine]:
         except RankError as error:
             # the first rank speaks for all, before torchrun sees that one has ended and ends the others
             if engine.is_main:
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                say(f"error: {error}", file=sys.stderr, flush=True)
             engine.wait()
             sys.exit(1)

@@ -18,6 +18,7 @@ from oodline.cli.options import (
     print_json,
 )
 from oodline.cli.parameters import OUTPUT, FileDetector
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 from oodline.errors import DataError, SettingError
 
@@ -123,11 +124,11 @@ def explain(
         figure = explanation.plot(image=picture, sample=sample)
         write_atomically(output, lambda file: figure.savefig(file, format=output.suffix[1:], dpi=120))
     if json:
-        print(explanation.to_json())
+        say(explanation.to_json())
         return
-    print(explanation)
+    say(explanation)
     if output is not None:
-        print(f"wrote {output}")
+        say(f"wrote {output}")
 
 
 def _explain_rows(guard: Guard, inputs: Inputs, pixels: Tensor | None, output: Path | None, *, as_json: bool) -> None:
@@ -147,12 +148,12 @@ def _explain_rows(guard: Guard, inputs: Inputs, pixels: Tensor | None, output: P
         print_json(row)
         return
     word = "flagged as out-of-distribution" if row["is_ood"] else "accepted as in-distribution"
-    print(
+    say(
         f"{word}: score {row['score']:.4g}, threshold {row['threshold']:.4g}, p-value {row['p_value']:.2g}; "
         f"{row['flagged_share']:.1%} of {row['rows']} {kind.name} are below the threshold"
     )
     if output is not None:
-        print(f"wrote {output}")
+        say(f"wrote {output}")
 
 
 def _check_index(spec: str, index: int, size: int, what: str) -> None:

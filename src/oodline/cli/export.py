@@ -18,6 +18,7 @@ from oodline.cli.options import (
     print_json,
 )
 from oodline.cli.parameters import OUTPUT, FileDetector
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 from oodline.errors import SettingError
 
@@ -118,10 +119,10 @@ def export(
     if json or running.quiet:
         return
     inputs = ", ".join(f"{name} {kind}" for name, kind in made.inputs.items())
-    print(f"wrote {made.path} ({made.size / 1e6:.2f} MB): {inputs} -> {', '.join(made.differences)}")
+    say(f"wrote {made.path} ({made.size / 1e6:.2f} MB): {inputs} -> {', '.join(made.differences)}")
     sizes = ", ".join(map(str, made.batch_sizes))
     gaps = ", ".join(f"{name} {gap:.2g}" for name, gap in made.differences.items())
-    print(f"largest differences to the guard at batch sizes {sizes}: {gaps}")
+    say(f"largest differences to the guard at batch sizes {sizes}: {gaps}")
 
 
 def _examples(data: str | None, loaded: LoadedClassifier, reading: DataOptions) -> Inputs:

@@ -27,6 +27,7 @@ from oodline.cli.options import (
     report_skipped,
 )
 from oodline.cli.parameters import DETECTOR, FLAG, OUTPUT
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 from oodline.errors import SettingError
 
@@ -167,12 +168,12 @@ def finetune(
     for name, history in found.histories.items():
         losses = f"loss {history.loss[0]:.3f} to {history.loss[-1]:.3f}" if history.loss else "no epoch"
         watched = f", accuracy {history.accuracy[0]:.3f} to {history.accuracy[-1]:.3f}" if history.accuracy else ""
-        print(f"{name}: {losses}{watched}, {sum(history.seconds):.0f} s{_ended(history.stopped)}")
+        say(f"{name}: {losses}{watched}, {sum(history.seconds):.0f} s{_ended(history.stopped)}")
     if found.time_ratio is not None:
-        print(f"an epoch of {chosen.name} took {found.time_ratio:.2f} times one of plain cross-entropy")
+        say(f"an epoch of {chosen.name} took {found.time_ratio:.2f} times one of plain cross-entropy")
     if found.comparison is not None:
-        print(f"\n{found.comparison.to_markdown()}")
-    print(f"\nwrote {output}")
+        say(f"\n{found.comparison.to_markdown()}")
+    say(f"\nwrote {output}")
 
 
 def _ended(why: str) -> str:

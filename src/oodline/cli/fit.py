@@ -32,6 +32,7 @@ from oodline.cli.options import (
     with_masks,
 )
 from oodline.cli.parameters import DETECTOR, OUTPUT
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 
 _MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
@@ -188,30 +189,30 @@ def fit(
     right = (
         "" if accuracy.value is None else f"; the classifier gets {100 * accuracy.value:.1f} % of their labels right"
     )
-    print(f"fitted {', '.join(fitted_names)} on {samples} {loader.unit} in {fitted.seconds:.1f} s{right}")
+    say(f"fitted {', '.join(fitted_names)} on {samples} {loader.unit} in {fitted.seconds:.1f} s{right}")
     if backbone is not None:
-        print(f"the network: {backbone.summary}")
+        say(f"the network: {backbone.summary}")
     for name, each in fitted.artifact.detectors.items():
         for one in each.modules():
             if isinstance(one, Detector) and one.reason:
                 where = name if one is each else f"{one.name} in {name}"
-                print(f"{where} is {', '.join(member for member, _ in one.members)}: {one.reason}")
+                say(f"{where} is {', '.join(member for member, _ in one.members)}: {one.reason}")
     for name, reason in fitted.failures.items():
-        print(f"left out {name}: {reason}")
+        say(f"left out {name}: {reason}")
     for name, members in fitted.left_out.items():
-        print(f"{name} does without {', '.join(members)}")
+        say(f"{name} does without {', '.join(members)}")
     for name, calibration in calibrations.items():
         small = len(calibration.small) if isinstance(calibration, ClassCalibration) else 0
         threshold = f"{calibration.threshold:.6g}"
         if by == "predicted":
             threshold = f"one for each of {classes - small} predicted classes" if small < classes else "one for all"
         promise = f"flags at most {100 * rate:.3g} % of ID {loader.unit}, after {len(calibration.scores)} held-out ones"
-        print(f"threshold of {name}: {threshold} ({promise})")
+        say(f"threshold of {name}: {threshold} ({promise})")
         if small:
-            print(
+            say(
                 f"  {small} of {classes} classes have too few held-out {loader.unit} for a threshold of their own; "
                 "they share one"
             )
-    print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
+    say(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
     if not calibrations:
-        print("No threshold yet: pass --calibrate HELD_OUT_ID_DATA for verdicts.")
+        say("No threshold yet: pass --calibrate HELD_OUT_ID_DATA for verdicts.")

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from oodline.cli.checks import check_detectors, load_detectors
 from oodline.cli.options import DetectorsFrom, Json, print_json, table_console
+from oodline.cli.printing import say
 from oodline.errors import DetectorError, SettingError
 
 if TYPE_CHECKING:
@@ -48,18 +49,18 @@ def methods(
         if json:
             print_json(one.to_dict())
         else:
-            print(one)
+            say(one)
         return
     rows: list[MethodDescription] = []
     for each in detector_names():
         try:
             rows.append(describe_method(each))
         except DetectorError as error:  # one of another package, which need not stop the others
-            print(f"warning: {error}", file=sys.stderr)
+            say(f"warning: {error}", file=sys.stderr)
     if json:
         print_json([row.to_dict() for row in rows])
     elif markdown:
-        print(page(rows))
+        say(page(rows))
     else:
         print_list(rows)
 
@@ -73,12 +74,12 @@ def print_list(rows: list[MethodDescription]) -> None:
     for group in (*GROUPS, OWN):
         listed = [row for row in rows if row.group == group]
         if listed:
-            print(group)
+            say(group)
         for row in listed:
             line = f"  {row.name:{names}}  {row.venue:{venues}}  {row.title}"
-            print(line if len(line) <= width else f"{line[: width - 3]}...")
-    print("\nAll of one: oodline methods NAME. A higher score always means more in-distribution.")
-    print("Settings are written --detector NAME,setting=value or NAME,preset=PRESET.")
+            say(line if len(line) <= width else f"{line[: width - 3]}...")
+    say("\nAll of one: oodline methods NAME. A higher score always means more in-distribution.")
+    say("Settings are written --detector NAME,setting=value or NAME,preset=PRESET.")
 
 
 def page(rows: list[MethodDescription]) -> str:

@@ -16,6 +16,7 @@ from cyclopts import Group, Parameter
 from oodline._util.set_names import SAYS_LITTLE, split_name
 from oodline._util.warning import warn
 from oodline.cli.preprocessing import read_preprocessing
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 from oodline.errors import ModelError, SettingError
 
@@ -331,7 +332,7 @@ def table_console() -> Console:
 
 def print_json(document: Any) -> None:
     """Print a JSON document on standard output."""
-    print(json.dumps(document, indent=2, allow_nan=False))
+    say(json.dumps(document, indent=2, allow_nan=False))
 
 
 __all__ = [

@@ -9,6 +9,7 @@ from oodline._util.files import check_writable
 from oodline.cli.checks import check_least, check_suffix
 from oodline.cli.options import Json, named, print_json
 from oodline.cli.parameters import DETECTOR, FLAG, OUTPUT
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 from oodline.errors import ArtifactError, SettingError
 from oodline.evaluation.writing import WRITERS
@@ -107,9 +108,9 @@ def report(
         )
         return
     for name, reason in gallery.missing.items():
-        print(f"without images of {name}: {reason}")
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB, {len(gallery.pictures)} pictures); open it in a browser")
+        say(f"without images of {name}: {reason}")
+    say(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB, {len(gallery.pictures)} pictures); open it in a browser")
     if figures is not None:
-        print(f"wrote {len(drawn)} figures to {figures}")
+        say(f"wrote {len(drawn)} figures to {figures}")
     if tables is not None:
-        print(f"wrote {tables}")
+        say(f"wrote {tables}")

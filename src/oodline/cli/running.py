@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+from oodline.cli.printing import say
 from oodline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class RunOptions:
     def warn(self, text: str) -> None:
         """Print a warning on standard error, unless quiet."""
         if not self.quiet:
-            print(f"warning: {text}", file=sys.stderr)
+            say(f"warning: {text}", file=sys.stderr)
 
     def refuse_half(self, where: str) -> None:
         """Raise `SettingError` where the network must run as it is."""
@@ -66,4 +67,4 @@ class RunOptions:
         from oodline.scoring.precision_change import precision_change
 
         inputs = next(iter(loader.over([loader.rows[:COMPARED]]))).inputs
-        print(f"note: {precision_change(classifier, inputs, detectors)}", file=sys.stderr)
+        say(f"note: {precision_change(classifier, inputs, detectors)}", file=sys.stderr)

@@ -29,6 +29,7 @@ from oodline.cli.options import (
     report_skipped,
 )
 from oodline.cli.parameters import OUTPUT
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 
 ROWS = (".parquet", ".csv", ".jsonl")
@@ -119,5 +120,5 @@ def score(
     verdict = (
         "no threshold in the file" if flagged is None else f"{flagged} flagged as OOD ({flagged / rows.count:.1%})"
     )
-    print(f"scored {rows.count} {loader.unit} by {', '.join(detectors)}: {verdict} by {first}")
-    print(f"wrote {output}")
+    say(f"scored {rows.count} {loader.unit} by {', '.join(detectors)}: {verdict} by {first}")
+    say(f"wrote {output}")

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from oodline.cli.checks import load_detectors
 from oodline.cli.options import DetectorsFrom, Json, ModelOptions, load_classifier
 from oodline.cli.parameters import FileDetector
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 from oodline.serve import ServeSettings
 
@@ -83,12 +84,12 @@ def serve(
     app = create_app(served, loaded.preprocessing, settings, token=token, metrics_token=metrics_token, monitor=monitor)
     if not is_local(host):
         if token is None:
-            print(
+            say(
                 f"warning: {host} may be reached from other machines, and no token is required. Pass --token-file.",
                 file=sys.stderr,
             )
         if settings.tls_cert is None:
-            print(
+            say(
                 f"warning: connections to {host} are not encrypted. Pass --tls-cert and --tls-key, or put a proxy "
                 "with TLS in front.",
                 file=sys.stderr,
@@ -98,12 +99,12 @@ def serve(
         if json:
             import json as json_module
 
-            print(
+            say(
                 json_module.dumps({"url": url, "detector": served.detector.name, "token": token is not None}),
                 flush=True,
             )
         elif not running.quiet:
-            print(
+            say(
                 f"'{served.detector.name}' serves at {url}: page at /, API in /openapi.json. Ctrl-C stops.",
                 flush=True,
             )

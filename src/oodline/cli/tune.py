@@ -23,6 +23,7 @@ from oodline.cli.options import (
     table_console,
 )
 from oodline.cli.parameters import DETECTOR, OUTPUT
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 
 if TYPE_CHECKING:
@@ -150,10 +151,10 @@ def tune(
         print_json(document)
         return
     print_table(tuned)
-    print(f"\nchosen: --detector {tuned.reference}")
-    print(f"from {tuned.fit_data.samples} training and {tuned.held_out_data.samples} held-out images, and no OOD image")
+    say(f"\nchosen: --detector {tuned.reference}")
+    say(f"from {tuned.fit_data.samples} training and {tuned.held_out_data.samples} held-out images, and no OOD image")
     if output is not None:
-        print(f"wrote {output}")
+        say(f"wrote {output}")
 
 
 def describe(tuned: Tuned) -> dict[str, Any]:
@@ -200,10 +201,10 @@ def print_table(tuned: Tuned, most: int = 10) -> None:
         note = "chosen" if candidate is tuned.best else "as given" if candidate is tuned.candidates[0] else ""
         table.add_row(settings, *(["-"] * (len(tuned.best.areas) + 1) if candidate.failure else values), note)
     table_console().print("AUROC of held-out ID images against pseudo-outliers, %", table)
-    print(f"{len(tuned.candidates)} candidates, the best {len(shown)} are shown")
+    say(f"{len(tuned.candidates)} candidates, the best {len(shown)} are shown")
     for candidate in tuned.candidates:
         if candidate.failure:
-            print(f"left out {dict(candidate.settings)}: {candidate.failure}")
+            say(f"left out {dict(candidate.settings)}: {candidate.failure}")
 
 
 def _grid(written: list[str]) -> dict[str, list[Any]]:

@@ -16,6 +16,7 @@ from oodline._util.files import check_writable, write_atomically
 from oodline.cli.checks import check_fraction, check_guard, check_least, load_detectors
 from oodline.cli.options import DetectorsFrom, Json
 from oodline.cli.parameters import FLAG, FileDetector
+from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
 from oodline.cli.watch_answers import AnswerRows, answers_of, print_stop, print_stop_json, taken_apart, with_answers
 from oodline.errors import ArtifactError, DataError, SettingError, unknown_name
@@ -174,19 +175,19 @@ def _save(monitor: DriftMonitor, state: Path | None, answers: Answers | None) ->
 
 
 def _print_json(report: DriftReport, _new: bool) -> None:
-    print(json_module.dumps(report.to_dict(), allow_nan=False), flush=True)
+    say(json_module.dumps(report.to_dict(), allow_nan=False), flush=True)
 
 
 def _print_line(report: DriftReport, new: bool) -> None:
     standing = f"; drifting since the alarm at input {report.alarm_at}" if report.alarm_at and not new else ""
     interval = f"95 % interval {report.low:.1%} to {report.high:.1%}, promised {report.promised:.3g}"
-    print(
+    say(
         f"inputs {report.seen - report.window + 1} to {report.seen}: {report.rate:.1%} flagged ({interval}); "
         f"evidence of drift {report.evidence:.3g} of {report.limit:.3g}{standing}",
         flush=True,
     )
     if report.alarm_at is not None and new:
-        print(f"ALARM: scores have drifted towards OOD (at input {report.alarm_at})", flush=True)
+        say(f"ALARM: scores have drifted towards OOD (at input {report.alarm_at})", flush=True)
 
 
 def _read(rows: Iterable[Any], source: str, column: str, monitor: DriftMonitor) -> Iterator[tuple[Any, Any]]:
@@ -222,8 +223,9 @@ def _values(rows: Iterable[Any], column: str) -> Iterator[float]:
 
 
 def _label(value: Any) -> int:
-    label = int(value)
-    if (not isinstance(value, str) and label != value) or not 0 <= label < 2**31:
+    number = float(value) if isinstance(value, str) else value  # "3.0" is how tables with gaps are written
+    label = int(number)
+    if label != number or not 0 <= label < 2**31:
         raise ValueError(f"{value} is not a class")
     return label
 
@@ -238,15 +240,18 @@ def _rows(source: str) -> Iterator[Any]:
         if kind == ".parquet":
             from pyarrow import parquet
 
+            from oodline.data.columns import check_columns
+
             for part in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
                 with parquet.ParquetFile(part) as file:
+                    check_columns(file.schema_arrow.names, str(part))
                     for batch in file.iter_batches():
                         yield from batch.to_pylist()
         elif kind == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as file:
-                yield from csv.DictReader(file)
+                yield from _csv(file, source)
         else:
-            with path.open(encoding="utf-8") as file:
+            with path.open(encoding="utf-8-sig") as file:
                 yield from _lines(file)
     except DataError:
         raise
@@ -275,14 +280,24 @@ def check_scores(path: Path) -> str:
 def _stream(file: Any) -> Iterator[Any]:
     """JSON lines, or CSV: told apart by the first line that is not empty."""
     lines = (line for line in file if line.strip())
-    first = next(lines, "")
+    first = next(lines, "").removeprefix("\ufeff")
     if "score" in first and not first.lstrip().startswith("{"):
         try:
-            yield from csv.DictReader(chain([first], lines))
+            yield from _csv(chain([first], lines), "standard input")
         except csv.Error as error:
             raise DataError(f"standard input cannot be read: {error}.") from error
     else:
         yield from _lines(chain([first], lines))
+
+
+def _csv(file: Any, where: str) -> Iterator[Any]:
+    from oodline.data.columns import check_columns
+
+    # strict: else a quote that is not closed joins two rows
+    rows = csv.DictReader(file, strict=True)
+    rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+    check_columns(rows.fieldnames, where)
+    yield from rows
 
 
 def _lines(file: Any) -> Iterator[Any]:

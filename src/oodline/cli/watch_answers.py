@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from oodline.cli.printing import say
 from oodline.errors import DataError, InputError, SettingError
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def taken_apart(document: Any, answers: Answers | None, path: Any) -> Any:
 
 def print_stop(name: str, monitor: AnswerMonitor) -> None:
     """One line for people."""
-    print(
+    say(
         f"STOP: answer {name} at token {monitor.stopped_at} (score {monitor.score:.4g}, threshold "
         f"{monitor.calibration.threshold:.4g}, p-value {monitor.p_value:.3g})",
         flush=True,
@@ -123,4 +124,4 @@ def print_stop(name: str, monitor: AnswerMonitor) -> None:
 def print_stop_json(name: str, monitor: AnswerMonitor) -> None:
     """One JSON object."""
     found = {"answer": name, "stopped_at": monitor.stopped_at, "score": monitor.score, "p_value": monitor.p_value}
-    print(json.dumps(found, allow_nan=False), flush=True)
+    say(json.dumps(found, allow_nan=False), flush=True)

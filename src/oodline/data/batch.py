@@ -27,9 +27,26 @@ class Batch:
     inputs: Inputs
     """(N, ...), as the model takes them."""
     labels: Tensor | None
-    """(N,), int64, where the data set has labels."""
+    """(N,), int64, and -1 for a sample without one; None where none has a label."""
     index: Tensor
     """(N,), int64: position of each sample in its data set."""
+
+
+UNLABELLED = -1
+"""Label of a sample without one, in a batch where others have one."""
+
+
+def labels_of_batch(labels: Sequence[int | None], offset: int = 0) -> Tensor | None:
+    """Labels (N,), int64, with an offset, and -1 where there is none; None where no sample has one.
+
+    Examples
+    --------
+    >>> labels_of_batch([0, None, 2], offset=1), labels_of_batch([None, None])
+    (tensor([ 1, -1,  3]), None)
+    """
+    if all(label is None for label in labels):
+        return None
+    return torch.tensor([UNLABELLED if label is None else label + offset for label in labels])
 
 
 class _IterableOfBatches:

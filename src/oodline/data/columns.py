@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 from pyarrow import types
 
+from oodline._util.warning import warn
 from oodline.errors import DataError
 
 IMAGES = (
@@ -37,8 +39,11 @@ LABELS = ("label", "labels", "fine_label", "class", "class_label", "class_id", "
 
 LARGEST = 2**31 - 1
 
-NO_LABEL = ("", "-1")
-"""Text that says, among class numbers, that a row has no label."""
+NO_LABEL = ("", "nan")
+"""Text that says, among class numbers, that a row has no label; so does a number below 0."""
+
+WHOLE = re.compile(r"[+-]?[0-9]{1,20}(\.0*)?")
+"""A whole number, also as a table of floating-point numbers is written."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,17 @@ def find_column(
     return fitting[0] if fitting else None
 
 
+def check_columns(columns: Sequence[str], where: str) -> None:
+    """Raise `DataError` where two columns have the same name: which of them is meant cannot be said.
+
+    >>> check_columns(["text", "label"], "a.csv")
+    """
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise DataError(
+            f"{where} names the column {twice[0]!r} twice; its columns are {', '.join(columns)}. Rename one of them."
+        )
+
+
 def image_content(value: Any, folder: Path) -> bytes | Path:
     """Bytes of an image, or its file, as a row holds them: bytes, a path, or `{bytes, path}`.
 
@@ -153,13 +169,14 @@ def holds_images(kind: pa.DataType) -> bool:
 def class_numbers(column: pa.ChunkedArray, names: tuple[str, ...] | None, where: str) -> Labels:
     """Labels as class numbers, whatever type they have: integers of any size, booleans, whole floats, or text.
 
-    Text that is one of `names` is its position there. Other text is a class number where all of it is decimal digits,
-    and else a name: names are classes in alphabetical order.
+    Text that is one of `names` is its position there. Other text is class numbers where all of it is whole numbers, and
+    else names; spaces around it do not count. 01 and 1.0 are the number 1, of which a warning tells. Names are classes
+    in alphabetical order. No label is null, NaN, empty text, or a number below 0.
 
     Raises
     ------
     DataError
-        Other types, fractions, numbers above 2**31 - 1, or text that is not one of `names`.
+        Other types, fractions that are not text, numbers above 2**31 - 1, or text that is not one of `names`.
 
     Examples
     --------
@@ -225,16 +242,34 @@ def _from_text(column: pa.ChunkedArray, names: tuple[str, ...] | None, where: st
     encoded = column.combine_chunks().dictionary_encode()
     texts = [str(text) for text in encoded.dictionary.to_pylist()]
     index = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
-    numbers = [text for text in texts if text not in NO_LABEL]
-    if names is None and numbers and all(text.isascii() and text.isdecimal() for text in numbers):
-        values = np.array([*(-1 if text in NO_LABEL else int(text) for text in texts), -1], np.object_)
-    else:
-        names = tuple(sorted(texts)) if names is None else names
+    if names is not None:
         place = {name: i for i, name in enumerate(names)}
         if unknown := [text for text in texts if text not in place]:
             raise DataError(f"{where} holds {unknown[0]!r}, which is none of the file's {len(names)} class names.")
-        values = np.array([*(place[text] for text in texts), -1], np.object_)
-    return Labels(_small(values, where)[index], names)
+        values = [place[text] for text in texts]
+    else:
+        texts = [text.strip() for text in texts]
+        numbers = _as_numbers(texts, where)
+        if numbers is None:
+            names = tuple(sorted(set(texts) - {""}))
+            place = {"": -1, **{name: i for i, name in enumerate(names)}}
+            numbers = [place[text] for text in texts]
+        values = numbers
+    return Labels(_small(np.array([*values, -1], np.object_), where)[index], names)
+
+
+def _as_numbers(texts: Sequence[str], where: str) -> list[int] | None:
+    """Class numbers, where all that is written there is whole numbers, as 3, 03 or 3.0; -1 for no label."""
+    written = [text for text in texts if text.lower() not in NO_LABEL]
+    if not written or not all(WHOLE.fullmatch(text) for text in written):
+        return None
+    if unlike := [text for text in written if str(_number(text)) != text]:
+        warn(f"{where} holds whole numbers alone, so {unlike[0]!r} is read as class number {_number(unlike[0])}.")
+    return [-1 if text.lower() in NO_LABEL else _number(text) for text in texts]
+
+
+def _number(text: str) -> int:
+    return int(text.partition(".")[0])
 
 
 def _small(values: NDArray[Any], where: str) -> NDArray[np.int32]:

@@ -36,7 +36,7 @@ class ImageList:
         self.path = Path(path)
         self.root = self.path.parent if root is None else Path(root)
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = re.split(r"\r\n?|\n", self.path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"the list of images {path} cannot be read: {error}. Check the path.") from error
         self.files: list[str] = []

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from oodline._util.digests import combine
-from oodline.data.batch import Batch
+from oodline.data.batch import Batch, labels_of_batch
 from oodline.data.decoding import read_image
 from oodline.data.masks import MaskedImages
 from oodline.data.sources import ImageSource
@@ -243,11 +243,9 @@ class ImageLoader:
 
 
 def _together(labels: Sequence[Label]) -> Tensor | None:
-    if any(label is None for label in labels):
-        return None
     if isinstance(labels[0], Tensor):
         return torch.stack(list(labels))  # type: ignore[arg-type]
-    return torch.tensor(labels)
+    return labels_of_batch(labels)  # type: ignore[arg-type]
 
 
 def _owner(preprocessing: Any) -> Any:

@@ -19,6 +19,7 @@ from oodline.data.columns import (
     IMAGES,
     LABELS,
     Labels,
+    check_columns,
     class_numbers,
     find_column,
     holds_images,
@@ -113,6 +114,7 @@ class ParquetImages:
         schema, features = opened.schema_arrow, hugging_face_features(opened.schema_arrow.metadata)
         image, label = self._asked
         columns = schema.names
+        check_columns(columns, file)
         likely = [c for c in columns if features.get(c, {}).get("_type") == "Image"]
         likely = likely or [c for c in columns if holds_images(schema.field(c).type)]
         column = find_column(columns, image, IMAGES, likely, file)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from oodline._util.digests import combine, digest, file_digest
-from oodline.data.batch import Batch, Inputs
+from oodline.data.batch import UNLABELLED, Batch, Inputs
 from oodline.data.loader import describe_rows
 from oodline.data.subset import evenly
 from oodline.data.tensor_formats import Rows, open_rows, rows_of
@@ -296,8 +296,18 @@ class TensorLoader:
         for rows in self._batches:
             inputs, labels = _join([self.source.read(run[0], run[-1] + 1) for run in _runs(rows)])
             if labels is not None and labels.ndim == 1:  # several labels per sample are columns, not classes
-                labels = (labels if self.positions is None else self.positions[labels]) + self.label_offset
+                moved = labels if self.positions is None else self._in_order(labels)
+                labels = torch.where(labels < 0, UNLABELLED, moved + self.label_offset)
             yield Batch(inputs, labels, torch.tensor(rows))
+
+    def _in_order(self, labels: Tensor) -> Tensor:
+        assert self.positions is not None
+        if int(labels.max()) >= len(self.positions):
+            raise DataError(
+                f"a label of {self.source.path or 'the arrays'} is {int(labels.max())}, but the data names only "
+                f"{len(self.positions)} classes."
+            )
+        return self.positions[labels.clamp(min=0)]
 
     def over(self, batches: Sequence[Sequence[int]]) -> TensorLoader:
         """The same samples cut into these batches of positions, which need not be all."""

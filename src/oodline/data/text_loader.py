@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from oodline._util.warning import warn
-from oodline.data.batch import Batch
+from oodline.data.batch import Batch, labels_of_batch
 from oodline.data.loader import describe_rows
 from oodline.data.sources import TextSource
 from oodline.data.subset import evenly, labels_of
@@ -103,9 +103,8 @@ class TextLoader:
             self.truncated += len(tokens.truncated)
             first = first or next((self.source.name(read[k][0]) for k in tokens.truncated), "")
             seen += len(read)
-            labels = [self.source.label(i) for i, _ in read]
-            labelled = None if None in labels else torch.tensor(labels) + self.label_offset
-            yield Batch(tokens.inputs, labelled, torch.tensor([i for i, _ in read]))
+            labels = labels_of_batch([self.source.label(i) for i, _ in read], self.label_offset)
+            yield Batch(tokens.inputs, labels, torch.tensor([i for i, _ in read]))
         if self.truncated and not self._warned:
             self._warned.append(True)
             warn(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodline._util.checked import checked
 from oodline._util.progress import track
+from oodline._util.warning import warn
 from oodline.data.batch import Loader
 from oodline.detectors.named import Detectors, name_detectors
 from oodline.errors import InputError, LabelError, unknown_name
@@ -135,6 +136,12 @@ def score_sets(
         raise LabelError(
             f"{outside} of the {len(ours.labels)} ID samples have labels outside [0, {classes - 1}], the classes of "
             "this classifier. Check that the data names the same classes; an empty class folder counts as a class."
+        )
+    if ours.labels is not None and (missing := int((ours.labels < 0).sum())):
+        first = int(ours.index[(ours.labels < 0).nonzero()[0, 0]])
+        warn(
+            f"{missing} of the {len(ours.labels)} ID samples have no label (the first: sample {first}), so there is no "
+            "accuracy. Label or leave out these."
         )
     return ScoredSets(ours, scores(ood_loaders), scores(csid_loaders or {}), groups or {})
 

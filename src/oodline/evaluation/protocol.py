@@ -68,7 +68,8 @@ class DataSection(_Section):
     """One data set."""
 
     data: Text
-    """A path of images or tensors, or `torchvision:`, `hf:` or `list:` with a name, as `--data` takes it."""
+    """A path of images or tensors, or `torchvision:`, `hf:` or `list:` with a name, as `--data` takes it. Paths begin
+    in `folder`; of `hf:`, a folder that is there, and else the name is that of the hub."""
     name: SetName | None = None
     """If omitted, the last part of the path."""
     source: str | None = None
@@ -266,15 +267,25 @@ def _placed(part: AnySection, base: Path, file: Path) -> AnySection:
         if "root" in options:
             options["root"] = str(base / str(options["root"]))
         name = str(base / reference.name) if reference.scheme == "list" else reference.name
+        if reference.scheme == "hf":
+            name = _beside(reference.name, base)
+            local = {key: options[key] for key in ("data_dir", "data_files") if isinstance(options.get(key), str)}
+            options |= {key: _beside(str(value), base) for key, value in local.items()}
         data = str(Reference(reference.scheme, name, options))
     return part.model_copy(update={"data": data, "name": part.name or safe_name(part.data)})
 
 
 def _placed_model(model: str, base: Path) -> str:
-    parsed = parse_reference(model, ("features",))
+    parsed = parse_reference(model, ("features", "hf"))
     if parsed.scheme is None:
         return model
-    return str(Reference(parsed.scheme, str(base / parsed.name), parsed.options))
+    name = _beside(parsed.name, base) if parsed.scheme == "hf" else str(base / parsed.name)
+    return str(Reference(parsed.scheme, name, parsed.options))
+
+
+def _beside(name: str, base: Path) -> str:
+    """The folder of this name, where there is one; else the name, which is that of the hub."""
+    return str(base / name) if (base / name).exists() else name
 
 
 def _keys(section: list[int | str]) -> list[str]:

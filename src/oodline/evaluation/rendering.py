@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from oodline._util.terminal import printable
 from oodline.errors import unknown_name
 from oodline.evaluation.metric_table import METRICS, PRINTED
 
@@ -93,6 +94,7 @@ def footer(table: Table) -> list[str]:
 def print_table(table: Table, console: Console, metrics: Sequence[str] = PRINTED) -> None:
     """Print the metrics for people, best values in bold, then times and sizes; full spectrum where there is one."""
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table as RichTable
 
     columns = table.all_columns
@@ -100,15 +102,16 @@ def print_table(table: Table, console: Console, metrics: Sequence[str] = PRINTED
         shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         shown.add_column("detector", overflow="fold")
         for column in columns:
-            shown.add_column(table.heading(column), justify="right", overflow="fold")
+            shown.add_column(escape(printable(table.heading(column))), justify="right", overflow="fold")
         for detector, texts in _rows(table, metric, columns, bold="[bold]{}[/bold]".format):
-            shown.add_row(detector, *(text.replace(" [", " \\[") for text in texts))
+            shown.add_row(escape(printable(detector)), *(text.replace(" [", " \\[") for text in texts))
         console.print(f"{heading(table, metric)}, %".replace("[", "\\["), shown)
     if table.milliseconds:
         own = ", ".join(f"{name} {ms:.3f}" for name, ms in table.milliseconds.items())
-        console.print(f"Own time of each detector beside the shared pass, ms per sample: {own}\n")
+        own = printable(f"Own time of each detector beside the shared pass, ms per sample: {own}\n")
+        console.print(own, markup=False)
     for line in footer(table):
-        console.print(line)
+        console.print(printable(line), markup=False)
     if table.full_spectrum is not None:
         console.print(f"\n{FULL_SPECTRUM}\n")
         print_table(table.full_spectrum, console, metrics)

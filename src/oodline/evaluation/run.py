@@ -106,7 +106,7 @@ class Run:
         return np.asarray(self._columns(name).column("predicted").to_numpy(), dtype=np.int64)
 
     def labels(self, name: str) -> NDArray[np.int64] | None:
-        """Label of each image (N,), None where the set has none."""
+        """Label of each image (N,); None where one is missing."""
         column = self._columns(name).column("label")
         return None if column.null_count else np.asarray(column.to_numpy(), dtype=np.int64)
 
@@ -139,7 +139,7 @@ class Run:
         return replace(table, accuracy=None if right is None else float(right.mean()))
 
     def correct(self) -> NDArray[np.bool_] | None:
-        """Whether the classifier is right about each ID sample (N,), None where a set has no labels."""
+        """Whether the classifier is right about each ID sample (N,); None where a label is missing."""
         labels = {name: self.labels(name) for name in self.sets("id")}
         right = [known == self.predicted(name) for name, known in labels.items() if known is not None]
         return np.concatenate(right) if right and len(right) == len(labels) else None

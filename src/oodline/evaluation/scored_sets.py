@@ -12,6 +12,8 @@ from pyarrow import ArrowException, parquet
 from torch import Tensor
 
 from oodline._util.files import write_atomically
+from oodline.data.batch import UNLABELLED
+from oodline.data.columns import check_columns
 from oodline.errors import DataError, SettingError
 from oodline.scoring.score import Scores
 
@@ -56,8 +58,8 @@ class ScoredSets:
         return {n: 1000 * sum(found.seconds.get(n, 0.0) for found in every) / samples for n in self.id.seconds}
 
     def correct(self) -> Tensor | None:
-        """Whether the classifier is right about each ID sample (N,), None where there are no labels or no logits."""
-        if self.id.labels is None or bool((self.id.predicted < 0).all()):
+        """Whether the classifier is right about each ID sample (N,); None where a label is missing, or all logits."""
+        if self.id.labels is None or bool((self.id.labels < 0).any()) or bool((self.id.predicted < 0).all()):
             return None
         return self.id.predicted == self.id.labels
 
@@ -78,7 +80,7 @@ def check_names(ood: Collection[str], csid: Collection[str], groups: Mapping[str
 def write_scores(sets: ScoredSets, path: str | Path) -> Path:
     """One row per image: `set`, `role`, `group`, `index`, `label`, `predicted`, a float64 column per detector.
 
-    `role` is id, csid or ood. `label` is null where the set has none.
+    `role` is id, csid or ood. `label` is null where there is none.
 
     Raises
     ------
@@ -118,6 +120,7 @@ def read_scores(path: str | Path) -> ScoredSets:
         table = parquet.read_table(path)
     except (OSError, ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    check_columns(table.column_names, str(path))
     if absent := [name for name in COLUMNS if name not in table.column_names]:
         raise DataError(f"{path} is not a file of scores by `oodline evaluate`: it has no column '{absent[0]}'.")
     keys = zip(*(table[name].to_pylist() for name in ("set", "role", "group")), strict=True)
@@ -142,7 +145,9 @@ def read_scores(path: str | Path) -> ScoredSets:
 
 def image_columns(scores: Scores) -> dict[str, pa.Array]:
     """One value per image: `index`, `label` (null where there is none), `predicted`, and each detector's scores."""
-    label = pa.nulls(len(scores.index), pa.int64()) if scores.labels is None else pa.array(scores.labels.numpy())
+    label = pa.nulls(len(scores.index), pa.int64())
+    if scores.labels is not None:
+        label = pa.array(scores.labels.numpy(), mask=(scores.labels < 0).numpy())
     known = {"index": pa.array(scores.index.numpy()), "label": label, "predicted": pa.array(scores.predicted.numpy())}
     return known | {detector: pa.array(column.numpy()) for detector, column in scores.scores.items()}
 
@@ -157,10 +162,13 @@ def _from_table(table: pa.Table) -> Scores:
     def tensor(name: str) -> Tensor:
         return torch.from_numpy(table[name].to_numpy().copy())
 
+    known = table["label"].null_count < len(table)
+    labels = torch.from_numpy(table["label"].fill_null(UNLABELLED).to_numpy().copy()) if known else None
+
     return Scores(
         scores={name: tensor(name) for name in table.column_names if name not in COLUMNS},
         predicted=tensor("predicted"),
         index=tensor("index"),
-        labels=None if table["label"].null_count else tensor("label"),
+        labels=labels,
         seconds={},
     )

@@ -44,6 +44,7 @@ from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.fingerprint import Fingerprint, OtherWeightsWarning
 from oodline.model.head import HeadInfo
+from oodline.model.precision import Dtype
 from oodline.model.rows.named import reference_of
 from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.scoring.calibration import Calibration
@@ -80,6 +81,8 @@ class Artifact:
         From image, or texts, to inputs.
     rows : str, optional
         How an input has several rows, such as "pixels,region=0.01".
+    dtype : str, optional
+        What the network computed in: "float32", "bfloat16" or "float16".
     model : ModelSource, optional
         How the command line named the classifier.
     fit : FitInfo, optional
@@ -100,6 +103,7 @@ class Artifact:
     class_names: tuple[str, ...] | None = None
     preprocessing: AnyPreprocessing | None = None
     rows: str | None = None
+    dtype: Dtype | None = None
     model: ModelSource | None = None
     fit: FitInfo | None = None
     neurons: Neurons | None = None
@@ -127,7 +131,8 @@ class Artifact:
         elif weights is None:
             weights = Fingerprint.of(classifier.model)
         rows = None if classifier.rows is None else reference_of(classifier.rows)
-        return cls(detectors, HeadInfo.of(classifier.head), weights=weights, rows=rows, **known)
+        dtype = classifier.dtype
+        return cls(detectors, HeadInfo.of(classifier.head), weights=weights, rows=rows, dtype=dtype, **known)
 
     @property
     def backbone(self) -> Backbone | None:
@@ -155,6 +160,11 @@ class Artifact:
             The classifier has another head, other weights, or gives other numbers; says what differs.
         ArtifactError
             The state of a detector is not of the sizes and kinds of numbers that its score needs.
+
+        Warns
+        -----
+        UserWarning
+            The classifier computes in another `dtype`.
         """
         own = None if classifier.rows is None else reference_of(classifier.rows)
         if own != self.rows:
@@ -175,6 +185,12 @@ class Artifact:
             raise MismatchError(
                 f"this file was fitted on a {self.head.task} classifier, and the one given is {now.task}. Load it as "
                 f"it was: Classifier(model, task='{self.head.task}'), or --task {self.head.task}."
+            )
+        if self.dtype not in (None, classifier.dtype):
+            warn(
+                f"this file was fitted with the network in {self.dtype}, and the classifier computes in "
+                f"{classifier.dtype}: scores differ a little, and with them the false-alarm rate. Take "
+                f"dtype='{self.dtype}', or --dtype {self.dtype}; or fit again."
             )
         difference = self._other_weights(classifier, now)
         if difference and allow_other_weights is None:
@@ -260,6 +276,7 @@ def write_artifact(artifact: Artifact, path: str | Path) -> Path:
         class_names=artifact.class_names,
         preprocessing=artifact.preprocessing,
         rows=artifact.rows,
+        dtype=artifact.dtype,
         model=artifact.model,
         fit=artifact.fit,
         neurons=artifact.neurons is not None,
@@ -329,6 +346,7 @@ def read_artifact(path: str | Path) -> Artifact:
         class_names=manifest.class_names,
         preprocessing=manifest.preprocessing,
         rows=manifest.rows,
+        dtype=manifest.dtype,
         model=manifest.model,
         fit=manifest.fit,
         neurons=neurons,

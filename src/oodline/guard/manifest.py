@@ -7,13 +7,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from oodline.guard.probe import InputRecord
+from oodline.model.precision import Dtype
 from oodline.preprocessing.kinds import PreprocessingRecord
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """2: calibrations promise a false-alarm rate, overall or by predicted class, where 1 aimed at a TPR; neurons.
 3: the fingerprint of all weights, a probe, and members that a detector does without; all of them may be missing.
 4: what the network's features were like, and why members were chosen; both may be missing.
-5: how an input has several rows; it may be missing; and the preprocessing may be that of texts."""
+5: how an input has several rows; it may be missing; and the preprocessing may be that of texts.
+6: what the network computed in; it may be missing."""
 
 
 MAX_SIZE = 10**6
@@ -107,6 +109,8 @@ class Manifest(_Record):
     preprocessing: PreprocessingRecord | None
     rows: str | None = None
     """How an input has several rows, as on the command line; none: one row per input."""
+    dtype: Dtype | None = None
+    """What the network computed in while detectors were fitted and calibrated."""
     model: ModelSource | None
     fit: FitInfo | None
     neurons: bool = False

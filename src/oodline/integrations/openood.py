@@ -108,7 +108,7 @@ def read_openood_csv(path: str | Path) -> dict[str, dict[str, float]]:
     0.8803
     """
     try:
-        lines = list(csv.reader(Path(path).read_text(encoding="utf-8").splitlines()))
+        lines = list(csv.reader(Path(path).read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {error}. Check the path.") from error
     names = {**COLUMNS, "ACC": "accuracy"}

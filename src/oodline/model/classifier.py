@@ -154,6 +154,11 @@ class Classifier(Loading):
         """What runs its passes, in words: a backend of `torch.compile`, or nothing."""
         return "as written" if self._passes is None else f"compiled by {self._passes.backend}"
 
+    @property
+    def compile_backend(self) -> str | None:
+        """The backend of `torch.compile` that runs its passes, where one does."""
+        return None if self._passes is None else self._passes.backend
+
     def computing(self) -> AbstractContextManager[object]:
         """What its passes run inside: autocast, where another `dtype` than float32 is asked for."""
         return computing_in(self.dtype, self.device)

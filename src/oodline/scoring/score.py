@@ -36,7 +36,7 @@ class Scores:
     index : Tensor (N,), int64
         Position of each sample in its data set.
     labels : Tensor (N,), int64, optional
-        As the loader yielded them, None where it yields none.
+        As the loader yielded them, -1 for a sample without one; None where no sample has one.
     seconds : dict of str to float
         Wall time of each detector's own part, beside the forward pass that all share.
     content : Tensor (N,), int64, optional

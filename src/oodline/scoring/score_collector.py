@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oodline._util.digests import Digest
+from oodline.data.batch import UNLABELLED
 from oodline.detectors.base import Detector
 from oodline.errors import InputError, OodlineError
 from oodline.model.activations import Activations
@@ -98,10 +99,10 @@ class ScoreCollector:
                 "predicted": activations.predicted if activations.places is None else unknown - 1,
                 "index": activations.samples,
                 "content": content_of(activations),
-                "labels": unknown if labels is None else labels.long(),
+                "labels": unknown + UNLABELLED if labels is None else labels.long(),
             }
         )
-        self.labelled &= labels is not None
+        self.labelled |= labels is not None and bool((labels >= 0).any())
 
     def ordered(self) -> dict[str, Tensor]:
         """The columns in the order they came, or of the positions where parts of them came from elsewhere."""
@@ -112,7 +113,7 @@ class ScoreCollector:
         return {name: values[order] for name, values in whole.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Whole columns, with the seconds of each detector and whether every sample has a label."""
+        """Whole columns, with the seconds of each detector and whether a sample has a label."""
         if not self.columns:
             return {}
         seconds = torch.tensor([*self.seconds.values()], dtype=torch.float64)
@@ -130,7 +131,7 @@ class ScoreCollector:
         self._append({name: tensor for name, tensor in state.items() if name not in about})
         spent = state["seconds"].tolist() if state else [0.0] * len(self.detectors)
         self.seconds = dict(zip(self.detectors, spent, strict=True))
-        self.labelled = bool(state["labelled"]) if state else True
+        self.labelled = bool(state["labelled"]) if state else False
         self.failures: dict[str, OodlineError] = {
             name: OodlineError(bytes(state[f"failure/{name}"].tolist()).decode())
             for name in self.detectors
@@ -141,7 +142,7 @@ class ScoreCollector:
         """Take in the rows of `other`; the whole is then in the order of the positions."""
         self._append({name: column.values for name, column in other.columns.items()})
         self.seconds = {name: spent + other.seconds[name] for name, spent in self.seconds.items()}
-        self.labelled &= other.labelled
+        self.labelled |= other.labelled
         self.failures = other.failures | self.failures
         self.merged = True
         return self

@@ -33,6 +33,7 @@ def describe_guard(guard: Guard, calibration: AnyCalibration, limits: dict[str, 
             "sentence": f"At most {100 * rate:.3g} % of {whom} are flagged, as long as they come from where the {n:,} "
             f"held-out {unit} came from.",
         },
+        "task": guard.classifier.task,
         "classes": guard.classifier.head.num_classes,
         "class_names": None if guard.class_names is None else list(guard.class_names),
         "explains": guard.explains,

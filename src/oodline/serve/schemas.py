@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from oodline.model.head_name import Task
 from oodline.serve.problems import TOO_MANY_PIXELS, Problem, ProblemDocument
 
 _ROW: dict[str, Any] = {
@@ -210,6 +211,7 @@ class Info(_Answer):
     version: str
     detector: DetectorInfo
     promise: Promise
+    task: Task = Field(description="Whether each input has one of the classes, or any number of them as labels.")
     classes: int
     class_names: list[str] | None
     explains: bool = Field(description="Whether /v1/explain answers.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import Counter
 
+from oodline._util.tensor_file import parse_json
 from oodline.data.texts import HALF
 from oodline.guard.guard import Guard
 from oodline.preprocessing.kinds import AnyPreprocessing
@@ -118,10 +118,9 @@ def read_texts(content: bytes, settings: ServeSettings) -> list[SentText]:
     ['one', ['two', 'three']]
     """
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise Problem(MALFORMED_JSON, f"It is not JSON: {reason:.200}.", HOW) from error
+        document = parse_json(content)
+    except ValueError as error:
+        raise Problem(MALFORMED_JSON, f"It is not JSON: {error!s:.200}.", HOW) from error
     if not isinstance(document, dict) or list(document) != ["texts"] or not isinstance(document["texts"], list):
         raise Problem(MALFORMED_JSON, "It must be an object with a list, `texts`, and nothing else.", HOW)
     texts = document["texts"]

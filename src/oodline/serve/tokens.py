@@ -69,7 +69,7 @@ class Tokens:
     @staticmethod
     def _read(path: Path) -> list[str]:
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, ValueError) as error:
             raise DataError(
                 f"the token file {path} cannot be read: {error}. Check the path and its permissions."

@@ -15,8 +15,8 @@ from oodline.statistics.base import Statistic
 class Hits(Statistic):
     """Number of samples whose label has the largest logit, and of all that have a label (2,), int64.
 
-    A label outside [0, C) is wrong. Batches without one label per sample count for neither:
-    detectors that read labels complain about them.
+    A label of C or more is wrong. Samples with a label below 0, and batches without one label per sample, count for
+    neither: detectors that read labels complain about them.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Hits(Statistic):
         if labels is None or labels.shape != (len(activations),) or activations.logits.shape[1] == 0:
             return  # nothing to compare
         right = int((activations.logits.argmax(1).cpu() == labels.cpu()).sum())
-        counts = torch.tensor([right, len(labels)])
+        counts = torch.tensor([right, int((labels >= 0).sum())])
         self.counts = counts if self.empty else self.counts + counts
 
     def _absorb(self, other: Self) -> None:

@@ -154,7 +154,7 @@ def group(activations: Activations, labels: Tensor | None, by: Grouping) -> tupl
         raise LabelError(
             f"{int(outside.sum())} of {len(labels)} labels are outside [0, {classes - 1}], the classes of this "
             f"classifier (first: label {int(labels[first])} of sample {int(activations.index[first])}). "
-            "Map the labels of the data set to the order of the logits."
+            "Map the labels of the data set to the order of the logits; a sample with -1 has no label: leave it out."
         )
     if by == "correct":
         return torch.where(activations.logits.argmax(1).cpu() == labels, labels, classes), classes + 1

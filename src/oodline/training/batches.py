@@ -93,6 +93,43 @@ class MixedBatch:
         return rows_of(self.activations, self.is_outlier)
 
 
+def class_labels(labels: Tensor | None, size: int, classes: int, what: str = "training labels") -> Int[Tensor, " n"]:
+    """One class per sample (N,), int64, on the CPU, as it must be where there are no outliers.
+
+    Raises
+    ------
+    LabelError
+        There are none, or they are something else; says how to make them.
+
+    Examples
+    --------
+    >>> class_labels(torch.eye(3), 3, 3)
+    Traceback (most recent call last):
+    oodline.errors.LabelError: training labels must be one class number per sample, integers (3,) from 0 to 2; got
+    float32 (3, 3). Of one row per sample, such as one-hot, pass labels.argmax(1).
+    """
+    wanted = f"{what} must be one class number per sample, integers ({size},) from 0 to {classes - 1}"
+    if labels is None:
+        raise LabelError(f"{wanted}; a batch has none. Yield (inputs, labels).")
+    got = f"{wanted}; got {str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
+    if labels.shape == (size, 1):
+        raise LabelError(f"{got}. Pass labels.flatten().")
+    if labels.ndim == 2 and len(labels) == size:
+        raise LabelError(f"{got}. Of one row per sample, such as one-hot, pass labels.argmax(1).")
+    if labels.shape != (size,):
+        raise LabelError(f"{got}.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise LabelError(f"{got}. Pass labels.long(), if these are class numbers.")
+    labels = labels.cpu().long()
+    outside = (labels < 0) | (labels >= classes)
+    if bool(outside.any()):
+        raise LabelError(
+            f"{wanted}; got {int(labels[outside][0])}, of labels from {int(labels.min())} to {int(labels.max())}. "
+            "Number the classes from 0, and leave out samples without a label."
+        )
+    return labels
+
+
 def rows_of(activations: Activations, chosen: Bool[Tensor, " n"]) -> Activations:
     """The activations of some samples; gradients flow through them, but not to inputs of their own."""
     features = activations.features

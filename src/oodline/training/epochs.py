@@ -13,18 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oodline._util.digests import Digest
 from oodline._util.files import write_atomically
 from oodline._util.progress import track
 from oodline.data.batch import unpack
 from oodline.errors import DataError, InputError, LabelError
 from oodline.model.classifier import Classifier
 from oodline.model.precision import Dtype, computing_in
-from oodline.training.batches import mix
+from oodline.training.batches import class_labels, mix
 from oodline.training.forward import Forward
 from oodline.training.loss import TrainingLoss
 from oodline.training.optimisation import optimiser_for, rate_at
 from oodline.training.outlier_maker import OutlierMaker
 from oodline.training.recipe import Recipe
+
+DAMAGED = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+"""What comes of a file that is a state no longer."""
 
 
 @dataclass
@@ -69,6 +73,10 @@ class Training:
         Once it has been reached, an epoch that ends below it is the last, and the weights before it are restored.
     state : Path, optional
         File that each epoch's end is written to, and from which a training that was killed goes on.
+    begun_on : mapping of str to str
+        What else its course depends on, such as digests of the data: where it differs, nothing is resumed.
+    head, feature_map : str, optional
+        As `Forward`.
     """
 
     model: nn.Module
@@ -83,6 +91,9 @@ class Training:
     held_out: Iterable[Any] | None = None
     least_accuracy: float = 0.0
     state: Path | None = None
+    begun_on: Mapping[str, str] = field(default_factory=dict)
+    head: str | None = None
+    feature_map: str | None = None
 
     def run(self, *, progress: bool = False) -> History:
         """Train the network, in place, and leave it in evaluation mode.
@@ -94,12 +105,13 @@ class Training:
         DataError
             The state was written by another training, or the loss is no number.
         """
-        forward = Forward(self.model)
+        forward = Forward(self.model, self.head, feature_map=self.feature_map)
         self.loss.to(forward.classifier.device)
         parameters = [p for p in (*self.model.parameters(), *self.loss.parameters()) if p.requires_grad]
         optimiser = optimiser_for(self.recipe, parameters, self.learning_rate)
         scaler = torch.amp.GradScaler(forward.classifier.device.type, enabled=self.dtype == "float16")
-        history = self._resume(optimiser, scaler)
+        identity = {} if self.state is None else self._identity()
+        history = self._resume(identity, optimiser, scaler)
         if self.held_out is not None and not history.accuracy:
             history.accuracy.append(accuracy(self.model, self.held_out))
         good = _copied(self.model)
@@ -117,7 +129,7 @@ class Training:
                         )
                         self.model.load_state_dict(good)
                     good = _copied(self.model)
-                self._write(optimiser, scaler, history)
+                self._write(identity, optimiser, scaler, history)
                 if history.stopped:
                     break
         self.model.eval()
@@ -190,17 +202,31 @@ class Training:
         return {
             "recipe": self.recipe.name,
             "settings": repr(self.recipe.settings),
+            "loss": _described(self.loss),
+            "outliers": _described(self.maker),
+            "optimiser": self.recipe.optimiser,
+            "nesterov": self.recipe.nesterov,
+            "weight decay": self.recipe.weight_decay,
+            "schedule": self.recipe.schedule,
             "epochs": self.epochs,
             "seed": self.seed,
-            "learning_rate": self.learning_rate,
+            "learning rate": self.learning_rate,
             "dtype": self.dtype,
+            "weights": _digest(self.model.state_dict(), self.loss.state_dict()),
+            **self.begun_on,
         }
 
-    def _write(self, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, history: History) -> None:
+    def _write(
+        self,
+        identity: Mapping[str, Any],
+        optimiser: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        history: History,
+    ) -> None:
         if self.state is None:
             return
         document = {
-            "identity": self._identity(),
+            "identity": dict(identity),
             "model": self.model.state_dict(),
             "loss": self.loss.state_dict(),
             "optimiser": optimiser.state_dict(),
@@ -209,22 +235,34 @@ class Training:
         }
         write_atomically(self.state, lambda file: torch.save(document, file))
 
-    def _resume(self, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> History:
+    def _resume(
+        self, identity: Mapping[str, Any], optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> History:
         if self.state is None or not self.state.exists():
             return History()
         try:
             document: Mapping[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)  # runs no code
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise DataError(f"{self.state} is damaged: {error}. Remove it to begin anew.") from error
-        if document["identity"] != self._identity():
+            theirs = document["identity"]
+            names = sorted(n for n in {*theirs, *identity} if theirs.get(n) != identity.get(n))
+        except (*DAMAGED, EOFError, pickle.PickleError) as error:
+            raise self._damaged(error) from error
+        if names:
+            there = ", ".join(f"{name} {_shown(theirs.get(name))}, here {_shown(identity.get(name))}" for name in names)
             raise DataError(
-                f"{self.state} is of another training, {document['identity']}. Remove it, or name another output."
+                f"{self.state} is of another training: {there}. Remove it to begin anew, or name another output."
             )
-        self.model.load_state_dict(document["model"])
-        self.loss.load_state_dict(document["loss"])
-        optimiser.load_state_dict(document["optimiser"])
-        scaler.load_state_dict(document["scaler"])
-        return History(**document["history"])
+        try:
+            self.model.load_state_dict(document["model"])
+            self.loss.load_state_dict(document["loss"])
+            optimiser.load_state_dict(document["optimiser"])
+            scaler.load_state_dict(document["scaler"])
+            return History(**document["history"])
+        except DAMAGED as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> DataError:
+        why = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        return DataError(f"{self.state} is damaged: {type(error).__name__}: {why}. Remove it to begin anew.")
 
 
 def accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
@@ -233,7 +271,7 @@ def accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
     Raises
     ------
     LabelError
-        A batch has no labels.
+        A batch has no labels, or others than one class per sample.
 
     Examples
     --------
@@ -244,11 +282,29 @@ def accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
     """
     right = total = 0
     for activations, labels in Classifier(model).stream(loader):
-        if labels is None:
-            raise LabelError("held-out data must have labels, to measure the accuracy on.")
-        right += int((activations.predicted.cpu() == labels.cpu()).sum())
+        known = class_labels(labels, len(activations), activations.logits.shape[1], "held-out labels")
+        right += int((activations.predicted.cpu() == known).sum())
         total += len(activations)
     return right / total
+
+
+def _digest(*states: Mapping[str, Tensor]) -> str:
+    whole = Digest()
+    for name, value in ((name, value) for state in states for name, value in state.items()):
+        whole.add(f"{name} {value.dtype} {tuple(value.shape)} ", value)
+    return whole.hex()
+
+
+def _described(part: object) -> str:
+    """Its class and its settings of plain values."""
+    settings = vars(part).items() if hasattr(part, "__dict__") else ()
+    plain = {k: v for k, v in settings if not k.startswith("_") and isinstance(v, int | float | str | tuple)}
+    plain.pop("progress", None)  # changes while it is used
+    return f"{type(part).__name__} {sorted(plain.items())}"
+
+
+def _shown(value: object) -> str:
+    return str(value) if len(str(value)) < 64 else f"{str(value)[:12]}..."
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:

@@ -10,34 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from oodline._util.checked import checked
 from oodline._util.folders import check_replaceable, write_folder
 from oodline._util.ranges import Count, Positive, Seed, Share
 from oodline._util.temporary import remove
 from oodline._version import __version__
-from oodline.data.batch import KnownLoader, Loader, unpack
+from oodline.data.batch import KnownLoader, Loader
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.default import default_detector
 from oodline.detectors.fit import fit
 from oodline.detectors.named import Detectors, name_detectors
-from oodline.errors import LabelError, SettingError
+from oodline.errors import SettingError
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import evaluate
 from oodline.evaluation.scored_sets import check_names
 from oodline.evaluation.table import Table
-from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
 from oodline.model.precision import Dtype
 from oodline.training.auxiliary import Auxiliary
 from oodline.training.checkpoint import save_checkpoint
 from oodline.training.comparison import Comparison
+from oodline.training.data_identity import DataIdentity
 from oodline.training.epochs import History, Training, accuracy
-from oodline.training.forward import Forward
 from oodline.training.head import replace_head
-from oodline.training.recipe import RECIPES, Network, Recipe, recipe_of
+from oodline.training.recipe import RECIPES, Recipe, recipe_of
 from oodline.training.shuffled import Shuffled
+from oodline.training.trainable import check_trainable, network_of
 
 CHEAP = ("msp", "max-logit", "energy", "gen", "feature-norm", "fdbd", "react", "line", "vim", "knn", "mahalanobis")
 """Detectors that read features and logits alone and are fitted in seconds; the default is put before them."""
@@ -168,11 +168,13 @@ def finetune(
     UnknownNameError
         There is no such recipe.
     SettingError
-        The recipe needs auxiliary outliers and there are none, or there is OOD data and no `test`.
+        The recipe needs auxiliary outliers and there are none, there is OOD data and no `test`, or the classifier is
+        multi-label, binary with one logit, or has several rows per input.
     LabelError
-        Training data without labels, or a class without a sample.
+        Training or held-out labels that are not one class per sample, or a class without a sample.
     DataError
-        The output cannot be written, or the loss is no longer a number.
+        The output cannot be written, the loss is no longer a number, or what was begun there was begun on other data,
+        other weights or with other settings.
 
     Examples
     --------
@@ -184,11 +186,13 @@ def finetune(
     (['before', 'cross-entropy', 'logit-norm'], ['msp', 'energy'])
     """
     chosen = recipe_of(recipe)
+    check_trainable(classifier)
     if ood:
         check_names(ood.keys(), (), groups or {})
         if test is None:
             raise SettingError("`test` must be ID test data where there is `ood`; got None.")
-    outliers = None if auxiliary is None else Auxiliary(_shuffled(auxiliary))
+    others = None if auxiliary is None else _shuffled(auxiliary)
+    outliers = None if others is None else Auxiliary(others)
     chosen.maker(outliers)
     folder = None if output is None else Path(output)
     unfinished = None
@@ -196,9 +200,16 @@ def finetune(
         check_replaceable(folder, MARKER)
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         unfinished.mkdir(parents=True, exist_ok=True)
-    network = network_of(classifier, train, chosen)
     rate = chosen.learning_rate if learning_rate is None else learning_rate
-    least = 0.0 if held_out is None else accuracy(classifier.model, held_out) - accuracy_lost
+    with torch.random.fork_rng():
+        given = {"training data": train, "held-out data": held_out, "auxiliary data": others}
+        if folder is not None:  # digested while they are read, to tell what is resumed
+            given = {name: None if data is None else DataIdentity(data, seed) for name, data in given.items()}
+        network = network_of(classifier, given["training data"] or train, chosen)
+        watched = given["held-out data"]
+        least = 0.0 if watched is None else accuracy(classifier.model, watched) - accuracy_lost
+        begun_on = {name: data.text() for name, data in given.items() if isinstance(data, DataIdentity)}
+    begun_on["accuracy lost"] = str(accuracy_lost)
     classifiers, histories = {BEFORE: classifier}, {}
     for each in (recipe_of(PLAIN), chosen):
         if each.name in histories:
@@ -223,6 +234,9 @@ def finetune(
             held_out,
             least,
             None if unfinished is None else unfinished / f"{alike.name}.pt",
+            begun_on,
+            head=classifier.head_name if classifier.head_is_named and alike.head is None else None,
+            feature_map=classifier.feature_map_name,
         )
         histories[alike.name] = training.run(progress=progress)
         classifiers[alike.name] = _like(classifier, model, replaced=alike.head is not None)
@@ -240,35 +254,6 @@ def finetune(
         write_folder(folder, lambda new: _write(found, new, seed, epochs), marker=MARKER)
         remove(unfinished)
     return found
-
-
-def network_of(classifier: Classifier, train: Iterable[Any], recipe: Recipe) -> Network:
-    """Sizes of a network, and how many training samples each class has.
-
-    Raises
-    ------
-    LabelError
-        A batch has no labels, or a class no sample.
-    """
-    counts: Tensor | None = None
-    channels = 0
-    for batch in train:
-        inputs, labels, _ = unpack(batch, 0)
-        if labels is None:
-            raise LabelError("the training data must have labels, one class per sample.")
-        if counts is None:
-            needs = Needs.FEATURE_MAP if recipe.reads_map else Needs.LOGITS
-            few = inputs[:2] if isinstance(inputs, Tensor) else inputs
-            seen = Forward(copy.deepcopy(classifier.model).eval())(few, needs)
-            channels = 0 if seen.feature_map is None else seen.feature_map.shape[1]
-            counts = torch.zeros(seen.logits.shape[1], dtype=torch.int64)
-        if bool((labels < 0).any()) or int(labels.max()) >= len(counts):
-            raise LabelError(f"training labels must be from 0 to {len(counts) - 1}; got {int(labels.max())}.")
-        counts += torch.bincount(labels.cpu(), minlength=len(counts))
-    if counts is None or bool((counts == 0).any()):
-        missing = "no batch" if counts is None else f"no sample of class {int((counts == 0).nonzero()[0])}"
-        raise LabelError(f"the training data has {missing}; every class needs one.")
-    return Network(classifier.head.num_features, len(counts), counts.tolist(), channels)
 
 
 def _alike(recipe: Recipe, chosen: Recipe) -> Recipe:
@@ -294,7 +279,13 @@ def _plain(loader: Iterable[Any]) -> Iterable[Any]:
 
 def _like(classifier: Classifier, model: nn.Module, *, replaced: bool) -> Classifier:
     head = classifier.head_name if classifier.head_is_named and not replaced else None
-    made = Classifier(model, head, feature_map=classifier.feature_map_name, dtype=classifier.dtype)
+    made = Classifier(
+        model,
+        head,
+        feature_map=classifier.feature_map_name,
+        dtype=classifier.dtype,
+        compile=classifier.compile_backend or False,
+    )
     made.preprocessing, made.class_names = classifier.preprocessing, classifier.class_names
     made.preprocessing_origin = classifier.preprocessing_origin
     return made
