@@ -385,6 +385,10 @@ class Classifier(Loading):
         """What statistics are to see: all of its rows."""
         return self
 
+    def everywhere(self) -> Self:
+        """The same classifier for inputs that are no data, such as a pattern: nothing in them decides what has rows."""
+        return self
+
     def lacking(self, needs: Needs, layers: Sequence[Layer] = ()) -> str:
         """What it cannot give to a method that reads `needs` and `layers`, and what to do; empty: a model is asked."""
         return NOT_OBSERVED if Needs.OBSERVED in needs else ""

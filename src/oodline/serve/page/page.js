@@ -112,6 +112,10 @@ const named = (label, name) => (label < 0 ? "a class for each pixel" : name === 
 
 function tell(verdict, histogram) {
   waiting = null;
+  if (verdict.rows === 0) {
+    refuse(new Refusal({ title: "Nothing to judge", detail: `This ${what} has no part that the guard judges.`, remedy: `Send another ${what}.` }));
+    return;
+  }
   show("idle", false);
   show("problem", false);
   const ood = verdict.is_ood, name = verdict.labels
