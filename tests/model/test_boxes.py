@@ -140,7 +140,7 @@ def test_a_flagged_box_is_unknown_and_flags_its_image() -> None:
 
 
 def test_promises_hold_per_image_and_per_drawn_box() -> None:
-    many = images(4, 1500)
+    many = images(4, 600)
     verdict = guard_of("image")(many)
     there = torch.tensor([len(own) > 0 for own in verdict.lists("is_ood")])  # type: ignore[attr-defined]
     assert 0.05 < float(verdict.is_ood[there].double().mean()) < 0.15

@@ -73,7 +73,7 @@ class RowVerdict(Verdict):
             threshold = torch.full_like(whole, calibration.false_alarm)
             is_ood = whole <= threshold
         else:
-            whole = places.judged(score)
+            whole = places.judged(score.double())  # as when it was calibrated, to the last bit
             p_value, is_ood = calibration.p_value(whole), calibration.is_ood(whole)
             threshold = calibration.threshold_of(nothing)
         return cls(

@@ -108,7 +108,7 @@ function refuse(error) {
   say("status", `${problem.title}. ${problem.detail} ${problem.remedy}`);
 }
 
-const named = (label, name) => (label < 0 ? "a class for each pixel" : name === null ? `class ${label}` : `“${name}”`);
+const named = (label, name) => (label < 0 ? `a class for each ${what === "image" ? "pixel" : "token"}` : name === null ? `class ${label}` : `“${name}”`);
 
 function tell(verdict, histogram) {
   waiting = null;
