@@ -181,17 +181,16 @@ class RowClassifier(Classifier):
         for batch in loader:
             inputs, labels, index = unpack(batch, total)
             activations = self(inputs, needs=needs, layers=layers, index=index)
-            assert activations.places is not None
-            total += len(index)
-            of_rows = self._labels(labels, activations.places)
+            total, places = total + len(index), activations.places
+            assert places is not None
+            of_rows = self._labels(labels, places)
             if self._sampling:
                 rows = hashed_share(activations.index, self.rows.fit_share)
                 rows &= True if of_rows is None else of_rows >= 0
                 activations, of_rows = activations.take(rows), None if of_rows is None else of_rows[rows]
                 if len(activations) == 0:
                     continue
-                assert activations.places is not None
-            if OBSERVED in activations.places.known and not self._marking:
+            if OBSERVED in places.known and not self._marking:
                 of_rows = None  # of tokens to come, any may be right: they are no classes
             chosen += len(activations)
             yield activations, of_rows

@@ -209,7 +209,7 @@ def _before_padding(model: Any, tokens: Tensor) -> Tensor | None:
     padding = model.config.pad_token_id
     if padding is None:
         return None
-    kept = (tokens != padding).long().flip(1).cumsum(1).flip(1) > 0
+    kept: Tensor = (tokens != padding).long().flip(1).cumsum(1).flip(1) > 0
     kept[:, 0] = True  # a decoder may start with the padding token
     return kept
 

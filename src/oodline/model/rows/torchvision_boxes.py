@@ -106,7 +106,8 @@ def _returned_places(boxes: Tensor, prepared: tuple[int, int], image: Tensor) ->
     from torchvision.ops import clip_boxes_to_image
 
     flat = clip_boxes_to_image(boxes.reshape(-1, 4), prepared)
-    return resize_boxes(flat, list(prepared), list(image.shape[-2:])).reshape(boxes.shape)
+    found: Tensor = resize_boxes(flat, list(prepared), list(image.shape[-2:]))
+    return found.reshape(boxes.shape)
 
 
 def _which(scores: Tensor, boxes: Tensor, detection: Mapping[str, Tensor]) -> Int[Tensor, " m"]:
@@ -140,7 +141,8 @@ def _which(scores: Tensor, boxes: Tensor, detection: Mapping[str, Tensor]) -> In
 @contextmanager
 def _read_by(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
     """What a module reads in this thread, in the order of its calls: a head is called once per level."""
-    me, read = threading.get_ident(), []  # type: ignore[var-annotated]
+    me = threading.get_ident()
+    read: list[Tensor] = []
 
     def record(_module: nn.Module, args: tuple[Any, ...]) -> None:
         if threading.get_ident() == me:
