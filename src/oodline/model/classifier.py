@@ -95,6 +95,9 @@ class Classifier(Loading):
     rows: PlacedRows | None = None
     """How one input has several rows, for `RowClassifier`; None: one row per input."""
 
+    reads_labels: ClassVar[bool] = True
+    """Whether labels of a loader are classes of its rows; those of boxes are the model's own."""
+
     argument_remedy: ClassVar = "Wrap the model: Classifier(model)."
     _windows: ClassVar = False
 
