@@ -69,8 +69,23 @@ def test_what_does_not_fit_is_refused(home: Path) -> None:
     [batch] = open_loader(spec, Preprocessing(), on_error="skip")
     assert batch.index.tolist() == [1]
     Image.new("L", (8, 8)).save(home / "masks/a/1.png")
-    with pytest.raises(DataError, match=r"the mask of a/1\.bmp is 8 x 8 pixels, and the image 8 x 6"):
+    with pytest.raises(
+        DataError, match=r"the mask of a/1\.bmp is 8 x 8 pixels, and the image, turned as its EXIF says, 8 x 6"
+    ):
+        next(iter(open_loader(spec, Preprocessing())))
+    Image.new("L", (6, 8)).save(home / "masks/a/1.png")
+    turned = Image.open(home / "images/a/1.bmp")
+    turned.getexif()[274] = 6
+    turned.save(home / "images/a/1.png", exif=turned.getexif())
+    (home / "images/a/1.bmp").unlink()
+    assert next(iter(open_loader(spec, Preprocessing(), batch_size=1))).labels.shape == (1, 8, 6)
+    Image.new("L", (8, 6)).save(home / "masks/a/1.png")
+    with pytest.raises(DataError, match=r"is 8 x 6 pixels, and the image, turned as its EXIF says, 6 x 8\."):
         next(iter(open_loader(spec, Preprocessing())))
     (home / "masks/a/1.png").unlink()
-    with pytest.raises(DataError, match=r"has no mask for a/1\.bmp: no a/1\.png"):
+    Image.new("L", (8, 6)).save(home / "masks/a/1.gif")
+    with pytest.raises(DataError, match=r"the mask of a/1\.png is a GIF file, and writers of GIF number classes anew"):
+        open_images(spec)
+    (home / "masks/a/1.gif").unlink()
+    with pytest.raises(DataError, match=r"has no mask for a/1\.png: no a/1\.png"):
         open_images(spec)

@@ -78,10 +78,27 @@ def test_many_scores_share_bins_whatever_their_order_and_metrics_stay_near() -> 
 
 
 def test_numbers_of_scores_are_in_their_order_and_scores_of_one_bin_are_near() -> None:
-    scores = torch.cat([torch.randn(500), torch.tensor([-torch.inf, torch.inf, 0.0, -1e-30])]).sort().values
+    special = torch.tensor([-torch.inf, torch.inf, 0.0, -1e-30])
+    scores = torch.cat([torch.randn(500), special]).double().sort().values
     keys = ordered(scores)
     assert bool((keys.diff() >= 0).all()) and torch.equal(keys.diff() == 0, scores.diff() == 0)
-    assert int((ordered(torch.tensor([1.0, 1 + 2**-11])) >> 12).diff()) == 1
+    assert int((ordered(torch.tensor([1.0, 1 + 2**-11], dtype=torch.float64)) >> 41).diff()) == 1
+
+
+def test_scores_in_double_precision_are_told_apart() -> None:
+    ours, theirs = (1 + 1e-12 * torch.tensor(steps, dtype=torch.float64) for steps in ([2, 4, 6], [0, 3]))
+    ranks = RankCounts()
+    ranks.add(torch.cat([ours, theirs]), torch.tensor([[1, 0]] * 3 + [[0, 1]] * 2))
+    assert EXACT.rates(ranks.counts())["auroc"] == 5 / 6
+
+
+def test_tokens_to_come_are_marked_by_their_own_labels() -> None:
+    torch.manual_seed(0)
+    classifier = ol.RowClassifier(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9)), ol.Tokens(predicts="next"))
+    texts, marks = torch.randint(0, 9, (10, 6)), torch.randint(0, 3, (10, 6))
+    table = ol.evaluate_rows(ol.NLL(), classifier, {"texts": [(texts, marks)]})
+    scores, of_rows = ol.NLL()(classifier(texts)), marks[:, 1:].flatten()
+    assert table.cells["nll"]["texts"] == compute_metrics(scores[of_rows == 0], scores[of_rows == 1])
 
 
 def test_more_pairs_than_an_integer_holds() -> None:

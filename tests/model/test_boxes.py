@@ -11,9 +11,11 @@ from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 import oodline as ol
-from oodline.errors import HeadError, InputError
+from oodline.errors import HeadError, InputError, SettingError
 from oodline.guard.row_verdict import simes
+from oodline.model.hooks import listening
 from oodline.model.rows.per_input import Drawn
+from oodline.serve import create_app
 
 
 def backbone() -> nn.Module:
@@ -69,6 +71,35 @@ def test_features_and_logits_are_those_of_the_boxes(kind: str) -> None:
         assert torch.allclose(activations.head(activations.features), activations.logits, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["faster", "retina", "fcos"])
+def test_boxes_of_equal_scores_have_features_of_their_own(kind: str) -> None:
+    model = detector_of(kind)
+    name = "roi_heads.box_predictor.cls_score" if kind == "faster" else "head.classification_head.cls_logits"
+    layer = model.get_submodule(name)
+    layer.bias.zero_()[1 :: 4 if kind == "faster" else 3] = 90.0  # one class, of which all boxes are sure
+    if kind == "fcos":
+        model.head.regression_head.bbox_ctrness.bias.fill_(90.0)
+    outputs = {"predictor": "roi_heads.box_predictor", "proposals": "rpn"} if kind == "faster" else {}
+    outputs |= {} if kind == "faster" else {"offsets": "head.regression_head", "anchors": "anchor_generator"}
+    with listening(model, inputs={"read": name}, outputs=outputs) as heard:
+        activations = ol.BoxClassifier(model)(torch.rand(1, 3, 48, 48))  # resized to 32 x 32
+    known, coder = activations.places.known, getattr(model, "box_coder", None) or model.roi_heads.box_coder
+    for key in ("sure", "label"):
+        assert len(activations) == 7 and bool((known[key] == known[key][0]).all())
+    if kind == "faster":
+        decoded = coder.decode(heard["predictor"][1], heard["proposals"][0])[:, int(known["label"][0])]
+        features = heard["read"]
+    else:
+        offsets = heard["offsets"][0] if kind == "fcos" else heard["offsets"]
+        decoded = (coder.decode if kind == "fcos" else coder.decode_single)(offsets[0], heard["anchors"][0])
+        places = nn.functional.unfold(heard["read"], 3, padding=1)[0].T
+        features = places.repeat_interleave(len(decoded) // len(places), 0)
+    away = (decoded.clamp(0, 32)[:, None] * 1.5 - known["box"]).abs().amax(2)
+    rows = away.argmin(0)
+    assert float(away.amin(0).max()) < 1e-3 and len(set(rows.tolist())) == 7
+    assert torch.allclose(activations.features, features[rows], atol=1e-5)
+
+
 HEAD = ol.LinearHead(torch.eye(3, 4), torch.zeros(3), "toy")
 
 
@@ -103,13 +134,13 @@ def test_a_flagged_box_is_unknown_and_flags_its_image() -> None:
     assert isinstance(verdict, ol.RowVerdict)
     first = verdict.rows()[0]
     assert [box["class_name"] for box in first["boxes"]] == ["unknown", "a"] and first["is_ood"]
-    assert verdict.rows()[1]["boxes"] == [] and not verdict.is_ood[1]
+    assert verdict.rows()[1]["boxes"] == [] and not verdict.is_ood[1] and verdict.rows()[1]["score"] is None
     for flagged, own in zip(verdict.is_ood.tolist(), verdict.lists("is_ood"), strict=True):
         assert flagged == bool(own.any())
 
 
 def test_promises_hold_per_image_and_per_drawn_box() -> None:
-    many = images(4, 6000)
+    many = images(4, 600)
     verdict = guard_of("image")(many)
     there = torch.tensor([len(own) > 0 for own in verdict.lists("is_ood")])  # type: ignore[attr-defined]
     assert 0.05 < float(verdict.is_ood[there].double().mean()) < 0.15
@@ -120,6 +151,13 @@ def test_promises_hold_per_image_and_per_drawn_box() -> None:
     assert 0.05 < float(shares.mean()) < 0.15  # of a box drawn at random
     for own, flagged in zip(verdict.lists("p_value"), verdict.is_ood.tolist(), strict=True):
         assert flagged == (bool(ol.benjamini_hochberg(own, 0.1).any()) if len(own) else False)
+    assert torch.equal(verdict.score <= verdict.threshold, verdict.is_ood) and torch.equal(
+        verdict.score, verdict.p_value
+    )
+    alone = torch.cat([guard(many[i : i + 1]).score for i in range(8)])
+    assert torch.allclose(alone, verdict.score[:8])  # wherever in a batch an image is
+    with pytest.raises(SettingError, match="`promise` must be 'image' for a guard of boxes that is served"):
+        create_app(guard, ol.Preprocessing(resize=(4, 4)))
 
 
 def test_a_box_is_drawn_by_the_position_of_its_image() -> None:

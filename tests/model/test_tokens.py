@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 import oodline as ol
 from oodline.errors import HeadError, InputError, LabelError, MismatchError, SettingError
-from oodline.model.head import LayeredHead
+from oodline.model.head import HeadInfo, LayeredHead
 from oodline.passes.sharding import shard
 
 WORDS = 20
@@ -89,7 +92,84 @@ def test_only_the_answer_has_rows_where_its_beginning_is_known(model: nn.Module)
         *[(0, 3), (0, 4)],
         *[(1, i) for i in range(5)],
     ]
-    assert ol.RowClassifier(model, ol.Tokens(after=8))(tokens).features.shape[0] == 15  # no such token: all
+    with pytest.raises(InputError, match=r"`after`=8 must be in every text; 3 of 3 do not hold it \(first: position 0"):
+        ol.RowClassifier(model, ol.Tokens(after=8))(tokens)
+
+
+def test_the_token_that_ends_the_prompt_may_be_the_padding(model: nn.Module, tmp_path: Path) -> None:
+    classifier = ol.RowClassifier(model, ol.Tokens(after=0))
+    tokens, lengths = texts(1), [12, 7, 4, 9]
+    tokens[:, 2] = 0
+    batch = padded(tokens, lengths)
+    assert torch.bincount(classifier(batch).group).tolist() == [9, 4, 1, 6]
+    alone = [classifier({k: v[i : i + 1, :n] for k, v in batch.items()}) for i, n in enumerate(lengths)]
+    assert torch.allclose(classifier(batch).logits, torch.cat([each.logits for each in alone]), atol=1e-5)
+    held_out = texts(3, 30)
+    held_out[:, 2] = 0
+    guard = ol.Guard(classifier, ol.NLL()).calibrate(held_out)
+    assert guard.probe is not None  # a pattern need not hold the token
+    again = ol.Guard.load(guard.save(tmp_path / "guard.safetensors"), ol.RowClassifier(gpt2(), ol.Tokens(after=0)))
+    assert torch.equal(again(batch).score, guard(batch).score)
+
+
+def test_rows_of_an_encoder_decoder_are_tokens_of_its_decoder() -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=WORDS, tie_word_embeddings=False, **sizes)).eval()
+    classifier = ol.RowClassifier(model, ol.Tokens())
+    read = {"input_ids": texts(1, 2, 6), "attention_mask": torch.tensor([[1, 1, 1, 0, 0, 0], [1] * 6])}
+    written = torch.tensor([[0, 8, 9, 10, 11, 1], [0, 8, 9, 1, 0, 0]])
+    mask = torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]])
+    batch = {**read, "decoder_input_ids": written}
+    for given in ({**batch, "decoder_attention_mask": mask}, batch):  # without a mask, the padding says it
+        places = classifier(given).places
+        assert places.group.tolist() == 5 * [0] + 3 * [1]
+        assert places.known["token"].tolist() == [8, 9, 10, 11, 1, 8, 9, 1]
+    labels = written.roll(-1, 1)  # as transformers has them: of what each row predicts
+    labels[0, 0] = -100
+    [(activations, _)] = list(classifier.sampled().stream([{**batch, "labels": labels}]))
+    assert activations.place.tolist() == [1, 2, 3, 4, 0, 1, 2]
+    with pytest.raises(HeadError, match="Give them as 'decoder_input_ids'"):
+        classifier.rows.returned(model, torch.zeros(2, 6, WORDS), {**read, "labels": labels}, {})
+    with pytest.raises(InputError, match=r"`decoder_attention_mask` must be of the shape of the rows, \(2, 6\); got"):
+        classifier({**batch, "decoder_attention_mask": mask[:, :5]})
+
+
+def test_a_batch_without_a_row_is_scored_by_detectors() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(WORDS, 16), nn.Linear(16, 3)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            return self.head(self.embedding(input_ids).relu())
+
+    torch.manual_seed(0)
+    classifier = ol.RowClassifier(Tagger(), ol.Tokens())
+    none = {"input_ids": texts(1), "attention_mask": torch.zeros(4, 12)}
+    activations = classifier(none)  # of a new classifier: padding shows the head, too
+    assert activations.features.shape == (0, 16) and activations.places.inputs == 4
+    batch = {**none, "attention_mask": torch.ones(4, 12), "labels": texts(2).remainder(3)}
+    names = ("energy", "line", "react", "knn,k=3", "vim", "mahalanobis", "openmax", "fuse")
+    fitted = ol.fit({name: ol.create_detector(name) for name in names}, classifier, [batch]).detectors
+    for name, detector in fitted.items():
+        assert detector(activations).shape == detector.score_rows(activations).shape == (0,), name
+    guard = ol.Guard(classifier, fitted["energy"]).calibrate([{**batch, "input_ids": texts(3)}] * 5)
+    [row, *_] = guard(none).rows()
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert (row["rows"], row["score"], row["is_ood"], row["p_value"]) == (0, None, False, 1.0)
+
+
+def test_what_a_pass_shows_of_a_soft_cap_is_known_to_all_copies() -> None:
+    model = gpt2()
+    model.config.softcap = 3.0  # stated, and not applied
+    classifier = ol.RowClassifier(model, ol.Tokens())
+    assert isinstance(classifier.head, LayeredHead)
+    guess = ol.RowClassifier(model, ol.Tokens(), head="lm_head")
+    next(iter(classifier.sampled().stream([texts(1)])))
+    assert not isinstance(classifier.head, LayeredHead)
+    guess.expect(HeadInfo.of(classifier.head))
+    assert not isinstance(guess.head, LayeredHead)
 
 
 def test_rows_of_a_token_classifier_are_its_tokens_and_labels_leave_some_out() -> None:

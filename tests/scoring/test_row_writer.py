@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from pyarrow import parquet
-from torch import Tensor
+from torch import Tensor, nn
 
+import oodline as ol
+from oodline.cli import main
 from oodline.detectors.energy import Energy
 from oodline.detectors.msp import MSP
 from oodline.errors import DataError, InputError, SettingError
@@ -42,6 +45,31 @@ def read(path: Path) -> list[dict]:
         return parquet.read_table(path).to_pylist()
     with path.open() as file:
         return list(csv.DictReader(file)) if path.suffix == ".csv" else [json.loads(line) for line in file]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_what_has_nothing_to_judge_has_no_score(tmp_path, suffix):
+    torch.manual_seed(0)
+    classifier = ol.RowClassifier(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9)), ol.Tokens(predicts="next"))
+    path, guard = tmp_path / f"rows{suffix}", ol.Guard(classifier, ol.NLL()).calibrate(torch.randint(0, 9, (30, 5)))
+    with RowWriter(path, {"nll": guard.detector}, guard.calibration) as rows:
+        for batch in (torch.tensor([[1, 2, 3]]), torch.tensor([[4]])):  # no token comes after one
+            rows.update(classifier(batch), None)
+    whole, nothing = read(path)
+    assert float(whole["score"]) == float(guard(torch.tensor([[1, 2, 3]])).score)
+    assert nothing["score"] in (None, "") and nothing["is_ood"] in (False, "false")
+    with suppress(SystemExit):
+        main(
+            [
+                "watch",
+                str(path),
+                "--guard",
+                str(guard.save(tmp_path / "g.safetensors")),
+                "--state",
+                f"{tmp_path}/s.json",
+            ]
+        )
+    assert json.loads((tmp_path / "s.json").read_text())["seen"] == 1
 
 
 @pytest.mark.parametrize("group", [1, 20, 10_000])

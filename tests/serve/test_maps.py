@@ -58,3 +58,30 @@ def test_maps_are_those_of_the_verdict_and_sent_on_request(
 def test_a_guard_of_images_has_no_map(client, picture) -> None:
     answer = client.post("/v1/predict?maps=png", content=picture("red"), headers={"content-type": "image/png"})
     assert answer.status_code == 422 and answer.json()["detail"].startswith("This guard gives one decision per input")
+
+
+def test_boxes_are_in_the_answer_and_have_no_map() -> None:
+    head = ol.LinearHead(torch.eye(3), torch.zeros(3))
+
+    def read(model: nn.Module, images: torch.Tensor) -> list[ol.FoundBoxes]:
+        place, one = torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.ones(1)
+        means = [image.mean((1, 2))[None] for image in images]
+        return [ol.FoundBoxes(mean, head(mean), place, one, head(mean).argmax(1)) for mean in means]
+
+    torch.manual_seed(0)
+    classifier = ol.BoxClassifier(nn.Identity(), read, head=head)
+    detector = ol.Mahalanobis(by="all").fit(classifier, torch.rand(40, 3, 8, 8))
+    guard = ol.Guard(classifier, detector, preprocessing=ol.Preprocessing(resize=(8, 8)))
+    guard.calibrate(torch.rand(40, 3, 8, 8))
+    file = BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "PNG")
+    sent = {"content": file.getvalue(), "headers": {"content-type": "image/png"}}
+    with TestClient(create_app(guard), base_url="http://localhost") as client:
+        [found] = client.post("/v1/predict", **sent).json()["verdicts"]
+        assert found["boxes"] == guard(guard.preprocessing(Image.new("RGB", (8, 8), "red"))[None]).rows()[0]["boxes"]
+        assert found["boxes"][0]["class_name"] == "unknown" and found["is_ood"]
+        refused = client.post("/v1/predict?maps=png", **sent)
+    assert (refused.status_code, refused.json()["detail"]) == (
+        422,
+        "This guard gives one decision per box, and no map.",
+    )

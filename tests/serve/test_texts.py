@@ -3,10 +3,14 @@
 import json
 
 import pytest
+import torch
+from tokenizers import processors
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import oodline as ol
 from oodline.data import open_loader
 from oodline.serve import create_app
+from oodline.testing.texts import toy_tokenizer
 
 from .conftest import running
 
@@ -104,3 +108,37 @@ def test_texts_that_were_cut_are_counted(text_client, metric):
     status, _ = ask(text_client, {"texts": ["a " * 31, "a " * 30]})  # 32 tokens are the most, two of them special
     assert status == 200
     assert metric(text_client, "oodline_truncated_texts_total") == before + 1
+
+
+def test_a_guard_of_tokens_judges_texts_and_says_where_there_is_nothing_to_judge():
+    torch.manual_seed(0)
+    tokenizer = toy_tokenizer()
+    ends = tokenizer.convert_tokens_to_ids("is")  # the prompt; neither text of the warm-up has it
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    sizes = {
+        "n_embd": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "n_positions": 64,
+        "vocab_size": len(tokenizer),
+        "pad_token_id": 0,
+    }
+    model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=None, **sizes)).eval()
+    held_out = torch.randint(4, len(tokenizer), (40, 9))
+    held_out[:, 2] = ends
+    preprocessing = ol.TextPreprocessing.of(tokenizer, max_length=32, arguments=["input_ids", "attention_mask"])
+    classifier = ol.RowClassifier(model, ol.Tokens(after=ends))
+    guard = ol.Guard(classifier, ol.NLL(), preprocessing=preprocessing).calibrate(held_out)
+    with running(create_app(guard)) as client:
+        status, found = ask(client, {"texts": ["the cat is red", "the cow is", "the red cow"]})
+        whole, nothing, refused = found["verdicts"]
+        assert (
+            status == 200
+            and whole["rows"] == 1
+            and whole["score"] == pytest.approx(float(guard(["the cat is red"]).score), rel=1e-4)
+        )
+        assert (nothing["rows"], nothing["score"], nothing["is_ood"]) == (0, None, False)
+        assert "`after`" in refused["problem"]["detail"] and refused["problem"]["status"] == 422
+        status, found = ask(client, {"texts": ["the cat is red"]}, "predict?maps=list")
+        assert (status, found["detail"]) == (422, "This guard gives one decision per token, and no map.")
+        assert b"oodline_score_count 1.0" in client.get("/metrics").content

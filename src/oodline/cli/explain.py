@@ -147,6 +147,9 @@ def _explain_rows(guard: Guard, inputs: Inputs, pixels: Tensor | None, output: P
     if as_json:
         print_json(row)
         return
+    if not row["rows"]:
+        print(f"nothing to judge: it has no {kind.name} that count")
+        return
     word = "flagged as out-of-distribution" if row["is_ood"] else "accepted as in-distribution"
     say(
         f"{word}: score {row['score']:.4g}, threshold {row['threshold']:.4g}, p-value {row['p_value']:.2g}; "

@@ -56,9 +56,9 @@ class ModelOptions:
     """What the logits are of: classes that exclude each other (multiclass), or labels of which an image has any number
     (multilabel). If omitted, that of the guard file, or multiclass."""
     rows: str | None = None
-    """The model gives one decision per pixel, not per image: pixels, with settings if wanted, such as
-    pixels,region=0.01: an image is flagged where at least this share of its pixels is. If omitted, as the guard file
-    says, or one decision per image."""
+    """The model gives several decisions per image: pixels or boxes, with settings if wanted. With pixels,region=0.01 an
+    image is flagged where at least this share of its pixels is; with boxes,least=0.5 boxes that the model is less sure
+    of do not count. If omitted, as the guard file says, or one decision per image."""
     preprocessing: str | None = None
     """Preprocessing as JSON, or the path of a JSON file: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}. If
     omitted, that of the guard file, or the model's own."""
@@ -164,6 +164,8 @@ def load_classifier(
     if source is not None and reference == source.reference:
         weights = weights or (Path(source.weights) if source.weights else None)
         head = head or source.head
+    rows = options.rows or (None if artifact is None else artifact.rows)
+    _check_promise(rows)
     known = artifact.preprocessing if artifact is not None else None
     if options.preprocessing is not None:
         known = read_preprocessing(options.preprocessing, known)
@@ -177,7 +179,7 @@ def load_classifier(
         dtype=running.dtype,
         compile=running.compile,
         preprocessing=known,
-        rows=options.rows or (None if artifact is None else artifact.rows),
+        rows=rows,
     )
     if classifier.preprocessing is None:
         warn(
@@ -195,6 +197,18 @@ def load_classifier(
         reference,
         None if weights is None else str(weights),
     )
+
+
+def _check_promise(rows: str | None) -> None:
+    from oodline.model.rows.boxes import Boxes
+    from oodline.model.rows.named import rows_of
+
+    kind = None if rows is None else rows_of(rows)
+    if isinstance(kind, Boxes) and kind.promise != "image":
+        raise SettingError(
+            f"`promise` must be 'image' on the command line, which says one thing of an image; got '{kind.promise}'. "
+            "Guards of single boxes are for Python: BoxClassifier."
+        )
 
 
 def _load_features(
@@ -246,6 +260,8 @@ def open_loader(
     from oodline.model.features import FeatureClassifier
     from oodline.preprocessing.preprocessing import Preprocessing
 
+    if not loaded.classifier.reads_labels:
+        class_names, labelled = None, False
     if isinstance(loaded.classifier, FeatureClassifier):
         return loaded.classifier.loader(
             spec, batch_size=options.batch_size, limit=options.limit, label_offset=options.label_offset

@@ -106,6 +106,8 @@ def watch(
 
     def rows(source: str, *, silent: bool = False) -> Iterator[Any]:
         found = _rows(source)
+        if artifact.rows is not None and answers is None:
+            return (row for row in found if not (isinstance(row, dict) and row.get(column, 0) in (None, "")))
         if answers is None or answer is None:
             return found
         of = answers_of(calibration, artifact.rows) if silent else answers

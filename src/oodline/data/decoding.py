@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from oodline._util.pixels import standard_image
+from oodline._util.pixels import standard_image, upright
 from oodline.errors import ImageError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _decode(file: IO[bytes]) -> Image.Image:
 
 def _decode_mask(file: IO[bytes]) -> NDArray[np.int64]:
     with _opened(file) as image:
-        values = np.asarray(image)  # of a palette, the numbers
+        values = np.asarray(upright(image))  # of a palette, the numbers
         if values.ndim != 2 or values.dtype.kind not in "biu":
             raise ValueError(f"a mask must have one whole number per pixel, grey or a palette; it is {image.mode}")
         return values.astype(np.int64)

@@ -91,8 +91,8 @@ class ImageDataset(Dataset[tuple[int, Tensor | None, Label, str]]):
         mask = self.source.mask(i)
         if tuple(mask.shape) != (image.height, image.width):
             raise DataError(
-                f"the mask of {self.source.name(i)} is {mask.shape[1]} x {mask.shape[0]} pixels, and the image "
-                f"{image.width} x {image.height}. A mask must have the size of its image."
+                f"the mask of {self.source.name(i)} is {mask.shape[1]} x {mask.shape[0]} pixels, and the image, turned "
+                f"as its EXIF says, {image.width} x {image.height}. A mask must have the size of its image, upright."
             )
         if self.label_offset:
             mask = torch.where(mask == IGNORED, mask, mask + self.label_offset)

@@ -14,12 +14,17 @@ from oodline.data.decoding import decode_mask
 from oodline.data.sources import ImageSource
 from oodline.errors import DataError
 
-SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm")
+SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm")
 """Endings of mask files, the first that is there counts: those of formats that keep numbers as they are."""
+
+RENUMBERED = ".gif"
+"""Ending of a format whose writers number colours anew: 0, 5 and 9 become 0, 1 and 2, which no reader can undo."""
 
 
 class MaskedImages:
     """Images of a source, with the mask of each: `images/a/1.jpg` has `masks/a/1.png`.
+
+    A mask is of the image as it is seen: upright, where EXIF of the image states an orientation.
 
     Parameters
     ----------
@@ -31,7 +36,7 @@ class MaskedImages:
     Raises
     ------
     DataError
-        There is no such folder, or an image has no mask.
+        There is no such folder, or an image has no mask, or one in GIF.
 
     Examples
     --------
@@ -82,6 +87,11 @@ class MaskedImages:
             mask = str(PurePath(name).with_suffix(suffix))
             if (self.folder / mask).is_file():
                 return mask
+        if (self.folder / PurePath(name).with_suffix(RENUMBERED)).is_file():
+            raise DataError(
+                f"the mask of {name} is a GIF file, and writers of GIF number classes anew. Write masks as PNG again, "
+                "from what they were made of."
+            )
         raise DataError(
             f"{self.folder} has no mask for {name}: no {PurePath(name).with_suffix('.png')}, nor one that ends in "
             f"{', '.join(SUFFIXES[1:])}. Masks must have the names of their images."

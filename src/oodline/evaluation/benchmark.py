@@ -30,7 +30,7 @@ from oodline.model.from_features import is_features, open_feature_classifier
 from oodline.model.head import HeadInfo
 from oodline.model.precision import Dtype
 from oodline.model.rows.named import kind_of
-from oodline.model.rows.row_classifier import RowClassifier
+from oodline.model.rows.opening import open_rows
 from oodline.model.zoo import load_model, move
 from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.preprocessing.preprocessing import Preprocessing
@@ -231,7 +231,7 @@ def _load(
     if said.rows is None:
         classifier = Classifier(model, said.head, feature_map=said.feature_map, dtype=dtype, compile=compile)
     else:
-        classifier = RowClassifier(model, said.rows, said.head, dtype=dtype)
+        classifier = open_rows(model, said.rows, said.head, dtype=dtype)
     preprocessing = loaded.preprocessing
     if preprocessing is None:
         preprocessing = Preprocessing()

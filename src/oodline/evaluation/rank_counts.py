@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Self
 
@@ -21,8 +22,8 @@ MOST = 2**18
 class RankCounts:
     """Counts of ID and OOD rows by score: exact while there are at most `most` different scores.
 
-    With more, as many of the last bits of the scores (as float32) are dropped as needed, so that two scores that differ
-    by more than a part 2**(bits - 23) of themselves are still told apart, and others count as equal. What comes out
+    With more, as many of the last bits of the scores (as float64) are dropped as needed, so that two scores that differ
+    by more than a part 2**(bits - 52) of themselves are still told apart, and others count as equal. What comes out
     depends on the scores alone, not on their order, their batches or how parts are merged.
 
     Parameters
@@ -56,7 +57,7 @@ class RankCounts:
         """
         scores, counts = scores.detach().cpu(), counts.cpu()
         kept = counts.sum(1) > 0
-        scores, counts = scores[kept].float(), counts[kept]
+        scores, counts = scores[kept].double(), counts[kept]
         if missing := int(scores.isnan().sum()):
             raise InputError(f"{missing} of {len(scores)} scores are NaN: no metric is defined on them.")
         self._take(ordered(scores) >> self.bits, counts)
@@ -87,8 +88,11 @@ class RankCounts:
         self._keys, place = torch.unique(torch.cat([self._keys, keys]), return_inverse=True)
         whole = torch.cat([self._counts, counts])
         self._counts = torch.zeros(len(self._keys), 2, dtype=torch.int64).index_add_(0, place, whole)
-        while len(self._keys) > self.most:
-            self._drop(1)
+        if len(self._keys) > self.most:
+            self._drop(1 + bisect_left(range(1, 63), True, key=self._fits))
+
+    def _fits(self, bits: int) -> bool:
+        return len(torch.unique_consecutive(self._keys >> bits)) <= self.most
 
     def _drop(self, bits: int) -> None:
         if bits > 0:
@@ -100,12 +104,12 @@ class RankCounts:
 
 
 def ordered(scores: Float[Tensor, " m"]) -> Int[Tensor, " m"]:
-    """Whole numbers in the order of float32 scores, from their bits; equal scores have equal ones.
+    """Whole numbers in the order of float64 scores, from their bits; equal scores have equal ones.
 
     Examples
     --------
-    >>> ordered(torch.tensor([-2.0, -1.0, -0.0, 0.0, 1.0])).diff()
-    tensor([   8388608, 1065353216,          0, 1065353216])
+    >>> ordered(torch.tensor([-2.0, -1.0, -0.0, 0.0, 1.0]).double()).diff().tolist()
+    [4503599627370496, 4607182418800017408, 0, 4607182418800017408]
     """
-    bits = (scores + 0.0).view(torch.int32).long()  # there is a 0 below 0, and they are equal
-    return torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
+    bits = (scores + 0.0).view(torch.int64)  # there is a 0 below 0, and they are equal
+    return torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFFFFFFFFFF))

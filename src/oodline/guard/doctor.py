@@ -85,7 +85,7 @@ def doctor(
     inputs = _trial(classifier) if first is None else unpack(first, 0)[0]
     proven = inputs is not None
     if inputs is not None:
-        classifier(inputs)  # raises where it cannot be used
+        (classifier.everywhere() if first is None else classifier)(inputs)  # raises where it cannot be used
     labelled = first is not None and unpack(first, 0)[1] is not None
     detectors = {name: create_detector(name) for name in detector_names()}
     batch = first if first is not None or inputs is None else (inputs,)

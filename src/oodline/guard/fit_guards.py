@@ -170,7 +170,7 @@ def fit_guards(
     started = perf_counter()
     known, accuracy = Neurons(neurons) if neurons else None, TrainingAccuracy(label_names)
     also: list[Fittable] = [] if known is None else [known]
-    judged = not classifier.lacking(accuracy.all_needs)
+    judged = classifier.reads_labels and not classifier.lacking(accuracy.all_needs)
     if judged and (also or any(d.has_state for d in named.values())):  # no pass is made for the accuracy alone
         also.append(accuracy)
     together = {**named, **{each.name: each for each in also}}

@@ -293,7 +293,7 @@ def _describe(value: Tensor) -> InputRecord:
 def _run(
     classifier: Classifier, detectors: Mapping[str, Detector], inputs: Inputs
 ) -> tuple[Float[Tensor, "n c"], dict[str, Float[Tensor, " n"]]]:
-    activations = classifier(inputs, **reads(detectors.values()))
+    activations = classifier.everywhere()(inputs, **reads(detectors.values()))
     with torch.no_grad():
         scores = {
             name: activations.judged(detector.score_rows(activations)).to("cpu", torch.float64).nan_to_num(posinf=0.0)

@@ -29,8 +29,10 @@ Column = Literal["score", "p_value", "is_ood", "label"]
 class RowVerdict(Verdict):
     """What a guard says of G inputs and of their M rows.
 
-    The fields of `Verdict` are of the inputs: `score` is that of its rows together (`PerInput`), `label` is -1, and an
-    input without a row is not flagged. Those of `rows_of` are of the rows.
+    The fields of `Verdict` are of the inputs: `score` is that of its rows together (`PerInput`), and `label` is -1.
+    Where the promise is per box, an image has no score beside its boxes': `score` is then its p-value, and `threshold`
+    the false-alarm rate. An input without a row, such as an image without a box, is not judged: its score is infinite
+    (1 as a p-value), and it is not flagged. The fields of `rows_of` are of the rows.
 
     Parameters
     ----------
@@ -63,21 +65,23 @@ class RowVerdict(Verdict):
         """The verdict on scores of rows; raises `InputError` where one is NaN or infinite."""
         if not bool(torch.isfinite(score).all()):
             raise InputError(f"{int((~torch.isfinite(score)).sum())} of {len(score)} scores are NaN or infinite.")
-        whole = places.judged(score)
         nothing = torch.full((places.inputs,), -1)
         label = places.known.get("label", label).cpu()  # a box has the class that the model gives it
         rows = Rows(places, label, score, calibration.is_ood(score), calibration.p_value(score))
         if isinstance(places.per_input, Drawn):  # what is promised is of rows; an input is judged by all of them
-            p_value = simes(rows.p_value, places.group, places.inputs)
-            is_ood = p_value <= calibration.false_alarm
+            whole = p_value = simes(rows.p_value, places.group, places.inputs)
+            threshold = torch.full_like(whole, calibration.false_alarm)
+            is_ood = whole <= threshold
         else:
+            whole = places.judged(score.double())  # as when it was calibrated, to the last bit
             p_value, is_ood = calibration.p_value(whole), calibration.is_ood(whole)
+            threshold = calibration.threshold_of(nothing)
         return cls(
             label=nothing,
             score=whole,
             is_ood=is_ood,
             p_value=p_value,
-            threshold=calibration.threshold_of(nothing),
+            threshold=threshold,
             class_names=class_names,
             rows_of=rows,
         )
@@ -137,11 +141,19 @@ class RowVerdict(Verdict):
         return draw_overlay(self, images, most=most)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One plain dict an input, ready for JSON; `flagged_share` is that of its rows."""
+        """One plain dict an input, ready for JSON; `flagged_share` is that of its rows.
+
+        Where `rows` is 0 there was nothing to judge: `score` is None.
+        """
         assert self.rows_of is not None
         flagged = self.lists("is_ood")
         found = [
-            {**row, "rows": len(own), "flagged_share": float(own.double().mean()) if len(own) else 0.0}
+            {
+                **row,
+                "score": row["score"] if len(own) else None,
+                "rows": len(own),
+                "flagged_share": float(own.double().mean()) if len(own) else 0.0,
+            }
             for row, own in zip(super().rows(), flagged, strict=True)
         ]
         if "box" not in self.rows_of.places.known:

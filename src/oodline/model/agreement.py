@@ -36,7 +36,7 @@ def precision(*tensors: Tensor) -> float:
 def gap(affine: Affine, features: Tensor, outputs: Tensor, eps: float) -> Tensor | None:
     """Largest difference between `W f + b` and `outputs`, (N, C); None where rounding explains all of it.
 
-    Rows that hold NaN or infinity are left out.
+    Rows that hold NaN or infinity are left out; of no rows, nothing differs.
 
     Examples
     --------
@@ -49,6 +49,8 @@ def gap(affine: Affine, features: Tensor, outputs: Tensor, eps: float) -> Tensor
         parts = zip(torch.split(features, rows), torch.split(outputs, rows), strict=True)
         found = [off for part in parts if (off := gap(affine, *part, eps)) is not None]
         return torch.stack(found).max() if found else None
+    if len(outputs) == 0:
+        return None
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
     features, outputs = features.detach().to(wide), outputs.detach().to(wide)
     with torch.no_grad(), full_precision(features.device.type):

@@ -95,6 +95,9 @@ class Classifier(Loading):
     rows: PlacedRows | None = None
     """How one input has several rows, for `RowClassifier`; None: one row per input."""
 
+    reads_labels: ClassVar[bool] = True
+    """Whether labels of a loader are classes of its rows; those of boxes are the model's own."""
+
     argument_remedy: ClassVar = "Wrap the model: Classifier(model)."
     _windows: ClassVar = False
 
@@ -388,6 +391,10 @@ class Classifier(Loading):
 
     def sampled(self) -> Self:
         """What statistics are to see: all of its rows."""
+        return self
+
+    def everywhere(self) -> Self:
+        """The same classifier for inputs that are no data, such as a pattern: nothing in them decides what has rows."""
         return self
 
     def lacking(self, needs: Needs, layers: Sequence[Layer] = ()) -> str:

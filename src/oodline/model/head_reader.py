@@ -93,6 +93,8 @@ class HeadReader:
             if not head_of(model, self._reading.name).num_classes:  # raises where its layers give no row of logits
                 raise HeadError(f"the head '{self._reading.name}' has no outputs.")
         self._given, self._proven = name is not None, False
+        self.after: nn.Module | None = None
+        """What the model applies to the head's output before it returns it, where whoever runs it found that out."""
         self.first_name = self.name
 
     @property

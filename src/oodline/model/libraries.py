@@ -83,14 +83,17 @@ def _load_timm(reference: Reference) -> Source:
     return Source(model, transform, names_in_config(model), head if isinstance(head, str) else None)
 
 
-def _load_torchvision(reference: Reference, segmentation: bool = False) -> Source:
+def _load_torchvision(reference: Reference, rows: str = "") -> Source:
     from torchvision import models
 
-    known = models.list_models(module=models.segmentation if segmentation else models)
-    if not segmentation and reference.name in models.list_models(module=models.segmentation):
-        raise ModelError(
-            f"torchvision:{reference.name} gives one decision per pixel. Say so: --rows pixels, or rows='pixels'."
-        )
+    homes = {"": models, "pixels": models.segmentation, "boxes": models.detection}
+    known = models.list_models(module=homes[rows])
+    for kind in () if reference.name in known else ("pixels", "boxes"):
+        if kind != rows and reference.name in models.list_models(module=homes[kind]):
+            raise ModelError(
+                f"torchvision:{reference.name} gives one decision per {'box' if kind == 'boxes' else 'pixel'}. Say so: "
+                f"--rows {kind}, or rows='{kind}'."
+            )
     if reference.name not in known:
         raise ModelError(str(unknown_name("torchvision model", reference.name, known)).split(" Known:")[0])
     entries = models.get_model_weights(reference.name)
@@ -102,7 +105,7 @@ def _load_torchvision(reference: Reference, segmentation: bool = False) -> Sourc
 
     def build(options: dict[str, Any]) -> nn.Module:
         pretrained = options.pop("pretrained")
-        if segmentation:
+        if rows:
             options.setdefault("weights_backbone", None)  # nothing is fetched that was not asked for
         made: nn.Module = models.get_model(reference.name, weights=entry if pretrained else None, **options)
         return made
@@ -113,7 +116,8 @@ def _load_torchvision(reference: Reference, segmentation: bool = False) -> Sourc
     several = wanted is None and len({str(e.transforms()) for e in entries}) > 1
     return Source(
         model,
-        lambda: (entry.transforms(), None),
+        # an object detector resizes and normalises itself: values in [0, 1] are all that it asks for
+        lambda: (Preprocessing() if rows == "boxes" else entry.transforms(), None),
         None if "num_classes" in options else categories or None,
         ambiguous=f"torchvision prepares images for {reference.name} in several ways, by its weights; that of {entry} "
         f"is used. If yours are others, say so: torchvision:{reference.name},weights={next(iter(entries)).name}."
@@ -247,7 +251,9 @@ LOADERS: dict[str, Callable[[Reference], Source]] = {
     "python": _load_python,
 }
 
-SEGMENTATION: dict[str, Callable[[Reference], Source]] = {
-    "torchvision": partial(_load_torchvision, segmentation=True),
-    "hf": partial(_load_hugging_face, segmentation=True),
+WITH_ROWS: dict[tuple[str, str], Callable[[Reference], Source]] = {
+    ("torchvision", "pixels"): partial(_load_torchvision, rows="pixels"),
+    ("torchvision", "boxes"): partial(_load_torchvision, rows="boxes"),
+    ("hf", "pixels"): partial(_load_hugging_face, segmentation=True),
 }
+"""Loaders of models with several decisions per input, by scheme and kind of rows, where they differ."""

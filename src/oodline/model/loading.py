@@ -56,7 +56,7 @@ class Loading:
             As `Classifier`.
         rows : PlacedRows or str, optional
             For a model with several decisions per input, such as `Pixels(region=0.01)` or "pixels,region=0.01" for a
-            segmentation network; a `RowClassifier` then.
+            segmentation network, a `RowClassifier` then; or "boxes" for an object detector, a `BoxClassifier`.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class Loading:
         """
         from oodline.model.classifier import Classifier
         from oodline.model.rows.named import kind_of
-        from oodline.model.rows.row_classifier import RowClassifier
+        from oodline.model.rows.opening import open_rows
         from oodline.model.zoo import best_device, load_model, move  # torchvision, which most classifiers do not need
 
         for name, given in (("compile", compile), ("task", task == "multilabel")):
@@ -90,7 +90,7 @@ class Loading:
         if rows is None:
             found = Classifier(model, head, binary=binary, task=task, dtype=dtype, compile=compile)
         else:
-            found = RowClassifier(model, rows, head, binary=binary, dtype=dtype)
+            found = open_rows(model, rows, head, binary=binary, dtype=dtype)
         found.preprocessing, found.class_names = loaded.preprocessing, loaded.class_names
         found.preprocessing_origin = loaded.preprocessing_origin
         return found

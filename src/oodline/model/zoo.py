@@ -17,7 +17,7 @@ from oodline._util.checked import checked
 from oodline._util.spec import Reference, parse_reference
 from oodline._util.warning import warn
 from oodline.errors import ModelError, SettingError
-from oodline.model.libraries import EXAMPLES, LOADERS, SEGMENTATION, Source
+from oodline.model.libraries import EXAMPLES, LOADERS, WITH_ROWS, Source
 from oodline.model.text_models import check_padding
 from oodline.model.weights import load_weights
 from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
@@ -77,7 +77,7 @@ def load_model(
         compared with the model's own, which is what is used.
     rows : str, optional
         What the model gives one decision of: "pixels" for a segmentation network, which torchvision and transformers
-        have under other headings. If omitted, the whole image.
+        have under other headings, "boxes" for an object detector of torchvision. If omitted, the whole image.
 
     Raises
     ------
@@ -110,10 +110,8 @@ def load_model(
     options = dict(parsed.options)
     if parsed.scheme != "python":
         options["pretrained"] = options.get("pretrained", weights is None)
-    if rows == "pixels" and parsed.scheme in SEGMENTATION:
-        source = SEGMENTATION[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
-    else:
-        source = LOADERS[parsed.scheme](Reference(parsed.scheme, parsed.name, options))
+    load = WITH_ROWS.get((parsed.scheme, rows or ""), LOADERS[parsed.scheme])
+    source = load(Reference(parsed.scheme, parsed.name, options))
     origin = "given, and not compared with any other"
     if (source.texts is not None) != isinstance(preprocessing, TextPreprocessing) and preprocessing is not None:
         reads, given = ("images", "a tokenizer") if source.texts is None else ("texts", "a preprocessing of images")

@@ -196,7 +196,8 @@ def fit_all(
     requests = [detector._requests(head) for detector in named.values()]
     assumed = [detector.assumed() if isinstance(detector, Supposes) else {} for detector in named.values()]
     known = any(isinstance(d, TrainingAccuracy) for d in named.values())
-    order = None if known or classifier.lacking(TrainingAccuracy.all_needs) else TrainingAccuracy()
+    compared = classifier.reads_labels and not classifier.lacking(TrainingAccuracy.all_needs)
+    order = TrainingAccuracy() if compared and not known else None
     profile: dict[Any, Statistic] = {**Backbone.statistics()}
     beside = [profile, {} if order is None else order._requests(head)]
     wanted = [*requests, *assumed]
@@ -204,7 +205,8 @@ def fit_all(
     if shared:
         passes.fill(shared, classifier.sampled(), loader, reads(named.values()), task="fitting", progress=progress)
         head = classifier.head
-        _check_classes(loader, head, order, beside[1])
+        if classifier.reads_labels:
+            _check_classes(loader, head, order, beside[1])
     backbone = Backbone.of(profile, head)
     seconds: dict[str, float] = {}
     for (name, detector), request, measured in zip(named.items(), requests, assumed, strict=True):

@@ -184,12 +184,12 @@ class RowWriter:
             "index": index.numpy(),
             "label": [label if label >= 0 else None for label in labels.tolist()],
             "class_name": [names[label] if names and 0 <= label < len(names) else None for label in labels.tolist()],
-            "score": scores.numpy(),
+            "score": _finite(scores),
             "p_value": nothing if known is None else known.p_value(scores, labels).numpy(),
             "threshold": nothing if known is None else known.threshold_of(labels).numpy(),
             "is_ood": nothing if is_ood is None else is_ood.numpy(),
         }
-        columns |= {f"score_{name}": self._scores[name].values.numpy() for name in others}
+        columns |= {f"score_{name}": _finite(self._scores[name].values) for name in others}
         columns |= {"labels": self._sets} if self.task == "multilabel" else {}
         return pa.table(columns, self.schema)
 
@@ -239,6 +239,11 @@ _WRITERS: dict[str, Callable[[IO[bytes], pa.Schema], Any]] = {
     ".csv": csv.CSVWriter,
     ".jsonl": _JsonLines,
 }
+
+
+def _finite(scores: Tensor) -> pa.Array:
+    # an input without a row, such as a text without a token to judge, has none
+    return pa.array(scores.numpy(), mask=~torch.isfinite(scores).numpy())
 
 
 def _as_text(name: str) -> str:

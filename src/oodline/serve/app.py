@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from oodline._version import __version__
 from oodline.guard.guard import Guard
+from oodline.model.rows.pixels import Pixels
 from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.scoring.drift import DriftMonitor
 from oodline.serve import problems as p
@@ -152,8 +153,9 @@ def create_app(
             MapForm, Query(description="Of a guard of pixels: add maps, as PNG files in base64 or as nested lists.")
         ] = "none",
     ) -> Any:
-        if maps != "none" and guard.classifier.rows is None:
-            detail = "This guard gives one decision per input, and no map."
+        if maps != "none" and not isinstance(guard.classifier.rows, Pixels):
+            kind = "input" if guard.classifier.rows is None else guard.classifier.rows.unit
+            detail = f"This guard gives one decision per {kind}, and no map."
             raise p.Problem(p.INVALID_PARAMETER, detail, "Leave out `maps`.")
         return {"request_id": request.state.request_id, "verdicts": await service.verdicts(request, maps)}
 

@@ -19,6 +19,7 @@ from oodline.guard.guard import Guard
 from oodline.guard.map_overlay import pictures_of
 from oodline.guard.row_verdict import RowVerdict
 from oodline.model.eval_mode import evaluating
+from oodline.model.rows.per_input import Drawn
 from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.scoring.drift import DriftMonitor
@@ -82,6 +83,11 @@ class GuardService:
     ) -> None:
         if guard.calibration is None:
             raise NotFittedError("the guard has no threshold yet. Call guard.calibrate(held_out_loader) first.")
+        if guard.classifier.rows is not None and isinstance(guard.classifier.rows.per_input, Drawn):
+            raise SettingError(
+                "`promise` must be 'image' for a guard of boxes that is served; got 'box', whose images have no score "
+                "that held-out ones could be shown beside. Fit it with Boxes(promise='image')."
+            )
         known = guard.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
         if known is None:
             raise SettingError("the guard has no preprocessing for images. Pass a Preprocessing.")

@@ -74,12 +74,15 @@ class ServeMetrics:
         """Count the verdicts of a batch, as `Verdict.rows` gives them; called by one thread only."""
         for row in rows:
             name = row["class_name"] or str(row["label"])
-            self._scores.observe(row["score"])
+            if row["score"] is not None:
+                self._scores.observe(row["score"])
             self._verdicts.labels(name).inc()
             self._alarms.labels(name).inc(row["is_ood"])
         if self._monitor is not None and self._drift is not None:
-            scores = torch.tensor([row["score"] for row in rows], dtype=torch.float64)
-            self._drift.show(self._monitor.update(scores, torch.tensor([row["label"] for row in rows])))
+            judged = [row for row in rows if row["score"] is not None]
+            scores = torch.tensor([row["score"] for row in judged], dtype=torch.float64)
+            labels = torch.tensor([row["label"] for row in judged], dtype=torch.int64)
+            self._drift.show(self._monitor.update(scores, labels))
 
     def rejection(self, problem: Problem) -> None:
         """Count a refusal."""

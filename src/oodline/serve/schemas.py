@@ -40,7 +40,9 @@ class VerdictRow(_Answer):
 
     label: int = Field(description="Class with the largest logit, also where the input is flagged.")
     class_name: str | None = Field(description="Its name, where the guard knows it.")
-    score: float = Field(description="The detector's score: higher = more in-distribution.")
+    score: float | None = Field(
+        description="The detector's score: higher = more in-distribution. Null where `rows` is 0: nothing was judged."
+    )
     threshold: float = Field(description="What the score was compared with.")
     is_ood: bool = Field(description="Whether the score is below the threshold: do not trust the label.")
     p_value: float = Field(gt=0, le=1, description="How usual the score is among held-out ID images; small means OOD.")
@@ -56,8 +58,13 @@ class Judged(VerdictRow):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "cat.png", **_ROW}]})
 
     name: str | None = Field(description="The file's name in the form.")
-    rows: int | None = Field(default=None, description="Of a guard of pixels: how many; `label` is then -1.")
+    rows: int | None = Field(
+        default=None, description="Of a guard of pixels, tokens or boxes: how many were judged; `label` is then -1."
+    )
     flagged_share: float | None = Field(default=None, description="Share of them that is below the threshold.")
+    boxes: list[dict[str, Any]] | None = Field(
+        default=None, description="Of a guard of boxes: each with its place, class, score and whether it is flagged."
+    )
     maps: dict[str, Any] | None = Field(
         default=None, description="Where `maps` asks for them: one map per column, at the resolution of the head."
     )

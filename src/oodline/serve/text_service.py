@@ -12,6 +12,7 @@ from prometheus_client import Counter
 from oodline._util.tensor_file import parse_json
 from oodline.data.texts import HALF
 from oodline.guard.guard import Guard
+from oodline.passes.fit import reads
 from oodline.preprocessing.kinds import AnyPreprocessing
 from oodline.preprocessing.text import Text, TextPreprocessing, are_texts
 from oodline.scoring.drift import DriftMonitor
@@ -67,7 +68,8 @@ class TextService(GuardService):
 
     def warm_up(self) -> None:
         """Judge two texts, so that the first request does not pay for it."""
-        self.guard(self.preprocessing.example())
+        detector = self.guard.detector
+        detector.score_rows(self.guard.classifier.everywhere()(self.preprocessing.example(), **reads([detector])))
 
     async def _uploads(self, body: Body) -> Sequence[SentText]:
         return read_texts(await body.document(HOW), self.settings)

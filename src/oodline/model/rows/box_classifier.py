@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,7 @@ class BoxClassifier(RowClassifier):
     """
 
     rows: Boxes
+    reads_labels: ClassVar[bool] = False
 
     @checked
     def __init__(

@@ -75,7 +75,8 @@ class Boxes(PlacedRows):
         is below that threshold. "box": of ID images, a box that is drawn at random is flagged with at most that
         probability; it is calibrated on one box of each held-out image, drawn by a hash, since boxes of one image are
         not exchangeable with those of others but such draws are. An image is then flagged where Benjamini and
-        Hochberg's procedure flags a box of it.
+        Hochberg's procedure flags a box of it: its score is the p-value by which that is decided. `oodline.score`
+        gives the score of the box that is drawn.
     fit_share : float
         Share of the boxes that detectors are fitted on, chosen by a hash.
     least : float
@@ -92,6 +93,7 @@ class Boxes(PlacedRows):
     least: Annotated[float, Range(0, 1)] = 0.0
 
     name: ClassVar = "boxes"
+    unit: ClassVar = "box"
 
     @property
     def per_input(self) -> Lowest | Drawn:  # type: ignore[override]

@@ -6,11 +6,12 @@ from dataclasses import fields
 
 from oodline._util.spec import Reference, parse_reference
 from oodline.errors import SettingError, unknown_name
+from oodline.model.rows.boxes import Boxes
 from oodline.model.rows.pixels import Pixels
 from oodline.model.rows.placed import PlacedRows
 from oodline.model.rows.tokens import Tokens
 
-KINDS: dict[str, type[PlacedRows]] = {kind.name: kind for kind in (Pixels, Tokens)}
+KINDS: dict[str, type[PlacedRows]] = {kind.name: kind for kind in (Pixels, Tokens, Boxes)}
 
 
 def rows_of(text: str) -> PlacedRows:

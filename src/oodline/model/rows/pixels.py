@@ -58,6 +58,7 @@ class Pixels(PlacedRows):
     ignore: int = 255
 
     name: ClassVar = "pixels"
+    unit: ClassVar = "pixel"
 
     @property
     def per_input(self) -> Lowest:  # type: ignore[override]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Int
@@ -41,6 +41,16 @@ class Returned:
     known: Mapping[str, Tensor] = field(default_factory=dict)
     after: nn.Module | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no place is a row."""
+        return self.kept is not None and not bool(self.kept.any())
+
+    @property
+    def shown(self) -> Returned:
+        """What shows which layer is the head: the rows, or all places where none is a row, such as of padding alone."""
+        return replace(self, kept=None) if self.is_empty else self
+
     def rows(self, values: Tensor) -> Tensor:
         """Values (N, P, ...) of the rows (M, ...)."""
         return values.flatten(0, 1) if self.kept is None else values[self.kept.to(values.device)]
@@ -51,6 +61,9 @@ class PlacedRows(abc.ABC):
 
     name: ClassVar[str]
     """How it is called on the command line and in files."""
+
+    unit: ClassVar[str]
+    """What one row is of, in a word."""
 
     fit_share: float
     """Share of the rows that statistics see, chosen by a hash of their positions."""
@@ -82,6 +95,10 @@ class PlacedRows(abc.ABC):
         HeadError
             They cannot be laid out so.
         """
+
+    def everywhere(self) -> Self:
+        """The same rows, without what an input must hold to have any: for patterns and examples, which are no data."""
+        return self
 
     def observes(self, model: nn.Module) -> bool:
         """Whether what a row predicts is known, as the next token of a text is."""

@@ -20,7 +20,7 @@ from oodline.model.classifier import Classifier
 from oodline.model.eval_mode import evaluating
 from oodline.model.forward import forward, moved
 from oodline.model.gradients import Gradients
-from oodline.model.head import Head, LayeredHead, LinearHead
+from oodline.model.head import Head, HeadInfo, LayeredHead, LinearHead
 from oodline.model.hooks import listening
 from oodline.model.layers import Layer
 from oodline.model.linear_modules import affine_of, linear_names
@@ -93,20 +93,25 @@ class RowClassifier(Classifier):
             for name in head.split("+"):
                 check_single(self.model, name.rpartition("*")[2].strip())
         self.rows = rows_of(rows) if isinstance(rows, str) else rows
-        self._after = self.rows.after_head(self.model)
+        self._reader.after = self.rows.after_head(self.model)
 
     @property
     def head(self) -> Head:
         """The head as it is now; of two layers where the model applies something to its output, such as a soft cap."""
         head = self._reader.head
-        if self._after is None or not isinstance(head, LinearHead):
-            return head
-        return LayeredHead(head, self._after, head.name)
+        after = self._reader.after
+        return head if after is None or not isinstance(head, LinearHead) else LayeredHead(head, after, head.name)
 
     @staticmethod
     def _first_guess(model: nn.Module) -> str | None:
         # whatever follows it, such as an activation, the first pass finds out whether it makes the logits
         return next((name for name, _ in reversed([*linear_names(model, windows=True)])), None)
+
+    def expect(self, known: HeadInfo) -> None:
+        """As `Classifier.expect`; what a configuration says of a soft cap gives way to what a pass has found."""
+        super().expect(known)
+        if not self._reader.is_proven and known.fingerprint == self._reader.head.fingerprint:
+            self._reader.after = None
 
     def __repr__(self) -> str:
         return f"Row{super().__repr__()[:-1]}, rows={self.rows})"
@@ -147,8 +152,10 @@ class RowClassifier(Classifier):
                 read = self._reader.read(seen, self._row_logits(returned))
             if read is None:
                 raise HeadError(f"'{self.head_name}' gives the logits of some rows and not of others.")
-        self._after = returned.after
+        self._reader.after = returned.after
         features, logits = at_least_float32(read.features), at_least_float32(read.logits)
+        if returned.is_empty:
+            features, logits = features[:0], logits[:0]
         places = self._places(returned, features, index)
         logits = logits if returned.after is None else returned.after(logits)
         return self._record(features, logits, places, inputs if Needs.INPUTS in needs else None)
@@ -174,16 +181,16 @@ class RowClassifier(Classifier):
         for batch in loader:
             inputs, labels, index = unpack(batch, total)
             activations = self(inputs, needs=needs, layers=layers, index=index)
-            assert activations.places is not None
-            total += len(index)
-            of_rows = self._labels(labels, activations.places)
+            total, places = total + len(index), activations.places
+            assert places is not None
+            of_rows = self._labels(labels, places)
             if self._sampling:
                 rows = hashed_share(activations.index, self.rows.fit_share)
                 rows &= True if of_rows is None else of_rows >= 0
                 activations, of_rows = activations.take(rows), None if of_rows is None else of_rows[rows]
                 if len(activations) == 0:
                     continue
-            if activations.places is not None and OBSERVED in activations.places.known:
+            if OBSERVED in places.known and not self._marking:
                 of_rows = None  # of tokens to come, any may be right: they are no classes
             chosen += len(activations)
             yield activations, of_rows
@@ -198,6 +205,12 @@ class RowClassifier(Classifier):
         """The same classifier, whose `stream` yields the share of rows that detectors are fitted on."""
         other = copy.copy(self)
         other._sampling = True
+        return other
+
+    def everywhere(self) -> Self:
+        """The same classifier, whose rows do not depend on what an input must hold to have any (`Tokens.after`)."""
+        other = copy.copy(self)
+        other.rows = self.rows.everywhere()
         return other
 
     def overhear(self) -> AbstractContextManager[Mapping[str, Any]]:
@@ -234,10 +247,10 @@ class RowClassifier(Classifier):
             last[key] = placed[:, -1]
         read = self._reader.follow(last, self._reader.made(last))
         logits = at_least_float32(read.logits)
-        features = at_least_float32(read.features)
+        features, after = at_least_float32(read.features), self._reader.after
         return Activations(
             features=features,
-            logits=logits if self._after is None else self._after(logits),
+            logits=logits if after is None else after(logits),
             head=self.head.to(features),
             index=places.index,
             places=places,
@@ -324,7 +337,8 @@ class RowClassifier(Classifier):
         if places > MOST_PLACES:
             raise InputError(f"an input has {places} {self.rows.name}, and at most {MOST_PLACES} can be read.")
         found = laid_out(self.model, inside, outside, seen, returned.logits)
-        return {k: returned.rows(v) for k, v in found.items() if v.shape[1] == places}, returned
+        shown = returned.shown
+        return {k: shown.rows(v) for k, v in found.items() if v.shape[1] == places}, returned
 
     def _probe_rows(self, inputs: Inputs, *keys: Mapping[str, str]) -> tuple[dict[str, Tensor], Tensor]:
         seen, returned = self._rows(first_rows(inputs, 2), *keys)
@@ -332,8 +346,9 @@ class RowClassifier(Classifier):
         most = max(MOST_PROBED // logits.shape[1], 8)
         return {key: value[:most] for key, value in seen.items()}, logits[:most]
 
-    def _row_logits(self, returned: Returned) -> Tensor:
-        return returned.rows(returned.logits)
+    @staticmethod
+    def _row_logits(returned: Returned) -> Tensor:
+        return returned.shown.rows(returned.logits)
 
     def _places(self, returned: Returned, features: Tensor, index: Tensor | None) -> Places:
         count, places = returned.logits.shape[:2]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Bool, Int
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from oodline._util.checked import checked_fields
 from oodline._util.ranges import Count, Range
 from oodline.data.batch import Inputs
-from oodline.errors import HeadError, LabelError
+from oodline.errors import HeadError, InputError, LabelError
 from oodline.model.rows.per_input import Lowest, LowestMean, Mean, PerInput
 from oodline.model.rows.placed import PlacedRows, Returned
 from oodline.model.rows.places import OBSERVED
@@ -26,7 +26,9 @@ class Tokens(PlacedRows):
     """One row per token of a model that returns logits (N, T, C): a language model, or a token classifier.
 
     Tokens that `attention_mask` leaves out have no row. The row of a causal language model at token t predicts token
-    t + 1, which is observed: the last token of a text, after which none came, has no row.
+    t + 1, which is observed: the last token of a text, after which none came, has no row. Rows of an encoder-decoder
+    are tokens of its decoder: the batch holds `decoder_input_ids`, and `decoder_attention_mask` where they are padded
+    (if omitted, padding tokens at the end of a text have no row).
 
     Parameters
     ----------
@@ -40,12 +42,14 @@ class Tokens(PlacedRows):
         generates text, else "own".
     after : int, optional
         Only tokens after the last one of this number have rows, such as after the one that ends the prompt: the row at
-        that token, which predicts the first of the answer, is the first.
+        that token, which predicts the first of the answer, is the first. Every text must hold it; where it is also
+        the padding, the mask says which count.
     fit_share : float
         Share of the rows that detectors are fitted on, chosen by a hash of their positions.
     ignore : int
-        Label of tokens that are left out of fitting. Labels of a causal language model are tokens, as transformers has
-        them (not shifted); they say what is left out and are no classes to fit by.
+        Label of tokens that are left out of fitting. Labels of a language model are tokens, as transformers has them:
+        those of a causal one are of the tokens that it reads, those of an encoder-decoder of the tokens that it
+        predicts. They say what is left out and are no classes to fit by.
 
     Examples
     --------
@@ -68,6 +72,7 @@ class Tokens(PlacedRows):
     ignore: int = -100
 
     name: ClassVar = "tokens"
+    unit: ClassVar = "token"
     scaled: ClassVar = True
 
     @property
@@ -76,6 +81,10 @@ class Tokens(PlacedRows):
         if self.judged == "running":
             return LowestMean(self.window)
         return Mean() if self.judged == "mean" else Lowest()
+
+    def everywhere(self) -> Self:
+        """The same without `after`, which a text that is no data need not hold."""
+        return replace(self, after=None)
 
     def observes(self, model: nn.Module) -> bool:
         """Whether a row of this model predicts the next token."""
@@ -93,19 +102,22 @@ class Tokens(PlacedRows):
         """The tokens; what a soft cap was applied to is found among the outputs of the head."""
         logits = token_logits(model, output)
         shape = (logits.shape[0], logits.shape[1])
-        kept = mask_of(inputs, shape)
-        tokens = tokens_of(inputs)
+        decodes = is_encoder_decoder(model)
+        tokens = tokens_of(inputs, decodes)
         if tokens is not None and tokens.shape != shape:
             tokens = None
+        kept = mask_of(inputs, shape, decodes)
+        if kept is None and decodes and tokens is not None:
+            kept = _before_padding(model, tokens)
         if self.after is not None:
-            kept = _after(self.after, tokens, shape) & (True if kept is None else kept)
+            kept = _after(self.after, tokens, kept)
         known = {}
         if self.observes(model):
             if tokens is None:
                 raise HeadError(
                     f"{type(model).__name__} predicts the next token, and the batch holds no tokens (N, T) of the "
-                    f"shape of its logits, {shape}. Give them as 'input_ids'; where rows predict their own class, "
-                    "take Tokens(predicts='own')."
+                    f"shape of its logits, {shape}. Give them as '{'decoder_' if decodes else ''}input_ids'; where "
+                    "rows predict their own class, take Tokens(predicts='own')."
                 )
             known[OBSERVED] = torch.cat([tokens[:, 1:], tokens[:, :1]], 1)
             kept = _has_next(kept, shape, tokens.device)
@@ -125,10 +137,10 @@ class Tokens(PlacedRows):
         return torch.where(labels == self.ignore, -1, labels)
 
     def of_rows(self, labels: Int[Tensor, "n p *k"], model: nn.Module) -> Int[Tensor, "n p *k"]:
-        """Labels of what each row predicts, -1 for none."""
-        if not self.observes(model):
+        """Labels of what each row predicts; for the last token, which has no row, its own."""
+        if not self.observes(model) or is_encoder_decoder(model):
             return labels
-        return nn.functional.pad(labels[:, 1:], (0, 1), value=-1)
+        return torch.cat([labels[:, 1:], labels[:, -1:]], 1)
 
 
 def token_logits(model: nn.Module, output: Any) -> Tensor:
@@ -160,24 +172,62 @@ def token_logits(model: nn.Module, output: Any) -> Tensor:
     return output
 
 
-def mask_of(inputs: Inputs, shape: tuple[int, int]) -> Bool[Tensor, "n t"] | None:
-    """Which tokens are not padding, where the batch says so."""
-    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-    return mask.bool() if isinstance(mask, Tensor) and mask.shape == shape else None
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether the logits of a model of transformers are of the tokens of its decoder."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
-def tokens_of(inputs: Inputs) -> Int[Tensor, "n t"] | None:
-    """The tokens of a batch, where it holds any."""
-    found = inputs if isinstance(inputs, Tensor) else inputs.get("decoder_input_ids", inputs.get("input_ids"))
+def mask_of(inputs: Inputs, shape: tuple[int, int], decodes: bool = False) -> Bool[Tensor, "n t"] | None:
+    """Which tokens are not padding, where the batch says so.
+
+    Raises
+    ------
+    InputError
+        The mask is of another number of tokens.
+
+    Examples
+    --------
+    >>> mask_of({"attention_mask": torch.tensor([[1, 1, 0]])}, (1, 3))
+    tensor([[ True,  True, False]])
+    """
+    name = "decoder_attention_mask" if decodes else "attention_mask"
+    mask = inputs.get(name) if isinstance(inputs, Mapping) else None
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    if mask.shape != shape:
+        raise InputError(f"`{name}` must be of the shape of the rows, {shape}; got {tuple(mask.shape)}.")
+    return mask.bool()
+
+
+def tokens_of(inputs: Inputs, decodes: bool = False) -> Int[Tensor, "n t"] | None:
+    """The tokens that rows are of, where the batch holds them."""
+    found = inputs if isinstance(inputs, Tensor) else inputs.get("decoder_input_ids" if decodes else "input_ids")
     return found.long() if isinstance(found, Tensor) and found.ndim == 2 and not found.is_floating_point() else None
 
 
-def _after(token: int, tokens: Tensor | None, shape: tuple[int, int]) -> Tensor:
+def _before_padding(model: Any, tokens: Tensor) -> Tensor | None:
+    padding = model.config.pad_token_id
+    if padding is None:
+        return None
+    kept: Tensor = (tokens != padding).long().flip(1).cumsum(1).flip(1) > 0
+    kept[:, 0] = True  # a decoder may start with the padding token
+    return kept
+
+
+def _after(token: int, tokens: Tensor | None, kept: Tensor | None) -> Tensor:
     if tokens is None:
         raise HeadError(f"`after`={token} needs tokens (N, T) in the batch, as 'input_ids'.")
+    kept = torch.ones_like(tokens, dtype=torch.bool) if kept is None else kept.to(tokens.device)
+    ends = (tokens == token) & kept
+    missing = torch.nonzero(~ends.any(1) & kept.any(1)).flatten()
+    if len(missing):
+        raise InputError(
+            f"`after`={token} must be in every text; {len(missing)} of {len(tokens)} do not hold it (first: position "
+            f"{int(missing[0])} of the batch). Check that prompts end with it and were not cut off."
+        )
     # with a cumulative sum from the end: 0 after the last such token, 1 from the one before up to it
-    left = (tokens == token).long().flip(1).cumsum(1).flip(1)
-    return (left == 0) | ((left == 1) & (tokens == token))
+    left = ends.long().flip(1).cumsum(1).flip(1)
+    return kept & ((left == 0) | ((left == 1) & ends))
 
 
 def _has_next(kept: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:

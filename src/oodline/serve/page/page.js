@@ -108,10 +108,14 @@ function refuse(error) {
   say("status", `${problem.title}. ${problem.detail} ${problem.remedy}`);
 }
 
-const named = (label, name) => (label < 0 ? "a class for each pixel" : name === null ? `class ${label}` : `“${name}”`);
+const named = (label, name) => (label < 0 ? `a class for each ${what === "image" ? "pixel" : "token"}` : name === null ? `class ${label}` : `“${name}”`);
 
 function tell(verdict, histogram) {
   waiting = null;
+  if (verdict.rows === 0) {
+    refuse(new Refusal({ title: "Nothing to judge", detail: `This ${what} has no part that the guard judges.`, remedy: `Send another ${what}.` }));
+    return;
+  }
   show("idle", false);
   show("problem", false);
   const ood = verdict.is_ood, name = verdict.labels
