@@ -43,7 +43,7 @@ def main(*, images: int = 16, size: int = 64, rounds: int = 5) -> None:
         "odin": ol.ODIN(),
         "i-odin": ol.IODIN(),
         "adascale": ol.AdaSCALE(),
-        "nac, three layers": ol.NAC(layers={name: (100.0, 50, 5) for name in ("layer1", "layer2", "layer3")}),
+        "nac, three layers": ol.NAC(layers=dict.fromkeys(("layer1", "layer2", "layer3"), (100.0, 50, 5))),
     }
     ol.fit(detectors, classifier, [(x, torch.arange(images) % 10)], on_failure="raise")
 
