@@ -12,10 +12,12 @@ threads together, so that a busy machine changes them little.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
 import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -51,6 +53,7 @@ def main(
     rounds: int = 3,
     samples: int = 1,
     limit: float = 900,
+    memory: float = 12_000,
     as_json: Json = False,
 ) -> None:
     """Measure and print, the largest state first.
@@ -66,13 +69,15 @@ def main(
     samples
         Training samples per class; covariances within classes need two.
     limit
-        Seconds after which a detector is stopped.
+        Seconds of the processor after which a detector is stopped.
+    memory
+        MB beyond those of the head by which a detector's process may grow before it is stopped.
     as_json
         Print one JSON document in place of the table.
     """
     names = detector or detector_names()
     rows = [
-        run(name, classes, width, samples, rounds, limit)
+        run(name, classes, width, samples, rounds, limit, memory)
         for name in track(names, "measuring", names, shown=not as_json)
     ]
     if as_json:
@@ -103,19 +108,46 @@ def main(
     )
 
 
-def run(reference: str, classes: int, width: int, samples: int, rounds: int, limit: float) -> dict[str, Any]:
+def run(
+    reference: str, classes: int, width: int, samples: int, rounds: int, limit: float, memory: float
+) -> dict[str, Any]:
     """Measure in a process of its own: a fork, which need not import all again."""
     ours, theirs = fork.Pipe(duplex=False)
     process = fork.Process(target=measure, args=(theirs, reference, classes, width, samples, rounds))
     process.start()
     theirs.close()
-    try:
-        found: dict[str, Any] = ours.recv() if ours.poll(limit) else {"failed": f"> {limit:g} s"}
-    except EOFError:
-        found = {"failed": "ended, for lack of memory perhaps"}
-    process.terminate()
+    first, allowed = resident(os.getpid()), memory * 1e6 + 4 * classes * width
+    found: dict[str, Any] = {}
+    while not found:
+        if ours.poll(0.1):
+            try:
+                found = ours.recv()
+            except EOFError:
+                found = {"failed": "ended, for lack of memory perhaps"}
+        elif seconds(process.pid) > limit:
+            found = {"failed": f"> {limit:g} s"}
+        elif resident(process.pid) - first > allowed:
+            found = {"failed": f"> {memory:g} MB"}
+    process.kill()
     process.join()
     return {"detector": reference, **found}
+
+
+def resident(process: int | None) -> int:
+    """Bytes of a process in memory; 0 where it has ended, or the system does not say."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def seconds(process: int | None) -> float:
+    """Processor time of a process; 0 where it has ended, or the system does not say."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(pipe: Connection, reference: str, classes: int, width: int, samples: int, rounds: int) -> None:

@@ -151,3 +151,14 @@ def test_tokens_are_refused():
 def test_invalid_settings(setting):
     with pytest.raises(SettingError, match=r"`(epsilon|std|temperature)` must (be|have) .*; got "):
         ODIN(**setting)
+
+
+def test_detectors_of_one_temperature_share_a_backward_pass(monkeypatch):
+    calls = []
+    gradients = Classifier.gradients
+    monkeypatch.setattr(Classifier, "gradients", lambda self, *a, **k: calls.append(1) or gradients(self, *a, **k))
+    model, x = nn.Sequential(nn.Linear(7, 4)), torch.randn(6, 7)
+    detectors = {"odin": ODIN(), "i-odin": IODIN(), "far": ODIN(epsilon=0.3), "cold": ODIN(temperature=1.0)}
+    together = score(detectors, Classifier(model), [x])
+    assert len(calls) == 2
+    assert all(torch.equal(together[n], score({n: d}, Classifier(model), [x])[n]) for n, d in detectors.items())

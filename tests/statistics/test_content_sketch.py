@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oodline._util.hashing import splitmix64
 from oodline.errors import SettingError
 from oodline.statistics import ContentSketch
 from oodline.statistics.content_sketch import content_hash, was_seen
@@ -58,3 +60,17 @@ def test_features_of_any_size_have_a_hash():
 def test_a_sketch_of_nothing_is_refused():
     with pytest.raises(SettingError, match="at least one hash; size=0"):
         ContentSketch(0)
+
+
+@pytest.mark.parametrize("width", [3, 500, 2**16])
+def test_a_hash_is_that_of_earlier_files(width):
+    features = torch.randn(4, width) * torch.tensor([[1.0], [1e-30], [-1e30], [0.0]])
+    steps = max(100_000 // width, 16)
+    expected = []
+    for row in features.numpy():
+        largest = max(abs(row).max(), np.finfo(np.float32).tiny)
+        units = [*np.round(row / largest * np.float32(steps)), np.round(np.log2(largest) * np.float32(steps / 64))]
+        odd = splitmix64(np.arange(width + 1, dtype=np.uint64)) | np.uint64(1)
+        total = sum(int(unit) * int(factor) for unit, factor in zip(units, odd, strict=True)) % 2**64
+        expected.append(int(splitmix64(np.array([total], dtype=np.uint64)).view(np.int64)[0]))
+    assert content_hash(features).tolist() == expected

@@ -254,3 +254,12 @@ def test_extremes_are_the_two_outermost_of_each_class():
         np.testing.assert_array_equal(extremes.low[:, c], ordered[:2])
         np.testing.assert_array_equal(extremes.high[:, c], ordered[:-3:-1])
     assert (extremes.low[:, 2] == torch.inf).all() and (extremes.high[:, 2] == -torch.inf).all()
+
+
+def test_a_scatter_of_several_blocks_is_the_whole_one(monkeypatch):
+    monkeypatch.setattr("oodline.statistics.covariance.BLOCK", 3)
+    whole, labels = sample(30, seed=0)
+    covariance = filled(Covariance(by="all"), whole, labels, [[*range(20)], [*range(20, 30)]])
+    expected = np.cov(whole.features.double().numpy(), rowvar=False, bias=True)
+    np.testing.assert_allclose(covariance.pooled(), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(covariance.fresh().merge(covariance).pooled(), expected, rtol=1e-9, atol=1e-12)

@@ -17,6 +17,7 @@ from oodline.detectors.paper import Paper, Preset
 from oodline.detectors.rectifier import Rectifier
 from oodline.errors import SettingError
 from oodline.model.activations import Activations, Needs
+from oodline.model.gradients import largest_logit
 from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
 
@@ -38,7 +39,7 @@ def shift(
     `STEP` in the direction of its gradient.
     """
     classifier, inputs = activations.second_pass()
-    gradient = classifier.gradients(inputs, lambda logits: logits.amax(1)).inputs
+    gradient = classifier.gradients(inputs, largest_logit).inputs
     flat = gradient.flatten(1)
     least = flat.abs().topk(count(flat.shape[1], moved), dim=1, largest=False).indices
     step = torch.zeros_like(flat).scatter(1, least, STEP * flat.gather(1, least).sign()).reshape(gradient.shape)

@@ -11,7 +11,6 @@ from torch import Tensor
 from oodline._util.ranges import Count, Rate
 from oodline.detectors.assumptions import SOFTMAX
 from oodline.detectors.base import Detector
-from oodline.detectors.msp import log_max_softmax
 from oodline.detectors.paper import Paper, Preset
 from oodline.model.activations import Activations, Needs
 
@@ -38,20 +37,27 @@ class Entropy(Detector):
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative entropy (N,)."""
         z = activations.logits.double()
-        log_p = torch.log_softmax(z, dim=1)
-        # the logarithm of a probability near one is a small difference of large numbers, unless asked for directly
-        log_p = log_p.scatter(1, z.argmax(1, keepdim=True), log_max_softmax(z)[:, None])
-        return (log_p.exp() * log_p).sum(1)
+        largest, winner = z.max(1, keepdim=True)
+        behind = z - largest
+        # the largest probability is all but the others, so that its logarithm is not a difference of large numbers
+        others = behind.exp().scatter(1, winner, 0.0)
+        rest = others.sum(1)
+        return (others * behind).sum(1) / (1 + rest) - rest.log1p()
 
 
 def generalised_entropy(logits: Float[Tensor, "n c"], gamma: float, top: int) -> Float[Tensor, " n"]:
     """`sum over the largest top p of p^gamma (1 - p)^gamma`."""
-    z = logits.double().sort(dim=1, descending=True).values
-    total = z.logsumexp(1, keepdim=True)
-    log_p = (z - total)[:, :top]
+    z = logits.double()
+    largest, winner = z.max(1, keepdim=True)
+    behind = z - largest
+    log_rest = behind.scatter(1, winner, -torch.inf).logsumexp(1, keepdim=True)
+    if top < z.shape[1]:
+        behind, winner = behind.topk(top, dim=1).values, torch.zeros_like(winner)
+    log_total = log_rest.exp().log1p()
+    log_p = behind - log_total
     # the largest p can be all but one, and what is left of it is then the sum of the others, not a difference
-    log_rest = torch.cat([z[:, 1:].logsumexp(1, keepdim=True) - total, torch.log1p(-log_p[:, 1:].exp())], dim=1)
-    return (gamma * (log_p + log_rest)).exp().sum(1)
+    log_left = torch.log1p(-log_p.exp()).scatter(1, winner, log_rest - log_total)
+    return (gamma * (log_p + log_left)).exp().sum(1)
 
 
 class GEN(Detector):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oodline.detectors.assumptions import OfHead
 from oodline.errors import HeadError, MismatchError
 from oodline.model.activations import Needs
 from oodline.model.head import Head, HeadInfo, LinearHead
@@ -28,7 +27,9 @@ def check_head(detector: Detector, head: Head, known: HeadInfo | None = None) ->
             "Classifier(model, head='NAME'), or --head NAME."
         )
     for assumption in detector.assumes:
-        if isinstance(assumption, OfHead) and (why := assumption.refusal(detector, head)):
+        # asking whether it is an `OfHead`, a protocol, would take longer than many a score
+        refusal = getattr(assumption, "refusal", None)
+        if refusal is not None and (why := refusal(detector, head)):
             raise HeadError(why)
     if known is not None and known.task != head.task:
         raise MismatchError(

@@ -20,8 +20,8 @@ from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head
 from oodline.statistics import Reservoir, Statistic
 
-CHUNK = 4096
-"""Vectors of the bank that are normalised at a time, in double precision."""
+CHUNK = 256
+"""Vectors of the bank that are normalised at a time, in double precision: so few that they stay in the cache."""
 
 LARGEST = 50
 """The largest k that is taken where none is given: the paper's for CIFAR-10."""
@@ -106,13 +106,13 @@ class KNN(Detector):
 
     def estimate(self, head: Head, bank: Reservoir) -> None:
         """Normalise the bank."""
-        rows = bank.rows
+        rows = bank.rows  # a copy: the bank itself is read by others
         if self.k is not None and len(rows) < self.k:
             raise InputError(f"KNN(k={self.k}) needs at least {self.k} training samples; {len(rows)} were seen.")
         # in parts: the whole bank in double precision would be twice its size
-        self.neighbours = torch.empty_like(rows)
-        for part, given in zip(torch.split(self.neighbours, CHUNK), torch.split(rows, CHUNK), strict=True):
-            part.copy_(normalize(given.double()))
+        for part in torch.split(rows, CHUNK):
+            part.copy_(normalize(part.double()))
+        self.neighbours = rows
 
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Negative distance to the k-th neighbour (N,)."""

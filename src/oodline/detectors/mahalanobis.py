@@ -56,9 +56,16 @@ class MoreThanDimensionsUnlessShrunk(MoreThanDimensions):
 
 def whitening(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d r"]:
     """Matrix L with `L L' = pinv(covariance)`; directions without variance are left out, so r <= D."""
-    values, vectors = torch.linalg.eigh(covariance)
     # the cut-off of numpy.linalg.pinv(hermitian=True) with its rounding error, D times the machine epsilon
-    solid = values > values.amax() * len(values) * torch.finfo(values.dtype).eps
+    smallest = len(covariance) * torch.finfo(covariance.dtype).eps
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    if not failed:
+        inverse: Tensor = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False).T
+        # traces bound the largest eigenvalue and one over the smallest: all directions are above the cut-off
+        if covariance.trace() * inverse.square().sum() * smallest < 1:
+            return inverse
+    values, vectors = torch.linalg.eigh(covariance)
+    solid = values > values.amax() * smallest
     found: Tensor = vectors[:, solid] / values[solid].sqrt()
     return found
 

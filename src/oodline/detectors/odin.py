@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -18,6 +19,18 @@ from oodline.model.activations import Activations, Needs
 
 if TYPE_CHECKING:
     from oodline.preprocessing.kinds import AnyPreprocessing
+
+
+@dataclass(frozen=True)
+class TemperedConfidence:
+    """`max_y log softmax(z / T)_y` (N,); equal ones are differentiated once for a batch."""
+
+    temperature: float
+
+    def __call__(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        """The confidence of each sample."""
+        # at T = 1000 all logarithms are close to -log C: in single precision their differences would drown
+        return torch.log_softmax(logits.double() / self.temperature, dim=1).amax(1)
 
 
 class ODIN(Detector):
@@ -47,7 +60,8 @@ class ODIN(Detector):
 
     Notes
     -----
-    Costs two further forward passes and one backward pass a batch.
+    Costs two further forward passes and one backward pass a batch; `i-odin` and others of the same temperature share
+    the backward pass, and the forward pass before it.
 
     Examples
     --------
@@ -89,9 +103,10 @@ class ODIN(Detector):
     def score(self, activations: Activations) -> Float[Tensor, " n"]:
         """Tempered confidence after the step (N,)."""
         classifier, inputs = activations.second_pass()
-        gradient = classifier.gradients(inputs, self._confidence).inputs
+        confidence = TemperedConfidence(self.temperature)
+        gradient = classifier.gradients(inputs, confidence).inputs
         moved = inputs + self.epsilon * self._in_input_units(self.direction(gradient)).to(inputs)
-        return self._confidence(classifier(moved).logits)
+        return confidence(classifier(moved).logits)
 
     def _in_input_units(self, step: Tensor) -> Tensor:
         if self.std is None:
@@ -102,10 +117,6 @@ class ODIN(Detector):
                 f"{tuple(step.shape)}, which have {step.shape[1] if step.ndim > 1 else 'none'}. Give one per channel."
             )
         return step / step.new_tensor(self.std).view(-1, *(1 for _ in step.shape[2:]))
-
-    def _confidence(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-        # at T = 1000 all logarithms are close to -log C: in single precision their differences would drown
-        return torch.log_softmax(logits.double() / self.temperature, dim=1).amax(1)
 
 
 class IODIN(ODIN):

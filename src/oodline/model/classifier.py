@@ -21,7 +21,7 @@ from oodline.model.activations import NOT_OBSERVED, Activations, Needs
 from oodline.model.compiled import CompiledPasses
 from oodline.model.eval_mode import evaluating
 from oodline.model.forward import forward, moved
-from oodline.model.gradients import Gradients
+from oodline.model.gradients import Gradients, SharedGradients
 from oodline.model.head import Head, HeadInfo
 from oodline.model.head_name import Task
 from oodline.model.head_reader import HeadReader, Read
@@ -288,7 +288,7 @@ class Classifier(Loading):
             index=index,
             layers={name: at_least_float32(layer_output(seen, name)) for name in layers},
             inputs=inputs if Needs.INPUTS in needs else None,
-            classifier=self if Needs.CLASSIFIER in needs else None,
+            classifier=SharedGradients(self, inputs) if Needs.CLASSIFIER in needs else None,
         )
 
     def gradients(self, inputs: Inputs, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ()) -> Gradients:

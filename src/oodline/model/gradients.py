@@ -1,14 +1,16 @@
-"""`Gradients`: derivatives of one number per sample by the inputs and by the outputs of layers."""
+"""`Gradients`: derivatives of one number per sample by the inputs and by the outputs of layers, once for a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from oodline.errors import InputError
+from oodline.model.activations import Activations, SecondPass
 from oodline.model.reading import at_least_float32
 
 
@@ -56,3 +58,49 @@ class Gradients:
             at_least_float32(first),
             {name: (at_least_float32(out.detach()), at_least_float32(slope)) for (name, out), slope in pairs},
         )
+
+
+class SharedGradients:
+    """The classifier of one batch's activations: gradients that several detectors ask for are computed once.
+
+    The same are asked for where the scalars are equal, as functions of a module and frozen records are, and the layers.
+    Kept as long as the activations are.
+
+    Parameters
+    ----------
+    classifier : SecondPass
+        Which computes.
+    inputs : Tensor or mapping
+        The batch, as the activations hold it; gradients by other inputs, such as changed ones, are not kept.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from oodline import Classifier
+    >>> x = torch.ones(4, 2)
+    >>> shared = SharedGradients(Classifier(torch.nn.Linear(2, 3)), x)
+    >>> shared.gradients(x, largest_logit) is shared.gradients(x, largest_logit)
+    True
+    """
+
+    def __init__(self, classifier: SecondPass, inputs: Any) -> None:
+        self._classifier, self._inputs = classifier, inputs
+        self._found: dict[Hashable, Any] = {}
+
+    def __call__(self, inputs: Any, **reads: Any) -> Activations:
+        """As the classifier."""
+        return self._classifier(inputs, **reads)
+
+    def gradients(self, inputs: Any, scalar: Callable[[Tensor], Tensor], *, layers: Sequence[str] = ()) -> Any:
+        """As the classifier's, or what was found before."""
+        if inputs is not self._inputs:
+            return self._classifier.gradients(inputs, scalar, layers=layers)
+        asked = scalar, tuple(layers)
+        if asked not in self._found:
+            self._found[asked] = self._classifier.gradients(inputs, scalar, layers=layers)
+        return self._found[asked]
+
+
+def largest_logit(logits: Tensor) -> Tensor:
+    """The largest logit of each sample (N,)."""
+    return logits.amax(1)

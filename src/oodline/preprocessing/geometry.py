@@ -1,13 +1,14 @@
 """Steps that change the size of an image, as plain data: resize, crop and pad.
 
-torchvision is imported where an image is changed: it imports PyTorch's compiler, which takes as long as PyTorch itself.
+Pictures of PIL are changed by PIL, as torchvision does it, and tensors by torchvision, which is imported only there: it
+imports PyTorch's compiler, and that takes as long as PyTorch itself.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
@@ -15,6 +16,7 @@ Picture = Image.Image | Tensor
 """A PIL image, or a tensor (channels, height, width)."""
 
 Interpolation = Literal["nearest-exact", "box", "hamming", "nearest", "bilinear", "bicubic", "lanczos"]
+RESAMPLING = {"nearest-exact": Image.Resampling.NEAREST, **{one.name.lower(): one for one in Image.Resampling}}
 Rounding = Literal["nearest", "zero", "down"]
 Fill = Annotated[int, Field(ge=0, le=255)] | tuple[Annotated[int, Field(ge=0, le=255)], ...]
 
@@ -89,12 +91,16 @@ class Resize(_Step):
 
     def __call__(self, image: Picture) -> Picture:
         """Resize one image."""
+        height, width = self.size(*size_of(image))
+        if isinstance(image, Image.Image):
+            return image.resize((width, height), RESAMPLING[self.interpolation])
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as tv
 
-        size = list(self.size(*tv.get_size(image)))
-        resized: Picture = tv.resize(image, size, InterpolationMode(self.interpolation), antialias=self.antialias)
-        return resized
+        found: Tensor = tv.resize(
+            image, [height, width], InterpolationMode(self.interpolation), antialias=self.antialias
+        )
+        return found
 
     def of_mask(self) -> Resize:
         """The same step for a mask of classes, which are not averaged."""
@@ -174,16 +180,16 @@ class Crop(_Step):
 
     def __call__(self, image: Picture) -> Picture:
         """Crop one image."""
-        from torchvision.transforms.v2 import functional as tv
-
-        height, width = tv.get_size(image)
+        height, width = size_of(image)
         high, wide = self.size(height, width)
         top, left = self._start(height - high), self._start(width - wide)
         if top < 0 or left < 0 or high > height or wide > width:
             edges = [max(-left, 0), max(-top, 0), max(left + wide - width, 0), max(top + high - height, 0)]
             image = padded(image, edges, self.fill)
-        cropped: Picture = tv.crop(image, max(top, 0), max(left, 0), high, wide)
-        return cropped
+        top, left = max(top, 0), max(left, 0)
+        if isinstance(image, Image.Image):
+            return image.crop((left, top, left + wide, top + high))
+        return image[..., top : top + high, left : left + wide]
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the crop."""
@@ -240,9 +246,7 @@ class Pad(_Step):
 
     def __call__(self, image: Picture) -> Picture:
         """Pad one image."""
-        from torchvision.transforms.v2 import functional as tv
-
-        height, width = tv.get_size(image)
+        height, width = size_of(image)
         high, wide = self.size(height, width)
         return padded(image, list(self.border or (0, 0, wide - width, high - height)), self.fill)
 
@@ -263,15 +267,30 @@ class Pad(_Step):
 
 def padded(image: Picture, edges: list[int], fill: Fill) -> Picture:
     """An image with `edges` (left, top, right, bottom) added to it; `fill` counts from 0 to 255 for any image."""
+    if isinstance(image, Image.Image):
+        bands = len(image.getbands())
+        drawn = fill if isinstance(fill, int) and bands == 1 else (fill,) * bands if isinstance(fill, int) else fill
+        left, top, right, bottom = edges
+        return ImageOps.expand(image, (left, top, right, bottom), drawn)
     from torchvision.transforms.v2 import functional as tv
 
     colour: Any = fill if isinstance(fill, int) else list(fill)
-    if isinstance(image, Tensor) and image.is_floating_point():
+    if image.is_floating_point():
         colour = fill / 255 if isinstance(fill, int) else [value / 255 for value in fill]
-    elif isinstance(image, Image.Image) and not isinstance(fill, int):
-        colour = tuple(fill)
-    found: Picture = tv.pad(image, edges, fill=colour)
+    found: Tensor = tv.pad(image, edges, fill=colour)
     return found
+
+
+def size_of(image: Picture) -> tuple[int, int]:
+    """Height and width.
+
+    Examples
+    --------
+    >>> size_of(Image.new("L", (4, 8)))
+    (8, 4)
+    """
+    height, width = (image.height, image.width) if isinstance(image, Image.Image) else image.shape[-2:]
+    return height, width
 
 
 Step = Annotated[Resize | Crop | Pad, Field(discriminator="do")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, PositiveInt, model_validator
@@ -126,16 +127,14 @@ class Preprocessing(BaseModel):
 
     def pixels(self, image: Image.Image) -> Tensor:
         """All steps but the last: one image as float32 in [0, 1], (channels, height, width)."""
-        from torchvision.transforms import functional as tv
-
-        picture: Picture = self._converted(standard_image(image))
+        converted = self._converted(standard_image(image))
+        picture: Picture = converted
         if self.arithmetic != "pil":
-            picture = tv.pil_to_tensor(picture)
-        if self.arithmetic == "float32":
-            picture = tv.convert_image_dtype(picture, torch.float32)
+            values = as_tensor(converted)
+            picture = values if self.arithmetic == "uint8" else values.float() / 255
         for step in self.geometry:
             picture = step(picture)
-        pixels: Tensor = tv.to_tensor(picture) if isinstance(picture, Image.Image) else picture
+        pixels = as_tensor(picture) if isinstance(picture, Image.Image) else picture
         if not pixels.is_floating_point():
             pixels = pixels.float() / 255
         if self.mode == "BGR":
@@ -231,3 +230,15 @@ class Preprocessing(BaseModel):
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("L" if self.mode in ("L", "LLL") else "RGB")
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    """The values of an image, uint8 (channels, height, width).
+
+    Examples
+    --------
+    >>> as_tensor(Image.new("RGB", (4, 8))).shape
+    torch.Size([3, 8, 4])
+    """
+    values = torch.from_numpy(np.array(image))
+    return values.unsqueeze(0) if values.ndim == 2 else values.permute(2, 0, 1).contiguous()

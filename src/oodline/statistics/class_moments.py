@@ -82,29 +82,27 @@ class ClassMoments(Statistic):
     def update(self, activations: Activations, labels: Tensor | None) -> None:
         """Take in one batch; see `Statistic.update`."""
         groups, classes = group(activations, labels, self.by)
-        values = self.of(activations, groups).to("cpu", torch.float64)
-        self.absorb_batch(values, groups, classes)
+        self.absorb_batch(self.of(activations, groups).to("cpu", torch.float64), groups, classes)
 
     def absorb_batch(
         self, values: Float[Tensor, "n k"], groups: Int[Tensor, " n"], classes: int
-    ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "g k"]]:
+    ) -> tuple[Float[Tensor, "g k"], Int[Tensor, " n"], Float[Tensor, "g k"]]:
         """Take in float64 values.
 
-        Returns the deviations (N, K) from the batch's own class means and, for each class present, the step (G, K)
-        whose outer product is what the change of that class's mean adds to its scatter: what a covariance needs.
+        Returns, for each class present, the batch's own mean (G, K), with the row of it that each sample belongs to
+        (N,), and the step (G, K) whose outer product is what the change of that class's mean adds to its scatter: what
+        a covariance needs.
         """
         if self.empty:
             self.count = torch.zeros(classes, dtype=torch.int64)
             self.mean = torch.zeros(classes, values.shape[1], dtype=torch.float64)
             self.deviations = torch.zeros_like(self.mean if self.variance else self.mean[:, :0])
         present, inverse, counts = torch.unique(groups, return_inverse=True, return_counts=True)
-        mean = torch.zeros(len(present), values.shape[1], dtype=torch.float64).index_add_(0, inverse, values)
-        mean /= counts.unsqueeze(1)
-        centred = values - mean[inverse]
-        squares = torch.zeros_like(mean)
+        mean = _sums(values, inverse, len(present)) / counts.unsqueeze(1)
+        squares = self.deviations[:0]
         if self.variance:
-            squares.index_add_(0, inverse, centred.square())
-        return centred, self._combine(present, counts, mean, squares)
+            squares = _sums((values - mean[inverse]).square(), inverse, len(present))
+        return mean, inverse, self._combine(present, counts, mean, squares)
 
     def _combine(self, rows: Tensor, counts: Tensor, mean: Tensor, squares: Tensor) -> Tensor:
         before = self.count[rows].double()
@@ -133,3 +131,9 @@ class ClassMoments(Statistic):
             raise SettingError("squared deviations are kept only by ClassMoments(variance=True).")
         degrees = (self.count - int(unbiased)).clamp(min=1).unsqueeze(1)
         return (self.deviations / degrees).sqrt()
+
+
+def _sums(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    if count == 1:
+        return values.sum(0, keepdim=True)
+    return values.new_zeros(count, values.shape[1]).index_add_(0, rows, values)

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from oodline._util.hashing import splitmix64
@@ -85,12 +86,27 @@ def content_hash(features: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
     (True, False)
     """
     steps = max(STEPS // features.shape[1], 16)
-    largest = features.abs().amax(1, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny)
-    scaled = torch.cat([features / largest * steps, largest.log2() * (steps / 64)], dim=1)
-    odd = splitmix64(np.arange(scaled.shape[1], dtype=np.uint64)) | np.uint64(1)
-    # integers of 64 bits wrap around, on every device alike
-    sums = (scaled.round().long() * torch.from_numpy(odd.view(np.int64)).to(scaled.device)).sum(1)
-    return torch.from_numpy(splitmix64(sums.cpu().numpy().view(np.uint64)).view(np.int64))
+    features = features.cpu()
+    tiny = torch.finfo(features.dtype).tiny
+    largest = torch.maximum(features.amax(1, keepdim=True), -features.amin(1, keepdim=True)).clamp_(min=tiny)
+    units = (features / largest).mul_(steps).round_()
+    size = (largest.log2() * (steps / 64)).round()
+    odd = splitmix64(np.arange(features.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
+    sums = _products(units, odd[:-1]) + _products(size, odd[-1:])
+    return torch.from_numpy(splitmix64(sums).view(np.int64))
+
+
+def _products(units: Float[Tensor, "n k"], odd: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Each row of whole numbers times the factors, modulo 2^64 (N,): one product for each part of the factors' bits.
+
+    A part is so short that no sum reaches 2^53, up to which double precision is exact.
+    """
+    bits = np.uint64(32 if len(odd) < 2**16 else 16)
+    shifts = np.arange(0, 64, int(bits), dtype=np.uint64)
+    parts = (odd >> shifts[:, None]) & ((np.uint64(1) << bits) - np.uint64(1))
+    sums = (torch.from_numpy(parts.astype(np.float64)) @ units.double().T).long().numpy().view(np.uint64)
+    found: NDArray[np.uint64] = (sums << shifts[:, None]).sum(0, dtype=np.uint64)
+    return found
 
 
 def content_of(activations: Activations) -> Int[Tensor, " g"]:

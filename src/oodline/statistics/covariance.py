@@ -14,6 +14,9 @@ from oodline.statistics.base import Statistic
 from oodline.statistics.class_moments import ClassMoments
 from oodline.statistics.sources import Grouping, Source, group
 
+BLOCK = 256
+"""Columns of a pooled scatter matrix that are multiplied at a time, each with those that follow: it is symmetric."""
+
 
 class Covariance(Statistic):
     """Class counts and means, and the scatter matrix around them, all float64.
@@ -45,12 +48,30 @@ class Covariance(Statistic):
     def __init__(self, of: Source | None = None, by: Grouping = "label", *, per_class: bool = False) -> None:
         self.moments = ClassMoments(of, by)
         self.per_class = per_class
-        self.scatter: Float[Tensor, "g k k"] = None  # type: ignore[assignment]
+        self._scatter: Float[Tensor, "g k k"] = None  # type: ignore[assignment]
 
     @property
     def key(self) -> tuple[object, ...]:
         """The class, source, grouping, and whether there is a matrix for each class."""
         return (type(self).__name__, self.moments.of, self.moments.by, self.per_class)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was taken in yet."""
+        return self._scatter is None
+
+    @property
+    def scatter(self) -> Float[Tensor, "g k k"]:
+        """Scatter matrix around the class means (1, K, K), or one of each class (C, K, K)."""
+        if not self.per_class:
+            for start in range(BLOCK, self._scatter.shape[1], BLOCK):
+                rows = slice(start, start + BLOCK)  # `update` leaves what is below the diagonal to the first reading
+                self._scatter[0, rows, :start] = self._scatter[0, :start, rows].T
+        return self._scatter
+
+    @scatter.setter
+    def scatter(self, value: Tensor) -> None:
+        self._scatter = value
 
     @property
     def count(self) -> Tensor:
@@ -91,26 +112,29 @@ class Covariance(Statistic):
         """Take in one batch; see `Statistic.update`."""
         groups, classes = group(activations, labels, self.moments.by)
         values = self.moments.of(activations, groups).to("cpu", torch.float64)
-        centred, step = self.moments.absorb_batch(values, groups, classes)
-        if self.scatter is None:
-            width = values.shape[1]
-            self.scatter = torch.zeros(classes if self.per_class else 1, width, width, dtype=torch.float64)
-        if not self.per_class:
-            # in place: a product of its own would take as much memory as the matrix
-            self.scatter[0].addmm_(centred.T, centred).addmm_(step.T, step)
+        mean, inverse, step = self.moments.absorb_batch(values, groups, classes)
+        centred, width = values - mean[inverse], values.shape[1]
+        if self._scatter is None:
+            self._scatter = torch.zeros(classes if self.per_class else 1, width, width, dtype=torch.float64)
+        if self.per_class:
+            for row, c in enumerate(groups.unique().tolist()):
+                part = centred[inverse == row]
+                self._scatter[c] += part.T @ part + torch.outer(step[row], step[row])
             return
-        for row, c in enumerate(sorted(set(groups.tolist()))):
-            part = centred[groups == c]
-            self.scatter[c] += part.T @ part + torch.outer(step[row], step[row])
+        for start in range(0, width, BLOCK):
+            rows, rest = slice(start, start + BLOCK), slice(start, None)
+            # in place: a product of its own would take as much memory as the matrix
+            block = self._scatter[0, rows, rest]
+            block.addmm_(centred[:, rows].T, centred[:, rest]).addmm_(step[:, rows].T, step[:, rest])
 
     def _absorb(self, other: Self) -> None:
         rows = torch.nonzero(other.count).flatten()
         before, added = self.count[rows].double(), other.count[rows].double()
         step = (other.mean[rows] - self.mean[rows]) * (before * added / (before + added)).sqrt().unsqueeze(1)
         self.moments.merge(other.moments)
-        self.scatter += other.scatter
+        self._scatter += other._scatter
         if self.per_class:
             for row, c in enumerate(rows.tolist()):
-                self.scatter[c] += torch.outer(step[row], step[row])
+                self._scatter[c] += torch.outer(step[row], step[row])
         else:
-            self.scatter[0].addmm_(step.T, step)
+            self._scatter[0].addmm_(step.T, step)

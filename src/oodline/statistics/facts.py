@@ -66,8 +66,8 @@ class Facts(Statistic):
             count = torch.bincount(activations.logits.argmax(1).cpu(), minlength=classes)
         else:  # features alone: nothing is predicted
             count = torch.tensor([len(features)])
-        norms = features.double().norm(dim=1)
-        signs = [int((features == 0).sum()), int((features < 0).sum())]
+        norms = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
+        signs = [int(torch.count_nonzero(features == 0)), int(torch.count_nonzero(features < 0))]
         sizes = [float(features.numel()), *map(float, signs), float(norms.sum()), float(norms.square().sum())]
         entries = torch.tensor(sizes, dtype=torch.float64)
         self.count = count if self.count is None else self.count + count

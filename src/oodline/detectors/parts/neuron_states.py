@@ -31,6 +31,11 @@ def neuron_states(activations: Activations, alpha: float) -> Float[Tensor, "n d"
     return torch.sigmoid(alpha * activations.features * (pull @ head.weight))
 
 
+def divergence_from_uniform(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    """KL(uniform, softmax) but for a constant (N,)."""
+    return -torch.log_softmax(logits, dim=1).mean(1)
+
+
 def layer_states(activations: Activations, layers: Mapping[str, float]) -> list[Float[Tensor, "n k"]]:
     """State of each channel of the named layers, given with their alpha: one more forward and backward pass for all.
 
@@ -40,8 +45,7 @@ def layer_states(activations: Activations, layers: Mapping[str, float]) -> list[
         The output of a layer is not a map (N, K, H, W), no tokens (N, T, K) and no row (N, K) per sample.
     """
     classifier, inputs = activations.second_pass()
-    # up to a constant the divergence of the softmax from the uniform distribution
-    found = classifier.gradients(inputs, lambda z: -torch.log_softmax(z, dim=1).mean(1), layers=list(layers)).layers
+    found = classifier.gradients(inputs, divergence_from_uniform, layers=list(layers)).layers
     states = []
     for name, alpha in layers.items():
         output, gradient = (_summed(name, values).to(activations.features) for values in found[name])
