@@ -78,3 +78,10 @@ def test_a_state_that_does_not_fit_is_refused(problem):
             Neurons.from_state_dict({**state, **change}, head)
     with pytest.raises(StatisticsError, match="the state of Neurons must"):
         Neurons.from_state_dict({"mean": state["mean"]}, head)
+
+
+def test_a_multi_label_classifier_is_refused():
+    model, [(inputs, _)] = toy_problem()[0].model, toy_problem()[1]
+    several = torch.zeros(len(inputs), 3, dtype=torch.int64)
+    with pytest.raises(HeadError, match="means by the one class of each sample"):
+        ol.fit([ol.JointEnergy(), Neurons()], ol.Classifier(model, task="multilabel"), [(inputs, several)])

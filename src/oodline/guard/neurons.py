@@ -15,7 +15,7 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline._util.ranges import Count
 from oodline.detectors.evidence import Evidence, require_linear
-from oodline.errors import NotFittedError, StatisticsError
+from oodline.errors import HeadError, NotFittedError, StatisticsError
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, HeadInfo
 from oodline.statistics import ClassMoments, Statistic, TopSamples
@@ -67,6 +67,11 @@ class Neurons:
     def _requests(self, head: Head) -> dict[str, Statistic]:
         """Empty statistics to fill; see `oodline.passes.fit.Fittable`."""
         require_linear(head)
+        if head.task == "multilabel":
+            raise HeadError(
+                "Neurons keeps means by the one class of each sample, and the labels of this classifier do not exclude "
+                "each other (task='multilabel'). Leave it out: --neurons 0."
+            )
         return {"moments": ClassMoments(variance=True), "top": TopSamples(self.samples)}
 
     def _settle(self, statistics: Mapping[str, Any], head: Head) -> None:
