@@ -78,8 +78,8 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
-    # more threads than cores make small tensors slower, not faster
-    torch.set_num_threads(2)
+    # two workers have two cores: a second thread of each would wait for the other worker, longer than it computes
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -223,7 +223,8 @@ class _One:
             )
             z = (float(self.activation[d]) - mean) / spread if spread > 0 else None
             pairs = zip(self.neurons.top_index[:, d].tolist(), self.neurons.top_values[:, d].tolist(), strict=True)
-            samples = tuple(TopSample(index, value) for index, value in pairs)
+            kept = self.neurons.pictures
+            samples = tuple(TopSample(i, value, None if kept is None else kept.uri(i)) for i, value in pairs)
         return Neuron(
             neuron=d,
             important=bool(self.important[d]),
