@@ -1,6 +1,7 @@
 """Every detector of the catalog and the default that fuses four of them, on five real classifiers, with intervals.
 
-    python -m benchmarks.accuracy.family [cifar10] [cifar100] [imagenet] [resnet20] [clinc150] [--limit 1000] [--json]
+    python -m benchmarks.accuracy.family [cifar10] [cifar100] [imagenet] [resnet20] [clinc150] [--limit 1000]
+    [--only NAME] [--json]
 
 One pass over the training data fits all of them, and one pass over each data set scores all of them; those that run
 the classifier again do so in their own part. Settings are those of the paper that fit the classifier best, by the
@@ -142,6 +143,7 @@ def main(
     *names: Literal["cifar10", "cifar100", "imagenet", "resnet20", "clinc150"],
     shared: Path = Path("../shared"),
     limit: int | None = None,
+    only: tuple[str, ...] = (),
     as_json: Json = False,
 ) -> None:
     """Fit, evaluate and print.
@@ -154,37 +156,39 @@ def main(
         Folder with `data`.
     limit
         At most so many samples of each set but the training set.
+    only
+        These detectors alone; no row depends on the others.
     as_json
         Print one JSON document in place of the tables.
     """
     found = {}
     for name in names or CASES:
-        found[name] = measure(CASES[name], shared / "data", limit)
+        found[name] = measure(CASES[name], shared / "data", limit, only)
         if not as_json:
             print(page(name, found[name]), flush=True)
     if as_json:
         print_json(found)
 
 
-def detectors_for(case: Case) -> dict[str, Detector]:
-    """Every detector, with the settings that its paper states for the classifier nearest to this one."""
+def detectors_for(case: Case, only: Sequence[str] = ()) -> dict[str, Detector]:
+    """Every detector, or some, with the settings that its paper states for the classifier nearest to this one."""
     references = {}
-    for name in CATALOG:
+    for name in only or CATALOG:
         known = [preset for preset in case.presets if preset in detector_class(name).presets]
         references[name] = case.settings.get(name, f"{name},preset={known[0]}" if known else name)
     return {name: create_detector(reference) for name, reference in references.items()}
 
 
-def measure(case: Case, data: Path, limit: int | None) -> dict[str, Any]:
+def measure(case: Case, data: Path, limit: int | None, only: Sequence[str] = ()) -> dict[str, Any]:
     """Fit all in one pass and evaluate all in one pass a data set."""
     sets, started = case.open(data, limit), perf_counter()
-    found = fit(detectors_for(case), sets.classifier, sets.train, on_failure="skip")
+    found = fit(detectors_for(case, only), sets.classifier, sets.train, on_failure="skip")
     tried = score_all(found.detectors, sets.classifier, [next(iter(sets.train))], on_failure="skip")
     able = {name: found.detectors[name] for name in tried.scores}
     failures = {name: str(error) for name, error in (found.failures | tried.failures).items()}
-    fuse = able["fuse"]
-    assert isinstance(fuse, Fuse)
-    fuse.set_reference(sets.classifier, sets.held_out, progress=True)
+    fuse = able.get("fuse")
+    if isinstance(fuse, Fuse):
+        fuse.set_reference(sets.classifier, sets.held_out, progress=True)
     fitted, started = perf_counter() - started, perf_counter()
     groups = {group: list(names) for group, names in (("near", sets.near), ("far", sets.far)) if names}
     ood = {**sets.near, **sets.far}
@@ -195,7 +199,7 @@ def measure(case: Case, data: Path, limit: int | None) -> dict[str, Any]:
     return {
         "rows": sorted(rows, key=lambda row: -list(row["auroc"].values())[-1][0]),
         "samples": {"id": len(scored.id.index), **{name: len(part.index) for name, part in scored.ood.items()}},
-        "fused": against_singles(scored, table),
+        "fused": against_singles(scored, table) if len(able) > 1 and fuse is not None else {},
         "failures": failures,
         "fit_seconds": fitted,
         "evaluate_seconds": seconds,
@@ -272,14 +276,15 @@ def page(name: str, result: Mapping[str, Any]) -> str:
     head = ["detector", *(f"AUROC {group}" for group in groups), *(sets if len(sets) > 1 else [])]
     lines = [f"## {name}", "", "Samples: " + ", ".join(f"{s} {n}" for s, n in sizes.items()) + ".", ""]
     lines += markdown([*head, "FPR@95 ID positive", "OOD positive", "ms per sample"], cells)
-    lines += ["", "Fused less the best single method, which nobody knows beforehand: "]
-    lines[-1] += "; ".join(
-        f"{side} {g['gain']:+.2f} ({g['interval'][0]:+.2f}, {g['interval'][1]:+.2f}; {g['best']})"
-        for side, g in result["fused"].items()
-    )
-    whole = list(result["fused"].values())[-1]
-    lines[-1] += f". An oracle that takes the best single method for each set by itself: {whole['oracle']:.2f}, "
-    lines[-1] += f"{whole['oracle_gain']:+.2f} to the best single mean."
+    if result["fused"]:
+        lines += ["", "Fused less the best single method, which nobody knows beforehand: "]
+        lines[-1] += "; ".join(
+            f"{side} {g['gain']:+.2f} ({g['interval'][0]:+.2f}, {g['interval'][1]:+.2f}; {g['best']})"
+            for side, g in result["fused"].items()
+        )
+        whole = list(result["fused"].values())[-1]
+        lines[-1] += f". An oracle that takes the best single method for each set by itself: {whole['oracle']:.2f}, "
+        lines[-1] += f"{whole['oracle_gain']:+.2f} to the best single mean."
     lines += [f"\nLeft out: {k}: {v}" for k, v in result["failures"].items()]
     lines += ["", f"Fitted all in {result['fit_seconds']:.0f} s, evaluated all in {result['evaluate_seconds']:.0f} s."]
     lines += published(name, rows)

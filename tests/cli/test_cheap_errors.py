@@ -88,6 +88,7 @@ CASES = [
     ([*FIT, "--tpr", "1"], "`--tpr` must be between 0 and 1, both excluded; got 1."),
     ([*FIT, "--tpr", "0.9", "--false-alarm", "0.1"], "the same thing twice"),
     ([*FIT, "--neurons", "-1"], "`--neurons` must be at least 0; got -1."),
+    ([*FIT, "--neuron-pictures", "5"], "Add --neurons 3."),
     ([*FIT, "--engine", "rya"], "Did you mean 'ray'"),
     ([*FIT, "--model", "python:none.py:build"], "no Python file none.py"),
     ([*FIT, "--model", "python:none"], "a file or module and a factory"),

@@ -224,7 +224,7 @@ def test_calibrating_on_the_training_images_is_warned_of(place, capsys):
 
 def test_explain_prints_draws_and_writes_json(place, capsys):
     run(*FIT, "--detector", "line,p_a=.5,p_w=0.5,clip=1.0", "-d", "energy", "-d", "msp", "--neurons", "3",
-        "--calibrate", "held_out")  # fmt: skip
+        "--neuron-pictures", "99", "--calibrate", "held_out")  # fmt: skip
     capsys.readouterr()
     run("explain", "guard.safetensors", "noise/3.png", *MODEL, "--top", "4", "-o", "why.png", "--data", "train")
     out = capsys.readouterr().out
@@ -237,7 +237,9 @@ def test_explain_prints_draws_and_writes_json(place, capsys):
         found = json.loads(capsys.readouterr().out)
         assert len(found["contributions"]["expected"]) == 16
         assert all(len(neuron["samples"]) == 3 for neuron in (*found["missing"], *found["unexpected"]))
-        assert all(0 <= sample["index"] < 36 for neuron in found["missing"] for sample in neuron["samples"])
+        samples = [sample for neuron in found["missing"] for sample in neuron["samples"]]
+        assert all(0 <= sample["index"] < 36 for sample in samples)
+        assert all(sample["picture"].startswith("data:image/jpeg;base64,/9j/") for sample in samples)
     run("score", "guard.safetensors", "noise", *MODEL, "-o", "scores.jsonl")
     row = json.loads(Path("scores.jsonl").read_text().splitlines()[3])
     capsys.readouterr()

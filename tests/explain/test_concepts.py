@@ -37,3 +37,7 @@ def test_two_words_that_fit_alike_are_kept_and_none_that_fits_worse_than_no_word
         Concepts(["cat"], torch.eye(2), lambda x: x)
     with pytest.raises(SettingError, match="at least one word"):
         Concepts([], torch.eye(2), lambda x: x)
+    with pytest.raises(SettingError, match=r"`image_encoder` must return \(n, 2\)"):
+        Concepts(["cat", "car"], torch.eye(2), lambda x: x).scores(torch.ones(3, 4))
+    with pytest.raises(SettingError, match=r"must return \(1, 2\) for one text"):
+        Concepts(["cat", "car"], lambda texts: torch.eye(2), lambda x: x)

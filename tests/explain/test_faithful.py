@@ -45,6 +45,8 @@ def test_the_map_that_makes_the_number_is_more_faithful_than_its_opposite():
     assert curves(value, IMAGE, -ranking, baseline="zero").difference < -0.2
     with pytest.raises(SettingError, match="`map` must be"):
         curves(value, IMAGE, torch.zeros(1, 8, 8))
+    with pytest.raises(SettingError, match="with 64 NaN"):
+        curves(value, IMAGE, torch.full((8, 8), torch.nan))
 
 
 def test_rank_correlation_equals_that_of_ranks_with_ties():
@@ -52,6 +54,8 @@ def test_rank_correlation_equals_that_of_ranks_with_ties():
     expected = np.corrcoef([1.5, 1.5, 3, 4], [1, 3, 2, 4])[0, 1]
     assert rank_correlation(one, other) == pytest.approx(expected)
     assert rank_correlation(one, torch.ones(4)) == 0
+    with pytest.raises(SettingError, match="of one length"):
+        rank_correlation(one, torch.ones(3))
 
 
 def test_randomised_weights_change_a_map_of_what_was_learnt_and_not_one_of_the_image():

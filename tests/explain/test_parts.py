@@ -1,5 +1,6 @@
 """Shapley values against a double loop over all coalitions, and what they must sum to."""
 
+from functools import cache
 from itertools import combinations
 from math import factorial
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from oodline.errors import SettingError
+import oodline
+from oodline.errors import InputError, SettingError
 from oodline.explain.baselines import baseline_of
-from oodline.explain.parts import shapley_parts
+from oodline.explain.faithful import curves
+from oodline.explain.parts import exact_shapley, shapley_parts
 from oodline.explain.regions import grid_regions, regions_of_masks
 from oodline.explain.values import value_of
 from oodline.model.classifier import Classifier
@@ -24,6 +27,7 @@ LOGIT = value_of("logit", CLASSIFIER, label=1)
 def by_definition(value, image, regions, empty):
     count = int(regions.max()) + 1
 
+    @cache
     def v(kept):
         shown = empty.clone()
         for k in kept:
@@ -36,7 +40,7 @@ def by_definition(value, image, regions, empty):
         for size in range(count):
             for S in combinations(others, size):
                 weight = factorial(size) * factorial(count - size - 1) / factorial(count)
-                psi[k] += weight * (v((*S, k)) - v(S))
+                psi[k] += weight * (v(frozenset((*S, k))) - v(frozenset(S)))
     return psi
 
 
@@ -84,10 +88,75 @@ def test_a_score_and_a_p_value_can_be_explained():
     assert value(IMAGE[None]).tolist() == calibration.p_value(scores).tolist()
 
 
+def test_a_probability_is_that_of_the_task():
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    model = toy_network()
+    logits = model(images).detach()
+    several = value_of("probability", Classifier(model, task="multilabel"), label=1)(images)
+    torch.testing.assert_close(several, 1 / (1 + (-logits[:, 1]).exp()))
+    model[4] = torch.nn.Linear(16, 1)  # one logit, of the second of two classes
+    first, second = (value_of("probability", Classifier(model, binary=True), label=c)(images) for c in (0, 1))
+    torch.testing.assert_close(second, model(images)[:, 0].detach().sigmoid())
+    torch.testing.assert_close(first + second, torch.ones(4))
+
+
+def test_of_a_classifier_of_rows_it_is_the_verdict_of_the_input_or_the_number_of_a_place():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+    classifier, images = oodline.RowClassifier(model, "pixels"), torch.randn(30, 3, 4, 4)
+    guard = oodline.Guard(classifier, oodline.Energy()).calibrate(images, false_alarm=0.1)
+    verdict, given = guard(images), (classifier, guard.detector, guard.calibration)
+    torch.testing.assert_close(value_of("score", *given)(images), verdict.score)
+    torch.testing.assert_close(value_of("p_value", *given)(images), verdict.p_value)
+    torch.testing.assert_close(value_of("score", *given, place=6)(images), verdict.maps("score")[:, 1, 2])
+    torch.testing.assert_close(value_of("p_value", *given, place=6)(images), verdict.maps("p_value")[:, 1, 2])
+    torch.testing.assert_close(value_of("logit", classifier, label=3, place=6)(images), model(images)[:, 3, 1, 2].data)
+    with pytest.raises(SettingError, match="of one row, and this classifier has pixels"):
+        value_of("logit", classifier, label=3)
+    with pytest.raises(InputError, match="0 of 30 inputs have a row at place 16"):
+        value_of("score", *given, place=16)(images)
+    with pytest.raises(SettingError, match="`place` is for a classifier with several rows"):
+        value_of("logit", CLASSIFIER, label=1, place=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (lambda images: images.sum((2, 3))[:, :1], r"shape \(16,\); got \(16, 1\)\. Take one number"),
+        (lambda images: images.sum(), r"got \(\)\."),
+        (lambda images: torch.full((len(images),), torch.nan), "got 16 of 16 NaN"),
+    ],
+)
+def test_a_value_that_is_not_one_finite_number_per_image_is_refused(value, said):
+    with pytest.raises(SettingError, match=said):
+        shapley_parts(value, IMAGE, grid_regions(8, 8, 2, 2))
+    with pytest.raises(SettingError, match=said):
+        curves(value, IMAGE, IMAGE[0], steps=7)
+
+
+def test_regions_of_every_kind_of_integer_are_numbers_and_no_masks():
+    expected = shapley_parts(LOGIT, IMAGE, grid_regions(8, 8, 2, 2)).values
+    for kind in (torch.uint8, torch.int8, torch.int32):
+        found = shapley_parts(LOGIT, IMAGE, grid_regions(8, 8, 2, 2).to(kind))
+        torch.testing.assert_close(found.values, expected)
+        torch.testing.assert_close(found.map, expected[grid_regions(8, 8, 2, 2)])
+    with pytest.raises(SettingError, match="`regions_of_masks`"):
+        shapley_parts(LOGIT, IMAGE, grid_regions(8, 8, 1, 2).bool())
+    for integers in (lambda x: shapley_parts(LOGIT, x), lambda x: curves(LOGIT, x, IMAGE[0])):
+        with pytest.raises(SettingError, match=r"`image` must be \(C, H, W\), of floats; got torch.uint8"):
+            integers((255 * IMAGE).byte())
+    assert exact_shapley(torch.tensor([0, 1, 2, 5])).tolist() == [2, 3]
+    with pytest.raises(SettingError, match="`numbers` must be"):
+        exact_shapley(torch.zeros(4, 1))
+
+
 def test_regions_of_masks_and_what_is_refused():
     assert regions_of_masks(torch.tensor([[[0, 1]], [[1, 1]]]))[0].tolist() == [1, 0]
     with pytest.raises(SettingError, match="mask 1 has no pixel"):
         regions_of_masks(torch.tensor([[[0, 1]], [[0, 1]]]))
+    for masks in ([], torch.ones(2, 2), [torch.ones(2, 2), torch.ones(3, 3)]):
+        with pytest.raises(SettingError, match="`masks` must be"):
+            regions_of_masks(masks)
     with pytest.raises(SettingError, match="numbered 0 to 0"):
         shapley_parts(LOGIT, IMAGE, torch.ones(8, 8, dtype=torch.int64))
     with pytest.raises(SettingError, match="one per pixel"):

@@ -1,8 +1,11 @@
 """What is kept of the neurons is what NumPy finds, survives a file, and is refused where it does not fit."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import oodline as ol
 from oodline.errors import HeadError, MismatchError, NotFittedError, StatisticsError
@@ -78,3 +81,49 @@ def test_a_state_that_does_not_fit_is_refused(problem):
             Neurons.from_state_dict({**state, **change}, head)
     with pytest.raises(StatisticsError, match="the state of Neurons must"):
         Neurons.from_state_dict({"mean": state["mean"]}, head)
+
+
+def test_a_multi_label_classifier_is_refused():
+    model, [(inputs, _)] = toy_problem()[0].model, toy_problem()[1]
+    several = torch.zeros(len(inputs), 3, dtype=torch.int64)
+    with pytest.raises(HeadError, match="means by the one class of each sample"):
+        ol.fit([ol.JointEnergy(), Neurons()], ol.Classifier(model, task="multilabel"), [(inputs, several)])
+
+
+def test_pictures_go_along_with_the_file_and_into_the_explanation(problem, tmp_path):
+    classifier, _, detector, neurons = problem
+    first = neurons.top_index[0].unique()
+    neurons.keep_pictures(lambda i: Image.new("RGB", (90, 60), (4 * i, 0, 0)), most=len(first))
+    guard = ol.Guard(classifier, detector, neurons=neurons).calibrate(toy_loader(seed=1))
+    loaded = ol.Guard.load(guard.save(tmp_path / "guard.safetensors"), classifier)
+    kept = loaded.neurons.pictures
+    assert torch.equal(kept.index, first)  # each neuron's most exciting image, before any second one
+    for i in first.tolist():
+        assert kept.image(i).size == (48, 32)
+        assert abs(kept.image(i).getpixel((5, 5))[0] - 4 * i) < 4
+    assert kept.image(int(first.max()) + 1) is None
+    [explanation] = loaded.explain(torch.zeros(1, 4))
+    for sample in explanation.missing[0].samples:
+        assert sample.picture == kept.uri(sample.index)
+    assert explanation.missing[0].samples[0].picture.startswith("data:image/jpeg;base64,/9j/")
+
+
+def test_pictures_that_are_none_are_refused(problem):
+    neurons = problem[3].keep_pictures(lambda i: Image.new("RGB", (8, 8)), most=2)
+    state, large = neurons.state_dict(), BytesIO()
+    Image.new("RGB", (900, 900)).save(large, "JPEG")
+    for broken in (
+        {"picture_ends": state["picture_ends"].flip(0)},
+        {"picture_index": state["picture_index"][:1]},
+        {"picture_bytes": state["picture_bytes"][:-1]},
+        {"picture_bytes": torch.zeros_like(state["picture_bytes"])},
+        {"picture_bytes": state["picture_bytes"].long()},
+        dict(zip(("picture_index", "picture_ends", "picture_bytes"), (
+            torch.tensor([0]), torch.tensor([len(large.getvalue())]),
+            torch.frombuffer(bytearray(large.getvalue()), dtype=torch.int8)), strict=True)),
+    ):  # fmt: skip
+        with pytest.raises(StatisticsError, match="pictures must"):
+            Neurons.from_state_dict(state | broken, neurons.fitted_on)
+    del state["picture_ends"]
+    with pytest.raises(StatisticsError, match="pictures of Neurons must hold"):
+        Neurons.from_state_dict(state, neurons.fitted_on)

@@ -17,7 +17,9 @@ from oodline.testing import toy_image_guard
 
 @pytest.fixture(scope="session")
 def guard():
-    return toy_image_guard()
+    guard = toy_image_guard()
+    guard.neurons.keep_pictures(lambda i: Image.new("RGB", (8, 8), (2 * i, 0, 0)), most=2)
+    return guard
 
 
 @pytest.fixture(scope="session")

@@ -61,8 +61,13 @@ def test_an_image_shows_label_verdict_p_value_histogram_and_neurons(client, guar
     for place in ("missing", "unexpected"):
         shown = [int(number) for number in page.locator(f"#{place} tbody th").all_inner_texts()]
         assert shown == [neuron["neuron"] for neuron in row[place]]
-    samples = [str(sample["index"]) for sample in row["missing"][0]["samples"]]
-    assert page.locator("#missing td.images").first.inner_text() == ", ".join(samples)
+    samples = row["missing"][0]["samples"]
+    shown = page.locator("#missing td.images").first.locator("img")
+    kept = [sample["index"] for sample in samples if sample["picture"]]
+    assert [image.get_attribute("alt") for image in shown.all()] == [f"Training image {i}" for i in kept] != []
+    assert shown.first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
+    likely = [one["name"] for one in row["classes"]]
+    assert page.locator("#classes span:first-child").all_inner_texts() == likely
     choose(page, picture("blue"))
     page.locator("#decision-words", has_text="Accepted as in-distribution").wait_for()
     assert "“blue”" in page.inner_text("#says")

@@ -67,7 +67,7 @@ def explain(
         Number of neurons to show in each of the two lists.
     data
         The training data that the file was fitted on, to show the most activating images of each neuron in the figure.
-        If omitted, the figure shows none.
+        If omitted, the figure shows those that the file keeps (fitted with --neuron-pictures).
     output
         Also write a figure to this file: .png, .svg or .pdf.
     json

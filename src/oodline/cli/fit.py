@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,6 +35,7 @@ from oodline.cli.options import (
 from oodline.cli.parameters import DETECTOR, OUTPUT
 from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
+from oodline.errors import SettingError
 
 _MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
 
@@ -49,6 +51,7 @@ def fit(
     tpr: float | None = None,
     by: Literal["all", "predicted"] = "all",
     neurons: int = 0,
+    neuron_pictures: int = 0,
     keep_inputs: int = 0,
     engine: EngineName = None,
     model: ModelOptions = _MODEL,
@@ -89,6 +92,9 @@ def fit(
         Keep the false-alarm rate on average over all images (all), or within each predicted class (predicted).
     neurons
         Number of most activating training images to keep per neuron, for `oodline explain`; 0 for none.
+    neuron_pictures
+        Number of these images to store in the file, small (48 pixels, about 1.3 kB each), so that `oodline serve` and
+        `oodline explain` show them. Whoever has the file can see them. With 0, their positions in the data are shown.
     keep_inputs
         Number of held-out inputs to store in the file, at most 8. When the file is loaded, the classifier must give the
         same outputs for them, up to rounding. With 0, synthetic inputs are used, which reveal nothing of the data.
@@ -101,6 +107,9 @@ def fit(
     """
     check_rates(false_alarm, tpr)
     check_least("--neurons", neurons, 0)
+    check_least("--neuron-pictures", neuron_pictures, 0)
+    if neuron_pictures and not neurons:
+        raise SettingError("--neuron-pictures are of the images that --neurons keeps. Add --neurons 3.")
     check_engine(engine)
     check_reading(reading)
     load_detectors(detectors_from)
@@ -111,6 +120,8 @@ def fit(
     check_guard_output(output, data, calibrate, model.weights)
 
     from oodline.cli.detectors import create_all
+    from oodline.data import ImageLoader
+    from oodline.data.decoding import read_image
     from oodline.data.stated import class_names_of
     from oodline.detectors.base import Detector
     from oodline.guard.artifact import FitInfo, ModelSource
@@ -129,6 +140,8 @@ def fit(
             loaded = load_classifier(model, data=data, running=running)
             classifier = loaded.classifier
             loader = open_loader(data, loaded, reading, class_names=loaded.class_names)
+            if neuron_pictures and not isinstance(loader, ImageLoader):
+                raise SettingError(f"--neuron-pictures are of images, and these are {loader.unit}. Leave it out.")
             theirs = loader.source.class_names or loaded.class_names
             held_out = None if calibrate is None else open_loader(calibrate, loaded, reading, class_names=theirs)
             if held_out is not None:
@@ -152,6 +165,9 @@ def fit(
         skipped = report_skipped({"data": loader} | ({} if held_out is None else {"calibrate": held_out}), running)
         samples = loader.num_samples - len(loader.skipped)
         if passes.is_main:
+            if neuron_pictures and fitted.artifact.neurons is not None:
+                assert isinstance(loader, ImageLoader)  # it was asked for
+                fitted.artifact.neurons.keep_pictures(partial(read_image, loader.source), neuron_pictures)
             fitted.save(
                 output,
                 model=ModelSource(reference=loaded.reference, weights=loaded.weights, head=classifier.head_name),

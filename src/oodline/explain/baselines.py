@@ -22,7 +22,7 @@ BASELINES = {
 """Each in words, as an explanation states it."""
 
 
-def baseline_of(image: Float[Tensor, "c h w"], baseline: str | Tensor, seed: int = 0) -> Float[Tensor, "c h w"]:
+def baseline_of(image: Tensor, baseline: str | Tensor, seed: int = 0) -> Float[Tensor, "c h w"]:
     """What stands for "nothing" in place of an image.
 
     "blur" is the mean over a window of a quarter of the shorter side, applied three times, which is nearly a Gaussian.
@@ -30,13 +30,14 @@ def baseline_of(image: Float[Tensor, "c h w"], baseline: str | Tensor, seed: int
     Raises
     ------
     SettingError
-        It has another shape than the image, or an unknown name.
+        It has another shape than the image, or an unknown name; or the image is not one of floats.
 
     Examples
     --------
     >>> baseline_of(torch.tensor([[[1.0, 3.0]]]), "mean")
     tensor([[[2., 2.]]])
     """
+    check_image(image)
     if isinstance(baseline, Tensor):
         if baseline.shape != image.shape:
             raise SettingError(
@@ -59,3 +60,12 @@ def baseline_of(image: Float[Tensor, "c h w"], baseline: str | Tensor, seed: int
             image = nn.functional.avg_pool2d(padded, 2 * half + 1, stride=1)[0]
         return image
     raise SettingError(f"`baseline` must be one of {', '.join(list(BASELINES)[:4])}, or an image; got {baseline!r}.")
+
+
+def check_image(image: Tensor) -> None:
+    """Raise `SettingError` where an image is not (C, H, W) of floats, as a network reads it."""
+    if image.ndim != 3 or not image.is_floating_point() or image.numel() == 0:
+        raise SettingError(
+            f"`image` must be (C, H, W), of floats; got {image.dtype} of shape {tuple(image.shape)}. Preprocess it as "
+            "for the classifier."
+        )

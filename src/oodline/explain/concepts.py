@@ -64,19 +64,36 @@ class Concepts:
         if not words or "{}" not in template:
             raise SettingError("`words` must hold at least one word, and `template` must have {} in its place.")
         self.words, self.image_encoder = tuple(words), image_encoder
-        if isinstance(text_vectors, Tensor):
-            self.text, self.empty = text_vectors, torch.zeros_like(text_vectors[:1])
+        if not callable(text_vectors):
+            self.text = torch.as_tensor(text_vectors)
+            self.empty = torch.zeros_like(self.text[:1])
         else:
-            self.text = text_vectors([template.format(word) for word in words])
-            self.empty = text_vectors([template.format("").strip()])
+            self.text = torch.as_tensor(text_vectors([template.format(word) for word in words]))
+            self.empty = torch.as_tensor(text_vectors([template.format("").strip()]))
         if self.text.ndim != 2 or len(self.text) != len(words):
             raise SettingError(
                 f"`text_vectors` must be ({len(words)}, E), one per word; got shape {tuple(self.text.shape)}."
             )
+        if self.empty.shape != (1, self.text.shape[1]):
+            raise SettingError(
+                f"`text_vectors` must return (1, {self.text.shape[1]}) for one text; got {tuple(self.empty.shape)}."
+            )
 
     def scores(self, images: Any) -> Float[Tensor, " v"]:
-        """The score of each word for these images (V,)."""
-        seen = nn.functional.normalize(self.image_encoder(images).float(), dim=1)
+        """The score of each word for these images (V,).
+
+        Raises
+        ------
+        SettingError
+            The image encoder does not give vectors (n, E) of the length of the texts'.
+        """
+        seen = torch.as_tensor(self.image_encoder(images)).float()
+        if seen.ndim != 2 or seen.shape[1] != self.text.shape[1]:
+            raise SettingError(
+                f"`image_encoder` must return (n, {self.text.shape[1]}), one vector per image, as long as those of "
+                f"texts; got shape {tuple(seen.shape)}."
+            )
+        seen = nn.functional.normalize(seen, dim=1)
         text, empty = (nn.functional.normalize(vectors.float(), dim=1) for vectors in (self.text, self.empty))
         return (seen @ text.T - seen @ empty.T).sum(0)
 

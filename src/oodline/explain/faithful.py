@@ -15,7 +15,8 @@ from oodline._util.checked import checked
 from oodline._util.ranges import Count, LeftToIt
 from oodline.errors import SettingError
 from oodline.explain.baselines import Baseline, baseline_of
-from oodline.explain.parts import Parts, Value
+from oodline.explain.numbers import Value, numbers_of
+from oodline.explain.parts import Parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def curves(
     value : callable
         From images (N, C, H, W) to one number each (N,), such as the probability of the predicted class.
     image : Tensor (C, H, W)
-        Preprocessed.
+        Preprocessed, of floats.
     map : Tensor (h, w)
         Higher matters more; enlarged to the size of the image. Among equals the order is that of the pixels.
     baseline
@@ -84,6 +85,11 @@ def curves(
     batch_size : int
         Images evaluated at once.
 
+    Raises
+    ------
+    SettingError
+        Map or image is of another shape or kind, or `value` does not give one finite number per image.
+
     Examples
     --------
     >>> image = torch.eye(4).unsqueeze(0)
@@ -91,25 +97,31 @@ def curves(
     >>> found.deletion, found.insertion  # four of the 16 pixels have all of the sum, and go first
     (tensor([1., 0., 0., 0., 0.]), tensor([0., 1., 1., 1., 1.]))
     """
-    if map.ndim != 2 or image.ndim != 3:
-        shapes = f"{tuple(map.shape)} and {tuple(image.shape)}"
-        raise SettingError(f"`map` must be (H, W), and `image` (C, H, W); got shapes {shapes}.")
-    order = enlarged(map, image.shape[1:]).flatten().argsort(descending=True, stable=True)
     empty = baseline_of(image, baseline)
+    order = enlarged(map, image.shape[1:]).flatten().argsort(descending=True, stable=True)
     pixels = len(order)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(pixels).to(order)
     bounds = (torch.arange(steps + 1) * pixels / steps).round()
     chosen = rank.unsqueeze(0) < bounds.unsqueeze(1).to(rank)  # (S + 1, pixels)
     masks = torch.cat([~chosen, chosen]).view(-1, 1, *image.shape[1:]).to(image.device)
-    numbers = (
-        torch.cat([value(torch.where(part, image, empty)) for part in torch.split(masks, batch_size)]).float().cpu()
-    )
+    shown = [torch.where(part, image, empty) for part in torch.split(masks, batch_size)]
+    numbers = torch.cat([numbers_of(value, images) for images in shown]).float()
     return Curves(bounds / pixels, numbers[: steps + 1], numbers[steps + 1 :])
 
 
-def enlarged(map: Float[Tensor, "h w"], size: tuple[int, ...]) -> Float[Tensor, "H W"]:
-    """A map over the pixels, bilinear between places."""
+def enlarged(map: Tensor, size: tuple[int, ...]) -> Float[Tensor, "H W"]:
+    """A map over the pixels, bilinear between places.
+
+    Raises
+    ------
+    SettingError
+        It is not (h, w), or holds NaN.
+    """
+    if map.ndim != 2 or bool(map.isnan().any()):
+        raise SettingError(
+            f"`map` must be (H, W), without NaN; got shape {tuple(map.shape)} with {int(map.isnan().sum())} NaN."
+        )
     if tuple(map.shape) == tuple(size):
         return map.float()
     return nn.functional.interpolate(map[None, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[
@@ -117,14 +129,24 @@ def enlarged(map: Float[Tensor, "h w"], size: tuple[int, ...]) -> Float[Tensor, 
     ]
 
 
-def rank_correlation(one: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> float:
+def rank_correlation(one: Tensor, other: Tensor) -> float:
     """Spearman's correlation of two lists, equal values sharing their mean rank; 0 where one of them is constant.
+
+    Raises
+    ------
+    SettingError
+        They are not of one length, or hold NaN.
 
     Examples
     --------
     >>> round(rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.1, 0.2, 0.3])), 4)
     1.0
     """
+    if one.numel() != other.numel() or bool(one.isnan().any() | other.isnan().any()):
+        raise SettingError(
+            f"a rank correlation is of two lists of one length, without NaN; got shapes {tuple(one.shape)} and "
+            f"{tuple(other.shape)}."
+        )
     ranks = [_ranks(values.flatten()) for values in (one, other)]
     centred = [rank - rank.mean() for rank in ranks]
     size = centred[0].norm() * centred[1].norm()
@@ -138,7 +160,7 @@ def _ranks(values: Tensor) -> Float[Tensor, " n"]:
     return ranks
 
 
-def agreement_with_parts(map: Float[Tensor, "h w"], parts: Parts) -> float:
+def agreement_with_parts(map: Tensor, parts: Parts) -> float:
     """Rank correlation of a map, summed over the regions, with the Shapley values of the regions.
 
     Examples

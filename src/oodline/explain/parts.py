@@ -14,14 +14,12 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline._util.ranges import Count, LeftToIt, Range
 from oodline.errors import SettingError
-from oodline.explain.baselines import BASELINES, Baseline, baseline_of
-from oodline.explain.regions import check_regions, grid_regions
+from oodline.explain.baselines import BASELINES, Baseline, baseline_of, check_image
+from oodline.explain.numbers import Value, numbers_of
+from oodline.explain.regions import checked_regions, grid_regions
 
 EXACT = 12
 """Parts at most for which all 2^K coalitions are tried: 4,096 images."""
-
-Value = Callable[[Tensor], Tensor]
-"""From images (N, C, H, W) to one number each (N,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +97,8 @@ def shapley_parts(
     value : callable
         From images (N, C, H, W) to one number each (N,), such as `oodline.explain.values.value_of` gives.
     image : Tensor (C, H, W)
-        Preprocessed.
-    regions : Tensor (H, W), int64, optional
+        Preprocessed, of floats.
+    regions : Tensor (H, W), integers, optional
         Which region each pixel is in: 0 to K - 1. If omitted, a grid of 3 x 4. See `grid_regions`, `superpixels` and
         `regions_of_masks`.
     baseline : {"blur", "mean", "noise", "zero"} or Tensor (C, H, W)
@@ -116,7 +114,8 @@ def shapley_parts(
     Raises
     ------
     SettingError
-        The regions are not those of the image, or a setting is out of range.
+        The regions are not those of the image, a setting is out of range, or `value` does not give one finite number
+        per image.
 
     Examples
     --------
@@ -125,16 +124,16 @@ def shapley_parts(
     >>> bool(torch.isclose(parts.values.sum(), torch.tensor(parts.whole - parts.empty, dtype=torch.float64)))
     True
     """
-    if image.ndim != 3:
-        raise SettingError(f"`image` must be (C, H, W); got shape {tuple(image.shape)}.")
+    check_image(image)
     regions = grid_regions(image.shape[1], image.shape[2], 3, 4) if regions is None else regions
-    count = check_regions(regions, image)
+    regions = checked_regions(regions, image)
+    count = int(regions.max()) + 1
     empty = baseline_of(image, baseline, seed)
 
     def evaluate(kept: Bool[Tensor, "m k"]) -> Float[Tensor, " m"]:
         """The number for each set of regions that are kept (M,), float64."""
-        found = [value(_with(image, empty, part[:, regions])) for part in torch.split(kept, batch_size)]
-        return torch.cat(found).detach().to("cpu", torch.float64)
+        parts = torch.split(kept, batch_size)
+        return torch.cat([numbers_of(value, _with(image, empty, part[:, regions])) for part in parts])
 
     name = baseline if isinstance(baseline, str) else "given"
     if count <= EXACT:
@@ -150,15 +149,23 @@ def shapley_parts(
     return Parts(values, regions, whole, nothing, error, images, BASELINES.get(name, name))
 
 
-def exact_shapley(numbers: Float[Tensor, " m"]) -> Float[Tensor, " k"]:
+def exact_shapley(numbers: Tensor) -> Float[Tensor, " k"]:
     """Shapley values (K,) from the numbers of all 2^K coalitions, in the order of their bits: bit k is region k.
+
+    Raises
+    ------
+    SettingError
+        There are not 2^K numbers, K at least 1.
 
     Examples
     --------
     >>> exact_shapley(torch.tensor([0.0, 1.0, 2.0, 5.0]))
     tensor([2., 3.])
     """
-    count = len(numbers).bit_length() - 1
+    count = numbers.numel().bit_length() - 1
+    if count < 1 or numbers.shape != (2**count,):
+        raise SettingError(f"`numbers` must be (2^K,), one per coalition; got shape {tuple(numbers.shape)}.")
+    numbers = numbers if numbers.is_floating_point() else numbers.double()
     sets = torch.arange(len(numbers))
     members = _coalitions(count)
     size = members.sum(1)

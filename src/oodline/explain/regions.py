@@ -44,6 +44,7 @@ def superpixels(image: Float[Tensor, "c h w"], count: int = 12) -> Int[Tensor, "
         from skimage.segmentation import slic
     except ImportError as error:
         raise missing_extra("scikit-image", "superpixels", "superpixels") from error
+    image = image.float()
     low, high = image.min(), image.max()
     pixels = ((image - low) / (high - low).clamp(min=1e-12)).movedim(0, -1).cpu().numpy()
     found = torch.from_numpy(slic(pixels, n_segments=count, start_label=0, channel_axis=-1)).long()
@@ -57,14 +58,19 @@ def regions_of_masks(masks: Sequence[Tensor] | Tensor) -> Int[Tensor, "h w"]:
     Raises
     ------
     SettingError
-        A mask has no pixel of its own.
+        There is no mask, they are of several sizes, or one has no pixel of its own.
 
     Examples
     --------
     >>> regions_of_masks(torch.tensor([[[1, 0, 0]], [[1, 1, 0]]]))
     tensor([[0, 1, 2]])
     """
-    stacked = torch.stack([torch.as_tensor(mask) != 0 for mask in masks])
+    given = [torch.as_tensor(mask) != 0 for mask in masks]
+    if not given or given[0].ndim != 2 or len({mask.shape for mask in given}) > 1:
+        raise SettingError(
+            f"`masks` must be (K, H, W), at least one; got shapes {[tuple(mask.shape) for mask in given]}."
+        )
+    stacked = torch.stack(given)
     stacked = torch.cat([stacked, torch.ones_like(stacked[:1])])
     regions = stacked.int().argmax(0)
     for k in range(len(stacked) - 1):
@@ -73,22 +79,25 @@ def regions_of_masks(masks: Sequence[Tensor] | Tensor) -> Int[Tensor, "h w"]:
     return regions
 
 
-def check_regions(regions: Tensor, image: Tensor) -> int:
-    """How many regions there are.
+def checked_regions(regions: Tensor, image: Float[Tensor, "c h w"]) -> Int[Tensor, "h w"]:
+    """The regions in int64, on the CPU: as bytes they would select by mask, and not by number.
 
     Raises
     ------
     SettingError
         They are not numbers from 0 on, each of some pixel, of an image of that size.
     """
-    if regions.shape != image.shape[1:] or regions.is_floating_point():
+    size = tuple(image.shape[1:])
+    if regions.dtype == torch.bool:
+        raise SettingError("`regions` must be integers; got torch.bool. Of masks make them by `regions_of_masks`.")
+    if tuple(regions.shape) != size or regions.is_floating_point() or regions.is_complex():
         raise SettingError(
-            f"`regions` must be integers {tuple(image.shape[1:])}, one per pixel; got {regions.dtype} of shape "
-            f"{tuple(regions.shape)}."
+            f"`regions` must be integers {size}, one per pixel; got {regions.dtype} of shape {tuple(regions.shape)}."
         )
+    regions = regions.to("cpu", torch.int64)
     present = torch.unique(regions)
-    if not torch.equal(present, torch.arange(len(present)).to(present)):
+    if not torch.equal(present, torch.arange(len(present))):
         raise SettingError(
             f"`regions` must be numbered 0 to {len(present) - 1}, each for some pixel; got {present.tolist()}."
         )
-    return len(present)
+    return regions

@@ -15,6 +15,7 @@ from oodline.detectors.evidence import Evidence, few_important, require_linear
 from oodline.detectors.map_agreement import cosine, top_weights
 from oodline.errors import HeadError, InputError, SettingError
 from oodline.explain.maps import place_maps
+from oodline.explain.values import probabilities
 from oodline.guard.explanation import ClassProbability, Explanation, Maps, Neuron, TopSample
 from oodline.guard.neurons import Neurons
 from oodline.model.activations import Activations
@@ -73,7 +74,7 @@ def explanations(
     if top < 1:
         raise SettingError(f"`top` must be at least 1; got {top}.")
     few, weight = few_important(evidence), require_linear(activations.head).weight
-    probabilities = activations.logits.softmax(1).topk(min(CLASSES, activations.logits.shape[1]), dim=1)
+    likely = probabilities(activations).topk(min(CLASSES, activations.logits.shape[1]), dim=1)
     explained = []
     for i, verdict in enumerate(verdicts):
         predicted_class = int(evidence.predicted_class[i])
@@ -87,7 +88,7 @@ def explanations(
             important=few[i].cpu(),
             neurons=neurons,
         )
-        labels, shares = probabilities.indices[i].tolist(), probabilities.values[i].tolist()
+        labels, shares = likely.indices[i].tolist(), likely.values[i].tolist()
         explained.append(
             Explanation(
                 verdict=verdict,
@@ -222,7 +223,8 @@ class _One:
             )
             z = (float(self.activation[d]) - mean) / spread if spread > 0 else None
             pairs = zip(self.neurons.top_index[:, d].tolist(), self.neurons.top_values[:, d].tolist(), strict=True)
-            samples = tuple(TopSample(index, value) for index, value in pairs)
+            kept = self.neurons.pictures
+            samples = tuple(TopSample(i, value, None if kept is None else kept.uri(i)) for i, value in pairs)
         return Neuron(
             neuron=d,
             important=bool(self.important[d]),

@@ -19,10 +19,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TopSample:
-    """A training sample that excites a neuron: its position in the training data, and the activation."""
+    """A training sample that excites a neuron.
+
+    Parameters
+    ----------
+    index : int
+        Its position in the training data.
+    activation : float
+        Of the neuron.
+    picture : str, optional
+        A small picture of it as a data URI, where `Neurons.keep_pictures` kept one.
+    """
 
     index: int
     activation: float
+    picture: str | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +222,8 @@ class Explanation:
         image : PIL image, optional
             The input before its preprocessing, in place of the one that the classifier sees.
         sample : callable, optional
-            From a position in the training data to the image there, to show those that excite a neuron most.
+            From a position in the training data to the image there, to show those that excite a neuron most. If
+            omitted, the small pictures that the guard keeps.
 
         Raises
         ------

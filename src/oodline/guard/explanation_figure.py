@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
+Sample = Callable[[int], "Image.Image | None"]
+"""From a position in the training data to the image there."""
+
 THUMBNAILS = 4
 LEAST_ROWS = 5
 BARS = 200
@@ -32,10 +37,19 @@ def draw_explanation(
 ) -> Figure:
     """Draw an explanation; see `Explanation.plot`."""
     with styled(scale=1.35):
-        return _drawn(explanation, image, sample)
+        return _drawn(explanation, image, sample or _kept(explanation))
 
 
-def _drawn(explanation: Explanation, image: Image.Image | None, sample: Callable[[int], Image.Image] | None) -> Figure:
+def _kept(explanation: Explanation) -> Sample | None:
+    """The small pictures that the guard keeps, as a function; None where it keeps none of these."""
+    shown = [one for neuron in (*explanation.missing, *explanation.unexpected) for one in neuron.samples]
+    files = {one.index: b64decode(one.picture.partition(",")[2]) for one in shown if one.picture is not None}
+    if not files:
+        return None
+    return lambda index: Picture.open(BytesIO(files[index]), formats=["JPEG"]) if index in files else None
+
+
+def _drawn(explanation: Explanation, image: Image.Image | None, sample: Sample | None) -> Figure:
     figure = new_figure(13, 11, layout="none")
     _headline(figure, explanation)
     grid = figure.add_gridspec(3, 1, height_ratios=(1.35, 0.85, 1.5), left=0.035, right=0.985, top=0.80, bottom=0.05)
@@ -123,7 +137,7 @@ def _profile(axes: Any, explanation: Explanation) -> None:
     _bare(axes, "left")
 
 
-def _neurons(axes: Any, neurons: Sequence[Neuron], title: str, sample: Callable[[int], Image.Image] | None) -> None:
+def _neurons(axes: Any, neurons: Sequence[Neuron], title: str, sample: Sample | None) -> None:
     shown = sample is not None and any(neuron.samples for neuron in neurons)
     axes.set_title(title)
     if not neurons:
@@ -152,9 +166,10 @@ def _neurons(axes: Any, neurons: Sequence[Neuron], title: str, sample: Callable[
             x = 0.46 if shown else 0.93
             axes.text(x, y, f"{neuron.z:+.1f} sd", size=9, va="center", ha="right", transform=axes.transAxes)
         if shown and sample is not None:
-            for rank, one in enumerate(neuron.samples[:THUMBNAILS]):
+            found = [picture for one in neuron.samples if (picture := sample(one.index)) is not None]
+            for rank, picture in enumerate(found[:THUMBNAILS]):
                 inset = axes.inset_axes((0.48 + 0.13 * rank, y - 0.46 / rows, 0.125, 0.92 / rows))
-                inset.imshow(standard_image(sample(one.index)).convert("RGB"))
+                inset.imshow(standard_image(picture).convert("RGB"))
                 inset.set_axis_off()
     if shown:
         note = "training images that excite it most"

@@ -5,8 +5,8 @@ Kept on demand, for explanations: `fit([detector, Neurons()], classifier, loader
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +15,14 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline._util.ranges import Count
 from oodline.detectors.evidence import Evidence, require_linear
-from oodline.errors import NotFittedError, StatisticsError
+from oodline.errors import HeadError, NotFittedError, StatisticsError
+from oodline.guard.training_pictures import NAMES, TrainingPictures
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, HeadInfo
 from oodline.statistics import ClassMoments, Statistic, TopSamples
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMPORTANT = 0.1
 """Share of the neurons, those of the largest mean contribution, that counts as important for a class."""
@@ -58,6 +62,8 @@ class Neurons:
     """Largest activations (S, D), float32, largest first."""
     top_index: Int[Tensor, "s d"]
     """Positions of those samples in the training data (S, D), int64."""
+    pictures: TrainingPictures | None = None
+    """Small pictures of some of them, where `keep_pictures` was called."""
 
     @checked
     def __init__(self, samples: Count = 5) -> None:
@@ -67,6 +73,11 @@ class Neurons:
     def _requests(self, head: Head) -> dict[str, Statistic]:
         """Empty statistics to fill; see `oodline.passes.fit.Fittable`."""
         require_linear(head)
+        if head.task == "multilabel":
+            raise HeadError(
+                "Neurons keeps means by the one class of each sample, and the labels of this classifier do not exclude "
+                "each other (task='multilabel'). Leave it out: --neurons 0."
+            )
         return {"moments": ClassMoments(variance=True), "top": TopSamples(self.samples)}
 
     def _settle(self, statistics: Mapping[str, Any], head: Head) -> None:
@@ -76,6 +87,41 @@ class Neurons:
         self.top_values, self.top_index = top.values, top.index
         self.fitted_on = HeadInfo.of(head)
 
+    @checked
+    def keep_pictures(self, read: Callable[[int], Image.Image], most: Count = 1000) -> Self:
+        """Keep small pictures of the samples, so that explanations show them wherever the guard is loaded.
+
+        They are training images, for everybody who has the guard's file: about 1.3 kB each. First each neuron's most
+        exciting image is kept, then each one's second, until there are `most`.
+
+        Parameters
+        ----------
+        read : callable
+            From a position in the training data to the PIL image there.
+        most : int
+            Pictures in all.
+
+        Raises
+        ------
+        NotFittedError
+            It was not fitted.
+
+        Examples
+        --------
+        >>> import oodline as ol
+        >>> from PIL import Image
+        >>> from oodline.testing import toy_problem
+        >>> neurons = ol.Neurons(samples=3)
+        >>> _ = ol.fit([ol.LINe(), neurons], *toy_problem())
+        >>> kept = neurons.keep_pictures(lambda i: Image.new("RGB", (8, 8)), most=10).pictures
+        >>> len(kept.index), int(neurons.top_index[0, 0]) in kept.index
+        (10, True)
+        """
+        self._require_fitted()
+        ranked = list(dict.fromkeys(self.top_index.flatten().tolist()))  # by rank, then by neuron
+        self.pictures = TrainingPictures.of(read, ranked[:most])
+        return self
+
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors, by name.
 
@@ -84,9 +130,13 @@ class Neurons:
         NotFittedError
             It was not fitted.
         """
+        self._require_fitted()
+        kept = {} if self.pictures is None else self.pictures.state_dict()
+        return {name: getattr(self, name) for name in self.tensors} | kept
+
+    def _require_fitted(self) -> None:
         if self.fitted_on is None:
             raise NotFittedError("Neurons is not fitted. Call fit([detector, neurons], classifier, train_loader).")
-        return {name: getattr(self, name) for name in self.tensors}
 
     def mark_fitted(self, head: HeadInfo) -> None:
         """Record which head it was fitted on."""
@@ -101,6 +151,8 @@ class Neurons:
         StatisticsError
             Tensors are missing, or of shapes and kinds that do not fit the head.
         """
+        pictures = {name: value for name, value in state.items() if name in NAMES}
+        state = {name: value for name, value in state.items() if name not in pictures}
         by_class, rows = (head.num_classes, head.num_features), 0
         if set(state) == set(cls.tensors) and state["top_index"].ndim == 2:
             rows = len(state["top_index"])
@@ -113,6 +165,9 @@ class Neurons:
         neurons = cls(rows)
         for name in cls.tensors:
             setattr(neurons, name, state[name])
+        if pictures and set(pictures) != set(NAMES):
+            raise StatisticsError(f"pictures of Neurons must hold {', '.join(NAMES)}.")
+        neurons.pictures = TrainingPictures.from_state_dict(pictures) if pictures else None
         neurons.fitted_on = head
         return neurons
 

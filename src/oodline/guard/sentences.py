@@ -20,6 +20,17 @@ def class_words(label: int, name: str | None) -> str:
     return f"class {label}" if name is None else f"“{name}”"
 
 
+def percent(probability: float) -> str:
+    """A probability in whole percent, and never as 0 or 100 %, which would say that it is certain.
+
+    Examples
+    --------
+    >>> percent(0.9999), percent(0.5), percent(0.001)
+    ('>99%', '50%', '<1%')
+    """
+    return ">99%" if probability > 0.995 else "<1%" if probability < 0.005 else f"{probability:.0%}"
+
+
 def sentences_of(explanation: Explanation) -> list[str]:
     """What the classifier says, what the guard decided and by which member, what its neurons show, and what is next.
 
@@ -47,8 +58,8 @@ def _of_the_classifier(e: Explanation) -> str:
     who = f"The classifier ({e.model})" if e.model else "The classifier"
     if first is None:
         return f"{who} says {name}."
-    then = ", ".join(f"{class_words(c.label, c.name)} {c.probability:.0%}" for c in others)
-    return f"{who} says {name}, softmax {first.probability:.0%}" + (f"; next {then}." if then else ".")
+    then = ", ".join(f"{class_words(c.label, c.name)} {percent(c.probability)}" for c in others)
+    return f"{who} says {name}, softmax {percent(first.probability)}" + (f"; next {then}." if then else ".")
 
 
 def _of_the_guard(e: Explanation) -> str:

@@ -54,7 +54,7 @@ export function drawHistogram(place, histogram, verdict) {
 function mark(svg, at, from, to, line, kind, words, y, width, other) {
   shape("line", { class: line, x1: at, x2: at, y1: from, y2: to }, svg);
   // beside its line, on the side away from the other one where there is room
-  const room = words.length * 8;
+  const room = words.length * 7;
   const left = (at < other && at > room) || at > width - room;
   shape("text", { class: kind, x: at + (left ? -7 : 7), y, "text-anchor": left ? "end" : "start" }, svg, words);
 }

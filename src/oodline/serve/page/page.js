@@ -4,6 +4,7 @@ import { drawBars, drawHistogram, short } from "./charts.js";
 
 const at = (id) => document.getElementById(id);
 const say = (id, text) => { at(id).textContent = text; };
+const SHOWN = 3; // training images of a neuron
 const show = (id, shown = true) => { at(id).hidden = !shown; };
 
 let token = "";
@@ -139,6 +140,7 @@ function tell(verdict, histogram) {
   say("histogram-caption", caption);
   at("histogram").setAttribute("aria-label", `Histogram of the scores of held-out ${what}s from ${short(histogram.edges[0])} to ` +
     `${short(histogram.edges.at(-1))}; threshold at ${short(verdict.threshold)}, this ${what} at ${short(verdict.score)}.`);
+  likely(verdict.classes);
   explain(verdict);
   say("status", `${at("decision-words").textContent}. ${at("says").textContent} p-value ${short(verdict.p_value)}.`);
 }
@@ -204,10 +206,38 @@ function list(id, neurons, low, high) {
     if (images) {
       const cell = row.insertCell();
       cell.className = "images";
-      cell.textContent = neuron.samples.slice(0, 3).map((sample) => sample.index).join(", ");
+      const pictures = neuron.samples.filter((sample) => sample.picture).slice(0, SHOWN);
+      if (pictures.length) cell.append(...pictures.map(thumbnail));
+      else cell.textContent = neuron.samples.slice(0, SHOWN).map((sample) => sample.index).join(", ");
     }
   }
   at(id).replaceChildren(table);
+}
+
+function thumbnail(sample) {
+  const image = document.createElement("img");
+  image.src = sample.picture;
+  image.alt = `Training image ${sample.index}`;
+  image.title = `${image.alt}, activation ${short(sample.activation)}`;
+  return image;
+}
+
+function likelihood(share) {
+  return share > 0.995 ? "> 99 %" : share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`;
+}
+
+function likely(classes) {
+  show("classes", Boolean(classes));
+  at("classes").replaceChildren(...(classes ?? []).map((one) => {
+    const item = document.createElement("li"), name = document.createElement("span"), bar = document.createElement("meter");
+    const share = document.createElement("span");
+    name.textContent = one.name ?? `class ${one.label}`;
+    share.textContent = likelihood(one.probability);
+    bar.value = one.probability;
+    bar.setAttribute("aria-hidden", "true");
+    item.append(name, bar, share);
+    return item;
+  }));
 }
 
 function first(files) {
