@@ -79,6 +79,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Public names that are not detectors of the catalog, in the order of the page; what is new comes last by itself."""
 
+MODULES = ("explain", "training", "metrics")
+"""Modules of public names, each with one page."""
+
 
 def write_all(folder: Path) -> None:
     """Write every generated page anew."""
@@ -87,6 +90,7 @@ def write_all(folder: Path) -> None:
     (folder / "detectors").mkdir()
     pages = {"api/index.md": api_index(), "detectors/index.md": detector_index(), "http.md": http_page()}
     pages |= {f"api/{name}.md": api_page(name) for name in api_names()}
+    pages |= {f"api/{name}.md": module_page(name) for name in MODULES}
     pages |= {f"detectors/{name}.md": detector_page(name) for name in CATALOG}
     for name, text in pages.items():
         (folder / name).write_text(text.rstrip() + "\n", encoding="utf-8")
@@ -119,8 +123,16 @@ def api_index() -> str:
             continue
         lines += ["", f"## {title}", "", "| name | |", "|---|---|"]
         lines += [f"| [`ol.{name}`]({name}.md) | {first_line(getattr(ol, name))} |" for name in present]
-    lines += ["", *toctree(names)]
+    lines += ["", "## Modules", "", "| module | |", "|---|---|"]
+    lines += [f"| [`ol.{name}`]({name}.md) | {first_line(getattr(ol, name))} |" for name in MODULES]
+    lines += ["", *toctree([*names, *MODULES])]
     return "\n".join(lines)
+
+
+def module_page(name: str) -> str:
+    """All public names of a module from their docstrings."""
+    lines = ["```{eval-rst}", f".. automodule:: oodline.{name}", "   :members:", "```"]
+    return "\n".join([f"# ol.{name}", "", *lines])
 
 
 def api_page(name: str) -> str:

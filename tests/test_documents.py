@@ -112,7 +112,11 @@ def test_the_generated_pages_have_every_public_name_and_detector(tmp_path, monke
     generate = importlib.import_module("generate")
     generate.write_all(tmp_path / "pages")
     assert {path.stem for path in (tmp_path / "pages" / "detectors").iterdir()} == {*CATALOG, "index"}
-    assert {path.stem for path in (tmp_path / "pages" / "api").iterdir()} == {*generate.api_names(), "index"}
+    assert {path.stem for path in (tmp_path / "pages" / "api").iterdir()} == {
+        *generate.api_names(),
+        *generate.MODULES,
+        "index",
+    }
     line = (tmp_path / "pages" / "detectors" / "line.md").read_text()
     assert "| `imagenet-resnet50` | `p_a=0.1`, `p_w=0.1`, `clip=0.8` |" in line and "| resnet20_cifar10 |" in line
     assert "POST `/v1/predict`" in (tmp_path / "pages" / "http.md").read_text()

@@ -148,7 +148,7 @@ def _explain_rows(guard: Guard, inputs: Inputs, pixels: Tensor | None, output: P
         print_json(row)
         return
     if not row["rows"]:
-        print(f"nothing to judge: it has no {kind.name} that count")
+        say(f"nothing to judge: it has no {kind.name} that count")
         return
     word = "flagged as out-of-distribution" if row["is_ood"] else "accepted as in-distribution"
     say(
