@@ -202,14 +202,15 @@ def finetune(
         unfinished.mkdir(parents=True, exist_ok=True)
     rate = chosen.learning_rate if learning_rate is None else learning_rate
     with torch.random.fork_rng():
-        given = {"training data": train, "held-out data": held_out, "auxiliary data": others}
-        if folder is not None:  # digested while they are read, to tell what is resumed
-            given = {name: None if data is None else DataIdentity(data, seed) for name, data in given.items()}
-        network = network_of(classifier, given["training data"] or train, chosen)
-        watched = given["held-out data"]
-        least = 0.0 if watched is None else accuracy(classifier.model, watched) - accuracy_lost
-        begun_on = {name: data.text() for name, data in given.items() if isinstance(data, DataIdentity)}
-    begun_on["accuracy lost"] = str(accuracy_lost)
+        known: dict[str, DataIdentity] = {}  # digested while they are read, to tell what may be resumed
+        if folder is not None:
+            given = {"training data": train, "held-out data": held_out, "auxiliary data": others}
+            known = {name: DataIdentity(data, seed) for name, data in given.items() if data is not None}
+        network = network_of(classifier, known.get("training data", train), chosen)
+        least = 0.0
+        if held_out is not None:
+            least = accuracy(classifier.model, known.get("held-out data", held_out)) - accuracy_lost
+        begun_on = {name: data.text() for name, data in known.items()} | {"accuracy lost": str(accuracy_lost)}
     classifiers, histories = {BEFORE: classifier}, {}
     for each in (recipe_of(PLAIN), chosen):
         if each.name in histories:
