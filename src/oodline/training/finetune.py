@@ -7,17 +7,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from oodline._util.checked import checked
 from oodline._util.folders import check_replaceable, write_folder
-from oodline._util.ranges import Count, Positive, Seed, Share
+from oodline._util.ranges import Positive, Range, Seed, Share
 from oodline._util.temporary import remove
 from oodline._version import __version__
 from oodline.data.batch import KnownLoader, Loader
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.default import default_detector
 from oodline.detectors.fit import fit
@@ -41,6 +42,8 @@ from oodline.training.trainable import check_trainable, network_of
 
 CHEAP = ("msp", "max-logit", "energy", "gen", "feature-norm", "fdbd", "react", "line", "vim", "knn", "mahalanobis")
 """Detectors that read features and logits alone and are fitted in seconds; the default is put before them."""
+
+Epochs = Annotated[int, Range(1, 10**6)]
 
 PLAIN, BEFORE, MARKER = "cross-entropy", "before", "finetuned.json"
 
@@ -96,7 +99,7 @@ def finetune(
     train: Loader,
     recipe: Recipe | str,
     *,
-    epochs: Count,
+    epochs: Epochs,
     auxiliary: Loader | None = None,
     held_out: Loader | None = None,
     accuracy_lost: Share = 0.02,
@@ -187,6 +190,7 @@ def finetune(
     """
     chosen = recipe_of(recipe)
     check_trainable(classifier)
+    named = None if detectors is None else name_detectors(detectors)
     if ood:
         check_names(ood.keys(), (), groups or {})
         if test is None:
@@ -245,7 +249,7 @@ def finetune(
     if ood and test is not None:
         data = _plain(train) if fit_data is None else fit_data
         tables = {
-            name: _table(each, data, test, ood, groups, detectors, bootstrap, progress)
+            name: _table(each, data, test, ood, groups, named, bootstrap, progress)
             for name, each in classifiers.items()
         }
         comparison = Comparison(tables)
@@ -298,7 +302,7 @@ def _table(
     test: Iterable[Any],
     ood: Mapping[str, Iterable[Any]],
     groups: Mapping[str, Sequence[str]] | None,
-    detectors: Any,
+    detectors: Mapping[str, Detector] | None,
     bootstrap: Bootstrap | int | None,
     progress: bool,
 ) -> Table:
@@ -306,7 +310,7 @@ def _table(
     if detectors is None:
         wanted = {"default": default_detector(classifier), **{name: create_detector(name) for name in CHEAP}}
     else:
-        wanted = copy.deepcopy(name_detectors(detectors))
+        wanted = copy.deepcopy(dict(detectors))
     fitted = fit(wanted, classifier, data, on_failure="skip", progress=progress)
     return evaluate(fitted.detectors, classifier, test, ood, groups=groups, bootstrap=bootstrap, progress=progress)
 
