@@ -74,7 +74,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "find_label_errors",
         "LabelErrors",
     ),
-    "Evaluating and choosing": ("evaluate", "Table", "Scores", "tune", "Tuned", "Candidate"),
+    "Evaluating and choosing": ("evaluate", "Table", "Scores", "tune", "Tuned", "Candidate", "finetune"),
     "Detectors of your own": ("Detector", "Rectifier", "Fitted", "Needs", "Paper", "register", "from_function"),
 }
 """Public names that are not detectors of the catalog, in the order of the page; what is new comes last by itself."""

@@ -281,6 +281,22 @@ class Public:
                 ol.fit,
                 {"detectors": ol.LINe(), "classifier": c, "loader": loader, "engine": ol.Local(), "progress": False},
             ),
+            "finetune": (
+                ol.finetune,
+                {
+                    "classifier": c,
+                    "train": loader,
+                    "recipe": "energy-margin",
+                    "epochs": 1,
+                    "auxiliary": [self.inputs],
+                    "held_out": held_out,
+                    "accuracy_lost": 0.02,
+                    "learning_rate": 0.01,
+                    "seed": 0,
+                    "dtype": "float32",
+                    "progress": False,
+                },
+            ),
             "fit_guards": (
                 ol.fit_guards,
                 {
@@ -349,7 +365,7 @@ Detector.preset, DriftMonitor, DriftMonitor.update, Calibration.p_value, Calibra
 ClassCalibration.p_value, ClassCalibration.is_ood, Guard, Guard.__call__, Guard.calibrate, Guard.explain,
 Guard.load, Guard.save, Guard.to, Neurons, Ray, Table.value, Table.to_markdown, benjamini_hochberg, find_label_errors,
 create_detector, describe_method, doctor, precision_change, default, evaluate,
-fit, fit_guards, from_features, load_model, score, split, tune,
+finetune, fit, fit_guards, from_features, load_model, score, split, tune,
 Guard.calibrate/tpr default_detector from_function Classifier.zero_shot TextHead ZeroShot
 """.replace(",", "").split()
 
@@ -405,6 +421,11 @@ TAKES_DETECTORS = {
     "fit_guards": lambda given, c, loader: ol.fit_guards(given, c, loader).artifact.detectors,
     "score": lambda given, c, loader: ol.score(given, c, loader),
     "evaluate": lambda given, c, loader: ol.evaluate(given, c, loader, {"a": loader}).cells,
+    "finetune": lambda given, c, loader: (
+        ol.finetune(c, loader, "cross-entropy", epochs=1, test=loader, ood={"a": loader}, detectors=given)
+        .comparison.tables["before"]
+        .cells
+    ),
     "precision_change": lambda given, c, loader: ol.precision_change(c, loader[0][0][:5], given).scores,
 }
 

@@ -71,10 +71,11 @@ def test_positions_are_those_that_the_loader_says():
     torch.testing.assert_close(shuffled.scores["energy"][order.argsort()], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_labels_are_given_only_where_every_batch_has_them():
+def test_labels_keep_their_rows_whichever_batches_have_them():
     (first, labels), *rest = BATCHES
     assert score_all(MSP(), CLASSIFIER, [first, INPUTS]).labels is None
-    assert score_all(MSP(), CLASSIFIER, [(first, labels), *[x for x, _ in rest]]).labels is None
+    found = score_all(MSP(), CLASSIFIER, [(first, labels), *[x for x, _ in rest]]).labels
+    assert found.tolist() == [*labels.tolist(), *[-1] * (60 - len(labels))]
     assert score_all(MSP(), CLASSIFIER, [(first, labels.int().tolist())]).labels.tolist() == labels.tolist()
 
 

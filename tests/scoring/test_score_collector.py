@@ -52,8 +52,10 @@ def test_shares_make_the_whole_in_the_order_of_the_positions():
     for name, values in whole.ordered().items():
         torch.testing.assert_close(merged.ordered()[name], values)
     assert merged.labelled
+    assert not filled(torch.arange(2), labels=False).labelled
     assert merged.seconds.keys() == whole.seconds.keys()
-    assert not merged.merge(filled(torch.arange(2), labels=False)).labelled
+    merged.merge(filled(torch.arange(2), labels=False))
+    assert merged.labelled and sorted(merged.ordered()["labels"].tolist()) == [-1, -1, *sorted(LABELS.tolist())]
 
 
 class FromTen(Energy):

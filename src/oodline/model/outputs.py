@@ -110,7 +110,10 @@ def first_rows(inputs: Inputs, most: int) -> Inputs:
     >>> first_rows({"x": torch.arange(5), "flag": True}, 2)
     {'x': tensor([0, 1]), 'flag': True}
     """
-    rows = next(tensors_of(inputs)).shape[0]
+    first = next(tensors_of(inputs), None)
+    if first is None or not first.ndim:
+        return inputs  # no batch: the model says why
+    rows = first.shape[0]
     if isinstance(inputs, Tensor):
         return inputs[:most]
     return {k: v[:most] if isinstance(v, Tensor) and v.ndim and v.shape[0] == rows else v for k, v in inputs.items()}

@@ -84,7 +84,8 @@ def _digest(batch: Any) -> str:
     named = sorted(inputs.items()) if isinstance(inputs, Mapping) else [("", inputs)]
     whole = Digest()
     for name, value in (*named, ("labels", labels)):
-        kept = isinstance(value, Tensor)
-        about = f"{name} {value.dtype} {tuple(value.shape)} " if isinstance(value, Tensor) else f"{name} {value!r} "
-        whole.add(about, *((value,) if kept else ()))
+        if isinstance(value, Tensor):
+            whole.add(f"{name} {value.dtype} {tuple(value.shape)} ", value)
+        else:
+            whole.add(f"{name} {value!r} ")
     return whole.hex()

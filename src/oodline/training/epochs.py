@@ -145,7 +145,7 @@ class Training:
         progress: bool,
     ) -> None:
         # each epoch has a seed of its own, so that one that is resumed is the one that would have been
-        torch.manual_seed(1_000_003 * self.seed + epoch)
+        torch.manual_seed((1_000_003 * self.seed + epoch) % 2**63)
         if self.maker is not None:
             self.maker.progress = epoch / self.epochs
             self.maker.restart()

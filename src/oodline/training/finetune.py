@@ -7,17 +7,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from oodline._util.checked import checked
 from oodline._util.folders import check_replaceable, write_folder
-from oodline._util.ranges import Count, Positive, Seed, Share
+from oodline._util.ranges import Positive, Range, Seed, Share
 from oodline._util.temporary import remove
 from oodline._version import __version__
 from oodline.data.batch import KnownLoader, Loader
+from oodline.detectors.base import Detector
 from oodline.detectors.catalog import create_detector
 from oodline.detectors.default import default_detector
 from oodline.detectors.fit import fit
@@ -41,6 +42,8 @@ from oodline.training.trainable import check_trainable, network_of
 
 CHEAP = ("msp", "max-logit", "energy", "gen", "feature-norm", "fdbd", "react", "line", "vim", "knn", "mahalanobis")
 """Detectors that read features and logits alone and are fitted in seconds; the default is put before them."""
+
+Epochs = Annotated[int, Range(1, 10**6)]
 
 PLAIN, BEFORE, MARKER = "cross-entropy", "before", "finetuned.json"
 
@@ -96,7 +99,7 @@ def finetune(
     train: Loader,
     recipe: Recipe | str,
     *,
-    epochs: Count,
+    epochs: Epochs,
     auxiliary: Loader | None = None,
     held_out: Loader | None = None,
     accuracy_lost: Share = 0.02,
@@ -187,6 +190,7 @@ def finetune(
     """
     chosen = recipe_of(recipe)
     check_trainable(classifier)
+    named = None if detectors is None else name_detectors(detectors)
     if ood:
         check_names(ood.keys(), (), groups or {})
         if test is None:
@@ -202,14 +206,15 @@ def finetune(
         unfinished.mkdir(parents=True, exist_ok=True)
     rate = chosen.learning_rate if learning_rate is None else learning_rate
     with torch.random.fork_rng():
-        given = {"training data": train, "held-out data": held_out, "auxiliary data": others}
-        if folder is not None:  # digested while they are read, to tell what is resumed
-            given = {name: None if data is None else DataIdentity(data, seed) for name, data in given.items()}
-        network = network_of(classifier, given["training data"] or train, chosen)
-        watched = given["held-out data"]
-        least = 0.0 if watched is None else accuracy(classifier.model, watched) - accuracy_lost
-        begun_on = {name: data.text() for name, data in given.items() if isinstance(data, DataIdentity)}
-    begun_on["accuracy lost"] = str(accuracy_lost)
+        known: dict[str, DataIdentity] = {}  # digested while they are read, to tell what may be resumed
+        if folder is not None:
+            given = {"training data": train, "held-out data": held_out, "auxiliary data": others}
+            known = {name: DataIdentity(data, seed) for name, data in given.items() if data is not None}
+        network = network_of(classifier, known.get("training data", train), chosen)
+        least = 0.0
+        if held_out is not None:
+            least = accuracy(classifier.model, known.get("held-out data", held_out)) - accuracy_lost
+        begun_on = {name: data.text() for name, data in known.items()} | {"accuracy lost": str(accuracy_lost)}
     classifiers, histories = {BEFORE: classifier}, {}
     for each in (recipe_of(PLAIN), chosen):
         if each.name in histories:
@@ -244,7 +249,7 @@ def finetune(
     if ood and test is not None:
         data = _plain(train) if fit_data is None else fit_data
         tables = {
-            name: _table(each, data, test, ood, groups, detectors, bootstrap, progress)
+            name: _table(each, data, test, ood, groups, named, bootstrap, progress)
             for name, each in classifiers.items()
         }
         comparison = Comparison(tables)
@@ -297,7 +302,7 @@ def _table(
     test: Iterable[Any],
     ood: Mapping[str, Iterable[Any]],
     groups: Mapping[str, Sequence[str]] | None,
-    detectors: Any,
+    detectors: Mapping[str, Detector] | None,
     bootstrap: Bootstrap | int | None,
     progress: bool,
 ) -> Table:
@@ -305,7 +310,7 @@ def _table(
     if detectors is None:
         wanted = {"default": default_detector(classifier), **{name: create_detector(name) for name in CHEAP}}
     else:
-        wanted = copy.deepcopy(name_detectors(detectors))
+        wanted = copy.deepcopy(dict(detectors))
     fitted = fit(wanted, classifier, data, on_failure="skip", progress=progress)
     return evaluate(fitted.detectors, classifier, test, ood, groups=groups, bootstrap=bootstrap, progress=progress)
 
