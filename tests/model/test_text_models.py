@@ -63,7 +63,7 @@ def test_what_a_model_of_texts_cannot_use_is_refused(texts):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (BertForTokenClassification, "which decides for each token; only one decision per text is taken"),
+        (BertForTokenClassification, "which gives one decision per token. Say so: --rows tokens"),
         (BertForMaskedLM, "which has no trained classifier of texts"),
     ],
 )

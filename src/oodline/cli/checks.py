@@ -24,7 +24,7 @@ MODELS = {
 }
 """Where models come from, each with an example."""
 
-ROWS = ("pixels", "boxes")
+ROWS = ("pixels", "boxes", "tokens")
 """What a model may have one decision of, in place of the image."""
 
 DATA = ("list", "torchvision", "hf")

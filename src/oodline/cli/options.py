@@ -56,9 +56,10 @@ class ModelOptions:
     """What the logits are of: classes that exclude each other (multiclass), or labels of which an image has any number
     (multilabel). If omitted, that of the guard file, or multiclass."""
     rows: str | None = None
-    """The model gives several decisions per image: pixels or boxes, with settings if wanted. With pixels,region=0.01 an
-    image is flagged where at least this share of its pixels is; with boxes,least=0.5 boxes that the model is less sure
-    of do not count. If omitted, as the guard file says, or one decision per image."""
+    """The model gives several decisions per image or text: pixels, boxes or tokens, with settings if wanted. With
+    pixels,region=0.01 an image is flagged where at least this share of its pixels is; with boxes,least=0.5 boxes that
+    the model is less sure of do not count; with tokens,judged=lowest a text is judged by its oddest token. If omitted,
+    as the guard file says, or one decision per input."""
     preprocessing: str | None = None
     """Preprocessing as JSON, or the path of a JSON file: {"resize": 32, "crop": 32, "mean": [...], "std": [...]}. If
     omitted, that of the guard file, or the model's own."""
@@ -258,9 +259,10 @@ def open_loader(
     """
     from oodline import data
     from oodline.model.features import FeatureClassifier
+    from oodline.model.rows.tokens import Tokens
     from oodline.preprocessing.preprocessing import Preprocessing
 
-    if not loaded.classifier.reads_labels:
+    if not loaded.classifier.reads_labels or isinstance(loaded.classifier.rows, Tokens):  # a text has one, if any
         class_names, labelled = None, False
     if isinstance(loaded.classifier, FeatureClassifier):
         return loaded.classifier.loader(

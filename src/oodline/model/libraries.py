@@ -14,7 +14,7 @@ from torch import nn
 from oodline._util.code import import_code
 from oodline._util.spec import Reference
 from oodline.errors import ModelError, SettingError, missing_extra, unknown_name
-from oodline.model.text_models import text_preprocessing, wants_text
+from oodline.model.text_models import text_model, text_preprocessing
 from oodline.preprocessing.preprocessing import Preprocessing
 from oodline.preprocessing.text import TextPreprocessing
 
@@ -126,14 +126,9 @@ def _load_torchvision(reference: Reference, rows: str = "") -> Source:
     )
 
 
-def _load_hugging_face(reference: Reference, segmentation: bool = False) -> Source:
+def _load_hugging_face(reference: Reference, rows: str = "") -> Source:
     try:
-        from transformers import (
-            AutoConfig,
-            AutoModelForImageClassification,
-            AutoModelForSemanticSegmentation,
-            AutoModelForSequenceClassification,
-        )
+        from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSemanticSegmentation
     except ImportError as error:
         raise missing_extra("transformers", "transformers", "hf: references") from error
     options = dict(reference.options)
@@ -143,11 +138,11 @@ def _load_hugging_face(reference: Reference, segmentation: bool = False) -> Sour
         safe = {"trust_remote_code": False}
         pretrained = options.pop("pretrained")
         stated = AutoConfig.from_pretrained(reference.name, **safe, **({} if pretrained else options))
-        kind = AutoModelForSemanticSegmentation if segmentation else AutoModelForImageClassification
-        if wants_text(stated, reference.name):
-            kind = AutoModelForSequenceClassification
-        elif max_length is not None:
-            raise TypeError("max_length is for models of texts")
+        kind = text_model(stated, reference.name, rows)
+        if kind is None:
+            kind = AutoModelForSemanticSegmentation if rows == "pixels" else AutoModelForImageClassification
+            if max_length is not None:
+                raise TypeError("max_length is for models of texts")
         made: nn.Module
         if pretrained:
             made = kind.from_pretrained(reference.name, use_safetensors=True, **safe, **options)
@@ -156,7 +151,7 @@ def _load_hugging_face(reference: Reference, segmentation: bool = False) -> Sour
         return made
 
     model = _built(Reference(reference.scheme, reference.name, options), build)
-    if wants_text(model.config, reference.name):
+    if text_model(model.config, reference.name, rows) is not None:
         return Source(
             model,
             lambda: (None, None),
@@ -254,6 +249,7 @@ LOADERS: dict[str, Callable[[Reference], Source]] = {
 WITH_ROWS: dict[tuple[str, str], Callable[[Reference], Source]] = {
     ("torchvision", "pixels"): partial(_load_torchvision, rows="pixels"),
     ("torchvision", "boxes"): partial(_load_torchvision, rows="boxes"),
-    ("hf", "pixels"): partial(_load_hugging_face, segmentation=True),
+    ("hf", "pixels"): partial(_load_hugging_face, rows="pixels"),
+    ("hf", "tokens"): partial(_load_hugging_face, rows="tokens"),
 }
 """Loaders of models with several decisions per input, by scheme and kind of rows, where they differ."""

@@ -17,30 +17,57 @@ from oodline.preprocessing.text import SAMPLES, TextPreprocessing
 TEXTS = "ForSequenceClassification"
 """How the name of the architecture of a classifier of texts ends."""
 
+TOKENS = {
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+}
+"""How those of models with one decision per token end, and what loads them."""
+
 STEADY = 1e-3
 """Difference that padding may make to logits, as a fraction of their range, in float32."""
 
 
-def wants_text(config: Any, name: str) -> bool:
-    """Whether a configuration of transformers is that of a classifier of texts, by the architecture that it states.
+def text_model(config: Any, name: str, rows: str = "") -> Any:
+    """The class of transformers that loads a model of texts, by the architecture that its configuration states.
 
-    Where it states none, a kind of model that has a classifier of texts and none of images is taken as one.
+    Where it states none, a kind of model that has a classifier of texts and none of images is taken as one. None where
+    the model does not read texts.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        Of transformers.
+    name : str
+        What to call the model in messages.
+    rows : str
+        "tokens" for a language model or a classifier of tokens; else a classifier of texts.
 
     Raises
     ------
     ModelError
-        Its architecture makes one decision per token, or has no classifier where the kind of model reads texts.
+        Its architecture decides for another kind of rows, or has no head where the kind of model reads texts.
     """
+    import transformers
     from transformers.models.auto import modeling_auto as auto
 
     stated = tuple(getattr(config, "architectures", None) or ())
     kind = getattr(config, "model_type", "")
+    of_tokens = [one for one in stated if one.endswith(tuple(TOKENS))]
+    if rows == "tokens":
+        if stated and not of_tokens:
+            raise ModelError(
+                f"hf:{name} is a {', '.join(stated)}, which does not decide for each token. Use a model that ends in "
+                f"{', '.join(TOKENS)}; or leave out the rows."
+            )
+        ending = next((end for end in TOKENS if stated and of_tokens[0].endswith(end)), "ForTokenClassification")
+        return getattr(transformers, TOKENS[ending])
     if any(one.endswith(TEXTS) for one in stated):
-        return True
-    if tokens := [one for one in stated if one.endswith("ForTokenClassification")]:
+        return transformers.AutoModelForSequenceClassification
+    if of_tokens:
         raise ModelError(
-            f"hf:{name} is a {tokens[0]}, which decides for each token; only one decision per text is taken. Use a "
-            f"model that ends in {TEXTS}."
+            f"hf:{name} is a {of_tokens[0]}, which gives one decision per token. Say so: --rows tokens, or "
+            f"rows='tokens'; or use a model that ends in {TEXTS}."
         )
     reads_text = (
         kind in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
@@ -51,7 +78,7 @@ def wants_text(config: Any, name: str) -> bool:
             f"hf:{name} is a {', '.join(stated)}, which has no trained classifier of texts. Train one, and save it as "
             f"a model that ends in {TEXTS}."
         )
-    return reads_text
+    return transformers.AutoModelForSequenceClassification if reads_text else None
 
 
 def text_preprocessing(name: str, model: nn.Module, max_length: object = None) -> TextPreprocessing:
@@ -111,10 +138,14 @@ def check_padding(name: str, model: nn.Module, preprocessing: TextPreprocessing)
     short, long = SAMPLES[0], " ".join(map(str, SAMPLES[:3]))
     try:
         with torch.no_grad():
-            alone, beside = (model(**preprocessing.tokens(texts).inputs).logits for texts in ([short], [short, long]))
+            both = preprocessing.tokens([short, long]).inputs
+            alone = model(**preprocessing.tokens([short]).inputs).logits[0]
+            beside = model(**both).logits[0]
+        if beside.ndim == 2:  # one row per token
+            beside = beside[both["attention_mask"][0].bool()]
+        off, span = float((alone - beside).abs().max()), float(beside.max() - beside.min())
     except Exception:  # the first pass says it in its own words
         return
-    off, span = float((alone[0] - beside[0]).abs().max()), float(beside.max() - beside.min())
     if off > max(STEADY, 16 * torch.finfo(beside.dtype).eps) * span:
         warn(
             f"what hf:{name} says of a text depends on the padding beside it: logits differ by up to {off:.2g}, of a "
@@ -141,4 +172,4 @@ def _limits(model: nn.Module) -> Iterator[int]:
             yield module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
 
 
-__all__ = ["check_padding", "text_preprocessing", "wants_text"]
+__all__ = ["check_padding", "text_model", "text_preprocessing"]

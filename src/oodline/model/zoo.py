@@ -76,8 +76,9 @@ def load_model(
         In place of the library's own, which is then not looked at. A record of a tokenizer, from a guard file, is
         compared with the model's own, which is what is used.
     rows : str, optional
-        What the model gives one decision of: "pixels" for a segmentation network, which torchvision and transformers
-        have under other headings, "boxes" for an object detector of torchvision. If omitted, the whole image.
+        What the model gives one decision of: "pixels" for a segmentation network of torchvision or transformers,
+        "boxes" for an object detector of torchvision, "tokens" for a language model or a classifier of tokens of
+        transformers. If omitted, the whole input.
 
     Raises
     ------
