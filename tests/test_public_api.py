@@ -93,10 +93,11 @@ def test_the_catalogue_is_read_without_torch():
     assert run(code) == "True False"
 
 
-def test_a_guard_that_judges_tensors_needs_torch_but_not_torchvision():
+def test_a_guard_that_judges_images_needs_torch_but_not_torchvision():
     code = (
         "import sys; from oodline.testing import toy_loader, toy_problem; import oodline as ol; "
         "c, loader = toy_problem(); guard = ol.Guard(c, ol.Energy()).calibrate(loader); "
+        "from PIL import Image; ol.Preprocessing(resize=6, crop=8)(Image.new('RGB', (9, 7))); "
         "print(guard(loader[0][0]).is_ood.shape[0], sorted({'torchvision', 'torch._dynamo'} & set(sys.modules)))"
     )
     assert run(code) == "60 []"

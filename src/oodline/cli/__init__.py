@@ -45,6 +45,7 @@ app = App(
     help="Know when not to trust a trained PyTorch classifier: it returns a class for any input, and oodline detects "
     "inputs that are unlike the training data (out-of-distribution, OOD).",
     help_epilogue=HELP,
+    help_format="plaintext",  # the list of commands looks the same without rich's Markdown, which is long to import
     version=__version__,
     config=configured(ConfigFile(FILE)),
     default_parameter=Parameter(env_var_split=lambda _, value, **_more: [value]),  # paths and reasons hold spaces
@@ -69,6 +70,7 @@ def _whole_help(name: str) -> Iterator[None]:
         return
     command = app[name]
     command.help = command.default_command.__doc__ or ""
+    command.help_format = "markdown"  # lines of a docstring are joined, and what is code stands without backticks
     try:
         yield
     finally:

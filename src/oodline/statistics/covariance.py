@@ -121,11 +121,11 @@ class Covariance(Statistic):
                 part = centred[inverse == row]
                 self._scatter[c] += part.T @ part + torch.outer(step[row], step[row])
             return
+        added = torch.cat([centred, step])
         for start in range(0, width, BLOCK):
-            rows, rest = slice(start, start + BLOCK), slice(start, None)
             # in place: a product of its own would take as much memory as the matrix
-            block = self._scatter[0, rows, rest]
-            block.addmm_(centred[:, rows].T, centred[:, rest]).addmm_(step[:, rows].T, step[:, rest])
+            block = self._scatter[0, start : start + BLOCK, start:]
+            block.addmm_(added[:, start : start + BLOCK].T, added[:, start:])
 
     def _absorb(self, other: Self) -> None:
         rows = torch.nonzero(other.count).flatten()

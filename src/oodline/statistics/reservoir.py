@@ -146,6 +146,9 @@ class Reservoir(Statistic):
             return
         new = _Sample(*(torch.cat([getattr(part, name) for part in self._pending]) for name in self.tensors))
         self._pending = []
+        if self._kept is None and len(new.index) <= self.size:
+            self._kept, self._largest = new, self._hash(new.index).max()
+            return
         if self._kept is None:
             self._kept = _Sample(new.rows[:0], new.index[:0], new.groups[:0])
         old, before = self._kept, len(self._kept.index)
