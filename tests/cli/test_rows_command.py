@@ -60,6 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(
             "fit", *MODEL, "--rows", "pixels,region=0.1,fit_share=0.5", "--data", "train", "--masks", "train-masks",
             "-d", "mahalanobis", "-d", "energy", "--calibrate", "held", "-o", "g.safetensors", "--quiet",
+            "--neurons", "2",
         )  # fmt: skip
     return home
 
@@ -112,6 +113,11 @@ def test_explain_says_how_much_is_flagged_and_draws_it(guard: ol.Guard, capsys: 
     assert row["flagged_share"] == float(verdict.maps("is_ood")[1].double().mean()) and row["rows"] == 24
     with Image.open("e.png") as picture:
         assert picture.width > 600
+    scores = verdict.maps("score")[1].flatten()
+    assert row["explained"]["place"] == int(scores.argmin()) and row["explained"]["input"]["is_ood"] == row["is_ood"]
+    run("explain", "g.safetensors", "odd", "--index", "1", *MODEL, "--place", "2")
+    out = capsys.readouterr().out
+    assert "Explained is the place in row 0, column 2 of" in out and "(place " in out
 
 
 def test_what_does_not_go_together_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,7 @@ def explain(
     *,
     index: int = 0,
     top: int = 8,
+    place: int | None = None,
     detector: FileDetector = None,
     data: str | None = None,
     output: Annotated[Path | None, OUTPUT] = None,
@@ -52,7 +53,8 @@ def explain(
 
     Lists the few neurons that usually contribute to the predicted class but do not for this image, and those that
     contribute although they usually do not. The figure lays maps of both over the image. For a guard of pixels, says
-    how much of the image is flagged, and draws the image beside its maps of classes and scores.
+    how much of the image is flagged, and explains one pixel, where the file has what that needs. The figure shows the
+    image beside its maps of classes and scores; with --place the neurons of that pixel.
 
     Parameters
     ----------
@@ -65,6 +67,9 @@ def explain(
         Position in the data set, from 0.
     top
         Number of neurons to show in each of the two lists.
+    place
+        For a guard of pixels, tokens or boxes: which one to explain, by its position in the flattened map, in the text
+        or in the list of boxes, from 0. If omitted, the one of the lowest score.
     data
         The training data that the file was fitted on, to show the most activating images of each neuron in the figure.
         If omitted, the figure shows those that the file keeps (fitted with --neuron-pictures).
@@ -78,6 +83,7 @@ def explain(
         check_writable(output)
     check_least("--index", index, 0)
     check_least("--top", top, 1)
+    check_least("--place", place or 0, 0)
     check_guard(guard)
     check_model(model, needed=False)
     check_data(image, data)
@@ -115,10 +121,10 @@ def explain(
     if loaded.classifier.rows is not None:
         shown = loaded.preprocessing
         pixels = shown.pixels(picture) if picture is not None and isinstance(shown, Preprocessing) else None
-        _explain_rows(loaded_guard, inputs, pixels, output, as_json=json)
+        _explain_rows(loaded_guard, inputs, pixels, output, top, place, as_json=json)
         return
     training = None if data is None else open_images(data)
-    [explanation] = loaded_guard.explain(inputs, top=top)
+    [explanation] = loaded_guard.explain(inputs, top=top, place=place)
     if output is not None:
         sample = None if training is None else lru_cache(lambda i: _read(training, i))
         figure = explanation.plot(image=picture, sample=sample)
@@ -131,18 +137,31 @@ def explain(
         say(f"wrote {output}")
 
 
-def _explain_rows(guard: Guard, inputs: Inputs, pixels: Tensor | None, output: Path | None, *, as_json: bool) -> None:
+def _explain_rows(
+    guard: Guard,
+    inputs: Inputs,
+    pixels: Tensor | None,
+    output: Path | None,
+    top: int,
+    place: int | None,
+    *,
+    as_json: bool,
+) -> None:
     from oodline._util.files import write_atomically
     from oodline.guard.row_verdict import RowVerdict
 
     verdict, kind = guard(inputs), guard.classifier.rows
     assert isinstance(verdict, RowVerdict) and kind is not None
     [row] = verdict.rows()
+    explanation = None
+    if place is not None or (guard.explains and row["rows"]):
+        [explanation] = guard.explain(inputs, top=top, place=place)
+        row["explained"] = explanation.to_dict()
     if output is not None:
         if pixels is None:
             raise SettingError("a figure needs an image, and precomputed features were given. Leave out --output.")
         shown = (pixels if len(pixels) == 3 else pixels[:1]).unsqueeze(0)
-        figure = verdict.plot(shown)
+        figure = verdict.plot(shown) if explanation is None or place is None else explanation.plot()
         write_atomically(output, lambda file: figure.savefig(file, format=output.suffix[1:], dpi=150))
     if as_json:
         print_json(row)
@@ -155,6 +174,8 @@ def _explain_rows(guard: Guard, inputs: Inputs, pixels: Tensor | None, output: P
         f"{word}: score {row['score']:.4g}, threshold {row['threshold']:.4g}, p-value {row['p_value']:.2g}; "
         f"{row['flagged_share']:.1%} of {row['rows']} {kind.name} are below the threshold"
     )
+    if explanation is not None:
+        print(explanation)
     if output is not None:
         say(f"wrote {output}")
 

@@ -140,8 +140,9 @@ def fit(
             loaded = load_classifier(model, data=data, running=running)
             classifier = loaded.classifier
             loader = open_loader(data, loaded, reading, class_names=loaded.class_names)
-            if neuron_pictures and not isinstance(loader, ImageLoader):
-                raise SettingError(f"--neuron-pictures are of images, and these are {loader.unit}. Leave it out.")
+            if neuron_pictures and (classifier.rows is not None or not isinstance(loader, ImageLoader)):
+                unit = loader.unit if classifier.rows is None else classifier.rows.name
+                raise SettingError(f"--neuron-pictures are of images, and these are {unit}. Leave it out.")
             theirs = loader.source.class_names or loaded.class_names
             held_out = None if calibrate is None else open_loader(calibrate, loaded, reading, class_names=theirs)
             if held_out is not None:

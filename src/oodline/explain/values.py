@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ def value_of(
         raise SettingError(f"a {number} is of a class: `label` must be one of its numbers; got {label}.")
     if not of_class and (detector is None or (number == "p_value" and calibration is None)):
         raise SettingError(f"a {number} needs {'a detector' if detector is None else 'a calibration'}; there is none.")
-    settings: dict[str, Any] = {} if of_class or detector is None else reads([detector])
+    settings = reads([] if of_class or detector is None else [detector])
 
     def value(images: Tensor) -> Tensor:
         activations = classifier(images, **settings)

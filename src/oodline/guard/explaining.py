@@ -20,6 +20,7 @@ from oodline.guard.explanation import ClassProbability, Explanation, Maps, Neuro
 from oodline.guard.neurons import Neurons
 from oodline.model.activations import Activations
 from oodline.model.classifier import Classifier
+from oodline.model.rows.places import MOST_PLACES
 from oodline.preprocessing.preprocessing import Preprocessing
 
 SURPRISING = 1.0
@@ -79,6 +80,7 @@ def explanations(
     for i, verdict in enumerate(verdicts):
         predicted_class = int(evidence.predicted_class[i])
         one = _One(
+            of_rows="place" in verdict,
             predicted_class=predicted_class,
             expected=evidence.expected[i].cpu(),
             found=evidence.found[i].cpu(),
@@ -153,6 +155,16 @@ def with_maps(
     return explained_with
 
 
+def with_pixels(explained: list[Explanation], inputs: Inputs, preprocessing: Preprocessing | None) -> list[Explanation]:
+    """The same with the image, where inputs are images, so that a figure can show the place in it."""
+    images = as_tensors(inputs)
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        return explained
+    return [
+        replace(one, pixels=shown) for one, shown in zip(explained, shown_pixels(images, preprocessing), strict=True)
+    ]
+
+
 def shown_pixels(images: Float[Tensor, "n c h w"], preprocessing: Preprocessing | None) -> UInt8[Tensor, "n h w 3"]:
     """Images as a person sees them (N, H, W, 3): by the preprocessing, or from their least to their largest value.
 
@@ -176,6 +188,7 @@ def shown_pixels(images: Float[Tensor, "n c h w"], preprocessing: Preprocessing 
 
 @dataclass(frozen=True, eq=False)
 class _One:
+    of_rows: bool
     predicted_class: int
     expected: Tensor
     found: Tensor
@@ -213,6 +226,13 @@ class _One:
         order = measure.argsort(stable=True, descending=True)[:top]
         return tuple(self._neuron(int(d)) for d in order if measure[d] > 0)
 
+    def _sample(self, index: int, activation: float) -> TopSample:
+        if self.of_rows:  # whose numbers are of an input and of a place in it
+            sample, place = divmod(index, MOST_PLACES)
+            return TopSample(sample, activation, place=place)
+        kept = None if self.neurons is None else self.neurons.pictures
+        return TopSample(index, activation, None if kept is None else kept.uri(index))
+
     def _neuron(self, d: int) -> Neuron:
         mean = z = None
         samples: tuple[TopSample, ...] = ()
@@ -223,8 +243,7 @@ class _One:
             )
             z = (float(self.activation[d]) - mean) / spread if spread > 0 else None
             pairs = zip(self.neurons.top_index[:, d].tolist(), self.neurons.top_values[:, d].tolist(), strict=True)
-            kept = self.neurons.pictures
-            samples = tuple(TopSample(i, value, None if kept is None else kept.uri(i)) for i, value in pairs)
+            samples = tuple(self._sample(index, value) for index, value in pairs)
         return Neuron(
             neuron=d,
             important=bool(self.important[d]),

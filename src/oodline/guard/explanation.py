@@ -29,11 +29,17 @@ class TopSample:
         Of the neuron.
     picture : str, optional
         A small picture of it as a data URI, where `Neurons.keep_pictures` kept one.
+    place : int, optional
+        Which of its rows, for a classifier with several rows per input.
     """
 
     index: int
     activation: float
     picture: str | None = None
+    place: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.index) if self.place is None else f"{self.index} (place {self.place})"
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Neuron:
     def __str__(self) -> str:
         """Contribution expected and found, the distance in standard deviations, and training images."""
         sigma = "" if self.z is None else f" ({self.z:+.1f} standard deviations)"
-        images = ", ".join(str(sample.index) for sample in self.samples)
+        images = ", ".join(map(str, self.samples))
         shown = f", most active on training images {images}" if images else ""
         return f"neuron {self.neuron}: {self.found:.3f} found, {self.expected:.3f} expected{sigma}{shown}"
 
@@ -132,7 +138,9 @@ class Explanation:
     Parameters
     ----------
     verdict : dict
-        Label, score, threshold, p-value and whether it is flagged, as `Verdict.rows` gives them.
+        Label, score, threshold, p-value and whether it is flagged, as `Verdict.rows` gives them. Of one of several
+        rows of an input also which: `place`, `at` (row and column of a map) and `grid`, or `box`; and `input`, the
+        verdict on all of its rows together.
     predicted_class : int
         The class whose contributions are shown: the label, unless the detector routes by clipped features and they
         give another one.

@@ -14,7 +14,7 @@ from oodline._util.drawing import ACCEPTED, FLAGGED, ID, OOD, QUIET, SOFT, THRES
 from oodline._util.pixels import standard_image
 from oodline.guard.explanation import Explanation, Neuron
 from oodline.guard.map_overlay import panels_of
-from oodline.guard.sentences import class_words
+from oodline.guard.sentences import class_words, place_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,6 +68,8 @@ def _drawn(explanation: Explanation, image: Image.Image | None, sample: Sample |
 def _headline(figure: Any, explanation: Explanation) -> None:
     flagged = explanation.verdict["is_ood"]
     words = "Flagged as out-of-distribution" if flagged else "Accepted as in-distribution"
+    if "place" in explanation.verdict:
+        words = f"{'Flagged' if flagged else 'Accepted'}: {place_words(explanation.verdict)}"
     figure.text(0.035, 0.962, words, size=19, weight="bold", color=FLAGGED if flagged else ACCEPTED)
     lines = [line for sentence in explanation.sentences for line in wrap(sentence, 160)]
     figure.text(0.035, 0.95, "\n".join(lines), size=10.5, va="top", linespacing=1.3)
@@ -84,6 +86,7 @@ def _pictures(figure: Any, grid: Any, explanation: Explanation, image: Image.Ima
     shown = standard_image(given)
     axes.imshow(shown.convert("RGB"), interpolation="nearest" if max(shown.size) < 100 else "antialiased")
     axes.set_title("The input")
+    _mark(axes, explanation.verdict, *shown.size)
     if maps is None or pixels is None:
         return
     name = class_words(explanation.predicted_class, explanation.predicted_class_name)
@@ -100,6 +103,25 @@ def _pictures(figure: Any, grid: Any, explanation: Explanation, image: Image.Ima
             axes.imshow(picture, interpolation="antialiased")
         else:
             axes.text(0.02, 0.95, "none", color=SOFT, va="top", transform=axes.transAxes)
+
+
+def _mark(axes: Any, verdict: dict[str, Any], width: int, height: int) -> None:
+    """Frame the place of a map, or the box, whose verdict it is."""
+    from matplotlib.patches import Rectangle
+
+    if "box" in verdict:
+        left, top, right, bottom = verdict["box"]
+    elif len(verdict.get("grid", ())) == 2:
+        (row, column), (rows, columns) = verdict["at"], verdict["grid"]
+        least = max(width, height) / 32  # so that a pixel can be seen
+        wide, tall = max(width / columns, least), max(height / rows, least)
+        left, top = (column + 0.5) * width / columns - wide / 2, (row + 0.5) * height / rows - tall / 2
+        right, bottom = left + wide, top + tall
+    else:
+        return
+    axes.add_patch(
+        Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=OOD, linewidth=2)
+    )
 
 
 def _histogram(axes: Any, explanation: Explanation) -> None:

@@ -22,10 +22,11 @@ from oodline.guard.artifact import Artifact, read_artifact, write_artifact
 from oodline.guard.calibrate_detectors import calibrate_detectors
 from oodline.guard.calibrated_state import CalibratedState
 from oodline.guard.explainer import explainer_of, members_of, name_of, require_explainer
-from oodline.guard.explaining import explanations, with_maps
+from oodline.guard.explaining import explanations, with_maps, with_pixels
 from oodline.guard.explanation import Explanation
 from oodline.guard.neurons import Neurons
 from oodline.guard.probe import Probe
+from oodline.guard.row_explaining import rows_to_explain, verdicts_of_rows
 from oodline.guard.row_verdict import RowVerdict
 from oodline.guard.sharing import Sharing
 from oodline.guard.verdict import Verdict
@@ -276,12 +277,15 @@ class Guard(Sharing):
         return AnswerStream(self.classifier, self.detector, self._calibrated(), frozenset(end))
 
     @checked
-    def explain(self, inputs: Inputs | Sequence[Text], *, top: Count = 8) -> list[Explanation]:
+    def explain(
+        self, inputs: Inputs | Sequence[Text], *, top: Count = 8, place: Annotated[int, Range(0)] | None = None
+    ) -> list[Explanation]:
         """Say of each of N inputs which neurons its class misses, which it does not expect, and where they look.
 
         Of a detector made of detectors, such as `Fuse`, it also gives the p-value of each member, and the
         neurons are those of the first member that keeps contributions by class. Of images it gives maps: two forward
-        passes in all, three where no layer has 4 places.
+        passes in all, three where no layer has 4 places. Of a classifier with several rows per input, such as one per
+        pixel, one row of each input is explained: its verdict has the `place`, and there are no maps.
 
         Parameters
         ----------
@@ -289,33 +293,40 @@ class Guard(Sharing):
             As for a verdict.
         top : int
             Neurons of each kind to list, at most.
+        place : int, optional
+            Which row: position in the flattened map, in the text, or in the list of boxes. If omitted, the row of the
+            lowest score.
 
         Raises
         ------
         SettingError
-            The detector keeps no contributions by class, and the guard has no `Neurons`; names those that do.
+            `place` is given for one row per input; or the detector keeps no contributions by class, and the guard has
+            no `Neurons`; names those that do.
         HeadError
             The head has several layers.
         NotFittedError, InputError
-            As for a verdict.
+            As for a verdict; or an input has no row at the place.
         """
         calibration = self._calibrated()
-        if self.classifier.rows is not None:
+        if place is not None and self.classifier.rows is None:
             raise SettingError(
-                f"an explanation is of one row per input, and this classifier has {self.classifier.rows.name}. The "
-                "maps or lists of the verdict say where it is unlike the training data."
+                "`place` is for a classifier with several rows per input; this one has one. Leave it out."
             )
         explainer = require_explainer(self.detector, self.neurons)
         prepared = self._prepared(inputs)
         activations = self.classifier(prepared, **reads([self.detector]))
         require_linear(activations.head)
         verdict = self._judge(activations, calibration)
+        judged = verdict.rows()
+        if isinstance(verdict, RowVerdict):
+            chosen = rows_to_explain(verdict, place)
+            judged, activations = verdicts_of_rows(verdict, chosen), activations.take(chosen)
         made_of = members_of(self.detector)
         with torch.no_grad():
             evidence = explainer.evidence(activations)
             members = None if made_of is None else made_of.p_values(activations)
         explained = explanations(
-            verdict.rows(),
+            judged,
             evidence,
             activations,
             self.neurons,
@@ -328,16 +339,14 @@ class Guard(Sharing):
             held_out=calibration.scores,
         )
         shown = self.preprocessing if isinstance(self.preprocessing, Preprocessing) else None
+        if self.classifier.rows is not None:
+            return with_pixels(explained, prepared, shown)
         return with_maps(explained, self.classifier, prepared, activations, shown)
 
     @property
     def explains(self) -> bool:
         """Whether `explain` has what it needs: contributions by class, and one linear layer as head."""
-        return (
-            self.classifier.rows is None
-            and explainer_of(self.detector, self.neurons) is not None
-            and isinstance(self.classifier.head, LinearHead)
-        )
+        return explainer_of(self.detector, self.neurons) is not None and isinstance(self.classifier.head, LinearHead)
 
     def _prepared(self, inputs: Any) -> Inputs:
         """Inputs of the model, from texts where they are texts."""

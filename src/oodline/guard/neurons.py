@@ -15,10 +15,11 @@ from torch import Tensor
 from oodline._util.checked import checked
 from oodline._util.ranges import Count
 from oodline.detectors.evidence import Evidence, require_linear
-from oodline.errors import HeadError, NotFittedError, StatisticsError
+from oodline.errors import HeadError, NotFittedError, SettingError, StatisticsError
 from oodline.guard.training_pictures import NAMES, TrainingPictures
 from oodline.model.activations import Activations, Needs
 from oodline.model.head import Head, HeadInfo
+from oodline.model.rows.places import MOST_PLACES
 from oodline.statistics import ClassMoments, Statistic, TopSamples
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Neurons:
         ------
         NotFittedError
             It was not fitted.
+        SettingError
+            The samples are rows, such as pixels, and no images.
 
         Examples
         --------
@@ -118,6 +121,10 @@ class Neurons:
         (10, True)
         """
         self._require_fitted()
+        if bool((self.top_index >= MOST_PLACES).any()):
+            raise SettingError(
+                "the samples of a classifier of rows, such as pixels, are no images to keep pictures of."
+            )
         ranked = list(dict.fromkeys(self.top_index.flatten().tolist()))  # by rank, then by neuron
         self.pictures = TrainingPictures.of(read, ranked[:most])
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oodline.guard.explanation import Explanation
@@ -43,6 +43,7 @@ def sentences_of(explanation: Explanation) -> list[str]:
     Flagged: the score of line, 1.1, is below the threshold, 15; p-value 0.016. Its class may be right or wrong.
     """
     return [
+        *_of_the_place(explanation),
         _of_the_classifier(explanation),
         _of_the_guard(explanation),
         *_of_the_members(explanation),
@@ -50,6 +51,32 @@ def sentences_of(explanation: Explanation) -> list[str]:
         *_of_the_maps(explanation),
         _of_what_is_next(explanation),
     ]
+
+
+def place_words(verdict: dict[str, Any]) -> str:
+    """Which row of its input a verdict is of.
+
+    Examples
+    --------
+    >>> place_words({"place": 6, "at": [1, 2], "grid": [4, 4]}), place_words({"place": 6, "at": [6], "grid": [9]})
+    ('the place in row 1, column 2 of 4 x 4', 'place 6 of 9')
+    """
+    if "box" in verdict:
+        return f"box {verdict['place']}"
+    if len(verdict["grid"]) == 2:
+        (row, column), (height, width) = verdict["at"], verdict["grid"]
+        return f"the place in row {row}, column {column} of {height} x {width}"
+    return f"place {verdict['place']}" + (f" of {verdict['grid'][0]}" if verdict["grid"] else "")
+
+
+def _of_the_place(e: Explanation) -> Iterator[str]:
+    if "place" in e.verdict:
+        whole = e.verdict["input"]
+        word = "flagged" if whole["is_ood"] else "accepted"
+        yield (
+            f"Explained is {place_words(e.verdict)}, counted from 0; by all of its rows the input is {word}, p-value "
+            f"{whole['p_value']:.2g}."
+        )
 
 
 def _of_the_classifier(e: Explanation) -> str:
@@ -70,8 +97,9 @@ def _of_the_guard(e: Explanation) -> str:
             f"Flagged: {whose}, {score}, is below the threshold, {threshold}; p-value {p}. "
             "Its class may be right or wrong."
         )
+    what = "inputs" if "place" in verdict else "images"
     return (
-        f"Accepted: {whose}, {score}, is usual among held-out images (threshold {threshold}, p-value {p}). "
+        f"Accepted: {whose}, {score}, is usual among held-out {what} (threshold {threshold}, p-value {p}). "
         "The class may still be wrong."
     )
 

@@ -21,7 +21,7 @@ from oodline.serve import problems as p
 from oodline.serve.envelope import Envelope
 from oodline.serve.gate import Gate
 from oodline.serve.guard_service import GuardService
-from oodline.serve.info import describe_guard, histogram
+from oodline.serve.info import describe_guard, explains, histogram
 from oodline.serve.maps import MapForm
 from oodline.serve.page import add_page
 from oodline.serve.schemas import ExplanationRow, Health, Info, Predictions, ScoreHistogram
@@ -173,7 +173,7 @@ def create_app(
         top: Annotated[int, Query(ge=1, le=100, description="Number of neurons in each of the two lists.")] = 8,
     ) -> Any:
         """The neurons that the class expected and did not find, and those that it did not expect and found."""
-        if not guard.explains:
+        if not explains(guard):
             detail = f"The detector '{guard.detector.name}' keeps no contributions by class, or the head has layers."
             raise p.Problem(p.NO_EXPLANATION, detail, "Ask /v1/predict, or fit the file with LINe or with --neurons.")
         return {"request_id": request.state.request_id, **await service.explanation(request, top)}

@@ -36,10 +36,15 @@ def describe_guard(guard: Guard, calibration: AnyCalibration, limits: dict[str, 
         "task": guard.classifier.task,
         "classes": guard.classifier.head.num_classes,
         "class_names": None if guard.class_names is None else list(guard.class_names),
-        "explains": guard.explains,
+        "explains": explains(guard),
         "histogram": histogram(calibration),
         "limits": limits,
     }
+
+
+def explains(guard: Guard) -> bool:
+    """Whether /v1/explain answers; of a guard of pixels it does not, whose verdict has maps."""
+    return guard.explains and guard.classifier.rows is None
 
 
 def histogram(calibration: AnyCalibration, label: int | None = None) -> dict[str, Any]:

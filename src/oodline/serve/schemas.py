@@ -27,7 +27,7 @@ _NEURON: dict[str, Any] = {
     "activation": 0.1,
     "mean": 0.9,
     "z": -2.4,
-    "samples": [{"index": 812, "activation": 3.1, "picture": None}],
+    "samples": [{"index": 812, "activation": 3.1}],
 }
 
 
@@ -93,7 +93,10 @@ class Sample(_Answer):
 
     index: int = Field(description="Its position in the training data.")
     activation: float
-    picture: str | None = Field(description="A small JPEG of it as a data URI, where the guard's file keeps one.")
+    picture: str | None = Field(
+        default=None, description="A small JPEG of it as a data URI, where the guard's file keeps one."
+    )
+    place: int | None = Field(default=None, description="Which of its rows; null where an image is one row.")
 
 
 class NeuronRow(_Answer):
