@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from oodline.detectors.map_agreement import MapAgreement
-from oodline.errors import HeadError, InputError
+from oodline.errors import HeadError, InputError, SettingError
 from oodline.explain.maps import place_maps
 from oodline.model.activations import Needs
 from oodline.model.classifier import Classifier
@@ -100,6 +100,8 @@ def test_a_network_without_places_is_refused():
         place_maps(vectors, torch.ones(2, 4), torch.ones(1, 2, 8))
     with pytest.raises(HeadError, match="no module named 'nothing'"):
         place_maps(Classifier(toy_network()), IMAGES, torch.ones(1, 4, 16), layer="nothing")
+    with pytest.raises(SettingError, match=r"`weights` must be \(M, 4, 16\)"):
+        place_maps(Classifier(toy_network()), IMAGES, torch.ones(1, 1, 16))
 
 
 def test_map_agreement_equals_the_formula():

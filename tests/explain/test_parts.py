@@ -167,5 +167,7 @@ def test_regions_of_masks_and_what_is_refused():
         shapley_parts(LOGIT, IMAGE, baseline="black")
     with pytest.raises(SettingError, match="a score needs a detector"):
         value_of("score", CLASSIFIER)
+    with pytest.raises(SettingError, match="`number` must be"):
+        value_of("p-value", CLASSIFIER)
     with pytest.raises(SettingError, match="a logit is of a class"):
         value_of("logit", CLASSIFIER, label=3)

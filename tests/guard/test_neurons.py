@@ -10,6 +10,7 @@ from PIL import Image
 import oodline as ol
 from oodline.errors import HeadError, MismatchError, NotFittedError, StatisticsError
 from oodline.guard.artifact import read_artifact
+from oodline.guard.model_card import section
 from oodline.guard.neurons import Neurons
 from oodline.model.head import HeadInfo
 from oodline.testing import toy_loader, toy_problem
@@ -97,6 +98,7 @@ def test_pictures_go_along_with_the_file_and_into_the_explanation(problem, tmp_p
     guard = ol.Guard(classifier, detector, neurons=neurons).calibrate(toy_loader(seed=1))
     loaded = ol.Guard.load(guard.save(tmp_path / "guard.safetensors"), classifier)
     kept = loaded.neurons.pictures
+    assert f"| training images | {len(first)} small pictures, which whoever has the file can see |" in section(loaded)
     assert torch.equal(kept.index, first)  # each neuron's most exciting image, before any second one
     for i in first.tolist():
         assert kept.image(i).size == (48, 32)

@@ -230,6 +230,8 @@ def fit(
                 f"  {small} of {classes} classes have too few held-out {loader.unit} for a threshold of their own; "
                 "they share one"
             )
+    if neuron_pictures and (known := fitted.artifact.neurons) is not None and known.pictures is not None:
+        say(f"the file holds small pictures of {len(known.pictures.index)} training images")
     say(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
     if not calibrations:
         say("No threshold yet: pass --calibrate HELD_OUT_ID_DATA for verdicts.")

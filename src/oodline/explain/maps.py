@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oodline.data.batch import Inputs
-from oodline.errors import InputError
+from oodline.errors import InputError, SettingError
 from oodline.model.classifier import Classifier
 from oodline.model.depths import depths
 from oodline.model.hooks import last_pooling
@@ -47,9 +47,7 @@ class PlaceMaps:
     exact: bool
 
 
-def place_maps(
-    classifier: Classifier, inputs: Inputs, weights: Float[Tensor, "m n d"], layer: str | None = None
-) -> PlaceMaps:
+def place_maps(classifier: Classifier, inputs: Inputs, weights: Tensor, layer: str | None = None) -> PlaceMaps:
     """Spread M weighted sums of the features over the places of each image, in one forward pass, at most two.
 
     Where the features are the mean of a feature map A, as behind global average pooling, the map of weights w is
@@ -74,6 +72,8 @@ def place_maps(
         No layer keeps the places of an image, as in a network of vectors or of text.
     HeadError
         There is no layer of that name.
+    SettingError
+        The weights are of another shape.
 
     Examples
     --------
@@ -99,6 +99,11 @@ def place_maps(
 def _maps(classifier: Classifier, start: Start, leaf: Tensor, features: Tensor, weights: Tensor) -> PlaceMaps:
     grid = _on_grid(leaf.detach(), classifier.model.get_submodule(start.module))
     assert grid is not None  # it was accepted
+    if weights.ndim != 3 or weights.shape[1:] != features.shape:
+        raise SettingError(
+            f"`weights` must be (M, {', '.join(map(str, features.shape))}), of each feature of each input; got shape "
+            f"{tuple(weights.shape)}."
+        )
     weights = weights.to(features)
     if grid.shape[1] == features.shape[1] and torch.allclose(
         grid.mean((2, 3)).float(), features.detach().float(), rtol=1e-2, atol=1e-3

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from oodline._util.checked import checked
 from oodline.detectors.base import Detector
 from oodline.errors import InputError, SettingError
 from oodline.explain.numbers import Value
@@ -19,6 +20,7 @@ from oodline.scoring.class_calibration import AnyCalibration
 Number = Literal["score", "logit", "probability", "p_value"]
 
 
+@checked
 def value_of(
     number: Number,
     classifier: Classifier,

@@ -12,6 +12,7 @@ import torch
 from oodline._version import __version__
 from oodline.errors import DataError, missing_extra
 from oodline.guard.graph import Guarded
+from oodline.guard.neurons import Neurons
 from oodline.scoring.class_calibration import ClassCalibration
 
 BEGIN, END = "<!-- oodline: what follows is written anew by each push -->", "<!-- oodline: end -->"
@@ -81,6 +82,10 @@ def section(guard: Guarded, *, data: str | None = None, table: Tabulated | None 
     if detector.reason:
         lines.append(f"| why these members | {_cell(detector.reason)} |")
     lines.append(f"| data | {_cell(data or 'not stated')} |")
+    neurons: Neurons | None = getattr(guard, "neurons", None)
+    if neurons is not None and neurons.pictures is not None:
+        count = len(neurons.pictures.index)
+        lines.append(f"| training images | {count} small pictures, which whoever has the file can see |")
     if calibration is not None:
         thresholds = sorted({*calibration.threshold_of(torch.arange(max(1, head.num_classes))).tolist()})
         shown = f"{thresholds[0]:.6g}" + (f" to {thresholds[-1]:.6g}, by class" if len(thresholds) > 1 else "")
