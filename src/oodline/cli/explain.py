@@ -175,7 +175,7 @@ def _explain_rows(
         f"{row['flagged_share']:.1%} of {row['rows']} {kind.name} are below the threshold"
     )
     if explanation is not None:
-        print(explanation)
+        say(explanation)
     if output is not None:
         say(f"wrote {output}")
 

@@ -117,7 +117,7 @@ class Covariance(Statistic):
         if self._scatter is None:
             self._scatter = torch.zeros(classes if self.per_class else 1, width, width, dtype=torch.float64)
         if self.per_class:
-            for row, c in enumerate(torch.unique(groups).tolist()):
+            for row, c in enumerate(sorted(set(groups.tolist()))):
                 part = centred[inverse == row]
                 self._scatter[c] += part.T @ part + torch.outer(step[row], step[row])
             return
