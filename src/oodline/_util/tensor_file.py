@@ -6,7 +6,6 @@ duplicate key, and only dtypes that oodline writes, which is checked before a te
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import IO, Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from oodline._util.json_text import parse_json
 from oodline.errors import ArtifactError
 
 MAX_HEADER = 2**24
@@ -53,35 +53,6 @@ def _read(path: Path, file: IO[bytes]) -> tuple[dict[str, str], dict[str, Tensor
             return opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise _damaged(path, str(error), truncated="ncomplete" in str(error)) from error
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Parse a document as `json.loads` does, but refuse a key that stands twice in one object.
-
-    Raises
-    ------
-    ValueError
-        It is not JSON, repeats a key, or is nested too deeply.
-
-    Examples
-    --------
-    >>> parse_json('{"threshold": 1, "threshold": 2}')
-    Traceback (most recent call last):
-    ValueError: the key 'threshold' stands there twice
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key[:80]!r} stands there twice")
-        found[key] = value
-    return found
 
 
 def _header(path: Path, file: IO[bytes]) -> dict[str, Any]:

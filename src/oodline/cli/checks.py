@@ -113,7 +113,7 @@ def preprocessing_text(text: str) -> str:
     SettingError
         It is neither.
     """
-    from oodline._util.tensor_file import parse_json
+    from oodline._util.json_text import parse_json
 
     name = text if len(text) < 80 else f"{text[:76]} ..."
     try:

@@ -154,7 +154,7 @@ def _monitor(
         return DriftMonitor(
             calibration, alpha=0.01 if alpha is None else alpha, window=500 if window is None else window
         )
-    from oodline._util.tensor_file import parse_json
+    from oodline._util.json_text import parse_json
 
     try:
         document = parse_json(state.read_bytes())
@@ -303,7 +303,7 @@ def _csv(file: Any, where: str) -> Iterator[Any]:
 
 
 def _lines(file: Any) -> Iterator[Any]:
-    from oodline._util.tensor_file import parse_json
+    from oodline._util.json_text import parse_json
 
     for number, line in enumerate(file, start=1):
         if not line.strip():

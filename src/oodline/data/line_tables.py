@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import ArrowException
 
-from oodline._util.tensor_file import parse_json
+from oodline._util.json_text import parse_json
 from oodline.data.columns import check_columns
 from oodline.errors import DataError
 

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from oodline._util.tensor_file import parse_json
+from oodline._util.json_text import parse_json
 from oodline.errors import DataError
 
 SUFFIXES = (".safetensors", ".npz", ".npy", ".pt", ".pth")

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from pyarrow import ArrowException, parquet
 
-from oodline._util.tensor_file import parse_json
+from oodline._util.json_text import parse_json
 from oodline.data.columns import check_columns
 from oodline.data.line_tables import DELIMITERS, Column, CsvTable, JsonLines, OneFile, as_arrow, as_record
 from oodline.data.parquet import ParquetRows, hugging_face_features, parquet_files

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from oodline._util.digests import Digest
 from oodline._util.files import write_atomically
-from oodline._util.tensor_file import parse_json, read_tensor_file
+from oodline._util.json_text import parse_json
+from oodline._util.tensor_file import read_tensor_file
 from oodline._util.validation import problem
 from oodline._util.warning import warn
 from oodline._version import __version__
@@ -126,12 +127,12 @@ class Artifact:
         >>> artifact.head.num_classes, artifact.check(classifier)
         (3, '')
         """
+        dtype: Dtype | None = classifier.dtype
         if classifier.lacking(Needs.INPUTS):
-            weights = None  # features that were computed before: the model behind them is not known
+            weights = dtype = None  # features that were computed before: the model behind them is not known
         elif weights is None:
             weights = Fingerprint.of(classifier.model)
         rows = None if classifier.rows is None else reference_of(classifier.rows)
-        dtype = classifier.dtype
         return cls(detectors, HeadInfo.of(classifier.head), weights=weights, rows=rows, dtype=dtype, **known)
 
     @property
@@ -186,7 +187,7 @@ class Artifact:
                 f"this file was fitted on a {self.head.task} classifier, and the one given is {now.task}. Load it as "
                 f"it was: Classifier(model, task='{self.head.task}'), or --task {self.head.task}."
             )
-        if self.dtype not in (None, classifier.dtype):
+        if self.dtype not in (None, classifier.dtype) and not classifier.lacking(Needs.INPUTS):
             warn(
                 f"this file was fitted with the network in {self.dtype}, and the classifier computes in "
                 f"{classifier.dtype}: scores differ a little, and with them the false-alarm rate. Take "

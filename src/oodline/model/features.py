@@ -63,7 +63,7 @@ class FeatureClassifier(Classifier):
     def __init__(self, head: nn.Module | NoHead, *, task: Task = "multiclass") -> None:
         self._no_head = head if isinstance(head, NoHead) else None
         if isinstance(head, NoHead):
-            self.model, self.feature_map_name = nn.Module().eval(), None
+            self.model, self.feature_map_name, self.dtype = nn.Module().eval(), None, "float32"
             return
         super().__init__(head, "", task=task)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from oodline._util.tensor_file import parse_json
+from oodline._util.json_text import parse_json
 from oodline.data.texts import HALF
 from oodline.guard.guard import Guard
 from oodline.passes.fit import reads
