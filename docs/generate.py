@@ -246,7 +246,7 @@ def http_page() -> str:
     from oodline.testing import toy_image_guard
 
     document = create_app(toy_image_guard()).openapi()
-    lines = ["# HTTP", "", "What `oodline serve` answers; the service itself shows the same at `/docs`.", ""]
+    lines = ["# HTTP", "", "What `oodline serve` answers; the service itself says the same at `/openapi.json`.", ""]
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             lines += [

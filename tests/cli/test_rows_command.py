@@ -124,6 +124,7 @@ def test_what_does_not_go_together_is_refused(capsys: pytest.CaptureFixture[str]
     for arguments, reason in (
         (["fit", *MODEL, "--rows", "pixel", "--data", "train", "-o", "h.safetensors"], "kind of rows 'pixel'"),
         (["evaluate", "g.safetensors", "--id", "held", "--ood", "odd", "--mixed", "odd"], "a table of pixels"),
+        (["evaluate", "g.safetensors", "--mixed", "odd", "--bootstrap", "9"], "`--bootstrap` must be 0 with --mixed"),
         (["score", "g.safetensors", "odd", *MODEL, "--rows", "pixels", "-o", "x.csv"], "fitted on rows 'pixels,region"),
     ):
         with pytest.raises(SystemExit) as stop:

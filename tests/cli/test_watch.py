@@ -15,7 +15,7 @@ from pyarrow import csv, parquet
 
 import oodline as ol
 from oodline.cli import main
-from oodline.guard.artifact import Artifact, write_artifact
+from oodline.guard.artifact import Artifact, read_artifact, write_artifact
 from oodline.model.head import HeadInfo
 from oodline.scoring.calibration import calibrate
 from oodline.scoring.class_calibration import calibrate_by_class
@@ -136,9 +136,10 @@ def test_an_alarm_is_said_once_and_then_stands(place, capsys):
 
 
 def test_the_csv_that_score_writes_is_read_from_a_file_and_from_a_pipe(place, capsys, monkeypatch):
+    threshold = read_artifact("guard.safetensors").calibrations["energy"].threshold
     text = (
         '"name","index","label","class_name","score","p_value","threshold","is_ood"\n'
-        '"a,b.png",0,2.0,"cat, small",-1.5,0.2,-3.0,false\n'
+        f'"a,b.png",0,2.0,"cat, small",-1.5,0.2,{threshold},false\n'
         '"c.png",1,,,2.5e-1,,,\n'
     )
     Path("written.csv").write_text(text)
@@ -230,3 +231,19 @@ def test_bad_input_is_one_sentence(place, capsys, arguments, sentence):
     error = capsys.readouterr().err
     assert sentence in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_scores_of_another_guard_are_refused_by_their_threshold(place, capsys, suffix):
+    threshold = read_artifact("guard.safetensors").calibrations["energy"].threshold
+    scores = torch.zeros(9).tolist()
+    for value, name in ((threshold, "own"), (threshold + 0.5, "other")):
+        write_columns(
+            {"label": 9 * [0], "score": scores, "score_msp": scores, "threshold": 9 * [value]},
+            place / f"{name}.{suffix}",
+        )
+    assert run(f"own.{suffix}") == 0
+    assert run(f"other.{suffix}", "--detector", "msp") == 0  # the column is of the first detector
+    capsys.readouterr()
+    assert run(f"other.{suffix}") == 1
+    assert f"the scores must be of this guard, whose threshold is {threshold:.6g}; row 1 has" in capsys.readouterr().err

@@ -440,3 +440,20 @@ def test_what_is_no_detector_cannot_be_checked():
         check_detector(margin)
     with pytest.raises(DetectorError, match="`name` must not be one that oodline uses itself"):
         check_detector(a_class(name="knn"))
+
+
+class Forgetful(Nearest):
+    """Does not call the `__init__` of its base."""
+
+    name = "forgetful"
+
+    def __init__(self, *, power=2.0) -> None:
+        self.power = power
+
+
+def test_an_init_that_does_not_call_that_of_its_base_does_no_harm():
+    classifier, loader = toy_problem()
+    forgetful, nearest = Forgetful(power=3.0).fit(classifier, loader), Nearest(power=3.0).fit(classifier, loader)
+    assert forgetful.settings == {"power": 3.0}
+    activations = classifier(loader[0][0])
+    assert torch.equal(forgetful(activations), nearest(activations))

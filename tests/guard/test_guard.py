@@ -5,17 +5,19 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 import oodline as ol
+from oodline.data.batch import Batch
 from oodline.detectors.catalog import CATALOG, create_detector
 from oodline.errors import ArtifactError, InputError, MismatchError, NotFittedError, SettingError, UnknownNameError
 from oodline.guard.artifact import FORMAT_VERSION, Artifact, ModelSource, _digest, read_artifact, write_artifact
 from oodline.model.head import HeadInfo
 from oodline.preprocessing.preprocessing import Preprocessing
-from oodline.testing import toy_loader, toy_problem
+from oodline.testing import toy_image_guard, toy_loader, toy_problem
 
 
 @pytest.fixture
@@ -84,6 +86,26 @@ def test_a_file_takes_names_where_it_has_none_and_loses_those_that_do_not_fit(gu
     assert ol.Guard.load(path, guard.classifier, class_names=tuple("xyz")).class_names == ("x", "y", "z")
     with pytest.warns(UserWarning, match="2 class names for 3 classes are not shown"):
         assert ol.Guard.load(path, guard.classifier, class_names=tuple("xy")).class_names is None
+
+
+def test_pictures_and_batches_of_a_loader_are_judged_as_their_tensors(guard):
+    toy = toy_image_guard()
+    numbers = torch.randint(0, 256, (2, 9, 12, 3), dtype=torch.uint8).numpy()
+    pictures = [Image.fromarray(one) for one in numbers]
+    assert toy.preprocessing.input_size == (8, 8)
+    expected = toy(torch.stack([toy.preprocessing(picture) for picture in pictures]))
+    assert torch.equal(toy(pictures).score, expected.score)
+    torch.testing.assert_close(toy(pictures[1]).score, expected.score[1:])
+    [(inputs, labels)] = toy_loader(seed=2)
+    batch = Batch(inputs, labels, torch.arange(len(inputs)))
+    assert torch.equal(guard(batch).score, guard(inputs).score)
+    with pytest.raises(InputError, match=r"has no preprocessing for pictures\. Pass Guard"):
+        guard(pictures)
+    with pytest.raises(InputError, match=r"takes images, and was given text\. Open a file first"):
+        toy("cat.png")
+    ragged = ol.Guard(toy.classifier, toy.detector, toy.calibration, preprocessing=Preprocessing())
+    with pytest.raises(InputError, match=r"different sizes after preprocessing: \(3, 5, 4\), \(3, 8, 8\)"):
+        ragged([Image.new("RGB", (8, 8)), Image.new("RGB", (4, 5))])
 
 
 def test_a_batch_of_the_wrong_shape_or_with_nan_is_refused(guard):

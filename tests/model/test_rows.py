@@ -220,7 +220,7 @@ def test_what_belongs_to_a_whole_image_is_refused(model: Segmenter) -> None:
     with pytest.raises(SettingError, match="`by` must be 'all'"):
         guard.calibrate(images(2, 40), by="predicted")
     guard.calibrate(images(2, 40))
-    with pytest.raises(SettingError, match="maps or lists of the verdict"):
+    with pytest.raises(SettingError, match="cannot explain a verdict by neurons"):
         guard.explain(images(3))
 
 

@@ -98,7 +98,7 @@ def test_a_mapping_names_the_columns():
 
 
 def test_two_of_one_name_are_refused_with_the_remedy():
-    sentence = r"`detectors` must have different names; got 3 that share 'energy', 'msp'\. Pass a mapping: "
+    sentence = r"`detectors` must have different names; got 2 that share 'energy'\. Pass a mapping: "
     for call in (name_detectors, lambda detectors: score(detectors, CLASSIFIER, BATCHES)):
         with pytest.raises(SettingError, match=sentence):
             call([Energy(), MSP(), Energy()])

@@ -118,6 +118,11 @@ def evaluate(
     check_guard(guard)
     check_model(model, needed=False)
     pixels = named(mixed or [])
+    if pixels and bootstrap:
+        raise SettingError(
+            "`--bootstrap` must be 0 with --mixed: pixels of one image resemble each other, and are not drawn by "
+            f"themselves; got {bootstrap}. Leave it out."
+        )
     check_data(id, *specs.values(), *pixels.values())
     load_detectors(detectors_from)
 

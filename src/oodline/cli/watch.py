@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json as json_module
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,6 +101,8 @@ def watch(
         raise ArtifactError(f"{guard} holds no calibration of '{name}'. Fit it with --calibrate HELD_OUT_ID_DATA.")
     column = "score" if name == first else f"score_{name}"
     say = _print_json if json else _print_line
+    # a file of scores says the threshold of its first detector alone
+    thresholds = _thresholds(calibration) if column == "score" else None
     answers = None if answer is None else answers_of(calibration, artifact.rows)
     monitor = _monitor(calibration, state, alpha, window, answers)
     close = state is None
@@ -124,7 +127,7 @@ def watch(
     metrics = None if prometheus is None else serve_drift_metrics(prometheus)
     said = None
     try:
-        for values, labels in _read(rows(scores), scores, column, monitor):
+        for values, labels in _read(rows(scores), scores, column, monitor, thresholds):
             alarmed = monitor.alarm_at is not None
             report = monitor.update(values, labels)
             if metrics is not None:
@@ -192,8 +195,13 @@ def _print_line(report: DriftReport, new: bool) -> None:
         say(f"ALARM: scores have drifted towards OOD (at input {report.alarm_at})", flush=True)
 
 
-def _read(rows: Iterable[Any], source: str, column: str, monitor: DriftMonitor) -> Iterator[tuple[Any, Any]]:
-    """Tensors of scores and of labels, where there are any; a line at a time from standard input, else by windows."""
+def _read(
+    rows: Iterable[Any], source: str, column: str, monitor: DriftMonitor, thresholds: Sequence[float] | None
+) -> Iterator[tuple[Any, Any]]:
+    """Tensors of scores and of labels, where there are any; a line at a time from standard input, else by windows.
+
+    Scores beside another threshold than those of the guard, where they are given, are of another guard.
+    """
     import torch
 
     size = 1 if source == "-" else monitor.window
@@ -208,11 +216,32 @@ def _read(rows: Iterable[Any], source: str, column: str, monitor: DriftMonitor) 
                 f"row {number} of {'standard input' if source == '-' else source} has no number as '{column}'"
                 f"{' or no integer as label' if label is not None else ''}: {str(row)[:80]}."
             ) from None
+        if thresholds is not None and isinstance(row, dict) and row.get("threshold") not in (None, ""):
+            _check_threshold(row["threshold"], thresholds, number)
         if len(scores) == size - (monitor.seen % size):
             yield torch.tensor(scores, dtype=torch.float64), None if None in labels else torch.tensor(labels)
             scores, labels = [], []
     if scores:
         yield torch.tensor(scores, dtype=torch.float64), None if None in labels else torch.tensor(labels)
+
+
+def _thresholds(calibration: AnyCalibration) -> list[float]:
+    from oodline.scoring.class_calibration import ClassCalibration
+
+    each = calibration.classes if isinstance(calibration, ClassCalibration) else ()
+    return [calibration.threshold, *(one.threshold for one in each)]
+
+
+def _check_threshold(given: Any, thresholds: Sequence[float], number: int) -> None:
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        return  # a column of that name which is none of `oodline score`
+    if not any(math.isclose(value, known, rel_tol=1e-6, abs_tol=1e-9) for known in thresholds):
+        raise DataError(
+            f"the scores must be of this guard, whose threshold is {thresholds[0]:.6g}; row {number} has the threshold "
+            f"{value:.6g}. Name the guard file that they were made with, or score the inputs again."
+        )
 
 
 def _values(rows: Iterable[Any], column: str) -> Iterator[float]:

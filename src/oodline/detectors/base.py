@@ -132,10 +132,16 @@ class Detector(Fitting):
             raise Refused
         return found
 
+    def __new__(cls, *_settings: Any, **_named: Any) -> Self:
+        """Make the place for fitted tensors, also of a class whose `__init__` does not call that of its base."""
+        made = super().__new__(cls)
+        torch.nn.Module.__init__(made)
+        for name in ("seen", *made.fitted_tensors):
+            made.register_buffer(name, None)
+        return made
+
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("seen", *self.fitted_tensors):
-            self.register_buffer(name, None)
+        """Nothing is left to do: see `__new__`."""
 
     @classmethod
     @checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -91,8 +92,10 @@ def name_detectors(detectors: Any) -> dict[str, Any]:
         listed = list({id(detector): detector for detector in detectors}.values())  # one given twice is one
         named = {detector.name if _is_detector(detector) else repr(detector): detector for detector in listed}
         if len(named) < len(listed):
+            names = Counter(detector.name if _is_detector(detector) else repr(detector) for detector in listed)
+            several = [f"{many} that share {name!r}" for name, many in names.items() if many > 1]
             raise SettingError(
-                f"`detectors` must have different names; got {len(listed)} that share {', '.join(map(repr, named))}. "
+                f"`detectors` must have different names; got {', '.join(several)}. "
                 "Pass a mapping: {'line p=.1': LINe(...), 'line p=.9': LINe(...)}."
             )
     else:

@@ -82,7 +82,7 @@ def value_of(
             scores = detector.score_rows(activations).cpu()
         predicted = None if classifier.rows is not None else activations.predicted.cpu()
         if place is None:
-            scores = activations.judged(scores)
+            scores = activations.judged(scores.double())  # as a verdict is made, to the last bit
         return scores if number == "score" or calibration is None else calibration.p_value(scores, predicted)
 
     return value

@@ -104,13 +104,13 @@ class Artifact:
     class_names: tuple[str, ...] | None = None
     preprocessing: AnyPreprocessing | None = None
     rows: str | None = None
-    dtype: Dtype | None = None
     model: ModelSource | None = None
     fit: FitInfo | None = None
     neurons: Neurons | None = None
     weights: Fingerprint | None = None
     probe: Probe | None = None
     other_weights: str | None = None
+    dtype: Dtype | None = None
 
     @classmethod
     def of(

@@ -92,7 +92,7 @@ def _pictures(figure: Any, grid: Any, explanation: Explanation, image: Image.Ima
     name = class_words(explanation.predicted_class, explanation.predicted_class_name)
     titles = {
         "evidence": f"What speaks for {short(name)}",
-        "missing": "Where what is missing is lacking",
+        "missing": "Where less than usual speaks for it",
         "unexpected": "Where the unexpected is found",
     }
     for column, (key, picture) in enumerate(panels_of(explanation).items(), start=1):

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
+from PIL import Image
 
 from oodline._util.checked import checked
 from oodline._util.ranges import Count, LeftToIt, Range, Rate
 from oodline._util.warning import warn
 from oodline.data import names_of_logits
-from oodline.data.batch import Inputs, Loader
+from oodline.data.batch import Batch, Inputs, Loader
 from oodline.data.stated import stated_by
 from oodline.detectors.base import Detector
 from oodline.detectors.evidence import require_linear
@@ -38,13 +39,16 @@ from oodline.model.libraries import names_in_config
 from oodline.model.zoo import move
 from oodline.passes.fit import check_served, reads
 from oodline.preprocessing.kinds import AnyPreprocessing, preprocessing_of
-from oodline.preprocessing.preprocessing import Preprocessing
+from oodline.preprocessing.preprocessing import Preprocessing, pictures_in
 from oodline.preprocessing.text import Text, TextPreprocessing, are_texts
 from oodline.scoring.calibration import check_false_alarm, false_alarm_of
 from oodline.scoring.class_calibration import AnyCalibration
 from oodline.scoring.score import check_fitted_on
 
 __all__ = ["Guard", "Verdict"]
+
+GuardInputs = Inputs | Batch | Sequence[Text] | Image.Image | Sequence[Image.Image]
+"""What a guard judges: what its classifier takes, a batch of a loader, texts, or pictures."""
 
 
 class Guard(Sharing):
@@ -229,14 +233,14 @@ class Guard(Sharing):
             self.class_names = stated.names_of(self.classifier.head.num_classes)
         return self
 
-    def __call__(self, inputs: Inputs | Sequence[Text]) -> Verdict:
+    def __call__(self, inputs: GuardInputs) -> Verdict:
         """Score a batch of N inputs in one forward pass.
 
         Parameters
         ----------
-        inputs : Tensor, NumPy array, mapping or list of str
-            As the classifier takes them. A list of texts, or of pairs of texts, where the preprocessing is a
-            `TextPreprocessing`.
+        inputs : Tensor, NumPy array, mapping, Batch, PIL image or list
+            As the classifier takes them. One PIL image, or a list of them, where the preprocessing is a
+            `Preprocessing`; a list of texts, or of pairs of texts, where it is a `TextPreprocessing`.
 
         Raises
         ------
@@ -278,7 +282,7 @@ class Guard(Sharing):
 
     @checked
     def explain(
-        self, inputs: Inputs | Sequence[Text], *, top: Count = 8, place: Annotated[int, Range(0)] | None = None
+        self, inputs: GuardInputs, *, top: Count = 8, place: Annotated[int, Range(0)] | None = None
     ) -> list[Explanation]:
         """Say of each of N inputs which neurons its class misses, which it does not expect, and where they look.
 
@@ -289,7 +293,7 @@ class Guard(Sharing):
 
         Parameters
         ----------
-        inputs : Tensor, mapping or list of str
+        inputs : Tensor, mapping, Batch, PIL image or list
             As for a verdict.
         top : int
             Neurons of each kind to list, at most.
@@ -349,10 +353,20 @@ class Guard(Sharing):
         return explainer_of(self.detector, self.neurons) is not None and isinstance(self.classifier.head, LinearHead)
 
     def _prepared(self, inputs: Any) -> Inputs:
-        """Inputs of the model, from texts where they are texts."""
+        """Inputs of the model, from texts, pictures or a batch of a loader, where they are."""
+        if isinstance(inputs, Batch):
+            return inputs.inputs
+        if pictures := pictures_in(inputs):
+            if not isinstance(self.preprocessing, Preprocessing):
+                raise InputError(
+                    "the guard has no preprocessing for pictures. Pass Guard(..., preprocessing=transform)."
+                )
+            return self.preprocessing.batch(pictures)
         if not isinstance(inputs, str) and not are_texts(inputs):
             found: Inputs = inputs
             return found
+        if isinstance(self.preprocessing, Preprocessing):
+            raise InputError("this guard takes images, and was given text. Open a file first: guard(Image.open(path)).")
         if not isinstance(self.preprocessing, TextPreprocessing):
             raise InputError("the guard has no tokenizer for texts. Pass preprocessing=tokenizer.")
         return self.preprocessing(inputs)

@@ -81,7 +81,7 @@ def draw_overlay(verdict: RowVerdict, images: Pictures, *, most: int = MOST) -> 
         panels[0][2].set_title("score; flagged pixels outlined")
         bar = figure.colorbar(shown, ax=panels[:, 2].tolist(), shrink=0.7, aspect=30)
         bar.ax.axhline(float(verdict.threshold[0]), color=OOD, linewidth=1.5)
-        bar.set_label("lower = less like the training data; line = threshold", color=SOFT)
+        bar.set_label("lower = less like training\nline = threshold", color=SOFT)
         _legend(figure, verdict, maps["label"])
     return figure
 

@@ -39,9 +39,9 @@ class OODDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # mypy do
     """A detector over feature arrays, with scikit-learn's methods and a promised false-alarm rate.
 
     `fit` holds a random part of the samples back, fits the detector on the others and calibrates on that part: an ID
-    sample is flagged with probability at most `false_alarm` (see `Calibration`). The samples must be ID; the detector
-    trains no classifier. Higher = more in-distribution everywhere, and 0 is the threshold of `decision_function`, as
-    in scikit-learn.
+    sample is flagged with probability at most `false_alarm` (see `Calibration`). The samples must be ID, and not those
+    that the network behind the features was trained on, else more are flagged; the detector trains no classifier.
+    Higher = more in-distribution everywhere, and 0 is the threshold of `decision_function`, as in scikit-learn.
 
     Parameters
     ----------

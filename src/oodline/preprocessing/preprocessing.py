@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, Positive
 from torch import Tensor
 
 from oodline._util.pixels import standard_image
+from oodline.errors import InputError
 from oodline.preprocessing.geometry import Crop, Interpolation, Picture, Resize, Rounding, Step
 
 
@@ -125,6 +126,28 @@ class Preprocessing(BaseModel):
         """Turn one PIL image into a float32 tensor (channels, height, width)."""
         return self.normalise(self.pixels(image))
 
+    def batch(self, images: Sequence[Image.Image]) -> Tensor:
+        """Turn N PIL images into one float32 tensor (N, channels, height, width).
+
+        Raises
+        ------
+        InputError
+            They have different sizes after preprocessing.
+
+        Examples
+        --------
+        >>> Preprocessing(resize=8, crop=8).batch([Image.new("RGB", (9, 12)), Image.new("L", (8, 8))]).shape
+        torch.Size([2, 3, 8, 8])
+        """
+        tensors = [self(image) for image in images]
+        sizes = {tuple(tensor.shape) for tensor in tensors}
+        if len(sizes) > 1:
+            raise InputError(
+                f"images have different sizes after preprocessing: {', '.join(map(str, sorted(sizes)))}. Judge them "
+                "one at a time, or set a crop in the preprocessing."
+            )
+        return torch.stack(tensors)
+
     def pixels(self, image: Image.Image) -> Tensor:
         """All steps but the last: one image as float32 in [0, 1], (channels, height, width)."""
         converted = self._converted(standard_image(image))
@@ -230,6 +253,19 @@ class Preprocessing(BaseModel):
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("L" if self.mode in ("L", "LLL") else "RGB")
+
+
+def pictures_in(value: object) -> list[Image.Image]:
+    """One PIL image, or a list of them, as a list; empty where it is anything else.
+
+    >>> len(pictures_in(Image.new("L", (2, 2)))), pictures_in(torch.zeros(1)), pictures_in(["a"])
+    (1, [], [])
+    """
+    if isinstance(value, Image.Image):
+        return [value]
+    if isinstance(value, list | tuple) and all(isinstance(one, Image.Image) for one in value):
+        return list(value)
+    return []
 
 
 def as_tensor(image: Image.Image) -> Tensor:

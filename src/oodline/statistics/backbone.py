@@ -99,7 +99,9 @@ class Backbone:
         """All of it in one sentence."""
         share = f"{self.zeros:.0%} zero" if self.kind == "rectified" else f"{self.negatives:.0%} negative"
         heads = {"linear": "a linear head", "layers": "a head of several layers", "none": "no head"}
-        classes = f" of {self.classes} classes, {self.per_class:g} images predicted as each" if self.classes else ""
+        classes = (
+            f" of {self.classes} classes, each predicted of {self.per_class:g} samples (median)" if self.classes else ""
+        )
         return (
             f"{self.features} {self.kind} features ({share}), effective rank {self.effective_rank:.0f}, length varies "
             f"by {self.norm_spread:.0%}; {heads[self.head]}{classes}"

@@ -239,6 +239,11 @@ class RowClassifier(Classifier):
         for key, name in {**inside, **outside}.items():
             value, affine = seen.get(key), affine_of(self.model.get_submodule(name))
             placed = affine.places(value, count) if affine is not None and isinstance(value, Tensor) else None
+            if placed is None and isinstance(value, Tensor):
+                raise InputError(
+                    f"the model was run for another number of answers than the {count} that are scored: beam search "
+                    "and its like keep several of each. Take num_beams=1 and num_return_sequences=1."
+                )
             if placed is None:
                 raise InputError(
                     f"the head '{self.head_name}' was not called for {count} inputs. If no pass has shown yet which "
