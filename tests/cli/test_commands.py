@@ -188,8 +188,14 @@ def test_without_a_detector_four_are_fused_and_held_out_images_are_shared(place,
     # 36 images are too few to spare some of them
     spared = 0 if copies == 1 else int(belongs(torch.arange(36 * copies), 0.2).sum())
     assert len(artifact.calibrations["fuse"].scores) == 36 * copies - spared
-    run("explain", "guard.safetensors", "noise/3.png", *MODEL)
-    assert "has the smallest p-value" in capsys.readouterr().out
+    run("explain", "guard.safetensors", "noise", "--index", "3", *MODEL)
+    out = capsys.readouterr().out
+    assert out.startswith("image 3 of 9, 3.png:") and "has the smallest p-value" in out
+    run(*FIT, "--calibrate", "held_out")
+    told = f"after {36 * copies - spared} held-out ones" + f", and {spared} others are what it compares with" * bool(
+        spared
+    )
+    assert told + ")" in capsys.readouterr().out
 
 
 def test_json_of_fit_and_score_is_all_that_is_printed(place, capsys):

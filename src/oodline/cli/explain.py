@@ -116,6 +116,8 @@ def explain(
     else:
         source = open_images(image)
         _check_index(image, index, len(source), "images")
+        if len(source) > 1 and not json:
+            say(f"image {index} of {len(source)}, {source.name(index)}:")
         picture = _read(source, index)
         inputs = loaded.preprocessing(picture).unsqueeze(0)
     if loaded.classifier.rows is not None:

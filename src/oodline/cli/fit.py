@@ -124,6 +124,7 @@ def fit(
     from oodline.data.decoding import read_image
     from oodline.data.stated import class_names_of
     from oodline.detectors.base import Detector
+    from oodline.detectors.fuse import Fuse
     from oodline.guard.artifact import FitInfo, ModelSource
     from oodline.guard.fit_guards import fit_guards
     from oodline.scoring.calibration import check_enough, check_false_alarm, false_alarm_of
@@ -224,6 +225,9 @@ def fit(
         if by == "predicted":
             threshold = f"one for each of {classes - small} predicted classes" if small < classes else "one for all"
         promise = f"flags at most {100 * rate:.3g} % of ID {loader.unit}, after {len(calibration.scores)} held-out ones"
+        if isinstance(fitted.artifact.detectors[name], Fuse) and held_out is not None:
+            others = held_out.num_samples - len(held_out.skipped) - len(calibration.scores)
+            promise += f", and {others} others are what it compares with" if others > 0 else ""
         say(f"threshold of {name}: {threshold} ({promise})")
         if small:
             say(
