@@ -33,7 +33,7 @@ DAMAGED = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 
 @dataclass
 class History:
-    """What a training did, epoch by epoch.
+    """What a training did, epoch by epoch; `print` says it in a sentence.
 
     Parameters
     ----------
@@ -51,6 +51,26 @@ class History:
     accuracy: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     stopped: str = ""
+
+    @property
+    def epochs_kept(self) -> int:
+        """Epochs whose weights were kept: all, but for the last one where the training ended early."""
+        return max(0, len(self.loss) - bool(self.stopped))
+
+    def __str__(self) -> str:
+        """A sentence: that no epoch was kept and why, or loss, accuracy and seconds."""
+        if not self.epochs_kept:
+            if not self.loss:
+                return "no epoch."
+            return (
+                "no epoch kept, these are the weights from before: the first epoch took the accuracy on held-out data "
+                f"from {self.accuracy[0]:.3f} to {self.accuracy[-1]:.3f}, a larger loss than allowed."
+            )
+        losses = f"loss {self.loss[0]:.3f}" + (f" to {self.loss[-1]:.3f}" if len(self.loss) > 1 else "")
+        watched = f", accuracy {self.accuracy[0]:.3f} to {self.accuracy[-1]:.3f}" if self.accuracy else ""
+        count = f"{len(self.loss)} epoch{'s' if len(self.loss) > 1 else ''}"
+        ended = f"; ended {self.stopped}" if self.stopped else ""
+        return f"{losses}{watched}, {count}, {sum(self.seconds):.0f} s{ended}"
 
 
 @dataclass
