@@ -45,6 +45,11 @@ class History:
         Wall time of each epoch, without the accuracy.
     stopped : str
         Why it ended early, in words; empty where it did not.
+
+    Examples
+    --------
+    >>> print(History([0.9, 0.5], [0.8, 0.9, 0.7], [1.0, 1.0], "after epoch 2 of 5"))
+    loss 0.900, accuracy 0.800 to 0.900, 1 epoch kept, 2 s; ended after epoch 2 of 5
     """
 
     loss: list[float] = field(default_factory=list)
@@ -66,9 +71,10 @@ class History:
                 "no epoch kept, these are the weights from before: the first epoch took the accuracy on held-out data "
                 f"from {self.accuracy[0]:.3f} to {self.accuracy[-1]:.3f}, a larger loss than allowed."
             )
-        losses = f"loss {self.loss[0]:.3f}" + (f" to {self.loss[-1]:.3f}" if len(self.loss) > 1 else "")
-        watched = f", accuracy {self.accuracy[0]:.3f} to {self.accuracy[-1]:.3f}" if self.accuracy else ""
-        count = f"{len(self.loss)} epoch{'s' if len(self.loss) > 1 else ''}"
+        kept = self.epochs_kept  # a last one that was not is no result
+        losses = f"loss {self.loss[0]:.3f}" + (f" to {self.loss[kept - 1]:.3f}" if kept > 1 else "")
+        watched = f", accuracy {self.accuracy[0]:.3f} to {self.accuracy[kept]:.3f}" if self.accuracy else ""
+        count = f"{kept} epoch{'s' if kept > 1 else ''}{' kept' if self.stopped else ''}"
         ended = f"; ended {self.stopped}" if self.stopped else ""
         return f"{losses}{watched}, {count}, {sum(self.seconds):.0f} s{ended}"
 
