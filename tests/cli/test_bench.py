@@ -137,8 +137,9 @@ def test_json_is_all_that_is_printed_and_a_second_run_computes_nothing(place, ca
 
 def test_no_cache_leaves_nothing_and_another_place_is_taken(place, capsys):
     run(*COMMAND, "--no-cache")
-    assert not (place / "home").exists()
+    assert not (place / "home").exists() and "earlier run" not in capsys.readouterr().out
     run(*COMMAND, "--cache", "mine")
+    assert "wrote runs/toy, in place of the earlier run there" in capsys.readouterr().out
     assert (place / "mine" / "activations").is_dir()
     assert not (place / "home").exists()
     run(*COMMAND, "--cache", "mine", "--no-cache", code=1)

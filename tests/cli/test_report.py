@@ -37,13 +37,13 @@ def test_a_page_beside_the_run(place, capsys):
 
 
 def test_another_place_a_detector_intervals_and_figures(place, capsys):
-    run("report", "toy", "-o", "page.html", "-d", "msp", "--bootstrap", 20, "--figures", "for/paper", "--json")
+    run("report", "toy", "-o", "page.html", "-d", "msp", "-d", "all", "--bootstrap", 20, "--figures", "paper", "--json")
     document = json.loads(capsys.readouterr().out)
     assert document["output"] == "page.html"
     assert document["bytes"] == Path("page.html").stat().st_size
     assert document["without_images"].keys() == {"test", "halved", "origin"}
     assert [Path(f).name for f in document["figures"]][::2] == [
-        "histograms-msp.pdf", "roc-msp.pdf", "risk-coverage.pdf",
+        "histograms-msp.pdf", "roc-msp.pdf", "histograms-energy.pdf", "roc-energy.pdf", "risk-coverage.pdf",
     ]  # fmt: skip
     assert all(Path(f).is_file() for f in document["figures"])
     page = Path("page.html").read_text()

@@ -96,6 +96,12 @@ def test_folders_sorted_by_class_are_sampled_from_all_of_them(place, capsys):
     assert json.loads(capsys.readouterr().out)["data"]["held_out"]["samples"] == 12
 
 
+def test_a_chosen_share_of_0_is_said_to_turn_pruning_off(place, capsys):
+    run(*TUNE, "-d", "dice,p=0.0", "--try", "p=0")
+    printed = capsys.readouterr().out
+    assert "p=0 turns this pruning of DICE off: no larger share that was tried did better here." in printed
+
+
 def test_values_to_try_may_be_named(place, capsys):
     run(*TUNE, "-d", "line,p_w=0.2", "--try", "clip=90%,1.5", "--try", "p_a=0.1,.5", "--try", "p_w=0.2", "--json")
     tried = [c["settings"] for c in json.loads(capsys.readouterr().out)["candidates"]]
@@ -106,7 +112,11 @@ def test_values_to_try_may_be_named(place, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["-d", "msp"], "MSP declares no setting to tune"),
+        (["-d", "msp"], "MSP declares no setting to tune. Choose another detector."),
+        (
+            ["-d", "energy"],
+            "to tune. Name values with `--try`, such as --try temperature=1,2",
+        ),
         (["--held-out", "train.parquet"], "36 of 36 held-out samples are among the fit data"),
         (["--held-out", "val/a-red"], "held-out samples for one class"),
         (["--try", "p_a"], "`--try` must be a setting and its values, such as p_a=0.1,0.5,0.9; got p_a."),

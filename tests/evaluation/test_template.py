@@ -40,7 +40,7 @@ def test_what_the_comments_offer_can_be_used(tmp_path):
     assert [role for role, _, _ in protocol.sets()] == ["fit", "calibration", "id", "csid", "ood", "ood"]
 
 
-def test_what_is_given_goes_in_with_paths_from_the_file(tmp_path, monkeypatch):
+def test_what_is_given_goes_in_with_paths_from_the_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("train", "held_out", "bench", "ood/a", "ood/b"):
         Path(name).mkdir(parents=True)
@@ -56,7 +56,9 @@ def test_what_is_given_goes_in_with_paths_from_the_file(tmp_path, monkeypatch):
     assert (Path(found["b"][1]).resolve(), found["b"][2], found["SVHN"][2]) == (tmp_path / "ood" / "b", "near", None)
     assert Path(protocol.fit.data).resolve() == tmp_path / "train"
     assert (protocol.detectors, protocol.limit, protocol.batch_size) == (("knn,k=5",), 9, 3)
-    assert EDIT not in Path("bench/mine.toml").read_text()
+    text, said = Path("bench/mine.toml").read_text(), "oodline bench bench/mine.toml --model python:m.py:build\n"
+    assert EDIT not in text and text.splitlines(keepends=True)[0].endswith(f"Run it with: {said}")
+    assert capsys.readouterr().out.endswith(f"Edit it, then: {said}")
 
 
 def test_sets_of_one_stem_are_told_apart_by_their_folders_or_by_a_name(tmp_path):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import oodline as ol
 from oodline.cli import main
 from oodline.data import TensorLoader, TensorSource
-from oodline.errors import DataError, LabelError, ModelError, SettingError, UnknownNameError
+from oodline.errors import AssumptionWarning, DataError, LabelError, ModelError, SettingError, UnknownNameError
 from oodline.testing import toy_images, toy_loader, toy_network, toy_problem
 from oodline.training import RECIPES, CrossEntropy, Recipe, Shuffled, finetune, load_checkpoint
 from oodline.training.data_identity import UNTOLD, DataIdentity
@@ -166,10 +166,30 @@ def test_the_state_of_another_training_is_refused(tmp_path):
 
 def test_it_ends_where_accuracy_is_lost_and_keeps_the_weights_before():
     classifier, train = toy_problem()
-    found = finetune(classifier, train, "cross-entropy", epochs=5, learning_rate=1e3, held_out=toy_loader(1))
+    found = finetune(
+        classifier, train, "cross-entropy", epochs=5, learning_rate=1e3, held_out=toy_loader(1), test=toy_loader(2),
+        ood=OOD, detectors="msp", bootstrap=9,
+    )  # fmt: skip
     history = found.histories["cross-entropy"]
     assert history.stopped.startswith("after epoch 1 of 5 the accuracy was") and len(history.loss) == 1
+    assert found.notes == found.to_dict()["notes"] == {"cross-entropy": "no epoch kept"}
+    assert found.to_dict()["histories"]["cross-entropy"]["epochs_kept"] == 0
+    text = str(found)
+    assert "| AUROC | far: before | cross-entropy (no epoch kept) |" in text
+    assert "| msp | 100.00 [100.0, 100.0] | 100.00 [100.0, 100.0] |" in text
+    assert "cross-entropy: no epoch kept, these are the weights from before: the first epoch took the accuracy" in text
+    assert "from 1.000 to 0.333, a larger loss than allowed. Lower `learning_rate`" in text and "loss 0." not in text
     torch.testing.assert_close(found.classifier.model.state_dict(), classifier.model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_doubt_says_which_network_it_is_about():
+    classifier, train = toy_problem()
+    with pytest.warns(AssumptionWarning) as caught:
+        finetune(
+            classifier, train, "logit-norm", epochs=1, test=toy_loader(1), ood=OOD, detectors=["feature-norm", "msp"]
+        )
+    about = [str(each.message).partition(": FeatureNorm may do worse than MSP here")[0] for each in caught]
+    assert about == ["before fine-tuning", "after cross-entropy", "after logit-norm"]
 
 
 def test_a_head_that_begins_anew_may_learn_first():
@@ -188,7 +208,8 @@ def test_mixed_precision_trains_float32_weights():
 
 def test_checkpoints_are_loaded_with_their_head(tmp_path):
     classifier, train = toy_problem()
-    found = finetune(classifier, train, "abet", epochs=1, output=tmp_path / "out", learning_rate=0.01)
+    found = finetune(classifier, train, "abet", epochs=1, output=tmp_path / "out", learning_rate=0.01,
+                     names={"train": "toy"})  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "abet.safetensors", "cross-entropy.safetensors", "finetuned.json",
     ]  # fmt: skip
@@ -199,6 +220,10 @@ def test_checkpoints_are_loaded_with_their_head(tmp_path):
     torch.testing.assert_close(plain(x), found.plain(x).logits)
     record = json.loads((tmp_path / "out" / "finetuned.json").read_text())
     assert record["recipe"] == "abet" and len(record["histories"]["abet"]["loss"]) == 1
+    assert record["learning_rate"] == found.recipe.learning_rate == 0.01
+    assert (record["epochs"], record["seed"], record["dtype"], record["schedule"]) == (1, 0, "float32", "steps")
+    assert record["classifier"]["head_sha256"] == classifier.head.fingerprint
+    assert record["data"]["train"]["name"] == "toy" and len(record["data"]["train"]["content"]) == 64
     with pytest.raises(ModelError, match="has its head at '2', and Linear has no such module"):
         load_checkpoint(nn.Linear(4, 3), tmp_path / "out" / "abet.safetensors")
     for name in ("none", "damaged"):
@@ -211,6 +236,8 @@ def test_what_cannot_be_trained_says_so(tmp_path):
     classifier, train = toy_problem()
     with pytest.raises(UnknownNameError, match="Did you mean 'logit-norm'"):
         finetune(classifier, train, "logitnorm", epochs=1)
+    with pytest.raises(UnknownNameError, match="unknown part of the record 'training'"):
+        finetune(classifier, train, "t2f-norm", epochs=1, names={"training": "x"})
     with pytest.raises(SettingError, match="the recipe 'greg' needs `auxiliary`"):
         finetune(classifier, train, "greg", epochs=1)
     with pytest.raises(SettingError, match="`test` must be ID test data"):
@@ -303,6 +330,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "table.md").read_text().strip() in printed
     assert run(*arguments, "--json") == 0
     document = json.loads(capsys.readouterr().out)
+    read = document["data"]
+    assert (read["train"]["name"], read["train"]["batch_size"], read["train"]["flip"]) == ("train/images", 64, True)
+    assert [part["name"] for key, part in read.items() if key.startswith("ood/")] == ["noise/images"]
+    assert read["test"]["samples"] == 12
+    assert document["classifier"]["name"] == "python:m.py:build" and document["epochs"] == 1
     assert document["tables"].keys() == {"before", "cross-entropy", "logit-norm"} and document["skipped"] == {}
     assert run(*arguments, "--shift", "-1") == 1
     assert "`--shift` must be at least 0" in capsys.readouterr().err

@@ -127,15 +127,18 @@ def bench(
     from oodline.evaluation.benchmark import run_protocol
     from oodline.evaluation.cache import default_folder
     from oodline.evaluation.protocol import parse_protocol, read_protocol
+    from oodline.evaluation.run import RECORD
 
     running.show_warnings()
     wanted = read_protocol(protocol, folder=data, model=model)
     given = {"limit": limit, "batch_size": batch_size, "detectors": detector, "on_error": on_error}
     changes = {key: value for key, value in given.items() if value is not None}
     wanted = parse_protocol({**wanted.model_dump(), **changes}, "the command line")
+    folder = output or Path("runs") / protocol.stem
+    replaced = (folder / RECORD).is_file()
     run = run_protocol(
         wanted,
-        output or Path("runs") / protocol.stem,
+        folder,
         cache=None if no_cache else cache or default_folder(),
         device=running.device,
         dtype=running.dtype,
@@ -150,7 +153,7 @@ def bench(
     if running.quiet:
         print_tables(run)
     else:
-        print_run(run)
+        print_run(run, replaced=replaced)
 
 
 def write_file(
@@ -165,7 +168,7 @@ def write_file(
     json: bool,
 ) -> None:
     """Write a benchmark file to edit, and say what to do with it."""
-    from oodline.evaluation.template import write_template
+    from oodline.evaluation.template import run_command, write_template
 
     groups = {"": template.ood, "near": template.near, "far": template.far}
     write_template(
@@ -180,11 +183,10 @@ def write_file(
         limit=limit,
         **({} if batch_size is None else {"batch_size": batch_size}),
     )
-    code = f" --model {model}" if model is not None and model.startswith("python:") else ""
     if json:
         print_json({"output": str(path)})
     else:
-        say(f"wrote {path}. Edit it, then: oodline bench {path}{code}")
+        say(f"wrote {path}. Edit it, then: {run_command(path, model)}")
 
 
 def print_tables(run: Run) -> None:
@@ -195,7 +197,7 @@ def print_tables(run: Run) -> None:
         print_table(run.table(), table_console())
 
 
-def print_run(run: Run) -> None:
+def print_run(run: Run, *, replaced: bool = False) -> None:
     """Print the tables, with the mean of each group, and the seconds that the run took."""
     record = run.record
     say(f"{record.name}: {record.classifier.reference}, {len(record.detectors)} detectors\n")
@@ -211,5 +213,5 @@ def print_run(run: Run) -> None:
             say(f"warning: {s.skipped} unreadable images of {s.name} were skipped", file=sys.stderr)
     passes = ", ".join(f"{s.name} {s.seconds:.1f}{' from disk' if s.cached else ''}" for s in record.sets)
     say(f"seconds: {record.seconds:.1f} in all; {passes}")
-    say(f"wrote {run.folder}")
+    say(f"wrote {run.folder}{', in place of the earlier run there' if replaced else ''}")
     say(f"see it as a page: oodline report {run.folder}")

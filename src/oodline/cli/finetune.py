@@ -82,7 +82,8 @@ def finetune(
     held_out
         ID data with labels that is neither trained nor tested on: the accuracy on it is watched after each epoch.
     accuracy_lost
-        End a training once it has lost more than this share of accuracy on --held-out.
+        End a training once it has lost more than this share of accuracy on --held-out; the weights before that epoch
+        are kept. Where that was the first epoch, table and record say "no epoch kept".
     test
         ID test data with labels, for the table.
     near
@@ -99,7 +100,8 @@ def finetune(
     shift
         Move training images at random by up to this many pixels.
     bootstrap
-        Number of bootstrap resamples for 95 % confidence intervals in the record, such as 1000; 0 for none.
+        Number of bootstrap resamples for 95 % confidence intervals in the table and the record, such as 1000; 0 for
+        none.
     seed
         Random seed.
     json
@@ -142,6 +144,8 @@ def finetune(
     rest = iter(specs)
     groups = {role: list(islice(rest, len(listed))) for role, listed in given.items() if listed}
     outliers = loaders.get("auxiliary")
+    called = {"classifier": loaded.reference, "train": data, "auxiliary": auxiliary, "held_out": held_out, "test": test}
+    called |= {f"ood/{name}": spec for name, spec in specs.items()}
     found = train(
         loaded.classifier,
         Shuffled(train_loader, flip=flip, shift=shift),
@@ -158,6 +162,7 @@ def finetune(
         learning_rate=learning_rate,
         seed=seed,
         dtype=running.dtype,
+        names={name: spec for name, spec in called.items() if spec is not None},
         output=output,
         progress=running.progress,
     )
@@ -165,16 +170,6 @@ def finetune(
     if json:
         print_json(found.to_dict() | {"skipped": skipped})
         return
-    for name, history in found.histories.items():
-        losses = f"loss {history.loss[0]:.3f} to {history.loss[-1]:.3f}" if history.loss else "no epoch"
-        watched = f", accuracy {history.accuracy[0]:.3f} to {history.accuracy[-1]:.3f}" if history.accuracy else ""
-        say(f"{name}: {losses}{watched}, {sum(history.seconds):.0f} s{_ended(history.stopped)}")
-    if found.time_ratio is not None:
-        say(f"an epoch of {chosen.name} took {found.time_ratio:.2f} times one of plain cross-entropy")
-    if found.comparison is not None:
-        say(f"\n{found.comparison.to_markdown()}")
+    less = "shift images less (--shift), " if shift else ""
+    say(found.to_text(f"Lower --learning-rate, {less}or raise --accuracy-lost."))
     say(f"\nwrote {output}")
-
-
-def _ended(why: str) -> str:
-    return f"; ended {why}" if why else ""

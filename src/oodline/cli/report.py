@@ -40,8 +40,8 @@ def report(
     output
         The HTML file to write. If omitted, report.html in the run's folder.
     detector
-        Label of a detector to show first; repeat for several. --figures draws only these. If omitted, the page has the
-        run's order, and --figures draws the first of them alone.
+        Label of a detector to show first; repeat for several, or "all". --figures draws only these. If omitted, the
+        page has the run's order, and --figures draws the first of them alone.
     images
         Number of images with the lowest, and of images with the highest scores to show of each data set; 0 for none.
     data
@@ -53,7 +53,8 @@ def report(
     published
         Show published results beside the run's: ID data and network, as cifar10/densenet100. If omitted, none.
     figures
-        Also write figures for papers to this folder, each as PDF and as PNG.
+        Also write figures for papers to this folder, each as PDF and as PNG: of the run's first detector, or of those
+        that --detector names.
     tables
         Also write the tables, with intervals if any, to this file: .md, .tex, .csv or .json.
     json
@@ -81,6 +82,8 @@ def report(
 
     RunOptions().show_warnings()
     finished = read_run(run)
+    if detector and "all" in detector:  # as in bench: the rest
+        detector = list(dict.fromkeys([*(name for name in detector if name != "all"), *finished.record.detectors]))
     drawing = Bootstrap(bootstrap, seed=seed) if bootstrap else None
     gallery = write_page(
         finished,

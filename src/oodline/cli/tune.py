@@ -25,9 +25,11 @@ from oodline.cli.options import (
 from oodline.cli.parameters import DETECTOR, OUTPUT
 from oodline.cli.printing import say
 from oodline.cli.running import RunOptions
+from oodline.errors import SettingError
 
 if TYPE_CHECKING:
     from oodline.data import ImageSource, TensorSample, TensorSource, TextSource
+    from oodline.detectors.base import Detector
     from oodline.tuning.search import Tuned
 
 _MODEL, _DATA, _RUN = ModelOptions(), DataOptions(), RunOptions()
@@ -92,6 +94,8 @@ def tune(
 
     running.show_warnings()
     wanted = create_detector(detector)
+    if not grid and not wanted.tunable:
+        raise SettingError(_nothing_to_try(wanted))
     loaded = load_classifier(model, data=data, running=running)
     fit_loader = open_loader(data, loaded, reading, class_names=loaded.class_names)
     theirs = fit_loader.source.class_names or loaded.class_names
@@ -152,6 +156,8 @@ def tune(
         return
     print_table(tuned)
     say(f"\nchosen: --detector {tuned.reference}")
+    for note in tuned.notes:
+        say(note)
     say(f"from {tuned.fit_data.samples} training and {tuned.held_out_data.samples} held-out images, and no OOD image")
     if output is not None:
         say(f"wrote {output}")
@@ -168,6 +174,7 @@ def describe(tuned: Tuned) -> dict[str, Any]:
         "detector": tuned.reference,
         "settings": dict(tuned.best.settings),
         "criterion": tuned.best.value,
+        "notes": list(tuned.notes),
         "seed": tuned.seed,
         "candidates": [
             {
@@ -209,7 +216,6 @@ def print_table(tuned: Tuned, most: int = 10) -> None:
 
 def _grid(written: list[str]) -> dict[str, list[Any]]:
     from oodline._util.spec import parse_value
-    from oodline.errors import SettingError
 
     grid = {}
     for text in written:
@@ -218,6 +224,16 @@ def _grid(written: list[str]) -> dict[str, list[Any]]:
             raise SettingError(f"`--try` must be a setting and its values, such as p_a=0.1,0.5,0.9; got {text}.")
         grid[name] = [parse_value(value) for value in values.split(",")]
     return grid
+
+
+def _nothing_to_try(detector: Detector) -> str:
+    """Why there is nothing to tune, with a `--try` of the detector's own settings where one is a number."""
+    why = f"{type(detector).__name__} declares no setting to tune. "
+    numbers = {name: v for name, v in detector.settings.items() if isinstance(v, float | int) and v and v is not True}
+    if not numbers:
+        return why + "Choose another detector."
+    name, value = next(iter(numbers.items()))
+    return why + f"Name values with `--try`, such as --try {name}={value:g},{2 * value:g}, or choose another detector."
 
 
 def _files(source: ImageSource | TextSource | TensorSource | TensorSample) -> dict[str, str]:

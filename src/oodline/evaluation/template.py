@@ -21,6 +21,8 @@ from oodline.evaluation.record import safe_name
 EDIT = "  # edit this"
 """Follows what nobody has given."""
 
+CALIBRATION = "[calibration]  # held-out ID data for thresholds; a fifth becomes fuse's reference: changes its scores"
+
 
 @checked
 def write_template(
@@ -90,7 +92,7 @@ def write_template(
         return [*lines, f"data = {_quoted(_from(base, data))}" + ("" if given else EDIT), ""]
 
     lines = [
-        "# A benchmark: which classifier, which data, which detectors. Run it with: oodline bench " + str(path),
+        "# A benchmark: which classifier, which data, which detectors. Run it with: " + run_command(path, model),
         f"name = {_quoted(path.stem)}",
         f"folder = {_quoted(str(folder))}  # where paths of data and weights begin, from here",
         f"batch_size = {batch_size}",
@@ -111,9 +113,9 @@ def write_template(
         *entries(ids["fit"], bool(fit)),
     ]
     if not calibration:
-        lines += ["# [calibration]  # held-out ID data for thresholds", '# data = "held_out"', ""]
+        lines += [f"# {CALIBRATION}", '# data = "held_out"', ""]
     else:
-        lines += ["[calibration]  # held-out ID data for thresholds", *entries(calibration, True)]
+        lines += [CALIBRATION, *entries(calibration, True)]
     lines += ["[test]  # ID test data", *entries(ids["test"], bool(test))]
     lines += ["# [[csid]]  # ID data that looks different, such as with noise: counts as ID in a second table"]
     lines += ['# data = "test_with_noise"', ""]
@@ -125,6 +127,18 @@ def write_template(
     text = "\n".join(lines)
     place_protocol(tomllib.loads(text), path, model=model).sets()  # raises what reading it would
     return write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def run_command(path: Path, model: str | None) -> str:
+    """How to run a benchmark file; its own code is named on the command line, since a file may not run any.
+
+    Examples
+    --------
+    >>> run_command(Path("mine.toml"), "python:net.py:build")
+    'oodline bench mine.toml --model python:net.py:build'
+    """
+    code = f" --model {model}" if model is not None and model.startswith("python:") else ""
+    return f"oodline bench {path}{code}"
 
 
 def _names(specs: Sequence[str], *, in_distribution: int) -> dict[str, str]:

@@ -183,7 +183,9 @@ class Guard(Sharing):
         data in use has drifted away from the held-out data.
 
         A detector that compares with held-out data, as the default does, gets a fifth of the samples as its reference,
-        where there are at least 100 and the others can promise the rate; unless `set_reference` gave it one.
+        where there are at least 100 and the others can promise the rate; unless `set_reference` gave it one. That
+        changes the detector that was passed in, and so its scores in a later `evaluate`: for a table without
+        calibration, evaluate first, or fit another detector.
 
         Parameters
         ----------

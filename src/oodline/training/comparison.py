@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from oodline.evaluation.metric_table import METRICS
@@ -19,6 +19,8 @@ class Comparison:
     ----------
     tables : mapping of str to Table
         By classifier, all of the same OOD sets.
+    notes : mapping of str to str
+        What stands in brackets beside the name of a classifier, such as that no epoch of its training was kept.
 
     Examples
     --------
@@ -35,6 +37,7 @@ class Comparison:
     """
 
     tables: Mapping[str, Table]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return self.to_markdown()
@@ -57,17 +60,23 @@ class Comparison:
         return self.tables[classifier].value(detector, metric, column)
 
     def to_markdown(self, metric: str = "auroc") -> str:
-        """One metric in %: detectors down; across, for each column, the classifiers."""
-        first, *others = self.tables
+        """One metric in %: detectors down; across, for each column, the classifiers; intervals in brackets."""
+        first, *others = (f"{name} ({self.notes[name]})" if name in self.notes else name for name in self.tables)
         rows = [[METRICS[metric].short, *(name for c in self.columns for name in (f"{c.title}: {first}", *others))]]
         known = [table.accuracy for table in self.tables.values()]
         if all(value is not None for value in known):
             rows.append(["accuracy", *(_percent(value) for _ in self.columns for value in known)])
         for detector in self.detectors:
-            values = [self.value(name, detector, metric, column) for column in self.columns for name in self.tables]
-            rows.append([detector, *map(_percent, values)])
+            places = [(name, column) for column in self.columns for name in self.tables]
+            rows.append([detector, *(self._cell(name, detector, metric, column) for name, column in places)])
         lines = [f"| {' | '.join(row)} |" for row in rows]
         return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+    def _cell(self, name: str, detector: str, metric: str, column: Column) -> str:
+        known = self.tables[name].intervals.get(detector, {})
+        found = next((ends for c, ends in known.items() if c.sets == column.sets and not c.pooled), {}).get(metric)
+        ends = "" if found is None else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        return _percent(self.value(name, detector, metric, column)) + ends
 
     def to_dict(self) -> dict[str, Any]:
         """The tables, as `Table.to_dict`, by classifier."""

@@ -33,7 +33,7 @@ DAMAGED = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 
 @dataclass
 class History:
-    """What a training did, epoch by epoch.
+    """What a training did, epoch by epoch; `print` says it in a sentence.
 
     Parameters
     ----------
@@ -45,12 +45,38 @@ class History:
         Wall time of each epoch, without the accuracy.
     stopped : str
         Why it ended early, in words; empty where it did not.
+
+    Examples
+    --------
+    >>> print(History([0.9, 0.5], [0.8, 0.9, 0.7], [1.0, 1.0], "after epoch 2 of 5"))
+    loss 0.900, accuracy 0.800 to 0.900, 1 epoch kept, 2 s; ended after epoch 2 of 5
     """
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     stopped: str = ""
+
+    @property
+    def epochs_kept(self) -> int:
+        """Epochs whose weights were kept: all, but for the last one where the training ended early."""
+        return max(0, len(self.loss) - bool(self.stopped))
+
+    def __str__(self) -> str:
+        """A sentence: that no epoch was kept and why, or loss, accuracy and seconds."""
+        if not self.epochs_kept:
+            if not self.loss:
+                return "no epoch."
+            return (
+                "no epoch kept, these are the weights from before: the first epoch took the accuracy on held-out data "
+                f"from {self.accuracy[0]:.3f} to {self.accuracy[-1]:.3f}, a larger loss than allowed."
+            )
+        kept = self.epochs_kept  # a last one that was not is no result
+        losses = f"loss {self.loss[0]:.3f}" + (f" to {self.loss[kept - 1]:.3f}" if kept > 1 else "")
+        watched = f", accuracy {self.accuracy[0]:.3f} to {self.accuracy[kept]:.3f}" if self.accuracy else ""
+        count = f"{kept} epoch{'s' if kept > 1 else ''}{' kept' if self.stopped else ''}"
+        ended = f"; ended {self.stopped}" if self.stopped else ""
+        return f"{losses}{watched}, {count}, {sum(self.seconds):.0f} s{ended}"
 
 
 @dataclass

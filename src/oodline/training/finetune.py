@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from oodline._util.checked import checked
 from oodline._util.folders import check_replaceable, write_folder
 from oodline._util.ranges import Positive, Range, Seed, Share
 from oodline._util.temporary import remove
+from oodline._util.warning import warn
 from oodline._version import __version__
 from oodline.data.batch import KnownLoader, Loader
 from oodline.detectors.base import Detector
@@ -23,7 +25,7 @@ from oodline.detectors.catalog import create_detector
 from oodline.detectors.default import default_detector
 from oodline.detectors.fit import fit
 from oodline.detectors.named import Detectors, name_detectors
-from oodline.errors import SettingError
+from oodline.errors import SettingError, unknown_name
 from oodline.evaluation.bootstrap import Bootstrap
 from oodline.evaluation.evaluate import evaluate
 from oodline.evaluation.scored_sets import check_names
@@ -34,7 +36,9 @@ from oodline.training.auxiliary import Auxiliary
 from oodline.training.checkpoint import save_checkpoint
 from oodline.training.comparison import Comparison
 from oodline.training.data_identity import DataIdentity
-from oodline.training.epochs import History, Training, accuracy
+from oodline.training.data_record import data_record
+from oodline.training.epochs import Training, accuracy
+from oodline.training.fine_tuned import PLAIN, FineTuned, notes
 from oodline.training.head import replace_head
 from oodline.training.recipe import RECIPES, Recipe, recipe_of
 from oodline.training.shuffled import Shuffled
@@ -45,52 +49,10 @@ CHEAP = ("msp", "max-logit", "energy", "gen", "feature-norm", "fdbd", "react", "
 
 Epochs = Annotated[int, Range(1, 10**6)]
 
-PLAIN, BEFORE, MARKER = "cross-entropy", "before", "finetuned.json"
+BEFORE, MARKER = "before", "finetuned.json"
 
-
-@dataclass(frozen=True, eq=False)
-class FineTuned:
-    """What `finetune` gave.
-
-    Parameters
-    ----------
-    classifier : Classifier
-        Fine-tuned by the recipe.
-    plain : Classifier, optional
-        The same one fine-tuned by cross-entropy, for as many epochs, by the same optimiser; None where the recipe is
-        that.
-    recipe : Recipe
-        With its settings.
-    histories : dict of str to History
-        Loss, accuracy and seconds of each training, by name: "cross-entropy" and the recipe's.
-    comparison : Comparison, optional
-        Before, plain and recipe under every detector; None without OOD data.
-    """
-
-    classifier: Classifier
-    plain: Classifier | None
-    recipe: Recipe
-    histories: dict[str, History]
-    comparison: Comparison | None = None
-
-    @property
-    def time_ratio(self) -> float | None:
-        """Seconds per epoch of the recipe over those of plain cross-entropy, both as medians."""
-        if self.plain is None:
-            return None
-        ours, theirs = (torch.tensor(self.histories[n].seconds).median() for n in (self.recipe.name, PLAIN))
-        return float(ours / theirs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Recipe, histories and tables as plain data."""
-        return {
-            "oodline": __version__,
-            "recipe": self.recipe.name,
-            "settings": dict(self.recipe.settings),
-            "histories": {name: asdict(history) for name, history in self.histories.items()},
-            "time_ratio": self.time_ratio,
-            "tables": None if self.comparison is None else self.comparison.to_dict(),
-        }
+DIGESTED = {"train": "training data", "held_out": "held-out data", "auxiliary": "auxiliary data"}
+"""Arguments whose data a training depends on, and what messages call them."""
 
 
 @checked
@@ -112,6 +74,7 @@ def finetune(
     learning_rate: Positive | None = None,
     seed: Seed = 0,
     dtype: Dtype = "float32",
+    names: Mapping[str, str] | None = None,
     output: str | Path | None = None,
     progress: bool = False,
 ) -> FineTuned:
@@ -156,6 +119,9 @@ def finetune(
         Of all that is random.
     dtype : {"float32", "bfloat16", "float16"}
         What the forward passes of the training compute in.
+    names : mapping of str to str, optional
+        What the record calls the classifier and the data, by argument: {"train": "imagenet/train"}; an OOD set by
+        "ood/NAME".
     output : str or Path, optional
         Folder for both checkpoints, the table and the record.
     progress : bool
@@ -166,10 +132,15 @@ def finetune(
     FineTuned
         Both classifiers, the histories and the comparison.
 
+    Warns
+    -----
+    AssumptionWarning
+        As `oodline.fit`, with the network that it is about.
+
     Raises
     ------
     UnknownNameError
-        There is no such recipe.
+        There is no such recipe, or `names` is of something else than classifier and data.
     SettingError
         The recipe needs auxiliary outliers and there are none, there is OOD data and no `test`, or the classifier is
         multi-label, binary with one logit, or has several rows per input.
@@ -189,6 +160,13 @@ def finetune(
     (['before', 'cross-entropy', 'logit-norm'], ['msp', 'energy'])
     """
     chosen = recipe_of(recipe)
+    if learning_rate is not None:
+        chosen = replace(chosen, learning_rate=learning_rate)
+    loaders = {"train": train, "auxiliary": auxiliary, "held_out": held_out, "test": test, "fit_data": fit_data}
+    loaders |= {f"ood/{name}": loader for name, loader in (ood or {}).items()}
+    for name in names or {}:
+        if name not in ("classifier", *loaders):
+            raise unknown_name("part of the record", name, ("classifier", *loaders))
     check_trainable(classifier)
     named = None if detectors is None else name_detectors(detectors)
     if ood:
@@ -204,12 +182,11 @@ def finetune(
         check_replaceable(folder, MARKER)
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         unfinished.mkdir(parents=True, exist_ok=True)
-    rate = chosen.learning_rate if learning_rate is None else learning_rate
     with torch.random.fork_rng():
         known: dict[str, DataIdentity] = {}  # digested while they are read, to tell what may be resumed
         if folder is not None:
-            given = {"training data": train, "held-out data": held_out, "auxiliary data": others}
-            known = {name: DataIdentity(data, seed) for name, data in given.items() if data is not None}
+            given = {"train": train, "held_out": held_out, "auxiliary": others}
+            known = {DIGESTED[name]: DataIdentity(data, seed) for name, data in given.items() if data is not None}
         network = network_of(classifier, known.get("training data", train), chosen)
         least = 0.0
         if held_out is not None:
@@ -234,7 +211,7 @@ def finetune(
             _shuffled(train),
             epochs,
             seed,
-            rate,
+            alike.learning_rate,
             dtype,
             held_out,
             least,
@@ -249,14 +226,31 @@ def finetune(
     if ood and test is not None:
         data = _plain(train) if fit_data is None else fit_data
         tables = {
-            name: _table(each, data, test, ood, groups, named, bootstrap, progress)
+            name: _table(name, each, data, test, ood, groups, named, bootstrap, progress)
             for name, each in classifiers.items()
         }
-        comparison = Comparison(tables)
+        comparison = Comparison(tables, notes(histories))
     plain = classifiers[PLAIN] if chosen.name != PLAIN else None
-    found = FineTuned(classifiers[chosen.name], plain, chosen, histories, comparison)
+    setup = {
+        "epochs": epochs,
+        "seed": seed,
+        "dtype": dtype,
+        "accuracy_lost": None if held_out is None else accuracy_lost,
+        "bootstrap": asdict(bootstrap) if isinstance(bootstrap, Bootstrap) else bootstrap,
+        "classifier": {
+            "name": (names or {}).get("classifier"),
+            "head": classifier.head_name,
+            "head_sha256": classifier.head.fingerprint,
+        },
+        "data": {
+            name: data_record(loader, (names or {}).get(name), begun_on.get(DIGESTED.get(name, "")))
+            for name, loader in (loaders | {"auxiliary": others}).items()
+            if loader is not None
+        },
+    }
+    found = FineTuned(classifiers[chosen.name], plain, chosen, histories, comparison, setup)
     if folder is not None and unfinished is not None:
-        write_folder(folder, lambda new: _write(found, new, seed, epochs), marker=MARKER)
+        write_folder(folder, lambda new: _write(found, new), marker=MARKER)
         remove(unfinished)
     return found
 
@@ -271,6 +265,7 @@ def _alike(recipe: Recipe, chosen: Recipe) -> Recipe:
         nesterov=chosen.nesterov,
         weight_decay=chosen.weight_decay,
         schedule=chosen.schedule,
+        learning_rate=chosen.learning_rate,
     )
 
 
@@ -297,6 +292,7 @@ def _like(classifier: Classifier, model: nn.Module, *, replaced: bool) -> Classi
 
 
 def _table(
+    name: str,
     classifier: Classifier,
     data: Iterable[Any],
     test: Iterable[Any],
@@ -311,14 +307,19 @@ def _table(
         wanted = {"default": default_detector(classifier), **{name: create_detector(name) for name in CHEAP}}
     else:
         wanted = copy.deepcopy(dict(detectors))
-    fitted = fit(wanted, classifier, data, on_failure="skip", progress=progress)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted = fit(wanted, classifier, data, on_failure="skip", progress=progress)
+    for each in caught:  # of three networks: say of which
+        warn(f"{'before fine-tuning' if name == BEFORE else f'after {name}'}: {each.message}", each.category)
     return evaluate(fitted.detectors, classifier, test, ood, groups=groups, bootstrap=bootstrap, progress=progress)
 
 
-def _write(found: FineTuned, folder: Path, seed: int, epochs: int) -> None:
+def _write(found: FineTuned, folder: Path) -> None:
     for name, each in ((found.recipe.name, found.classifier), (PLAIN, found.plain)):
         if each is not None:
-            metadata = {"recipe": name, "epochs": str(epochs), "seed": str(seed), "oodline": __version__}
+            asked = {setting: str(found.setup[setting]) for setting in ("epochs", "seed")}
+            metadata = {"recipe": name, **asked, "oodline": __version__}
             save_checkpoint(each.model, folder / f"{name}.safetensors", metadata)
     if found.comparison is not None:
         (folder / "table.md").write_text(found.comparison.to_markdown() + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from oodline._util.ranges import Range, Seed
 from oodline.data.batch import Loader, unpack
 from oodline.detectors.base import Detector
 from oodline.detectors.catalog import write_reference
+from oodline.detectors.rectifier import Rectifier
 from oodline.errors import FewSamplesWarning, InputError, OodlineError, SettingError
 from oodline.model.classifier import Classifier
 from oodline.passes.engine import Reads
@@ -35,6 +36,9 @@ PSEUDO_OUTLIERS: Groups = MappingProxyType({"near": NEAR, "far": FAR})
 
 SHARED = 0.05
 """If more than this fraction of the held-out samples is among the fit data, they are not held out."""
+
+PRUNED = ("p", "p_a", "p_w")
+"""What a `Rectifier` calls the share that it prunes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,18 @@ class Tuned:
     def reference(self) -> str:
         """The detector as `create_detector` and `--detector` take it."""
         return write_reference(self.detector, also=tuple(self.best.settings))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each chosen share of pruning that is 0: the method then prunes nothing."""
+        if not isinstance(self.detector, Rectifier):
+            return ()
+        name = type(self.detector).__name__
+        return tuple(
+            f"{setting}=0 turns this pruning of {name} off: no larger share that was tried did better here."
+            for setting in PRUNED
+            if self.best.settings.get(setting) == 0
+        )
 
 
 @checked
