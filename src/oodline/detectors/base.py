@@ -9,8 +9,9 @@ that is fitted also annotates its fitted tensors (`means: Fitted[Float[Tensor, "
 from __future__ import annotations
 
 import abc
+import functools
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -46,6 +47,17 @@ MOST_ROWS = 65_536
 
 MOST_VALUES = 2**25
 """Logits of such rows, where a head has very many."""
+
+
+def _prepared(init: Callable[..., None]) -> Callable[..., None]:
+    """An `__init__` that need not call that of `Detector`, where the place for fitted tensors is made."""
+
+    @functools.wraps(init)
+    def prepared(self: Detector, *settings: Any, **named: Any) -> None:
+        Detector.__init__(self)
+        init(self, *settings, **named)
+
+    return prepared
 
 
 class Detector(Fitting):
@@ -120,7 +132,8 @@ class Detector(Fitting):
         check_declaration(cls)
         cls.fitted_tensors = fitted_tensors(cls)
         if "__init__" in vars(cls):
-            setattr(cls, "__init__", checked(cls.__init__))  # noqa: B010  # a method that mypy knows as another one
+            init = checked(_prepared(cls.__init__))
+            setattr(cls, "__init__", init)  # noqa: B010  # a method that mypy knows as another one
 
     @classmethod
     def of_argument(cls, value: Any) -> Self:
@@ -132,16 +145,12 @@ class Detector(Fitting):
             raise Refused
         return found
 
-    def __new__(cls, *_settings: Any, **_named: Any) -> Self:
-        """Make the place for fitted tensors, also of a class whose `__init__` does not call that of its base."""
-        made = super().__new__(cls)
-        torch.nn.Module.__init__(made)
-        for name in ("seen", *made.fitted_tensors):
-            made.register_buffer(name, None)
-        return made
-
     def __init__(self) -> None:
-        """Nothing is left to do: see `__new__`."""
+        if "_buffers" in vars(self):
+            return  # it was called before the `__init__` of a subclass
+        super().__init__()
+        for name in ("seen", *self.fitted_tensors):
+            self.register_buffer(name, None)
 
     @classmethod
     @checked
